@@ -1,0 +1,10 @@
+//! What crosses a boundary in Tagflow: events, tag rules, rows, segments and manifests as bytes,
+//! and `dataflow.yaml`. Invariant: nothing in this crate does I/O or reads a clock.
+
+pub mod event;
+pub mod hash;
+pub mod mapping;
+pub mod suggest;
+pub mod tags;
+pub mod time;
+pub mod windows;

@@ -1,0 +1,89 @@
+//! Which characters a tag may hold, by the Unicode version of `regex-syntax`.
+//!
+//! The alphabet is `\p{L} ∪ \p{M} ∪ \p{Nd}` and 17 special characters; a tag needs one letter
+//! (`\p{L} ∪ \p{M}`). twitter-text froze its tables about Unicode 7; current tables only add.
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class, HirKind};
+
+const IN_TAG: u8 = 1;
+const LETTER: u8 = 2;
+const CODE_POINTS: usize = 0x11_0000;
+
+/// The special characters of twitter-text's alphabet, besides letters, marks and digits.
+const SPECIALS: [char; 17] = [
+    '_', '\u{200c}', '\u{200d}', '\u{a67e}', '\u{05be}', '\u{05f3}', '\u{05f4}', '\u{ff5e}',
+    '\u{301c}', '\u{309b}', '\u{309c}', '\u{30a0}', '\u{30fb}', '\u{3003}', '\u{0f0b}', '\u{0f0c}',
+    '\u{00b7}',
+];
+
+/// Two bits a code point, four code points a byte.
+static TABLE: LazyLock<Box<[u8]>> = LazyLock::new(build);
+
+fn build() -> Box<[u8]> {
+    let mut table = vec![0_u8; CODE_POINTS / 4].into_boxed_slice();
+    let mut mark = |c: u32, bits: u8| table[c as usize / 4] |= bits << (c % 4 * 2);
+    for (start, end) in ranges(r"[\p{L}\p{M}]") {
+        (start..=end).for_each(|c| mark(c, IN_TAG | LETTER));
+    }
+    for (start, end) in ranges(r"\p{Nd}") {
+        (start..=end).for_each(|c| mark(c, IN_TAG));
+    }
+    for c in SPECIALS {
+        mark(u32::from(c), IN_TAG);
+    }
+    table
+}
+
+fn ranges(class: &str) -> Vec<(u32, u32)> {
+    let Ok(parsed) = regex_syntax::parse(class) else { return Vec::new() };
+    match parsed.kind() {
+        HirKind::Class(Class::Unicode(class)) => {
+            class.ranges().iter().map(|r| (u32::from(r.start()), u32::from(r.end()))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn bits(c: char) -> u8 {
+    if c.is_ascii() {
+        return match c {
+            'a'..='z' | 'A'..='Z' => IN_TAG | LETTER,
+            '0'..='9' | '_' => IN_TAG,
+            _ => 0,
+        };
+    }
+    TABLE[c as usize / 4] >> (c as usize % 4 * 2) & 3
+}
+
+/// Whether `c` may stand in a tag.
+pub fn in_tag(c: char) -> bool {
+    bits(c) & IN_TAG != 0
+}
+
+/// Whether `c` is one of the letters or marks of which a tag needs one.
+pub fn is_letter(c: char) -> bool {
+    bits(c) & LETTER != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_known_characters() {
+        assert!(in_tag('é') && is_letter('é'));
+        assert!(in_tag('٣') && !is_letter('٣'), "an Arabic digit is no letter");
+        assert!(in_tag('\u{0301}') && is_letter('\u{0301}'), "a lone mark counts as a letter");
+        assert!(in_tag('_') && !is_letter('_'));
+        assert!(!in_tag('#') && !in_tag('&') && !in_tag('😀') && !in_tag(' '));
+        assert!(SPECIALS.iter().all(|c| in_tag(*c)));
+    }
+
+    #[test]
+    fn the_tables_are_not_empty() {
+        let letters = (0..CODE_POINTS as u32).filter_map(char::from_u32).filter(|c| is_letter(*c));
+        assert!(letters.count() > 130_000);
+    }
+}

@@ -1,0 +1,221 @@
+//! Tag rules: finding hashtags in a text and the key that makes spellings one tag.
+//!
+//! Extraction follows twitter-text 3.1.0. Invariant: one pass over the text, no allocation for a
+//! text without a sign, and no input on which it panics.
+
+pub mod alphabet;
+mod key;
+mod name;
+mod urls;
+
+use std::ops::Range;
+
+pub use key::{RULES_VERSION, key, key_into};
+pub use name::{Name, NameError};
+use smallvec::SmallVec;
+
+/// A tag longer than this, in code points, is dropped whole.
+pub const TAG_CODE_POINTS_MAX: usize = 100;
+/// The first distinct tags of a post that count.
+pub const TAGS_PER_POST_MAX: usize = 60;
+/// The first bytes of a text that are read.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// One hashtag in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occurrence<'t> {
+    /// The tag as written, without its sign.
+    pub tag: &'t str,
+    /// Byte offset of the sign.
+    pub start: usize,
+    /// Byte offset of the tag's end.
+    pub end: usize,
+}
+
+/// Calls `found` with every hashtag of `text`, in order and without limits.
+///
+/// ```
+/// let mut tags = Vec::new();
+/// schemas::tags::occurrences("a #Tag, not#this #2nd #1", |o| tags.push(o.tag));
+/// assert_eq!(tags, ["Tag", "2nd"]);
+/// ```
+pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
+    let mut links: Option<SmallVec<[Range<usize>; 4]>> = None;
+    let mut last = 0;
+    // 0xEF begins the fullwidth sign U+FF03; most of its hits elsewhere fail the next test.
+    for start in memchr::memchr2_iter(b'#', 0xEF, text.as_bytes()) {
+        let Some(body) = after_sign(text, start) else { continue };
+        if start < last || !boundary(text, start, last) {
+            continue;
+        }
+        let Some(end) = run(text, body) else { continue };
+        last = end;
+        let rest = &text[end..];
+        if rest.starts_with(['#', '＃']) || rest.starts_with("://") {
+            continue;
+        }
+        let links = links.get_or_insert_with(|| link_spans(text));
+        if !links.iter().any(|link| link.contains(&start)) {
+            found(Occurrence { tag: &text[body..end], start, end });
+        }
+    }
+}
+
+fn link_spans(text: &str) -> SmallVec<[Range<usize>; 4]> {
+    // Every link has a slash or it has no room for a sign.
+    let any = memchr::memchr(b'/', text.as_bytes()).is_some();
+    if any { urls::spans(text).collect() } else { SmallVec::new() }
+}
+
+/// The offset behind the sign at `start`, or none where no usable sign stands there.
+fn after_sign(text: &str, start: usize) -> Option<usize> {
+    let body = match text.as_bytes()[start] {
+        b'#' => start + 1,
+        _ if text[start..].starts_with('＃') => start + '＃'.len_utf8(),
+        _ => return None,
+    };
+    // An emoji or keycap number sign is a picture, not a sign.
+    (!text[body..].starts_with(['\u{fe0f}', '\u{20e3}'])).then_some(body)
+}
+
+/// Whether a tag may begin at `start`: the character before lies behind the last match and is
+/// none that glues the sign to a word.
+fn boundary(text: &str, start: usize, last: usize) -> bool {
+    let Some(before) = text[..start].chars().next_back() else { return true };
+    if start - before.len_utf8() < last {
+        return false;
+    }
+    matches!(before, '\u{fe0e}' | '\u{fe0f}') || (before != '&' && !alphabet::in_tag(before))
+}
+
+/// The end of the run of tag characters from `body` on, when it holds a letter.
+fn run(text: &str, body: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut end = body;
+    let mut letter = false;
+    while let Some(b) = bytes.get(end) {
+        if b.is_ascii() {
+            let c = *b as char;
+            if !alphabet::in_tag(c) {
+                break;
+            }
+            letter |= alphabet::is_letter(c);
+            end += 1;
+        } else {
+            let Some(c) = text[end..].chars().next().filter(|c| alphabet::in_tag(*c)) else {
+                break;
+            };
+            letter |= alphabet::is_letter(c);
+            end += c.len_utf8();
+        }
+    }
+    letter.then_some(end)
+}
+
+/// What the limits left out of one text, for the counters: nothing is dropped silently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Occurrences of tags over [`TAG_CODE_POINTS_MAX`].
+    pub too_long: u32,
+    /// Occurrences of tags beyond the first [`TAGS_PER_POST_MAX`] distinct ones.
+    pub too_many: u32,
+    /// Whether the text went beyond [`TEXT_BYTES_MAX`].
+    pub truncated: bool,
+}
+
+/// Finds the distinct tags of a post within the limits. Keeps its buffers from post to post.
+#[derive(Debug, Default)]
+pub struct Extractor {
+    key: String,
+    keys: String,
+    ends: SmallVec<[usize; 16]>,
+}
+
+impl Extractor {
+    /// Calls `found(occurrence, key, first)` for every occurrence within the limits; `first` says
+    /// that its key was not seen before in this text, so that it counts.
+    pub fn each<'t>(
+        &mut self,
+        text: &'t str,
+        mut found: impl FnMut(Occurrence<'t>, &str, bool),
+    ) -> Dropped {
+        let mut dropped = Dropped::default();
+        self.keys.clear();
+        self.ends.clear();
+        let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        dropped.truncated = read.len() < text.len();
+        occurrences(read, |o| {
+            // A tag that the limit cuts through would be counted under a name nobody wrote.
+            if dropped.truncated && o.end == read.len() {
+                return;
+            }
+            if o.tag.len() > TAG_CODE_POINTS_MAX && o.tag.chars().count() > TAG_CODE_POINTS_MAX {
+                dropped.too_long += 1;
+                return;
+            }
+            key_into(o.tag, &mut self.key);
+            let first = !self.seen();
+            if first && self.ends.len() == TAGS_PER_POST_MAX {
+                dropped.too_many += 1;
+                return;
+            }
+            if first {
+                self.keys.push_str(&self.key);
+                self.ends.push(self.keys.len());
+            }
+            found(o, &self.key, first);
+        });
+        dropped
+    }
+
+    fn seen(&self) -> bool {
+        let mut start = 0;
+        self.ends.iter().any(|end| {
+            let same = self.keys[start..*end] == self.key;
+            start = *end;
+            same
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(text: &str) -> Vec<&str> {
+        let mut tags = Vec::new();
+        occurrences(text, |o| tags.push(o.tag));
+        tags
+    }
+
+    #[test]
+    fn adjacent_signs() {
+        assert_eq!(tags("#a#b"), Vec::<&str>::new());
+        assert_eq!(tags("#a##b"), ["b"]);
+        assert_eq!(tags("##a"), ["a"]);
+        assert_eq!(tags("#a/#b"), ["a", "b"]);
+        assert_eq!(tags("＃ａ"), ["ａ"]);
+    }
+
+    #[test]
+    fn limits_are_counted() {
+        let mut extractor = Extractor::default();
+        let long = format!("#{} #ok", "x".repeat(101));
+        let mut kept = Vec::new();
+        let dropped = extractor.each(&long, |o, _, _| kept.push(o.tag));
+        assert_eq!((kept, dropped.too_long), (vec!["ok"], 1));
+
+        let many: String = (0..62).map(|i| format!("#t{i} ")).chain(["#T0".into()]).collect();
+        let (mut all, mut first) = (0, 0);
+        let dropped = extractor.each(&many, |_, _, f| {
+            all += 1;
+            first += u32::from(f);
+        });
+        assert_eq!((all, first, dropped.too_many), (61, 60, 2), "the 61st repeats t0");
+
+        let cut = format!("{}#tag", " ".repeat(TEXT_BYTES_MAX - 2));
+        let mut kept = 0;
+        let dropped = extractor.each(&cut, |_, _, _| kept += 1);
+        assert_eq!((kept, dropped.truncated), (0, true), "a tag cut by the limit does not count");
+    }
+}

@@ -1,0 +1,81 @@
+//! A tag's name as a client writes it, in a URL or on the command line.
+//!
+//! Invariant: a [`Name`]'s key is one that extraction could have produced.
+
+use thiserror::Error;
+
+use super::{TAG_CODE_POINTS_MAX, alphabet, key};
+
+/// A valid name and the key it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    key: String,
+    canonical: bool,
+}
+
+/// Why a name cannot be a tag's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Nothing is left of it.
+    #[error("the name is empty")]
+    Empty,
+    /// Longer than any tag that is counted.
+    #[error("the name has {0} characters; a tag has at most {TAG_CODE_POINTS_MAX}")]
+    TooLong(usize),
+    /// A character that no tag holds.
+    #[error("a tag cannot hold {0:?}")]
+    Character(char),
+    /// Digits and signs alone are no tag.
+    #[error("a tag needs at least one letter")]
+    NoLetter,
+}
+
+impl Name {
+    /// Reads a name: one leading sign is ignored, the rest is normalized to its key.
+    pub fn parse(raw: &str) -> Result<Self, NameError> {
+        let bare = raw.strip_prefix(['#', '＃']).unwrap_or(raw);
+        let length = bare.chars().count();
+        if length > TAG_CODE_POINTS_MAX {
+            return Err(NameError::TooLong(length));
+        }
+        let key = key(bare).into_owned();
+        if key.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if let Some(c) = key.chars().find(|c| !alphabet::in_tag(*c) && *c != '~') {
+            return Err(NameError::Character(c));
+        }
+        if !key.chars().any(alphabet::is_letter) {
+            return Err(NameError::NoLetter);
+        }
+        Ok(Self { canonical: key == raw, key })
+    }
+
+    /// The key of the tag.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether the client wrote the key itself.
+    pub fn is_canonical(&self) -> bool {
+        self.canonical
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_their_keys() {
+        assert_eq!(Name::parse("#Sunset").map(|n| n.key().to_owned()), Ok("sunset".to_owned()));
+        assert!(Name::parse("sunset").is_ok_and(|n| n.is_canonical()));
+        assert!(Name::parse("Sunset").is_ok_and(|n| !n.is_canonical()));
+        assert_eq!(Name::parse(""), Err(NameError::Empty));
+        assert_eq!(Name::parse("#"), Err(NameError::Empty));
+        assert_eq!(Name::parse("12"), Err(NameError::NoLetter));
+        assert_eq!(Name::parse("a/b"), Err(NameError::Character('/')));
+        assert_eq!(Name::parse("##a"), Err(NameError::Character('#')));
+        assert_eq!(Name::parse(&"a".repeat(101)), Err(NameError::TooLong(101)));
+    }
+}
