@@ -14,8 +14,9 @@ pub const BINS: u64 = 1024;
 const BIN_BITS: u32 = BINS.trailing_zeros();
 
 /// A 128-bit hash, ordered as segments are: by its high word, then its low one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct KeyHash {
     /// The high word; its top ten bits are the bin.
     pub hi: u64,

@@ -3,7 +3,11 @@
 
 pub mod event;
 pub mod hash;
+pub mod log_time;
+pub mod manifest;
 pub mod mapping;
+pub mod rows;
+pub mod segment;
 pub mod suggest;
 pub mod tags;
 pub mod time;

@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn mistakes_name_the_field() {
         let error = |text: &str| text.parse::<Mapping>().unwrap_err().to_string();
-        assert_eq!(error("event_it=id"), "an event has no field \"event_it\"; did you mean \"event_id\"?");
+        assert_eq!(
+            error("event_it=id"),
+            "an event has no field \"event_it\"; did you mean \"event_id\"?"
+        );
         assert!(error("event_id").contains("write FIELD=NAME"));
         assert!(error("ts=t,ts=u").contains("twice"));
         assert!(error("ts=t:min").contains("use ms, s, us or rfc3339"));

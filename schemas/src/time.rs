@@ -114,18 +114,25 @@ fn decimal(text: &str, shift: i32) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// Reads a duration such as `90s`, `10m` or `24h` as milliseconds, at least one.
+/// Reads a duration such as `90s`, `10m`, `24h` or `7d` as milliseconds, at least one.
 pub fn parse_duration_ms(text: &str) -> Result<i64, TimeError> {
     let error = || TimeError::Duration(text.to_owned());
-    let duration: jiff::SignedDuration = text.parse().map_err(|_| error())?;
-    i64::try_from(duration.as_millis()).ok().filter(|ms| *ms > 0).ok_or_else(error)
+    // The library leaves days out, since a calendar's are not all of 24 hours; here they are.
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok());
+    let ms = match days {
+        Some(days) => days.checked_mul(86_400_000),
+        None => {
+            let duration: jiff::SignedDuration = text.parse().map_err(|_| error())?;
+            i64::try_from(duration.as_millis()).ok()
+        }
+    };
+    ms.filter(|ms| *ms > 0).ok_or_else(error)
 }
 
-/// Writes a duration in its largest whole unit: `1h`, `90s`, `1500ms`.
+/// Writes a duration in its largest whole unit up to hours, as windows are named: `24h`, `90s`.
 pub fn format_duration_ms(ms: i64) -> String {
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-    // A day is written in hours: windows are named `24h`.
-    let unit = units.iter().skip(1).find(|(unit, _)| ms % unit == 0 && ms > 0);
+    let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let unit = units.iter().find(|(unit, _)| ms % unit == 0 && ms > 0);
     unit.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 

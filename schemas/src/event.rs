@@ -1,0 +1,560 @@
+//! Post events as JSON records: decoding, limits, and why a record is refused.
+//!
+//! Invariant: decoding never panics and never guesses; a record is an [`Event`] or a [`Reject`]
+//! that names the field.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use crate::mapping::{Field, Mapping};
+use crate::time::TimeError;
+
+/// A record over this many bytes is refused.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// A record nested deeper than this is refused; the record itself is level one.
+pub const DEPTH_MAX: usize = 32;
+/// An id over this many bytes is refused.
+pub const ID_BYTES_MAX: usize = 1024;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A post appeared.
+    #[default]
+    PostPublished,
+    /// Its text changed.
+    PostEdited,
+    /// It is gone.
+    PostDeleted,
+    /// A tag was put on it.
+    TagAdded,
+    /// A tag was taken off it.
+    TagRemoved,
+    /// Somebody likes it.
+    Liked,
+    /// Somebody no longer likes it.
+    Unliked,
+}
+
+impl Kind {
+    /// Every kind with the name that records use.
+    pub const NAMES: [(&'static str, Self); 7] = [
+        ("post_published", Self::PostPublished),
+        ("post_edited", Self::PostEdited),
+        ("post_deleted", Self::PostDeleted),
+        ("tag_added", Self::TagAdded),
+        ("tag_removed", Self::TagRemoved),
+        ("liked", Self::Liked),
+        ("unliked", Self::Unliked),
+    ];
+}
+
+/// One decoded event; texts borrow from the record where they can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event<'r> {
+    /// Its identity within its input.
+    pub event_id: Cow<'r, str>,
+    /// What happened.
+    pub kind: Kind,
+    /// The post it happened to.
+    pub post_id: Cow<'r, str>,
+    /// When, in milliseconds since 1970.
+    pub ts_ms: i64,
+    /// The text of the post; empty where there is none.
+    pub caption: Cow<'r, str>,
+    /// The values of the decoder's attributes, in their order.
+    pub attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
+}
+
+/// Why a record is no event. It goes to the dead letters with this as its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Reject {
+    /// Over [`RECORD_BYTES_MAX`].
+    #[error("the record has {0} bytes; at most {RECORD_BYTES_MAX} are read")]
+    TooLarge(u64),
+    /// Over [`DEPTH_MAX`].
+    #[error("the record is nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// No JSON.
+    #[error("not JSON: {0}")]
+    NotJson(String),
+    /// JSON, but no object.
+    #[error("the record is no JSON object")]
+    NotAnObject,
+    /// A field that every event needs is missing.
+    #[error("{0:?} is missing")]
+    Missing(String),
+    /// A field is there twice, so that its value is a guess.
+    #[error("{0:?} is there twice")]
+    Twice(String),
+    /// A field with an unusable value.
+    #[error("{field:?}: {why}")]
+    Field {
+        /// The record's name of it.
+        field: String,
+        /// What is wrong with its value.
+        why: String,
+    },
+    /// A type nobody knows.
+    #[error("unknown type {0:?}")]
+    Type(String),
+}
+
+impl Reject {
+    /// A short word for the reason, for filters and counters.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "too_large",
+            Self::TooDeep => "too_deep",
+            Self::NotJson(_) => "not_json",
+            Self::NotAnObject => "not_an_object",
+            Self::Missing(_) => "missing_field",
+            Self::Twice(_) => "duplicate_field",
+            Self::Field { .. } => "bad_field",
+            Self::Type(_) => "bad_type",
+        }
+    }
+}
+
+/// Decodes the records of one input.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    mapping: Mapping,
+    attributes: Vec<String>,
+}
+
+impl Decoder {
+    /// A decoder for records of `mapping` that also reads the fields of `attributes`.
+    pub fn new(mapping: Mapping, attributes: &[String]) -> Self {
+        let attributes = attributes.iter().map(|a| mapping.attribute(a).to_owned()).collect();
+        Self { mapping, attributes }
+    }
+
+    /// Decodes one record.
+    ///
+    /// ```
+    /// let decoder = schemas::event::Decoder::default();
+    /// let event = decoder.decode(br#"{"event_id":12,"ts":1700000000000,"caption":"a #b"}"#);
+    /// assert_eq!(event.unwrap().event_id, "12");
+    /// ```
+    pub fn decode<'r>(&self, record: &'r [u8]) -> Result<Event<'r>, Reject> {
+        if record.len() > RECORD_BYTES_MAX {
+            return Err(Reject::TooLarge(record.len() as u64));
+        }
+        let mut json = serde_json::Deserializer::from_slice(record);
+        let mut parts = Parts {
+            attributes: smallvec::smallvec![None; self.attributes.len()],
+            ..Parts::default()
+        };
+        let read = RecordSeed { decoder: self, parts: &mut parts }
+            .deserialize(&mut json)
+            .and_then(|()| json.end());
+        if let Some(reject) = parts.reject.take() {
+            return Err(reject);
+        }
+        if let Err(error) = read {
+            return Err(match error.classify() {
+                serde_json::error::Category::Data => Reject::NotAnObject,
+                _ => Reject::NotJson(error.to_string()),
+            });
+        }
+        self.event(parts)
+    }
+
+    fn event<'r>(&self, parts: Parts<'r>) -> Result<Event<'r>, Reject> {
+        let name = |field: Field| self.mapping.name(field).unwrap_or_default().to_owned();
+        let missing = |field: Field| Reject::Missing(name(field));
+        let event_id = parts.event_id.ok_or_else(|| missing(Field::EventId))?;
+        let ts_ms = parts.ts_ms.ok_or_else(|| missing(Field::Ts))?;
+        let kind = match &parts.kind {
+            None => Kind::default(),
+            Some(kind) => Kind::NAMES
+                .iter()
+                .find(|(name, _)| name == kind)
+                .map(|(_, kind)| *kind)
+                .ok_or_else(|| Reject::Type(kind.chars().take(60).collect()))?,
+        };
+        Ok(Event {
+            post_id: parts.post_id.unwrap_or_else(|| event_id.clone()),
+            event_id,
+            kind,
+            ts_ms,
+            caption: parts.caption.unwrap_or_default(),
+            attributes: parts.attributes,
+        })
+    }
+}
+
+/// What has been read of a record so far.
+#[derive(Default)]
+struct Parts<'r> {
+    event_id: Option<Cow<'r, str>>,
+    kind: Option<Cow<'r, str>>,
+    post_id: Option<Cow<'r, str>>,
+    ts_ms: Option<i64>,
+    caption: Option<Cow<'r, str>>,
+    attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
+    /// Set where reading stopped for another reason than bad JSON.
+    reject: Option<Reject>,
+}
+
+struct RecordSeed<'d, 'p, 'r> {
+    decoder: &'d Decoder,
+    parts: &'p mut Parts<'r>,
+}
+
+impl<'r> DeserializeSeed<'r> for RecordSeed<'_, '_, 'r> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'r>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'r> Visitor<'r> for RecordSeed<'_, '_, 'r> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'r>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            if let Err(stop) = self.decoder.field(&key, &mut map, self.parts)? {
+                self.parts.reject = Some(stop);
+                // The reject above is what counts; this error only stops the reading.
+                return Err(serde::de::Error::custom("rejected"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Decoder {
+    /// Reads the value of the field `key`. The outer error is bad JSON, the inner a bad event.
+    fn field<'r, M: MapAccess<'r>>(
+        &self,
+        key: &str,
+        map: &mut M,
+        parts: &mut Parts<'r>,
+    ) -> Result<Result<(), Reject>, M::Error> {
+        let is = |field: Field| self.mapping.name(field) == Some(key);
+        if is(Field::EventId) {
+            let raw: &RawValue = map.next_value()?;
+            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.event_id, v)));
+        }
+        if is(Field::Ts) {
+            let raw: &RawValue = map.next_value()?;
+            return Ok(self.time(key, raw).and_then(|v| set(key, &mut parts.ts_ms, Some(v))));
+        }
+        if is(Field::Caption) {
+            let Text(value) = map.next_value()?;
+            return Ok(text(key, value).and_then(|v| set(key, &mut parts.caption, v)));
+        }
+        if is(Field::Type) {
+            let Text(value) = map.next_value()?;
+            return Ok(text(key, value).and_then(|v| set(key, &mut parts.kind, v)));
+        }
+        if is(Field::PostId) {
+            let raw: &RawValue = map.next_value()?;
+            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.post_id, v)));
+        }
+        if let Some(i) = self.attributes.iter().position(|a| a == key) {
+            let raw: &RawValue = map.next_value()?;
+            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.attributes[i], v)));
+        }
+        let mut too_deep = false;
+        match map.next_value_seed(Skip { depth: 2, too_deep: &mut too_deep }) {
+            Err(_) if too_deep => Ok(Err(Reject::TooDeep)),
+            other => other.map(Ok),
+        }
+    }
+
+    fn time(&self, key: &str, raw: &RawValue) -> Result<i64, Reject> {
+        let value = scalar(key, raw)?;
+        let value = value.ok_or_else(|| Reject::Missing(key.to_owned()))?;
+        let bad = |why: TimeError| Reject::Field { field: key.to_owned(), why: why.to_string() };
+        self.mapping.unit().parse(&value).map_err(bad)
+    }
+}
+
+fn set<T>(key: &str, slot: &mut Option<T>, value: Option<T>) -> Result<(), Reject> {
+    if slot.is_some() {
+        return Err(Reject::Twice(key.to_owned()));
+    }
+    *slot = value;
+    Ok(())
+}
+
+/// An id: a text, or an integer as its digits; `null` and `""` are none.
+fn id<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
+    let bad = |why: &str| Err(Reject::Field { field: key.to_owned(), why: why.to_owned() });
+    let is_number = !raw.get().starts_with('"');
+    match scalar(key, raw)? {
+        Some(value) if is_number && value.contains(['.', 'e', 'E']) => {
+            bad("an id is a text or an integer")
+        }
+        Some(value) if value.len() > ID_BYTES_MAX => bad("an id has at most 1024 bytes"),
+        value => Ok(value.filter(|v| !v.is_empty())),
+    }
+}
+
+/// The text of a string, or the digits of a number exactly as written; `null` is none.
+fn scalar<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
+    let json = raw.get();
+    let bad = |why: String| Reject::Field { field: key.to_owned(), why };
+    match json.as_bytes().first() {
+        Some(b'"') => match serde_json::from_str::<Text>(json) {
+            Ok(Text(Some(Value::Text(text)))) => Ok(Some(text)),
+            Ok(_) => Err(bad("a text or a number is needed".to_owned())),
+            Err(error) => Err(bad(error.to_string())),
+        },
+        Some(b'0'..=b'9' | b'-') => Ok(Some(Cow::Borrowed(json))),
+        Some(b'n') => Ok(None),
+        _ => Err(bad("a text or a number is needed".to_owned())),
+    }
+}
+
+fn text<'r>(key: &str, value: Option<Value<'r>>) -> Result<Option<Cow<'r, str>>, Reject> {
+    match value {
+        None => Ok(None),
+        Some(Value::Text(text)) => Ok(Some(text)),
+        Some(Value::Other) => {
+            Err(Reject::Field { field: key.to_owned(), why: "a text is needed".to_owned() })
+        }
+    }
+}
+
+/// A field's name, borrowed unless it holds escapes.
+struct Key<'r>(Cow<'r, str>);
+
+impl<'r> serde::Deserialize<'r> for Key<'r> {
+    fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
+        match Text::deserialize(json)? {
+            Text(Some(Value::Text(text))) => Ok(Self(text)),
+            Text(_) => Err(serde::de::Error::custom("a field's name is a text")),
+        }
+    }
+}
+
+enum Value<'r> {
+    Text(Cow<'r, str>),
+    Other,
+}
+
+/// A JSON value of which only a text is wanted; `null` is none.
+struct Text<'r>(Option<Value<'r>>);
+
+impl<'r> serde::Deserialize<'r> for Text<'r> {
+    fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(TextVisitor).map(Self)
+    }
+}
+
+struct TextVisitor;
+
+impl<'r> Visitor<'r> for TextVisitor {
+    type Value = Option<Value<'r>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'r str) -> Result<Self::Value, E> {
+        Ok(Some(Value::Text(Cow::Borrowed(text))))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Value::Text(Cow::Owned(text.to_owned()))))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Some(Value::Other))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Some(Value::Other))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Some(Value::Other))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Some(Value::Other))
+    }
+
+    fn visit_seq<A: SeqAccess<'r>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Some(Value::Other))
+    }
+
+    fn visit_map<A: MapAccess<'r>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Some(Value::Other))
+    }
+}
+
+/// Skips a value at `depth`, which must not pass [`DEPTH_MAX`].
+struct Skip<'d> {
+    depth: usize,
+    too_deep: &'d mut bool,
+}
+
+impl<'r> DeserializeSeed<'r> for Skip<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'r>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl Skip<'_> {
+    fn below<E: serde::de::Error>(&mut self) -> Result<usize, E> {
+        if self.depth > DEPTH_MAX {
+            *self.too_deep = true;
+            return Err(E::custom("too deep"));
+        }
+        Ok(self.depth + 1)
+    }
+}
+
+impl<'r> Visitor<'r> for Skip<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'r>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        let depth = self.below()?;
+        while seq.next_element_seed(Skip { depth, too_deep: self.too_deep })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'r>>(mut self, mut map: A) -> Result<(), A::Error> {
+        let depth = self.below()?;
+        while map.next_key::<IgnoredAny>()?.is_some() {
+            map.next_value_seed(Skip { depth, too_deep: self.too_deep })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(json: &str) -> Result<Event<'_>, Reject> {
+        Decoder::default().decode(json.as_bytes())
+    }
+
+    fn code(json: &str) -> &'static str {
+        decode(json).map_or_else(|r| r.code(), |_| "ok")
+    }
+
+    #[test]
+    fn a_post_with_its_defaults() {
+        let event = decode(r##"{"x":[1,{"y":null}],"event_id":"e","ts":1,"caption":"a \"#b\""}"##);
+        let event = event.unwrap();
+        assert_eq!((event.kind, &*event.post_id), (Kind::PostPublished, "e"));
+        assert_eq!(event.caption, "a \"#b\"");
+    }
+
+    #[test]
+    fn numbers_and_texts_are_one_id() {
+        let id = |json: &str| decode(json).unwrap().event_id.into_owned();
+        assert_eq!(id(r#"{"event_id":12,"ts":1}"#), id(r#"{"event_id":"12","ts":1}"#));
+        let big = r#"{"event_id":123456789012345678901234567890,"ts":1}"#;
+        assert_eq!(id(big), "123456789012345678901234567890");
+        assert_eq!(code(r#"{"event_id":1.0,"ts":1}"#), "bad_field");
+        assert_eq!(code(r#"{"event_id":"1.0","ts":1}"#), "ok");
+    }
+
+    #[test]
+    fn refusals_have_a_reason() {
+        assert_eq!(code(r#"{"ts":1}"#), "missing_field");
+        assert_eq!(code(r#"{"event_id":"","ts":1}"#), "missing_field");
+        assert_eq!(code(r#"{"event_id":null,"ts":1}"#), "missing_field");
+        assert_eq!(code(r#"{"event_id":"a"}"#), "missing_field");
+        assert_eq!(code(r#"{"event_id":"a","ts":null}"#), "missing_field");
+        assert_eq!(code(r#"{"event_id":{},"ts":1}"#), "bad_field");
+        assert_eq!(code(r#"{"event_id":"a","ts":-1}"#), "bad_field");
+        assert_eq!(code(r#"{"event_id":"a","ts":1,"caption":7}"#), "bad_field");
+        assert_eq!(code(r#"{"event_id":"a","ts":1,"ts":2}"#), "duplicate_field");
+        assert_eq!(code(r#"{"event_id":"a","ts":1,"type":"poked"}"#), "bad_type");
+        assert_eq!(code(r#"{"event_id":"a","ts":1} x"#), "not_json");
+        assert_eq!(code("[]"), "not_an_object");
+        assert_eq!(code("{"), "not_json");
+        assert_eq!(code(&format!("\"{}\"", "x".repeat(RECORD_BYTES_MAX))), "too_large");
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        let nested = |levels: usize| {
+            let inner = levels - 1;
+            format!(r#"{{"event_id":"a","ts":1,"x":{}{}}}"#, "[".repeat(inner), "]".repeat(inner))
+        };
+        assert_eq!(code(&nested(DEPTH_MAX)), "ok");
+        assert_eq!(code(&nested(DEPTH_MAX + 1)), "too_deep");
+        assert_eq!(code(&nested(20_000)), "too_deep");
+    }
+
+    #[test]
+    fn every_kind_and_attribute_is_read() {
+        for (name, kind) in Kind::NAMES {
+            let json = format!(r#"{{"event_id":"a","ts":1,"type":"{name}"}}"#);
+            assert_eq!(decode(&json).unwrap().kind, kind);
+        }
+        let decoder = Decoder::new(Mapping::default(), &["region".into(), "lang".into()]);
+        let event = decoder.decode(br#"{"event_id":"a","ts":1,"lang":"de"}"#).unwrap();
+        assert_eq!(event.attributes.as_slice(), [None, Some("de".into())]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Decoder::default().decode(&bytes);
+        }
+
+        #[test]
+        fn no_json_like_text_panics(text in r#"[{}\[\]":,a-z0-9\\ue. -]{0,80}"#) {
+            let _ = Decoder::default().decode(text.as_bytes());
+        }
+    }
+}

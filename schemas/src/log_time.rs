@@ -1,0 +1,119 @@
+//! Log time: a partition's own clock, which a handful of wrong event times cannot move.
+//!
+//! It is the k-th largest event time so far, k = 1 + min(63, n / 2) of n events, kept as the 64
+//! largest and a count. Invariant: it never decreases, and it is a function of the log alone.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+const KEPT: usize = 64;
+
+/// The log time of one partition, or the times of one block of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTime {
+    /// The largest event times, ascending, at most 64.
+    largest: VecDeque<i64>,
+    /// How many events there were.
+    events: u64,
+    /// The log time; none before the first event.
+    value_ms: Option<i64>,
+}
+
+impl LogTime {
+    /// The log time in milliseconds; none before the first event.
+    pub fn value_ms(&self) -> Option<i64> {
+        self.value_ms
+    }
+
+    /// The largest event time seen.
+    pub fn largest_ms(&self) -> Option<i64> {
+        self.largest.back().copied()
+    }
+
+    /// Takes an event's time into account.
+    pub fn observe(&mut self, ts_ms: i64) {
+        self.events += 1;
+        self.keep(ts_ms);
+        self.rise();
+    }
+
+    /// Takes a record's append time into account, where the log stamps its records itself: the
+    /// running maximum.
+    pub fn observe_append(&mut self, stamp_ms: i64) {
+        self.events += 1;
+        self.value_ms = self.value_ms.max(Some(stamp_ms));
+    }
+
+    /// Continues with the events of a block that follows.
+    pub fn append(&mut self, block: &Self) {
+        self.events += block.events;
+        block.largest.iter().for_each(|ts| self.keep(*ts));
+        self.rise();
+    }
+
+    fn keep(&mut self, ts_ms: i64) {
+        if self.largest.len() == KEPT {
+            if self.largest.front().is_some_and(|least| ts_ms <= *least) {
+                return;
+            }
+            self.largest.pop_front();
+        }
+        let at = self.largest.partition_point(|kept| *kept <= ts_ms);
+        self.largest.insert(at, ts_ms);
+    }
+
+    fn rise(&mut self) {
+        let k = 1 + (KEPT - 1).min((self.events / 2) as usize);
+        let kth = self.largest.len().checked_sub(k).map(|i| self.largest[i]);
+        self.value_ms = self.value_ms.max(kth);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn equals_its_definition(times in proptest::collection::vec(0_i64..1000, 0..300)) {
+            let mut log_time = LogTime::default();
+            let mut want = None;
+            for n in 1..=times.len() {
+                log_time.observe(times[n - 1]);
+                let mut sorted = times[..n].to_vec();
+                sorted.sort_unstable_by(|a, b| b.cmp(a));
+                want = want.max(sorted.get(63.min(n / 2)).copied());
+                prop_assert_eq!(log_time.value_ms(), want);
+                prop_assert_eq!(log_time.largest_ms(), sorted.first().copied());
+            }
+        }
+
+        #[test]
+        fn blocks_keep_what_the_whole_needs(
+            blocks in proptest::collection::vec(proptest::collection::vec(0_i64..1000, 0..150), 1..5),
+        ) {
+            let (mut whole, mut joined) = (LogTime::default(), LogTime::default());
+            for block in &blocks {
+                let mut times = LogTime::default();
+                for ts in block {
+                    whole.observe(*ts);
+                    times.observe(*ts);
+                }
+                joined.append(&times);
+            }
+            prop_assert_eq!(joined.largest, whole.largest);
+            prop_assert_eq!(joined.events, whole.events);
+        }
+    }
+
+    #[test]
+    fn a_few_wrong_clocks_do_not_move_it() {
+        let mut log_time = LogTime::default();
+        (0..1000).for_each(|ts| log_time.observe(ts));
+        (0..40).for_each(|_| log_time.observe(1_000_000));
+        assert!(log_time.value_ms() < Some(1000));
+    }
+}

@@ -1,0 +1,12 @@
+//! The rows that segments hold, one kind a file. Invariant: a row names every column it has, and
+//! reading one back gives what was written.
+
+mod board;
+mod dead_letter;
+mod id;
+mod tag;
+
+pub use board::{BoardEntry, BoardRow, Boards, board_hash};
+pub use dead_letter::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+pub use id::{IdRow, Ids};
+pub use tag::{TagRow, Tags};

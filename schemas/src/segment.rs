@@ -1,0 +1,469 @@
+//! Segments: immutable Arrow IPC files of one table's rows, sorted by key hash.
+//!
+//! A segment is read in place: its columns point into the file's bytes. Any Arrow tool reads one.
+//! Invariant: within a segment keys ascend and none is there twice; every batch but the last has
+//! [`BATCH_ROWS`] rows at most. Bytes that are no segment give an error, never a panic.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
+use arrow_buffer::{Buffer, ScalarBuffer};
+use arrow_ipc::convert::try_fb_to_schema;
+use arrow_ipc::reader::{FileDecoder, read_footer_length};
+use arrow_ipc::root_as_footer;
+use arrow_ipc::writer::FileWriter;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_select::interleave::interleave_record_batch;
+use arrow_select::take::take_record_batch;
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::hash::KeyHash;
+
+/// The most rows of one record batch: look-ups search the first keys of batches, then one batch.
+pub const BATCH_ROWS: usize = 65_536;
+
+/// A kind of rows that segments hold.
+pub trait Table: Sized + 'static {
+    /// The typed columns of one batch.
+    type Columns: Send + Sync;
+    /// One row, borrowed from a batch.
+    type Row<'a>;
+    /// Collects rows column by column.
+    type Builder: Default;
+
+    /// The columns behind `hash_hi` and `hash_lo`.
+    fn fields() -> Vec<Field>;
+    /// The typed columns of a batch, whose schema has been checked.
+    fn columns(batch: &RecordBatch) -> Self::Columns;
+    /// Row `i` of a batch.
+    fn row(columns: &Self::Columns, hash: KeyHash, i: usize) -> Self::Row<'_>;
+    /// Appends a row.
+    fn push(builder: &mut Self::Builder, row: &Self::Row<'_>);
+    /// The columns behind the hashes, in the order of [`Self::fields`].
+    fn finish(builder: Self::Builder) -> Vec<ArrayRef>;
+}
+
+/// Why bytes are no segment.
+#[derive(Debug, Error)]
+pub enum SegmentError {
+    /// Not an Arrow file, or a damaged one.
+    #[error("no Arrow file: {0}")]
+    Arrow(#[from] ArrowError),
+    /// The file ends early or points outside itself.
+    #[error("the file is cut off or damaged")]
+    Bounds,
+    /// Another table's rows, or another version's.
+    #[error("its columns are not those of this table")]
+    Schema,
+    /// The rows could not be written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn schema_of<T: Table>() -> SchemaRef {
+    let mut fields = vec![
+        Field::new("hash_hi", DataType::UInt64, false),
+        Field::new("hash_lo", DataType::UInt64, false),
+    ];
+    fields.extend(T::fields());
+    Arc::new(Schema::new(fields))
+}
+
+/// Rows on their way into a segment, in any order.
+pub struct Rows<T: Table> {
+    hi: Vec<u64>,
+    lo: Vec<u64>,
+    builder: T::Builder,
+}
+
+impl<T: Table> Default for Rows<T> {
+    fn default() -> Self {
+        Self { hi: Vec::new(), lo: Vec::new(), builder: T::Builder::default() }
+    }
+}
+
+impl<T: Table> Rows<T> {
+    /// Appends a row.
+    pub fn push(&mut self, hash: KeyHash, row: &T::Row<'_>) {
+        self.hi.push(hash.hi);
+        self.lo.push(hash.lo);
+        T::push(&mut self.builder, row);
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.hi.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.hi.is_empty()
+    }
+
+    /// Sorts the rows by key and writes them as a segment.
+    pub fn encode(self, out: impl Write) -> Result<(), SegmentError> {
+        let mut order: Vec<u32> = (0..self.hi.len() as u32).collect();
+        order.sort_unstable_by_key(|i| (self.hi[*i as usize], self.lo[*i as usize]));
+        let schema = schema_of::<T>();
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(UInt64Array::from(self.hi)), Arc::new(UInt64Array::from(self.lo))];
+        columns.extend(T::finish(self.builder));
+        let rows = RecordBatch::try_new(schema.clone(), columns)?;
+        let mut writer = FileWriter::try_new(out, &schema)?;
+        for chunk in order.chunks(BATCH_ROWS) {
+            writer.write(&take_record_batch(&rows, &UInt32Array::from(chunk.to_vec()))?)?;
+        }
+        Ok(writer.finish()?)
+    }
+}
+
+struct Batch<T: Table> {
+    hi: ScalarBuffer<u64>,
+    lo: ScalarBuffer<u64>,
+    columns: T::Columns,
+    record: RecordBatch,
+}
+
+impl<T: Table> Batch<T> {
+    fn hash(&self, i: usize) -> KeyHash {
+        KeyHash { hi: self.hi[i], lo: self.lo[i] }
+    }
+}
+
+/// Checks that the buffers of a record batch lie inside its bytes: the decoder takes that for
+/// granted.
+fn check_message(bytes: &[u8], metadata: i32) -> Result<(), SegmentError> {
+    let metadata = usize::try_from(metadata).map_err(|_| SegmentError::Bounds)?;
+    let (head, body) = bytes.split_at_checked(metadata).ok_or(SegmentError::Bounds)?;
+    // A message begins with its length, behind a marker of four 0xff in all but the oldest files.
+    let skip = if head.starts_with(&[0xff; 4]) { 8 } else { 4 };
+    let message = head.get(skip..).and_then(|m| arrow_ipc::root_as_message(m).ok());
+    let batch = message.as_ref().and_then(arrow_ipc::Message::header_as_record_batch);
+    let batch = batch.ok_or(SegmentError::Bounds)?;
+    let inside = |offset: i64, length: i64| {
+        let end = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
+        end.and_then(|(o, l)| o.checked_add(l)).is_some_and(|end| end <= body.len())
+    };
+    let buffers_fit = batch.buffers().iter().flatten().all(|b| inside(b.offset(), b.length()));
+    if batch.length() >= 0 && buffers_fit { Ok(()) } else { Err(SegmentError::Bounds) }
+}
+
+/// An open segment.
+pub struct Segment<T: Table> {
+    batches: Vec<Batch<T>>,
+    rows: usize,
+}
+
+impl<T: Table> Segment<T> {
+    /// Opens the bytes of a segment without copying them (where they are aligned).
+    pub fn open(bytes: Bytes) -> Result<Self, SegmentError> {
+        let buffer = Buffer::from(bytes);
+        let size = buffer.len();
+        let tail = size.checked_sub(10).ok_or(SegmentError::Bounds)?;
+        let trailer: [u8; 10] = buffer[tail..].try_into().map_err(|_| SegmentError::Bounds)?;
+        let footer_bytes = read_footer_length(trailer)?;
+        let start = tail.checked_sub(footer_bytes).ok_or(SegmentError::Bounds)?;
+        let footer = root_as_footer(&buffer[start..tail]).map_err(|_| SegmentError::Bounds)?;
+        let schema = try_fb_to_schema(footer.schema().ok_or(SegmentError::Schema)?)?;
+        let expected = schema_of::<T>();
+        if schema.fields() != expected.fields() {
+            return Err(SegmentError::Schema);
+        }
+        let decoder = FileDecoder::new(expected, footer.version());
+        let mut segment = Self { batches: Vec::new(), rows: 0 };
+        for block in footer.recordBatches().into_iter().flatten() {
+            let offset = usize::try_from(block.offset()).map_err(|_| SegmentError::Bounds)?;
+            let length = usize::try_from(block.bodyLength() + i64::from(block.metaDataLength()))
+                .map_err(|_| SegmentError::Bounds)?;
+            if offset.checked_add(length).is_none_or(|end| end > start) {
+                return Err(SegmentError::Bounds);
+            }
+            let bytes = buffer.slice_with_length(offset, length);
+            check_message(&bytes, block.metaDataLength())?;
+            if let Some(record) = decoder.read_record_batch(block, &bytes)? {
+                segment.push(record)?;
+            }
+        }
+        Ok(segment)
+    }
+
+    fn push(&mut self, record: RecordBatch) -> Result<(), SegmentError> {
+        if record.num_rows() == 0 {
+            return Ok(());
+        }
+        let words = |i: usize| record.column(i).as_primitive_opt::<UInt64Type>();
+        let hi = words(0).ok_or(SegmentError::Schema)?.values().clone();
+        let lo = words(1).ok_or(SegmentError::Schema)?.values().clone();
+        self.rows += record.num_rows();
+        self.batches.push(Batch { hi, lo, columns: T::columns(&record), record });
+        Ok(())
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The row of a key, by binary search.
+    pub fn get(&self, hash: KeyHash) -> Option<T::Row<'_>> {
+        let index = self.batches.partition_point(|b| b.hash(0) <= hash).checked_sub(1)?;
+        let batch = &self.batches[index];
+        let mut i = batch.hi.partition_point(|hi| *hi < hash.hi);
+        while batch.hi.get(i) == Some(&hash.hi) {
+            if batch.lo[i] == hash.lo {
+                return Some(T::row(&batch.columns, hash, i));
+            }
+            i += 1;
+        }
+        None
+    }
+
+    /// Every row with its key, in key order.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyHash, T::Row<'_>)> {
+        self.batches.iter().flat_map(|batch| {
+            (0..batch.hi.len()).map(move |i| {
+                let hash = batch.hash(i);
+                (hash, T::row(&batch.columns, hash, i))
+            })
+        })
+    }
+
+    /// Every key, in order.
+    pub fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
+        self.batches.iter().flat_map(|batch| (0..batch.hi.len()).map(move |i| batch.hash(i)))
+    }
+}
+
+/// A place in one of several segments that are read together.
+#[derive(Clone, Copy)]
+struct Cursor {
+    batch: usize,
+    row: usize,
+}
+
+/// Walks several segments of one table together, in key order; of equal keys the newest row wins.
+pub struct Merge<'s, T: Table> {
+    /// The oldest first.
+    segments: Vec<&'s Segment<T>>,
+    cursors: Vec<Cursor>,
+}
+
+/// A row's place: which segment, batch and row of it.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: usize,
+    at: Cursor,
+}
+
+impl<'s, T: Table> Merge<'s, T> {
+    /// Walks `segments`, given from the oldest to the newest.
+    pub fn new(segments: Vec<&'s Segment<T>>) -> Self {
+        let cursors = vec![Cursor { batch: 0, row: 0 }; segments.len()];
+        Self { segments, cursors }
+    }
+
+    fn peek(&self, segment: usize) -> Option<KeyHash> {
+        let at = self.cursors[segment];
+        self.segments[segment].batches.get(at.batch).map(|batch| batch.hash(at.row))
+    }
+
+    fn advance(&mut self, segment: usize) {
+        let at = &mut self.cursors[segment];
+        at.row += 1;
+        if at.row == self.segments[segment].batches[at.batch].hi.len() {
+            *at = Cursor { batch: at.batch + 1, row: 0 };
+        }
+    }
+
+    fn next_place(&mut self) -> Option<(KeyHash, Place)> {
+        let mut least: Option<(KeyHash, usize)> = None;
+        for segment in 0..self.segments.len() {
+            if let Some(hash) = self.peek(segment)
+                && least.is_none_or(|(found, _)| hash <= found)
+            {
+                // An older row of the same key is passed over: the later segment wins.
+                if let Some((found, older)) = least
+                    && found == hash
+                {
+                    self.advance(older);
+                }
+                least = Some((hash, segment));
+            }
+        }
+        let (hash, segment) = least?;
+        let at = self.cursors[segment];
+        self.advance(segment);
+        Some((hash, Place { segment, at }))
+    }
+
+    fn row(&self, hash: KeyHash, place: Place) -> T::Row<'s> {
+        let batch = &self.segments[place.segment].batches[place.at.batch];
+        T::row(&batch.columns, hash, place.at.row)
+    }
+
+    /// Writes one segment with the newest row of every key for which `keep` holds. Returns the
+    /// number of rows written.
+    pub fn encode(
+        mut self,
+        keep: impl Fn(&T::Row<'_>) -> bool,
+        out: impl Write,
+    ) -> Result<usize, SegmentError> {
+        let mut writer = FileWriter::try_new(out, &schema_of::<T>())?;
+        let bases: Vec<usize> = self
+            .segments
+            .iter()
+            .scan(0, |next, segment| {
+                let base = *next;
+                *next += segment.batches.len();
+                Some(base)
+            })
+            .collect();
+        let all: Vec<&RecordBatch> =
+            self.segments.iter().flat_map(|s| s.batches.iter().map(|b| &b.record)).collect();
+        let mut rows = 0;
+        let mut chunk = Vec::with_capacity(BATCH_ROWS);
+        loop {
+            let next = self.next_place();
+            if let Some((hash, place)) = next
+                && keep(&self.row(hash, place))
+            {
+                chunk.push((bases[place.segment] + place.at.batch, place.at.row));
+            }
+            if chunk.len() == BATCH_ROWS || (next.is_none() && !chunk.is_empty()) {
+                rows += chunk.len();
+                writer.write(&interleave_record_batch(&all, &chunk)?)?;
+                chunk.clear();
+            }
+            if next.is_none() {
+                writer.finish()?;
+                return Ok(rows);
+            }
+        }
+    }
+}
+
+impl<'s, T: Table> Iterator for Merge<'s, T> {
+    type Item = (KeyHash, T::Row<'s>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (hash, place) = self.next_place()?;
+        Some((hash, self.row(hash, place)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rows::{IdRow, Ids, TagRow, Tags};
+
+    fn ids(rows: &[(u64, u32)]) -> Bytes {
+        let mut all = Rows::<Ids>::default();
+        for (key, hour) in rows {
+            let hash = KeyHash { hi: *key, lo: !*key };
+            all.push(hash, &IdRow { hash, hour: *hour });
+        }
+        let mut out = Vec::new();
+        all.encode(&mut out).unwrap();
+        Bytes::from(out)
+    }
+
+    #[test]
+    fn a_large_segment_finds_every_row_and_no_other() {
+        let rows: Vec<_> = (0..150_000_u64).map(|i| (i * 2, i as u32)).rev().collect();
+        let segment = Segment::<Ids>::open(ids(&rows)).unwrap();
+        assert_eq!((segment.len(), segment.batches.len()), (150_000, 3));
+        for (key, hour) in &rows {
+            let hash = KeyHash { hi: *key, lo: !*key };
+            assert_eq!(segment.get(hash), Some(IdRow { hash, hour: *hour }));
+            assert_eq!(segment.get(KeyHash { hi: key + 1, lo: 0 }), None);
+            assert_eq!(segment.get(KeyHash { hi: *key, lo: 0 }), None);
+        }
+        assert!(segment.hashes().is_sorted());
+    }
+
+    #[test]
+    fn tag_rows_come_back() {
+        let (recent, hash) = ([1, 2, 3], KeyHash { hi: 1, lo: 2 });
+        let row = TagRow {
+            scope: "region=eu",
+            tag: "çok",
+            display: "Çok",
+            total: -1,
+            recent: &recent,
+            first_seen: 1,
+            last_seen: 2,
+            as_of: 3,
+            commit: 4,
+        };
+        let mut rows = Rows::<Tags>::default();
+        rows.push(hash, &row);
+        let mut out = Vec::new();
+        rows.encode(&mut out).unwrap();
+        let segment = Segment::<Tags>::open(Bytes::from(out)).unwrap();
+        assert_eq!(segment.get(hash), Some(row));
+        assert!(matches!(Segment::<Tags>::open(ids(&[(1, 1)])), Err(SegmentError::Schema)));
+    }
+
+    #[test]
+    fn an_empty_segment_opens() {
+        let segment = Segment::<Ids>::open(ids(&[])).unwrap();
+        assert!(segment.is_empty() && segment.get(KeyHash::default()).is_none());
+    }
+
+    #[test]
+    fn every_truncation_and_many_flips_are_errors_or_other_rows_but_no_panic() {
+        let whole = ids(&[(1, 1), (2, 2), (3, 3)]);
+        for end in 0..whole.len() {
+            assert!(Segment::<Ids>::open(whole.slice(..end)).is_err(), "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            for bit in [0, 3, 7] {
+                let mut bytes = whole.to_vec();
+                bytes[at] ^= 1 << bit;
+                if let Ok(segment) = Segment::<Ids>::open(Bytes::from(bytes)) {
+                    segment.iter().for_each(drop);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn merging_equals_a_map(
+            parts in proptest::collection::vec(proptest::collection::vec((0_u64..40, 0_u32..100), 0..30), 1..6),
+            floor in 0_u32..100,
+        ) {
+            let mut newest = BTreeMap::new();
+            let mut segments = Vec::new();
+            for part in &parts {
+                let unique: BTreeMap<_, _> = part.iter().copied().collect();
+                let rows: Vec<_> = unique.iter().map(|(k, v)| (*k, *v)).collect();
+                segments.push(Segment::<Ids>::open(ids(&rows)).unwrap());
+                newest.extend(unique);
+            }
+            let walked: Vec<_> = Merge::new(segments.iter().collect()).map(|(h, r)| (h.hi, r.hour)).collect();
+            prop_assert_eq!(walked, newest.clone().into_iter().collect::<Vec<_>>());
+
+            let mut out = Vec::new();
+            let rows = Merge::new(segments.iter().collect()).encode(|r| r.hour >= floor, &mut out).unwrap();
+            newest.retain(|_, hour| *hour >= floor);
+            let merged = Segment::<Ids>::open(Bytes::from(out)).unwrap();
+            prop_assert_eq!(rows, newest.len());
+            let merged: Vec<_> = merged.iter().map(|(h, r)| (h.hi, r.hour)).collect();
+            prop_assert_eq!(merged, newest.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
