@@ -271,6 +271,23 @@ impl<'s, T: Table> Merge<'s, T> {
         Self { segments, cursors }
     }
 
+    /// The same walk, from the first key behind `after` on.
+    #[must_use]
+    pub fn behind(mut self, after: KeyHash) -> Self {
+        for (segment, cursor) in self.segments.iter().zip(&mut self.cursors) {
+            let batch = segment.batches.partition_point(|b| b.hash(b.hi.len() - 1) <= after);
+            let row = segment.batches.get(batch).map_or(0, |b| {
+                let mut row = b.hi.partition_point(|hi| *hi < after.hi);
+                while b.hash(row) <= after {
+                    row += 1;
+                }
+                row
+            });
+            *cursor = Cursor { batch, row };
+        }
+        self
+    }
+
     fn peek(&self, segment: usize) -> Option<KeyHash> {
         let at = self.cursors[segment];
         self.segments[segment].batches.get(at.batch).map(|batch| batch.hash(at.row))
@@ -456,6 +473,10 @@ mod tests {
             }
             let walked: Vec<_> = Merge::new(segments.iter().collect()).map(|(h, r)| (h.hi, r.hour)).collect();
             prop_assert_eq!(walked, newest.clone().into_iter().collect::<Vec<_>>());
+            let after = KeyHash { hi: u64::from(floor) / 2, lo: !(u64::from(floor) / 2) };
+            let behind = Merge::new(segments.iter().collect()).behind(after).map(|(h, _)| h.hi);
+            let want = newest.keys().copied().filter(|k| *k > after.hi).collect::<Vec<_>>();
+            prop_assert_eq!(behind.collect::<Vec<_>>(), want);
 
             let mut out = Vec::new();
             let rows = Merge::new(segments.iter().collect()).encode(|r| r.hour >= floor, &mut out).unwrap();

@@ -1,6 +1,6 @@
 //! Sliding windows over buckets of event time, exact and without a write when time passes.
 //!
-//! A window of 1 h with a slide of 1 m at `as_of` is the 60 minute-buckets that end with as_of's
+//! A window of 1 h with a slide of 1 m at `as_of` is the 60 minute-buckets that end with `as_of`'s
 //! own. A tag keeps one list of buckets: the finest of the last hour, coarser ones behind it, none
 //! behind the longest window. Which width a bucket has follows from its start and the `as_of` the
 //! list was last folded at, so no bucket names its width. Invariant: for every window and every

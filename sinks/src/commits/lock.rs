@@ -1,0 +1,117 @@
+//! Who owns a state: a file that its process holds locked while it lives.
+//!
+//! A lock is information, not the fence: a job that is superseded is stopped by the next manifest
+//! it cannot create. A process's death releases its lock, whatever kills it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Who holds a lock, for messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// 128 random bits of the start, in hexadecimal.
+    pub id: String,
+    /// The process.
+    pub pid: u32,
+    /// The host it runs on.
+    pub host: String,
+    /// When it started, in milliseconds.
+    pub started_ms: i64,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let started = schemas::time::format_ms(self.started_ms);
+        write!(f, "process {} on {} (started {started})", self.pid, self.host)
+    }
+}
+
+/// Why a lock could not be taken.
+#[derive(Debug, Error)]
+#[error("cannot lock {file}: {source}")]
+pub struct LockError {
+    file: String,
+    source: io::Error,
+}
+
+/// A held lock; released when it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    path: PathBuf,
+}
+
+fn path(root: &Path, id: &str) -> PathBuf {
+    root.join("locks").join(id)
+}
+
+impl Lock {
+    /// Takes the lock of a new owner of the state in `root`.
+    pub fn take(root: &Path, owner: &Owner) -> Result<Self, LockError> {
+        let path = path(root, &owner.id);
+        let take = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+            file.try_lock().map_err(io::Error::from)?;
+            file.write_all(&serde_json::to_vec(owner)?)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        match take() {
+            Ok(file) => Ok(Self { _file: file, path }),
+            Err(source) => Err(LockError { file: path.display().to_string(), source }),
+        }
+    }
+
+    /// Who holds the lock of owner `id`, if its process lives.
+    pub fn holder(root: &Path, id: &str) -> Option<Owner> {
+        let mut file = File::open(path(root, id)).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text).ok()?;
+                let unknown = Owner { id: id.into(), pid: 0, host: String::new(), started_ms: 0 };
+                Some(serde_json::from_str(&text).unwrap_or(unknown))
+            }
+            _ => None,
+        }
+    }
+
+    /// Removes the lock files of owners that are gone, but for the one of `keep`.
+    pub fn sweep(root: &Path, keep: &str) {
+        let Ok(entries) = std::fs::read_dir(root.join("locks")) else { return };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if id != keep && Self::holder(root, &id).is_none() {
+                // Best effort: what is left over is a small file that means nothing.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_names_its_holder_while_it_lives() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("locks")).unwrap();
+        let owner = Owner { id: "a1".into(), pid: 7, host: "h".into(), started_ms: 0 };
+        let lock = Lock::take(root.path(), &owner).unwrap();
+        assert_eq!(Lock::holder(root.path(), "a1"), Some(owner));
+        drop(lock);
+        assert_eq!(Lock::holder(root.path(), "a1"), None);
+        assert_eq!(Lock::holder(root.path(), "b2"), None);
+    }
+}

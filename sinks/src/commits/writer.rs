@@ -1,0 +1,139 @@
+//! Writing segments in the background: operators hand rows over and go on.
+//!
+//! Invariant: a reply says that the segment and its name are durable.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use schemas::manifest::SegmentMeta;
+use schemas::segment::{Rows, SegmentError};
+use thiserror::Error;
+
+use super::snapshot::Named;
+use crate::storage::{Storage, StorageError, StorageWriter, temporary};
+
+/// Why a segment could not be written. The process must end.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The rows could not be encoded.
+    #[error("cannot encode {name}: {error}")]
+    Encode {
+        /// The segment.
+        name: String,
+        /// What is wrong.
+        error: SegmentError,
+    },
+}
+
+/// What came of a [`WriteJob`].
+pub type Written = Result<SegmentMeta, WriteError>;
+
+type Encode = Box<dyn FnOnce(&mut StorageWriter<'_>) -> Result<(), SegmentError> + Send>;
+
+/// One segment to write, and whom to tell.
+pub struct WriteJob {
+    meta: SegmentMeta,
+    encode: Encode,
+    reply: Box<dyn FnOnce(Written) + Send>,
+}
+
+impl WriteJob {
+    /// A segment of `rows`, named `name`, of one commit.
+    pub fn new<T: Named>(
+        name: String,
+        commit: u64,
+        rows: Rows<T>,
+        last_hour: Option<u32>,
+        reply: impl FnOnce(Written) + Send + 'static,
+    ) -> Self
+    where
+        T::Builder: Send,
+    {
+        let meta = SegmentMeta {
+            name,
+            table: T::NAME,
+            first_commit: commit,
+            last_commit: commit,
+            rows: rows.len() as u64,
+            bytes: 0,
+            xxh3: String::new(),
+            last_hour,
+        };
+        let encode = Box::new(move |out: &mut StorageWriter<'_>| rows.encode(out));
+        Self { meta, encode, reply: Box::new(reply) }
+    }
+}
+
+/// Writes a file under a temporary name, durable but not yet renamed: its size and checksum.
+pub(super) fn write_temporary(
+    storage: &dyn Storage,
+    name: &str,
+    encode: impl FnOnce(&mut StorageWriter<'_>) -> Result<(), SegmentError>,
+) -> Result<(u64, String), WriteError> {
+    let mut out = StorageWriter::new(storage, temporary(name));
+    let encoded = encode(&mut out);
+    // A storage error explains an encoder's failure better than the encoder does.
+    let finished = out.finish()?;
+    encoded.map_err(|error| WriteError::Encode { name: storage.display(name), error })?;
+    Ok(finished)
+}
+
+/// The background task that writes segments.
+pub struct SegmentWriter {
+    storage: Arc<dyn Storage>,
+    jobs: Receiver<WriteJob>,
+}
+
+impl SegmentWriter {
+    /// A writer, and where to send it jobs. It ends when all senders are gone.
+    pub fn new(storage: Arc<dyn Storage>) -> (Self, Sender<WriteJob>) {
+        let (sender, jobs) = channel();
+        (Self { storage, jobs }, sender)
+    }
+
+    /// Writes what is waiting; whether there was anything.
+    pub fn step(&mut self) -> bool {
+        let jobs: Vec<WriteJob> = self.jobs.try_iter().collect();
+        let any = !jobs.is_empty();
+        self.write(jobs);
+        any
+    }
+
+    /// Writes until no more can come.
+    pub fn run(mut self) {
+        while let Ok(first) = self.jobs.recv() {
+            let jobs = std::iter::once(first).chain(self.jobs.try_iter()).collect();
+            self.write(jobs);
+        }
+    }
+
+    /// Writes several segments with one sync of their folder.
+    fn write(&mut self, jobs: Vec<WriteJob>) {
+        let mut done = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let WriteJob { mut meta, encode, reply } = job;
+            let written = write_temporary(&*self.storage, &meta.name, encode).and_then(|file| {
+                (meta.bytes, meta.xxh3) = file;
+                Ok(self.storage.rename(&temporary(&meta.name), &meta.name)?)
+            });
+            match written {
+                Ok(()) => done.push((meta, reply)),
+                Err(error) => reply(Err(error)),
+            }
+        }
+        if done.is_empty() {
+            return;
+        }
+        let mut synced = self.storage.sync_folder("segments").err();
+        for (meta, reply) in done {
+            // After a failed sync nothing is known of any of them; one report ends the process.
+            match synced.take() {
+                None => reply(Ok(meta)),
+                Some(error) => return reply(Err(error.into())),
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A versioned store in memory: what a database does with timestamped upserts.
+
+use std::collections::BTreeMap;
+
+use schemas::hash::KeyHash;
+
+use super::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
+
+/// Rows by table and key; of two writes the one with the higher version stays.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    rows: BTreeMap<(bool, KeyHash), PublishRow>,
+    jobs: BTreeMap<String, JobRow>,
+}
+
+impl MemoryStore {
+    /// Applies one write, in whatever order it arrives.
+    pub fn apply(&mut self, row: PublishRow) {
+        let is_board = matches!(row.content, Content::Board { .. });
+        let kept = self.rows.entry((is_board, row.hash)).or_insert_with(|| row.clone());
+        if row.version > kept.version {
+            *kept = row;
+        }
+    }
+
+    /// Every row, tags before boards, in key order.
+    pub fn rows(&self) -> impl Iterator<Item = &PublishRow> {
+        self.rows.values()
+    }
+}
+
+impl Publisher for MemoryStore {
+    fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError> {
+        Ok(Some(self.jobs.get(name).cloned()))
+    }
+
+    fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        rows.iter().cloned().for_each(|row| self.apply(row));
+        Ok(vec![Outcome::Acknowledged; rows.len()])
+    }
+
+    fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
+        let kept = self.jobs.entry(row.name.clone()).or_insert_with(|| row.clone());
+        if row.version > kept.version {
+            *kept = row.clone();
+        }
+        Ok(Outcome::Acknowledged)
+    }
+}

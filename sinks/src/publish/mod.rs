@@ -1,0 +1,145 @@
+//! Publishing: sending the rows that a commit changed to a database.
+//!
+//! Rows carry absolute values and the version of the manifest they come from, so that any write
+//! may be sent again, and the newest version wins. Invariant: only rows of visible commits are
+//! sent, and `published = n` is written when all rows of commits up to n are acknowledged.
+
+mod memory;
+mod task;
+
+pub use memory::MemoryStore;
+use schemas::hash::KeyHash;
+use schemas::rows::{BoardRow, TagRow};
+pub use task::{PublishTask, Published};
+use thiserror::Error;
+
+/// A row on its way to the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishRow {
+    /// Its key in the commits.
+    pub hash: KeyHash,
+    /// The version of the manifest it was read from: the write's timestamp in microseconds.
+    pub version: i64,
+    /// Its columns.
+    pub content: Content,
+}
+
+/// The columns of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A row of table `tag`.
+    Tag {
+        /// Primary key, first part.
+        scope: String,
+        /// Primary key, second part.
+        tag: String,
+        /// The display form.
+        display: String,
+        /// The number of posts; 0 for a tag that is gone.
+        total: i64,
+        /// The bucket list.
+        recent: Vec<u8>,
+        /// The least event time, in milliseconds.
+        first_seen: i64,
+        /// The greatest event time.
+        last_seen: i64,
+        /// The stream time the buckets were folded at.
+        as_of: i64,
+    },
+    /// A row of table `board`.
+    Board {
+        /// Primary key, first part.
+        scope: String,
+        /// Primary key, second part.
+        window: String,
+        /// The entries as JSON.
+        doc: String,
+        /// The stream time of its last change.
+        as_of: i64,
+    },
+}
+
+impl From<TagRow<'_>> for Content {
+    fn from(row: TagRow<'_>) -> Self {
+        Self::Tag {
+            scope: row.scope.to_owned(),
+            tag: row.tag.to_owned(),
+            display: row.display.to_owned(),
+            total: row.total,
+            recent: row.recent.to_vec(),
+            first_seen: row.first_seen,
+            last_seen: row.last_seen,
+            as_of: row.as_of,
+        }
+    }
+}
+
+impl From<BoardRow<'_>> for Content {
+    fn from(row: BoardRow<'_>) -> Self {
+        Self::Board {
+            scope: row.scope.to_owned(),
+            window: row.window.to_owned(),
+            doc: row.doc.to_owned(),
+            as_of: row.as_of,
+        }
+    }
+}
+
+/// The database's row of a job: the truth about what has been published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRow {
+    /// The job's name.
+    pub name: String,
+    /// The history of the commit.
+    pub history: u64,
+    /// The generation that published it.
+    pub generation: u64,
+    /// The last commit of which all rows are acknowledged.
+    pub published: u64,
+    /// Its version.
+    pub version: i64,
+    /// Its stream time.
+    pub as_of_ms: Option<i64>,
+}
+
+/// What is known of one write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable in the database.
+    Acknowledged,
+    /// It may have happened or not; the same bytes are sent again.
+    Unknown,
+    /// The database will never take it.
+    Refused(String),
+}
+
+/// Why publishing cannot go on. Anything passing is an [`Outcome::Unknown`] instead.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The database is not usable for this job.
+    #[error("the store cannot be used: {0}")]
+    Fatal(String),
+    /// The database has seen commits that this state does not have.
+    #[error(
+        "the store has published commit {published} (generation {generation}); this state is at commit {newest}. It is another state's store: name another keyspace, or bring the state back"
+    )]
+    StoreAhead {
+        /// What the store says.
+        published: u64,
+        /// Of which generation.
+        generation: u64,
+        /// The newest commit of the state.
+        newest: u64,
+    },
+}
+
+/// A database to publish to.
+pub trait Publisher: Send {
+    /// The row of job `name`; none where it never published here. The outer option is none where
+    /// the database does not answer now.
+    fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError>;
+    /// Sends rows, of which no two have one key; the outcome of each, in their order.
+    fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError>;
+    /// Writes the job's row, at its version.
+    fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError>;
+}

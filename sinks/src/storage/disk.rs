@@ -1,0 +1,98 @@
+//! A state folder on a local disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::{FOLDERS, Storage, StorageError, map};
+
+/// Files below one folder.
+#[derive(Clone, Debug)]
+pub struct DiskStorage {
+    root: PathBuf,
+}
+
+impl DiskStorage {
+    /// The state in `root`, which is created where it does not exist.
+    pub fn create(root: &Path) -> Result<Self, StorageError> {
+        let storage = Self { root: root.to_owned() };
+        for folder in FOLDERS {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).map_err(|e| error("create", &path, e))?;
+        }
+        let sync = File::open(root).and_then(|folder| folder.sync_all());
+        sync.map_err(|e| error("sync", root, e))?;
+        Ok(storage)
+    }
+
+    /// The state in `root`, for reading. None where there is no state.
+    pub fn open_existing(root: &Path) -> Option<Self> {
+        let complete = FOLDERS.iter().all(|folder| root.join(folder).is_dir());
+        complete.then(|| Self { root: root.to_owned() })
+    }
+
+    /// Where a name is kept.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+fn error(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError { doing, name: path.display().to_string(), source }
+}
+
+impl Storage for DiskStorage {
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let path = self.path(name);
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        file.and_then(|mut file| file.write_all(bytes)).map_err(|e| error("write", &path, e))
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StorageError> {
+        let path = self.path(name);
+        File::open(&path).and_then(|file| file.sync_all()).map_err(|e| error("sync", &path, e))
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
+        let path = self.path(to);
+        match fs::hard_link(self.path(from), &path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(error("create", &path, e)),
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let path = self.path(to);
+        fs::rename(self.path(from), &path).map_err(|e| error("rename", &path, e))
+    }
+
+    fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
+        self.sync(folder)
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), StorageError> {
+        let path = self.path(name);
+        fs::remove_file(&path).map_err(|e| error("remove", &path, e))
+    }
+
+    fn open(&self, name: &str) -> Result<Bytes, StorageError> {
+        let path = self.path(name);
+        let bytes = File::open(&path).and_then(|file| map::map(&file));
+        bytes.map_err(|e| error("open", &path, e))
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        let path = self.path(folder);
+        let names = fs::read_dir(&path).and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        });
+        names.map_err(|e| error("list", &path, e))
+    }
+
+    fn display(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}

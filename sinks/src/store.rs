@@ -1,0 +1,183 @@
+//! The store that the API reads, in whichever form: commits on disk, a database, memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use schemas::hash::Hasher;
+use schemas::manifest::Manifest;
+use schemas::rows::{BoardEntry, TagRow};
+use schemas::windows::{Buckets, Windows};
+use thiserror::Error;
+
+use crate::commits::{CommitError, Follower, Snapshot};
+
+/// Why a store gave no answer.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// There is no visible commit yet.
+    #[error("no commit is visible yet")]
+    Empty,
+    /// The state is damaged or cannot be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A row is damaged.
+    #[error("the row of {0:?} is damaged")]
+    Row(String),
+}
+
+/// Which commit an answer comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// The commit.
+    pub commit: u64,
+    /// Its version.
+    pub version: i64,
+    /// The stream time that windows are evaluated at; none before the first event.
+    pub as_of_ms: Option<i64>,
+    /// The wall clock of the job when it made the commit.
+    pub wall_ms: i64,
+}
+
+/// A tag's counts, all from one commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The key.
+    pub name: String,
+    /// The display form.
+    pub display: String,
+    /// The scope the counts are for.
+    pub scope: String,
+    /// The number of posts.
+    pub total: i64,
+    /// Each window's name and count.
+    pub windows: Vec<(String, i64)>,
+    /// The least event time.
+    pub first_seen_ms: i64,
+    /// The greatest event time.
+    pub last_seen_ms: i64,
+}
+
+/// A board: the top tags of one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Board {
+    /// The window's name, or `all`.
+    pub window: String,
+    /// The tags, by count descending, then key bytes ascending.
+    pub entries: Vec<BoardEntry>,
+}
+
+/// A future as this object-safe trait returns them.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What the API asks of a store.
+pub trait Reader: Send + Sync {
+    /// A tag of a scope; none where the store knows none, or none of its posts is left.
+    fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)>;
+    /// All boards of a scope, from one commit.
+    fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)>;
+    /// Which commit is shown.
+    fn as_of(&self) -> Answer<'_, AsOf>;
+}
+
+impl From<&Manifest> for AsOf {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            commit: manifest.header.commit,
+            version: manifest.header.version,
+            as_of_ms: manifest.body.as_of_ms,
+            wall_ms: manifest.header.wall_ms,
+        }
+    }
+}
+
+/// Evaluates a row at the larger of its own and the store's `as_of`, so that windows expire
+/// without a write.
+pub fn evaluate(
+    row: &TagRow<'_>,
+    windows: &Windows,
+    as_of_ms: Option<i64>,
+) -> Result<Tag, StoreError> {
+    let tiers = windows.tiers();
+    let buckets = Buckets::decode(tiers.slot(row.as_of), row.recent)
+        .map_err(|_| StoreError::Row(row.tag.to_owned()))?;
+    let at = tiers.slot(row.as_of.max(as_of_ms.unwrap_or(row.as_of)));
+    let sums = windows.iter().enumerate().map(|(i, w)| (w.name(), buckets.sum(&tiers, i, at)));
+    Ok(Tag {
+        name: row.tag.to_owned(),
+        display: row.display.to_owned(),
+        scope: row.scope.to_owned(),
+        total: row.total,
+        windows: sums.collect(),
+        first_seen_ms: row.first_seen,
+        last_seen_ms: row.last_seen,
+    })
+}
+
+/// One commit as a store.
+pub struct CommitView {
+    snapshot: Arc<Snapshot>,
+    hasher: Hasher,
+}
+
+impl CommitView {
+    /// A view of `snapshot`.
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        let hasher = snapshot.manifest.body.hash_key.hasher();
+        Self { snapshot, hasher }
+    }
+
+    /// Which commit it is.
+    pub fn as_of(&self) -> AsOf {
+        AsOf::from(&self.snapshot.manifest)
+    }
+
+    /// A tag of a scope.
+    pub fn tag(&self, scope: &str, key: &str) -> Result<Option<Tag>, StoreError> {
+        let hash = self.hasher.scoped(scope, self.hasher.tag(key));
+        let row = self.snapshot.tag(hash);
+        let row = row.filter(|row| row.scope == scope && row.tag == key && row.total != 0);
+        let body = &self.snapshot.manifest.body;
+        row.map(|row| evaluate(&row, &body.windows, body.as_of_ms)).transpose()
+    }
+
+    /// All boards of a scope: the windows', then that of all time.
+    pub fn boards(&self, scope: &str) -> Result<Vec<Board>, StoreError> {
+        let windows = self.snapshot.manifest.body.windows.iter().map(schemas::windows::Window::name);
+        let names = windows.chain(["all".to_owned()]);
+        let boards = names.filter_map(|window| {
+            let row = self.snapshot.board(scope, &window)?;
+            let damaged = |_| StoreError::Row(format!("board {window}"));
+            Some(
+                serde_json::from_str(row.doc)
+                    .map_err(damaged)
+                    .map(|entries| Board { window: window.clone(), entries }),
+            )
+        });
+        boards.collect()
+    }
+}
+
+/// The newest visible commit of a followed state.
+impl Reader for Follower {
+    fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
+        Box::pin(async move {
+            let view = CommitView::new(self.current().ok_or(StoreError::Empty)?);
+            Ok((view.as_of(), view.tag(scope, key)?))
+        })
+    }
+
+    fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)> {
+        Box::pin(async move {
+            let view = CommitView::new(self.current().ok_or(StoreError::Empty)?);
+            Ok((view.as_of(), view.boards(scope)?))
+        })
+    }
+
+    fn as_of(&self) -> Answer<'_, AsOf> {
+        Box::pin(async move {
+            let snapshot = self.current().ok_or(StoreError::Empty)?;
+            Ok(AsOf::from(&snapshot.manifest))
+        })
+    }
+}
