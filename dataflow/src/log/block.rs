@@ -1,0 +1,65 @@
+//! One block of a bounded file. A record belongs to the block it starts in.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::Path;
+
+use schemas::manifest::Fingerprint;
+
+use super::lines::Lines;
+use super::{BLOCK_BYTES, LogError, Next, Reader, Record};
+
+/// Reads one block.
+pub(super) struct BlockReader {
+    lines: Lines<File>,
+    file: String,
+    stop: u64,
+}
+
+impl BlockReader {
+    /// Reads block `number` of the first `bytes` bytes of `path` from `offset` on.
+    pub(super) fn open(
+        path: &Path,
+        bytes: u64,
+        number: u64,
+        offset: u64,
+    ) -> Result<Self, LogError> {
+        let file = path.display().to_string();
+        let error = |source| LogError::Io { file: file.clone(), source };
+        let start = number * BLOCK_BYTES;
+        let stop = (start + BLOCK_BYTES).min(bytes);
+        let mut source = File::open(path).map_err(error)?;
+        // The record that is under way where a block begins belongs to the block before; whether
+        // one is, the byte before tells.
+        let from = if offset == start { start.saturating_sub(1) } else { offset };
+        source.seek(SeekFrom::Start(from)).map_err(error)?;
+        let mut lines = Lines::new(source, from, false).until(stop);
+        if from < offset {
+            lines.skip_line().map_err(error)?;
+        }
+        Ok(Self { lines, file, stop })
+    }
+}
+
+impl Reader for BlockReader {
+    fn read(
+        &mut self,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Next, LogError> {
+        let read = self.lines.read(limit, each);
+        read.map_err(|source| LogError::Io { file: self.file.clone(), source })
+    }
+
+    fn position(&self) -> u64 {
+        self.lines.position()
+    }
+
+    fn end(&mut self) -> Result<Option<u64>, LogError> {
+        Ok(Some(self.stop))
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        None
+    }
+}

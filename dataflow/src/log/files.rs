@@ -1,0 +1,363 @@
+//! NDJSON files: one, or all of a folder, plain or compressed, bounded or tailed.
+//!
+//! A partition is a file, known by its path relative to the input. Positions are uncompressed
+//! bytes. A file is known again by its first 4 KiB.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use schemas::manifest::Fingerprint;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::block::BlockReader;
+use super::lines::Lines;
+use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+
+const FINGERPRINT_BYTES: u64 = 4096;
+const EXTENSIONS: [&str; 3] = ["ndjson", "jsonl", "json"];
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To their present end, block by block, by all workers.
+    Blocks,
+    /// To their present end, each in order by one worker.
+    Ordered,
+    /// In order, and on as they grow and new ones appear.
+    Tail,
+}
+
+/// A file, or the files of a folder.
+#[derive(Debug)]
+pub struct FileLog {
+    root: PathBuf,
+    /// Set where the input is one file: its name.
+    single: Option<String>,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl FileLog {
+    /// The input at `path`.
+    pub fn new(path: &Path, mode: Mode) -> Result<Self, LogError> {
+        let meta = fs::metadata(path).map_err(|e| error(path, e))?;
+        if meta.is_dir() {
+            return Ok(Self { root: path.to_owned(), single: None, mode });
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.ok_or_else(|| LogError::Empty(path.display().to_string()))?;
+        let root = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self { root, single: Some(name), mode })
+    }
+
+    fn path(&self, partition: &str) -> PathBuf {
+        self.root.join(partition)
+    }
+
+    fn names(&self) -> Result<Vec<String>, LogError> {
+        if let Some(name) = &self.single {
+            return Ok(vec![name.clone()]);
+        }
+        let mut names = Vec::new();
+        let mut folders = vec![PathBuf::new()];
+        while let Some(folder) = folders.pop() {
+            let path = self.root.join(&folder);
+            let entries = fs::read_dir(&path).map_err(|e| error(&path, e))?;
+            for entry in entries {
+                let entry = entry.map_err(|e| error(&path, e))?;
+                let file_name = entry.file_name();
+                if file_name.to_string_lossy().starts_with('.') {
+                    continue;
+                }
+                let relative = folder.join(&file_name);
+                // Follows links, so that a link to a file or a folder is read as what it names.
+                let meta = fs::metadata(entry.path()).map_err(|e| error(&entry.path(), e))?;
+                if meta.is_dir() {
+                    folders.push(relative);
+                } else if is_input(&relative) {
+                    names.push(relative.to_string_lossy().into_owned());
+                }
+            }
+        }
+        names.sort_unstable();
+        if names.is_empty() && self.mode != Mode::Tail {
+            return Err(LogError::Empty(self.root.display().to_string()));
+        }
+        Ok(names)
+    }
+
+    fn shape(&self, name: &str) -> Result<Shape, LogError> {
+        let path = self.path(name);
+        let meta = fs::metadata(&path).map_err(|e| error(&path, e))?;
+        if packing(&path) != Packing::Plain {
+            return Ok(Shape::Ordered { bytes: None });
+        }
+        Ok(match self.mode {
+            Mode::Blocks => {
+                let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
+                Shape::Blocks { bytes: meta.len(), fingerprint }
+            }
+            Mode::Ordered | Mode::Tail => Shape::Ordered { bytes: Some(meta.len()) },
+        })
+    }
+}
+
+fn error(path: &Path, source: io::Error) -> LogError {
+    LogError::Io { file: path.display().to_string(), source }
+}
+
+fn packing(path: &Path) -> Packing {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("gz") => Packing::Gzip,
+        Some("zst") => Packing::Zstd,
+        _ => Packing::Plain,
+    }
+}
+
+/// Whether a file of a folder is one to read, by its name.
+fn is_input(path: &Path) -> bool {
+    let plain = if packing(path) == Packing::Plain { path.to_owned() } else { path.with_extension("") };
+    plain.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
+}
+
+fn fingerprint(path: &Path, bytes: u64) -> Result<Fingerprint, LogError> {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes).read_to_end(&mut head));
+    read.map_err(|e| error(path, e))?;
+    Ok(Fingerprint::of(&head))
+}
+
+impl Log for FileLog {
+    fn discover(&self) -> Result<Vec<Found>, LogError> {
+        let found = self.names()?.into_iter().map(|name| {
+            let shape = self.shape(&name)?;
+            Ok(Found { share: xxh3_64(name.as_bytes()), partition: name, shape })
+        });
+        found.collect()
+    }
+
+    fn open(
+        &self,
+        partition: &str,
+        position: u64,
+        known: Option<&Fingerprint>,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let path = self.path(partition);
+        if let Some(known) = known
+            && fingerprint(&path, known.bytes)? != *known
+        {
+            return Err(LogError::Changed(path.display().to_string()));
+        }
+        let reader = FileReader::open(path, position, self.mode == Mode::Tail)?;
+        Ok(Box::new(reader))
+    }
+
+    fn open_block(
+        &self,
+        partition: &str,
+        bytes: u64,
+        number: u64,
+        offset: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let path = self.path(partition);
+        Ok(Box::new(BlockReader::open(&path, bytes, number, offset)?))
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.mode != Mode::Tail
+    }
+}
+
+type Source = Box<dyn Read + Send>;
+
+/// Reads one file in order.
+struct FileReader {
+    lines: Lines<Source>,
+    path: PathBuf,
+    tail: bool,
+    packing: Packing,
+    /// Taken anew until the file has 4 KiB.
+    fingerprint: Fingerprint,
+}
+
+impl FileReader {
+    fn open(path: PathBuf, position: u64, tail: bool) -> Result<Self, LogError> {
+        let packing = packing(&path);
+        let failed = |source| error(&path, source);
+        let mut file = File::open(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let mut source: Source = match packing {
+            Packing::Plain if position > bytes => {
+                let file = path.display().to_string();
+                return Err(LogError::Shorter { file, bytes, read: position });
+            }
+            Packing::Plain => {
+                file.seek(SeekFrom::Start(position)).map_err(failed)?;
+                Box::new(file)
+            }
+            Packing::Gzip => Box::new(MultiGzDecoder::new(io::BufReader::new(file))),
+            Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
+        };
+        if packing != Packing::Plain {
+            let skipped = io::copy(&mut source.by_ref().take(position), &mut io::sink());
+            let skipped = skipped.map_err(failed)?;
+            if skipped < position {
+                let file = path.display().to_string();
+                return Err(LogError::Shorter { file, bytes: skipped, read: position });
+            }
+        }
+        let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
+        // A compressed file is written once: its end is its end, tailed or not.
+        let grows = tail && packing == Packing::Plain;
+        Ok(Self { lines: Lines::new(source, position, grows), path, tail, packing, fingerprint })
+    }
+}
+
+impl Reader for FileReader {
+    fn read(
+        &mut self,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Next, LogError> {
+        let next = self.lines.read(limit, each);
+        next.map_err(|source| error(&self.path, source))
+    }
+
+    fn position(&self) -> u64 {
+        self.lines.position()
+    }
+
+    fn end(&mut self) -> Result<Option<u64>, LogError> {
+        if self.packing != Packing::Plain {
+            return Ok(None);
+        }
+        let bytes = match fs::metadata(&self.path) {
+            // Rotated away: what is open can still be read, and will not grow.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.tail => return Ok(None),
+            other => other.map_err(|e| error(&self.path, e))?.len(),
+        };
+        let read = self.lines.position();
+        if bytes < read {
+            let file = self.path.display().to_string();
+            return Err(LogError::Shorter { file, bytes, read });
+        }
+        if self.tail && self.fingerprint.bytes < FINGERPRINT_BYTES {
+            self.fingerprint = fingerprint(&self.path, FINGERPRINT_BYTES)?;
+        }
+        Ok(Some(bytes))
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        Some(self.fingerprint.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::BLOCK_BYTES;
+    use super::*;
+
+    fn drain(reader: &mut dyn Reader) -> (Vec<(u64, String)>, Next) {
+        let mut out = Vec::new();
+        loop {
+            let mut each = |r: Record<'_>| {
+                out.push((r.position, String::from_utf8_lossy(r.bytes).into_owned()));
+            };
+            match reader.read(3, &mut each).unwrap() {
+                Next::More => {}
+                next => return (out, next),
+            }
+        }
+    }
+
+    fn texts(reader: &mut dyn Reader) -> Vec<String> {
+        drain(reader).0.into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn a_folder_is_read_by_name_and_compression() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        fs::write(at("b.ndjson"), "1\n2").unwrap();
+        fs::write(at("notes.txt"), "no").unwrap();
+        fs::write(at(".hidden.ndjson"), "no").unwrap();
+        let mut gz = flate2::write::GzEncoder::new(File::create(at("sub/a.jsonl.gz")).unwrap(), flate2::Compression::fast());
+        gz.write_all(b"3\n4\n").unwrap();
+        gz.finish().unwrap();
+        fs::write(at("c.json.zst"), zstd::encode_all(&b"5\n6\n"[..], 1).unwrap()).unwrap();
+
+        let log = FileLog::new(folder.path(), Mode::Ordered).unwrap();
+        let found = log.discover().unwrap();
+        let names: Vec<_> = found.iter().map(|f| f.partition.as_str()).collect();
+        assert_eq!(names, ["b.ndjson", "c.json.zst", "sub/a.jsonl.gz"]);
+        assert_eq!(texts(&mut *log.open("b.ndjson", 0, None).unwrap()), ["1", "2"]);
+        assert_eq!(texts(&mut *log.open("sub/a.jsonl.gz", 2, None).unwrap()), ["4"]);
+        assert_eq!(texts(&mut *log.open("c.json.zst", 2, None).unwrap()), ["6"]);
+        assert!(matches!(log.open("c.json.zst", 9, None), Err(LogError::Shorter { .. })));
+    }
+
+    #[test]
+    fn a_tailed_file_waits_for_its_newline_and_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        fs::write(&path, "1\n2").unwrap();
+        let log = FileLog::new(&path, Mode::Tail).unwrap();
+        let mut reader = log.open("a.ndjson", 0, None).unwrap();
+        assert_eq!(drain(&mut *reader), (vec![(0, "1".into())], Next::Wait));
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"3\n").unwrap();
+        assert_eq!(drain(&mut *reader), (vec![(2, "23".into())], Next::Wait));
+        assert_eq!(reader.end().unwrap(), Some(5));
+        let known = reader.fingerprint();
+        assert!(log.open("a.ndjson", 5, known.as_ref()).is_ok());
+        fs::write(&path, "9\n").unwrap();
+        assert!(matches!(reader.end(), Err(LogError::Shorter { .. })));
+        assert!(matches!(log.open("a.ndjson", 5, known.as_ref()), Err(LogError::Changed(_))));
+    }
+
+    #[test]
+    fn blocks_share_a_file_without_gap_or_overlap() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        let mut text = String::new();
+        let mut starts = Vec::new();
+        let mut i = 0_u64;
+        while (text.len() as u64) < 2 * BLOCK_BYTES + 1000 {
+            // Lengths are such that a record starts exactly at a block's first byte as well.
+            let left = BLOCK_BYTES - text.len() as u64 % BLOCK_BYTES;
+            let length = if i % 5 == 0 && left < 4000 { left - 1 } else { 500 + i * 37 % 900 };
+            starts.push((text.len() as u64, length));
+            text.extend(std::iter::repeat_n('x', length as usize));
+            text.push('\n');
+            i += 1;
+        }
+        fs::write(&path, &text).unwrap();
+        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let Shape::Blocks { bytes, .. } = log.discover().unwrap()[0].shape.clone() else { panic!() };
+        let mut read = Vec::new();
+        for number in 0..bytes.div_ceil(BLOCK_BYTES) {
+            let mut reader = log.open_block("a.ndjson", bytes, number, number * BLOCK_BYTES).unwrap();
+            let (records, next) = drain(&mut *reader);
+            assert_eq!(next, Next::End);
+            // Resumed after its third record, it gives the rest.
+            if let Some((offset, _)) = records.get(3) {
+                let mut resumed = log.open_block("a.ndjson", bytes, number, *offset).unwrap();
+                assert_eq!(drain(&mut *resumed).0, records[3..]);
+            }
+            read.extend(records.into_iter().map(|(position, r)| (position, r.len() as u64)));
+        }
+        assert_eq!(read, starts);
+        assert!(starts.iter().any(|(start, _)| *start == BLOCK_BYTES), "the edge case is there");
+    }
+}

@@ -1,0 +1,335 @@
+//! Generated posts: a log whose every record is a function of a seed and its index.
+//!
+//! The shape is that of real hashtag streams: popularity by a double power law or by Zipf, bursts,
+//! repeated deliveries, late and future events when asked for. Invariant: record `i` of a
+//! specification is always the same bytes, whoever asks and in whatever order.
+
+mod popularity;
+mod source;
+mod words;
+
+use std::fmt::Write;
+
+use popularity::Popularity;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use schemas::time::TS_MS_END;
+pub use source::GeneratorLog;
+use thiserror::Error;
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneratorSpec {
+    /// The number of records; none: without end.
+    pub posts: Option<u64>,
+    /// All randomness comes from this.
+    pub seed: u64,
+    /// The mean number of tags of a post.
+    pub tags_mean: f64,
+    /// The number of different tags.
+    pub vocabulary: u64,
+    /// Popularity by Zipf with this exponent; none: a double power law (0.81 up to rank 18,145,
+    /// 1.41 beyond).
+    pub zipf: Option<f64>,
+    /// The share of records that deliver an earlier event again.
+    pub duplicates: f64,
+    /// The share of events that are late, by up to an hour.
+    pub late: f64,
+    /// The share of events dated an hour into the future.
+    pub future: f64,
+    /// Whether some tag bursts every ten minutes of event time.
+    pub bursts: bool,
+    /// The event time of the first record, in milliseconds.
+    pub start_ms: i64,
+    /// Event time between two records, in microseconds.
+    pub step_us: u64,
+    /// The number of partitions.
+    pub partitions: u64,
+}
+
+impl Default for GeneratorSpec {
+    fn default() -> Self {
+        Self {
+            posts: None,
+            seed: 1,
+            tags_mean: 7.0,
+            vocabulary: 1_000_000,
+            zipf: None,
+            duplicates: 0.02,
+            late: 0.0,
+            future: 0.0,
+            bursts: false,
+            start_ms: 1_700_000_000_000,
+            step_us: 600,
+            partitions: 1,
+        }
+    }
+}
+
+/// Why nothing can be generated from a specification.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum GeneratorError {
+    /// A number outside its range.
+    #[error("{0} must be {1}")]
+    Range(&'static str, &'static str),
+}
+
+const TAGS_MAX: usize = 60;
+const REGIONS: [&str; 4] = ["us", "eu", "asia", "africa"];
+const HOUR_MS: i64 = 3_600_000;
+const BURST_MS: i64 = 600_000;
+
+/// Generates the records of a [`GeneratorSpec`].
+#[derive(Clone, Debug)]
+pub struct Generator {
+    spec: GeneratorSpec,
+    popularity: Popularity,
+    /// The share of posts with at most so many tags.
+    tags_up_to: Vec<f64>,
+}
+
+impl Generator {
+    /// A generator of `spec`.
+    pub fn new(spec: GeneratorSpec) -> Result<Self, GeneratorError> {
+        use GeneratorError::Range;
+        for (name, share) in
+            [("duplicates", spec.duplicates), ("late", spec.late), ("future", spec.future)]
+        {
+            if !(0.0..=0.9).contains(&share) {
+                return Err(Range(name, "a share between 0 and 0.9"));
+            }
+        }
+        if !(0.0..=40.0).contains(&spec.tags_mean) {
+            return Err(Range("tags-mean", "between 0 and 40"));
+        }
+        if spec.vocabulary == 0 || spec.vocabulary > 1 << 40 {
+            return Err(Range("vocabulary", "between 1 and 2^40"));
+        }
+        if spec.partitions == 0 {
+            return Err(Range("partitions", "at least 1"));
+        }
+        let end = spec.posts.unwrap_or_default().saturating_mul(spec.step_us) / 1000;
+        if spec.start_ms < 2 * HOUR_MS
+            || spec.start_ms.saturating_add_unsigned(end) >= TS_MS_END - 2 * HOUR_MS
+        {
+            return Err(Range("the events' time", "between 1970 and 2100"));
+        }
+        let popularity = Popularity::new(spec.zipf, spec.vocabulary)
+            .ok_or(Range("zipf", "an exponent between 0 and 10"))?;
+        let tags_up_to = tag_numbers(spec.tags_mean);
+        Ok(Self { spec, popularity, tags_up_to })
+    }
+
+    /// What it generates.
+    pub fn spec(&self) -> &GeneratorSpec {
+        &self.spec
+    }
+
+    /// Writes record `index` to `out`, as one line of JSON without its newline.
+    pub fn record(&self, index: u64, out: &mut String) {
+        out.clear();
+        let event = self.event_of(index);
+        let mut random = self.random(event, 1);
+        let ts_ms = self.ts_ms(event, &mut random);
+        let user = (random.random::<f64>().powi(3) * 500_000.0) as u64;
+        let region = REGIONS[random.random_range(0..REGIONS.len())];
+        // Writing to a String does not fail.
+        let _ = write!(
+            out,
+            r#"{{"event_id":"{id:016x}","type":"post_published","post_id":"{event}","user_id":"u{user}","ts":{ts_ms},"region":"{region}","caption":""#,
+            id = mix(self.spec.seed ^ mix(event)),
+        );
+        self.caption(ts_ms, &mut random, out);
+        out.push_str("\"}");
+    }
+
+    /// The event that record `index` delivers: its own, or an earlier one again.
+    fn event_of(&self, mut index: u64) -> u64 {
+        loop {
+            let mut random = self.random(index, 0);
+            if index == 0 || random.random::<f64>() >= self.spec.duplicates {
+                return index;
+            }
+            // Most repeats follow soon, some much later.
+            let back = random.random::<f64>().powi(4) * index.min(100_000) as f64;
+            index -= 1 + (back as u64).min(index - 1);
+        }
+    }
+
+    fn random(&self, index: u64, purpose: u64) -> Xoshiro256PlusPlus {
+        Xoshiro256PlusPlus::seed_from_u64(mix(self.spec.seed ^ purpose.rotate_left(32)) ^ index)
+    }
+
+    fn ts_ms(&self, event: u64, random: &mut Xoshiro256PlusPlus) -> i64 {
+        let since = event.saturating_mul(self.spec.step_us) / 1000;
+        let on_time = self.spec.start_ms.saturating_add_unsigned(since);
+        let kind = random.random::<f64>();
+        let by = random.random_range(1..HOUR_MS);
+        if kind < self.spec.late {
+            on_time - by
+        } else if kind < self.spec.late + self.spec.future {
+            on_time + HOUR_MS
+        } else {
+            on_time
+        }
+    }
+
+    fn caption(&self, ts_ms: i64, random: &mut Xoshiro256PlusPlus, out: &mut String) {
+        let share = random.random::<f64>();
+        let tags = self.tags_up_to.partition_point(|up_to| *up_to < share);
+        let mut ranks = [0_u64; TAGS_MAX];
+        let mut chosen = 0;
+        for _ in 0..tags {
+            // A post rarely repeats a tag: try again a few times, then let it.
+            for attempt in 0..4 {
+                ranks[chosen] = self.rank(ts_ms, random);
+                if attempt == 3 || !ranks[..chosen].contains(&ranks[chosen]) {
+                    break;
+                }
+            }
+            chosen += 1;
+        }
+        words::sentence(random, out);
+        for rank in &ranks[..chosen] {
+            out.push_str(" #");
+            words::tag(*rank, random.random::<f64>(), out);
+        }
+    }
+
+    /// The popularity rank of a tag for a post at `ts_ms`: a burst's, or anybody's.
+    fn rank(&self, ts_ms: i64, random: &mut Xoshiro256PlusPlus) -> u64 {
+        if self.spec.bursts {
+            let dice = random.random::<f64>();
+            let mut below = 0.0;
+            // The bursts of the last hour still sound, each half as loud after its half-life.
+            for ago in 0..6 {
+                let slot = ts_ms / BURST_MS - ago;
+                let kind = mix(self.spec.seed ^ mix(slot as u64));
+                let loudness = 0.1 + 0.2 * (kind % 1000) as f64 / 1000.0;
+                let half_life = 10.0 + (kind >> 10 & 63) as f64 * 0.8;
+                below += loudness * 0.3 * 0.5_f64.powf(ago as f64 * 10.0 / half_life);
+                if dice < below {
+                    return 1 + kind % self.spec.vocabulary;
+                }
+            }
+        }
+        self.popularity.rank(random)
+    }
+}
+
+/// The shares of posts with at most 0, 1, 2 … tags: negative binomial with two failures, which
+/// spreads as tag numbers do, cut at 30 like the largest networks cut them.
+fn tag_numbers(mean: f64) -> Vec<f64> {
+    const FAILURES: f64 = 4.0;
+    const CUT: u32 = 30;
+    let success = mean / (mean + FAILURES);
+    let mut share = (1.0 - success).powf(FAILURES);
+    let mut up_to = Vec::new();
+    let mut sum = 0.0;
+    for k in 0..CUT.max(mean as u32 + 10).min(TAGS_MAX as u32) {
+        sum += share;
+        up_to.push(sum);
+        share *= success * (f64::from(k) + FAILURES) / (f64::from(k) + 1.0);
+    }
+    up_to
+}
+
+/// A bijection that looks random (the finalizer of SplitMix64).
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use schemas::event::Decoder;
+    use schemas::tags::Extractor;
+
+    use super::*;
+
+    fn records(spec: GeneratorSpec) -> Vec<String> {
+        let posts = spec.posts.unwrap();
+        let generator = Generator::new(spec).unwrap();
+        let mut out = String::new();
+        let record = |index| {
+            generator.record(index, &mut out);
+            out.clone()
+        };
+        (0..posts).map(record).collect()
+    }
+
+    #[test]
+    fn records_are_events_of_the_asked_shape() {
+        let spec = GeneratorSpec {
+            posts: Some(50_000),
+            zipf: Some(1.05),
+            late: 0.01,
+            ..GeneratorSpec::default()
+        };
+        let lines = records(spec.clone());
+        let decoder = Decoder::default();
+        let mut extractor = Extractor::default();
+        let (mut ids, mut tags, mut keys) = (BTreeMap::new(), 0, BTreeSet::new());
+        let mut late = 0;
+        for (i, line) in lines.iter().enumerate() {
+            let event = decoder.decode(line.as_bytes()).unwrap();
+            let first = ids.entry(event.event_id.to_string()).or_insert_with(|| line.clone());
+            assert_eq!(first, line, "a redelivery is the same record");
+            let on_time = spec.start_ms + i as i64 * 600 / 1000;
+            late += u32::from(event.ts_ms < on_time - 120_000);
+            extractor.each(&event.caption, |_, key, first| {
+                tags += u32::from(first);
+                keys.insert(key.to_owned());
+            });
+        }
+        let mean = f64::from(tags) / 50_000.0;
+        assert!((6.5..7.5).contains(&mean), "{mean} tags a post");
+        let duplicates = 50_000 - ids.len();
+        assert!((800..1200).contains(&duplicates), "{duplicates} duplicates");
+        assert!((300..700).contains(&late), "{late} late");
+        assert!(keys.len() > 20_000, "{} different tags", keys.len());
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_records_and_another_gives_others() {
+        let spec = |seed| GeneratorSpec { posts: Some(100), seed, ..GeneratorSpec::default() };
+        assert_eq!(records(spec(5)), records(spec(5)));
+        assert_ne!(records(spec(5)), records(spec(6)));
+    }
+
+    #[test]
+    fn bursts_lift_one_tag() {
+        let top = |bursts| {
+            let spec = GeneratorSpec {
+                posts: Some(20_000),
+                bursts,
+                step_us: 6_000,
+                ..GeneratorSpec::default()
+            };
+            let mut counts = BTreeMap::new();
+            let mut extractor = Extractor::default();
+            for line in records(spec) {
+                extractor.each(&line, |_, key, _| *counts.entry(key.to_owned()).or_insert(0) += 1);
+            }
+            counts.into_values().max().unwrap()
+        };
+        assert!(top(true) > 2 * top(false));
+    }
+
+    #[test]
+    fn wrong_numbers_are_named() {
+        let error = |change: fn(&mut GeneratorSpec)| {
+            let mut spec = GeneratorSpec::default();
+            change(&mut spec);
+            Generator::new(spec).unwrap_err().to_string()
+        };
+        assert!(error(|s| s.duplicates = 1.0).contains("duplicates"));
+        assert!(error(|s| s.vocabulary = 0).contains("vocabulary"));
+        assert!(error(|s| s.zipf = Some(-1.0)).contains("zipf"));
+        assert!(error(|s| s.start_ms = 0).contains("time"));
+    }
+}

@@ -1,0 +1,126 @@
+//! A generator as a log: at a rate, or as fast as possible.
+
+use std::sync::Arc;
+
+use schemas::manifest::Fingerprint;
+
+use super::{Generator, GeneratorError, GeneratorSpec};
+use crate::clock::Clock;
+use crate::log::{Found, Log, LogError, Next, Reader, Record, Shape};
+
+/// Generated partitions. Positions are the indices of records; partition `p` of `n` has those with
+/// `index % n == p`.
+pub struct GeneratorLog {
+    generator: Arc<Generator>,
+    /// Set where records come in real time: the clock that says which are there.
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl GeneratorLog {
+    /// Records as fast as they are read.
+    pub fn fast(spec: GeneratorSpec) -> Result<Self, GeneratorError> {
+        Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: None })
+    }
+
+    /// Records whose event time has come.
+    pub fn real_time(spec: GeneratorSpec, clock: Arc<dyn Clock>) -> Result<Self, GeneratorError> {
+        Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: Some(clock) })
+    }
+}
+
+/// The name of a generated partition.
+fn name(partition: u64) -> String {
+    format!("generated-{partition}")
+}
+
+impl Log for GeneratorLog {
+    fn discover(&self) -> Result<Vec<Found>, LogError> {
+        let shape = Shape::Ordered { bytes: None };
+        let found =
+            |p| Found { partition: name(p), share: p, shape: shape.clone() };
+        Ok((0..self.generator.spec().partitions).map(found).collect())
+    }
+
+    fn open(
+        &self,
+        partition: &str,
+        position: u64,
+        _: Option<&Fingerprint>,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let number = partition.strip_prefix("generated-").and_then(|p| p.parse().ok());
+        let number: u64 = number.ok_or_else(|| LogError::Gone(partition.to_owned()))?;
+        Ok(Box::new(GeneratorReader {
+            generator: Arc::clone(&self.generator),
+            clock: self.clock.clone(),
+            index: position.max(number),
+            record: String::new(),
+        }))
+    }
+
+    fn open_block(
+        &self,
+        partition: &str,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        Err(LogError::Gone(partition.to_owned()))
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.generator.spec().posts.is_some()
+    }
+}
+
+struct GeneratorReader {
+    generator: Arc<Generator>,
+    clock: Option<Arc<dyn Clock>>,
+    index: u64,
+    record: String,
+}
+
+impl GeneratorReader {
+    /// The index behind the last record that is there.
+    fn available(&self) -> u64 {
+        let spec = self.generator.spec();
+        let all = spec.posts.unwrap_or(u64::MAX);
+        let Some(clock) = &self.clock else { return all };
+        let since_us = (clock.wall_ms() - spec.start_ms).max(0).unsigned_abs() * 1000;
+        all.min(since_us / spec.step_us.max(1))
+    }
+}
+
+impl Reader for GeneratorReader {
+    fn read(
+        &mut self,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Next, LogError> {
+        let spec = self.generator.spec();
+        let (step, all, available) =
+            (spec.partitions, spec.posts.unwrap_or(u64::MAX), self.available());
+        for _ in 0..limit {
+            if self.index >= available {
+                return Ok(if self.index >= all { Next::End } else { Next::Wait });
+            }
+            self.generator.record(self.index, &mut self.record);
+            let bytes = self.record.as_bytes();
+            let size = bytes.len() as u64;
+            each(Record { position: self.index, bytes, size, stamp_ms: None });
+            self.index += step;
+        }
+        Ok(Next::More)
+    }
+
+    fn position(&self) -> u64 {
+        self.index
+    }
+
+    fn end(&mut self) -> Result<Option<u64>, LogError> {
+        Ok(Some(self.available()))
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        None
+    }
+}

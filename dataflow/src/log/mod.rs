@@ -1,0 +1,144 @@
+//! Input logs: what a job reads, partition by partition.
+//!
+//! Invariants: a record's position never changes; reading from a position gives the records from
+//! there on; a reader never blocks for long.
+
+mod block;
+mod files;
+pub mod generator;
+mod lines;
+mod stdin;
+
+use std::io;
+
+pub use files::{FileLog, Mode};
+pub use generator::{GeneratorLog, GeneratorSpec};
+use schemas::manifest::Fingerprint;
+pub use stdin::StdinLog;
+use thiserror::Error;
+
+/// The size of the pieces that bounded files are read in.
+pub const BLOCK_BYTES: u64 = 8 << 20;
+
+/// Why an input could not be read.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The system refused.
+    #[error("cannot read {file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No record can come from there.
+    #[error("{0} holds no input: name an NDJSON file (.ndjson, .jsonl, .json, also .gz or .zst)")]
+    Empty(String),
+    /// Not the file that had been read before.
+    #[error("{0} does not begin as the file that this state has read; it was replaced")]
+    Changed(String),
+    /// Shorter than what had been read of it.
+    #[error("{file} has {bytes} bytes, of which {read} had been read; it was cut off")]
+    Shorter {
+        /// The file.
+        file: String,
+        /// Its size now.
+        bytes: u64,
+        /// How far it had been read.
+        read: u64,
+    },
+    /// A file with unread records is gone.
+    #[error("{0} is gone, and had not been read to its end")]
+    Gone(String),
+}
+
+/// A partition that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its identity.
+    pub partition: String,
+    /// Decides which worker reads it: worker = share % workers.
+    pub share: u64,
+    /// How it is read.
+    pub shape: Shape,
+}
+
+/// How a partition is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// In order, by one worker.
+    Ordered {
+        /// Its size in bytes where that is its end; none where it is not known.
+        bytes: Option<u64>,
+    },
+    /// Block by block, by any worker.
+    Blocks {
+        /// Its size in bytes.
+        bytes: u64,
+        /// What it begins with.
+        fingerprint: Fingerprint,
+    },
+}
+
+/// One record as a log holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Its position.
+    pub position: u64,
+    /// Its bytes; cut where it is too large to be an event.
+    pub bytes: &'a [u8],
+    /// Its whole size.
+    pub size: u64,
+    /// When the log took it in, where the log says so.
+    pub stamp_ms: Option<i64>,
+}
+
+/// What there is to read behind the records just read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More, now.
+    More,
+    /// Nothing now.
+    Wait,
+    /// Nothing, ever.
+    End,
+}
+
+/// Reads one partition, or one block of it, in order.
+pub trait Reader: Send {
+    /// Calls `each` with at most `limit` records.
+    fn read(
+        &mut self,
+        limit: usize,
+        each: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Next, LogError>;
+    /// The position of the next record.
+    fn position(&self) -> u64;
+    /// The position behind the last record that is there now; none where nobody knows.
+    fn end(&mut self) -> Result<Option<u64>, LogError>;
+    /// What the partition begins with, to know it again.
+    fn fingerprint(&self) -> Option<Fingerprint>;
+}
+
+/// A named input.
+pub trait Log: Send + Sync {
+    /// The partitions that exist now.
+    fn discover(&self) -> Result<Vec<Found>, LogError>;
+    /// Reads a partition from `position` on; it must begin with `fingerprint`.
+    fn open(
+        &self,
+        partition: &str,
+        position: u64,
+        fingerprint: Option<&Fingerprint>,
+    ) -> Result<Box<dyn Reader>, LogError>;
+    /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on.
+    fn open_block(
+        &self,
+        partition: &str,
+        bytes: u64,
+        number: u64,
+        offset: u64,
+    ) -> Result<Box<dyn Reader>, LogError>;
+    /// Whether no partition will ever come or grow.
+    fn is_bounded(&self) -> bool;
+}

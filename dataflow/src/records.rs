@@ -1,0 +1,238 @@
+//! The records that travel between operators. Tags travel as hashes with their spelling packed
+//! beside them; no record owns more than a few short allocations.
+
+use schemas::hash::KeyHash;
+use schemas::manifest::{Block, Counters, Fingerprint, Partition, SegmentMeta};
+use serde::{Deserialize, Serialize};
+
+/// A decoded event on its way to dedup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Post {
+    /// The hash of (input, event id).
+    pub id: KeyHash,
+    /// Event time in milliseconds.
+    pub ts_ms: i64,
+    /// Its distinct tags.
+    pub tags: PackedTags,
+    /// Indices of the scopes it belongs to, besides the whole stream.
+    pub scopes: Box<[u16]>,
+    /// Where it came from, when the floor may still refuse it.
+    pub origin: Option<Box<Origin>>,
+}
+
+/// Where a record came from, and its bytes: what a dead letter needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The input's name.
+    pub input: String,
+    /// The partition's identity.
+    pub partition: String,
+    /// The record's position in it.
+    pub position: u64,
+    /// The record.
+    pub raw: Vec<u8>,
+}
+
+/// The distinct tags of a post: of each the hash of its key and its spelling, in one allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedTags(Box<[u8]>);
+
+/// Bytes before a spelling: the hash and the spelling's length.
+const HEAD: usize = 18;
+
+impl PackedTags {
+    /// Packs what [`Self::append`] collected.
+    pub fn new(packed: &[u8]) -> Self {
+        Self(packed.into())
+    }
+
+    /// Appends a tag to a buffer that becomes a list of tags.
+    pub fn append(packed: &mut Vec<u8>, hash: KeyHash, spelling: &str) {
+        packed.extend_from_slice(&hash.hi.to_le_bytes());
+        packed.extend_from_slice(&hash.lo.to_le_bytes());
+        // A tag has at most 100 code points, so at most 400 bytes.
+        packed.extend_from_slice(&(spelling.len() as u16).to_le_bytes());
+        packed.extend_from_slice(spelling.as_bytes());
+    }
+
+    /// The tags.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyHash, &str)> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (head, tail) = rest.split_at_checked(HEAD)?;
+            let word = |at: usize| head.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let hash = KeyHash { hi: word(0)?, lo: word(8)? };
+            let length = usize::from(u16::from_le_bytes([head[16], head[17]]));
+            let (spelling, tail) = tail.split_at_checked(length)?;
+            rest = tail;
+            Some((hash, std::str::from_utf8(spelling).ok()?))
+        })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// So many posts of a slice carry one tag, in one bucket of the finest width.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mention {
+    /// The hash of (scope, tag).
+    pub tag: KeyHash,
+    /// The slot of the finest window.
+    pub slot: u32,
+    /// The number of posts.
+    pub count: u32,
+    /// The least of their event times.
+    pub first_ms: i64,
+    /// The greatest.
+    pub last_ms: i64,
+    /// The text, when the receiver may not know it.
+    pub text: Option<Box<Text>>,
+}
+
+/// What a tag's row needs besides numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Index of the scope; 0 is the whole stream.
+    pub scope: u16,
+    /// The spelling in the mention's earliest post; of several, the least by bytes.
+    pub spelling: String,
+}
+
+/// The minter's word that a commit ends: the clocks at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tick {
+    /// The commit.
+    pub commit: u64,
+    /// The wall clock in milliseconds.
+    pub wall_ms: i64,
+    /// The monotonic clock in microseconds.
+    pub mono_us: u64,
+    /// Whether this is the last commit of the run, and why.
+    pub last: Option<Last>,
+}
+
+/// Why a commit is the last of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Last {
+    /// A bounded run has read everything.
+    Finished,
+    /// The job was asked to stop.
+    Stopped,
+}
+
+/// What a source knows of its partitions when a commit ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// The commit.
+    pub commit: u64,
+    /// The input's name.
+    pub input: String,
+    /// The partition's identity.
+    pub partition: String,
+    /// What is new.
+    pub news: News,
+}
+
+/// What is new about a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum News {
+    /// A partition that one worker reads in order.
+    Ordered {
+        /// Its state.
+        state: Partition,
+        /// The largest event time accepted since the start, and the monotonic time of its reading.
+        largest: Option<(i64, u64)>,
+    },
+    /// A file that is read block by block.
+    File {
+        /// The number of its blocks.
+        blocks: u64,
+        /// What it begins with.
+        fingerprint: Fingerprint,
+    },
+    /// One block of such a file.
+    Block {
+        /// Its number.
+        number: u64,
+        /// Its state.
+        state: Block,
+    },
+}
+
+/// A commit ends: what every worker must know to close it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// The worker this copy is for.
+    pub worker: u64,
+    /// The commit.
+    pub commit: u64,
+    /// Stream time, in milliseconds; none before the first event.
+    pub as_of_ms: Option<i64>,
+    /// Ids of events before this are forgotten.
+    pub floor_ms: Option<i64>,
+    /// Whether it is the last commit of the run.
+    pub last: bool,
+}
+
+/// What goes into a commit's manifest. An operator sends its own once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ack {
+    /// A durable segment.
+    Segment(SegmentMeta),
+    /// What has been counted in this commit.
+    Counters(Counters),
+    /// The cut itself.
+    Cut(Box<Cut>),
+}
+
+/// Where a commit cuts the inputs, and its times.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    /// The minter's word.
+    pub tick: Tick,
+    /// Stream time.
+    pub as_of_ms: Option<i64>,
+    /// The eviction floor.
+    pub floor_ms: Option<i64>,
+    /// The largest event time accepted so far.
+    pub largest_ts_ms: Option<i64>,
+    /// Input → partition → how far it has been read.
+    pub inputs: std::collections::BTreeMap<String, std::collections::BTreeMap<String, Partition>>,
+}
+
+/// A tag as one worker ranks it on a board.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The commit.
+    pub commit: u64,
+    /// Index of the scope.
+    pub scope: u16,
+    /// Index of the window; the number of windows stands for all time.
+    pub window: u16,
+    /// The count.
+    pub count: i64,
+    /// The tag's key.
+    pub tag: String,
+    /// Its display form.
+    pub display: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_tags_come_back() {
+        let tags = [(KeyHash { hi: 1, lo: 2 }, "Straße"), (KeyHash { hi: 3, lo: 4 }, "")];
+        let mut packed = Vec::new();
+        for (hash, spelling) in tags {
+            PackedTags::append(&mut packed, hash, spelling);
+        }
+        assert_eq!(PackedTags::new(&packed).iter().collect::<Vec<_>>(), tags);
+        assert!(PackedTags::default().is_empty());
+        assert!(size_of::<Post>() <= 72 && size_of::<Mention>() <= 48);
+    }
+}
