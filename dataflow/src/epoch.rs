@@ -4,25 +4,25 @@
 //! slice is never minted: it is the time at which operators acknowledge the commit.
 
 /// Timely's timestamp.
-pub type Epoch = u64;
+pub(crate) type Epoch = u64;
 
 const SLICE_BITS: u32 = 20;
 
 /// The most slices that a commit is cut into.
-pub const SLICES_MAX: u64 = (1 << SLICE_BITS) - 1;
+pub(crate) const SLICES_MAX: u64 = (1 << SLICE_BITS) - 1;
 
 /// The commit of an epoch.
-pub fn commit_of(epoch: Epoch) -> u64 {
+pub(crate) fn commit_of(epoch: Epoch) -> u64 {
     epoch >> SLICE_BITS
 }
 
 /// The first epoch of a commit.
-pub fn first_of(commit: u64) -> Epoch {
+pub(crate) fn first_of(commit: u64) -> Epoch {
     commit << SLICE_BITS
 }
 
 /// The epoch at which operators acknowledge a commit, behind all its slices.
-pub fn close_of(commit: u64) -> Epoch {
+pub(crate) fn close_of(commit: u64) -> Epoch {
     first_of(commit + 1) - 1
 }
 

@@ -4,6 +4,24 @@
 //! look-up of a cold row; nothing here knows a database.
 
 pub mod clock;
+mod context;
 mod epoch;
+mod failure;
+mod inputs;
+mod job;
 pub mod log;
+mod operators;
+mod plan;
 mod records;
+mod run;
+mod settings;
+mod state;
+mod status;
+mod stream_time;
+
+pub use context::Stop;
+pub use inputs::{InputError, InputSpec, Origin};
+pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
+pub use settings::{Beyond, Input, LogTimeKind, Scope, Settings};
+pub use state::tag_table::TagError;
+pub use status::{Progress, Status};

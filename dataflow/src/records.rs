@@ -1,53 +1,69 @@
 //! The records that travel between operators. Tags travel as hashes with their spelling packed
 //! beside them; no record owns more than a few short allocations.
 
+use std::collections::BTreeMap;
+
 use schemas::hash::KeyHash;
-use schemas::manifest::{Block, Counters, Fingerprint, Partition, SegmentMeta};
+use schemas::manifest::{Block, Counters, Partition, SegmentMeta};
 use serde::{Deserialize, Serialize};
+
+/// Input name → partition identity → how far it has been read.
+pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
 /// A decoded event on its way to dedup.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Post {
+pub(crate) struct Post {
     /// The hash of (input, event id).
-    pub id: KeyHash,
+    pub(crate) id: KeyHash,
     /// Event time in milliseconds.
-    pub ts_ms: i64,
+    pub(crate) ts_ms: i64,
     /// Its distinct tags.
-    pub tags: PackedTags,
+    pub(crate) tags: PackedTags,
     /// Indices of the scopes it belongs to, besides the whole stream.
-    pub scopes: Box<[u16]>,
-    /// Where it came from, when the floor may still refuse it.
-    pub origin: Option<Box<Origin>>,
+    pub(crate) scopes: Box<[u16]>,
+    /// What dedup has to do with it.
+    pub(crate) route: Route,
+}
+
+/// How an event passes dedup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Route {
+    /// Once per id.
+    Once,
+    /// Beyond the horizon, and to be counted as it is: its id is neither asked for nor kept.
+    AsItIs,
+    /// Once per id, unless the eviction floor says that it is beyond the horizon.
+    UnlessBelowFloor(Box<Origin>),
 }
 
 /// Where a record came from, and its bytes: what a dead letter needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The input's name.
-    pub input: String,
+    pub(crate) input: String,
     /// The partition's identity.
-    pub partition: String,
+    pub(crate) partition: String,
     /// The record's position in it.
-    pub position: u64,
+    pub(crate) position: u64,
     /// The record.
-    pub raw: Vec<u8>,
+    pub(crate) raw: Vec<u8>,
 }
 
 /// The distinct tags of a post: of each the hash of its key and its spelling, in one allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PackedTags(Box<[u8]>);
+pub(crate) struct PackedTags(Box<[u8]>);
 
 /// Bytes before a spelling: the hash and the spelling's length.
 const HEAD: usize = 18;
 
 impl PackedTags {
     /// Packs what [`Self::append`] collected.
-    pub fn new(packed: &[u8]) -> Self {
+    pub(crate) fn new(packed: &[u8]) -> Self {
         Self(packed.into())
     }
 
     /// Appends a tag to a buffer that becomes a list of tags.
-    pub fn append(packed: &mut Vec<u8>, hash: KeyHash, spelling: &str) {
+    pub(crate) fn append(packed: &mut Vec<u8>, hash: KeyHash, spelling: &str) {
         packed.extend_from_slice(&hash.hi.to_le_bytes());
         packed.extend_from_slice(&hash.lo.to_le_bytes());
         // A tag has at most 100 code points, so at most 400 bytes.
@@ -56,7 +72,7 @@ impl PackedTags {
     }
 
     /// The tags.
-    pub fn iter(&self) -> impl Iterator<Item = (KeyHash, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (KeyHash, &str)> {
         let mut rest = &*self.0;
         std::iter::from_fn(move || {
             let (head, tail) = rest.split_at_checked(HEAD)?;
@@ -68,55 +84,50 @@ impl PackedTags {
             Some((hash, std::str::from_utf8(spelling).ok()?))
         })
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// So many posts of a slice carry one tag, in one bucket of the finest width.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Mention {
+pub(crate) struct Mention {
     /// The hash of (scope, tag).
-    pub tag: KeyHash,
+    pub(crate) tag: KeyHash,
     /// The slot of the finest window.
-    pub slot: u32,
+    pub(crate) slot: u32,
     /// The number of posts.
-    pub count: u32,
+    pub(crate) count: u32,
     /// The least of their event times.
-    pub first_ms: i64,
+    pub(crate) first_ms: i64,
     /// The greatest.
-    pub last_ms: i64,
+    pub(crate) last_ms: i64,
     /// The text, when the receiver may not know it.
-    pub text: Option<Box<Text>>,
+    pub(crate) text: Option<Box<Text>>,
 }
 
 /// What a tag's row needs besides numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Text {
+pub(crate) struct Text {
     /// Index of the scope; 0 is the whole stream.
-    pub scope: u16,
+    pub(crate) scope: u16,
     /// The spelling in the mention's earliest post; of several, the least by bytes.
-    pub spelling: String,
+    pub(crate) spelling: String,
 }
 
 /// The minter's word that a commit ends: the clocks at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tick {
+pub(crate) struct Tick {
     /// The commit.
-    pub commit: u64,
+    pub(crate) commit: u64,
     /// The wall clock in milliseconds.
-    pub wall_ms: i64,
+    pub(crate) wall_ms: i64,
     /// The monotonic clock in microseconds.
-    pub mono_us: u64,
+    pub(crate) mono_us: u64,
     /// Whether this is the last commit of the run, and why.
-    pub last: Option<Last>,
+    pub(crate) last: Option<Last>,
 }
 
 /// Why a commit is the last of its run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Last {
+pub(crate) enum Last {
     /// A bounded run has read everything.
     Finished,
     /// The job was asked to stop.
@@ -125,20 +136,20 @@ pub enum Last {
 
 /// What a source knows of its partitions when a commit ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fact {
+pub(crate) struct Fact {
     /// The commit.
-    pub commit: u64,
+    pub(crate) commit: u64,
     /// The input's name.
-    pub input: String,
+    pub(crate) input: String,
     /// The partition's identity.
-    pub partition: String,
+    pub(crate) partition: String,
     /// What is new.
-    pub news: News,
+    pub(crate) news: News,
 }
 
 /// What is new about a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum News {
+pub(crate) enum News {
     /// A partition that one worker reads in order.
     Ordered {
         /// Its state.
@@ -146,14 +157,7 @@ pub enum News {
         /// The largest event time accepted since the start, and the monotonic time of its reading.
         largest: Option<(i64, u64)>,
     },
-    /// A file that is read block by block.
-    File {
-        /// The number of its blocks.
-        blocks: u64,
-        /// What it begins with.
-        fingerprint: Fingerprint,
-    },
-    /// One block of such a file.
+    /// One block of a file that is read block by block.
     Block {
         /// Its number.
         number: u64,
@@ -164,22 +168,22 @@ pub enum News {
 
 /// A commit ends: what every worker must know to close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Close {
+pub(crate) struct Close {
     /// The worker this copy is for.
-    pub worker: u64,
+    pub(crate) worker: u64,
     /// The commit.
-    pub commit: u64,
+    pub(crate) commit: u64,
     /// Stream time, in milliseconds; none before the first event.
-    pub as_of_ms: Option<i64>,
+    pub(crate) as_of_ms: Option<i64>,
     /// Ids of events before this are forgotten.
-    pub floor_ms: Option<i64>,
+    pub(crate) floor_ms: Option<i64>,
     /// Whether it is the last commit of the run.
-    pub last: bool,
+    pub(crate) last: bool,
 }
 
 /// What goes into a commit's manifest. An operator sends its own once it is durable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Ack {
+pub(crate) enum Ack {
     /// A durable segment.
     Segment(SegmentMeta),
     /// What has been counted in this commit.
@@ -190,34 +194,36 @@ pub enum Ack {
 
 /// Where a commit cuts the inputs, and its times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// The minter's word.
-    pub tick: Tick,
+    pub(crate) tick: Tick,
     /// Stream time.
-    pub as_of_ms: Option<i64>,
+    pub(crate) as_of_ms: Option<i64>,
     /// The eviction floor.
-    pub floor_ms: Option<i64>,
+    pub(crate) floor_ms: Option<i64>,
     /// The largest event time accepted so far.
-    pub largest_ts_ms: Option<i64>,
+    pub(crate) largest_ts_ms: Option<i64>,
+    /// Whether the wall clock agrees with the events' times.
+    pub(crate) clocks_agree: bool,
     /// Input → partition → how far it has been read.
-    pub inputs: std::collections::BTreeMap<String, std::collections::BTreeMap<String, Partition>>,
+    pub(crate) inputs: Inputs,
 }
 
 /// A tag as one worker ranks it on a board.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ranked {
+pub(crate) struct Ranked {
     /// The commit.
-    pub commit: u64,
+    pub(crate) commit: u64,
     /// Index of the scope.
-    pub scope: u16,
+    pub(crate) scope: u16,
     /// Index of the window; the number of windows stands for all time.
-    pub window: u16,
+    pub(crate) window: u16,
     /// The count.
-    pub count: i64,
+    pub(crate) count: i64,
     /// The tag's key.
-    pub tag: String,
+    pub(crate) tag: String,
     /// Its display form.
-    pub display: String,
+    pub(crate) display: String,
 }
 
 #[cfg(test)]
@@ -232,7 +238,7 @@ mod tests {
             PackedTags::append(&mut packed, hash, spelling);
         }
         assert_eq!(PackedTags::new(&packed).iter().collect::<Vec<_>>(), tags);
-        assert!(PackedTags::default().is_empty());
+        assert_eq!(PackedTags::default().iter().count(), 0);
         assert!(size_of::<Post>() <= 72 && size_of::<Mention>() <= 48);
     }
 }

@@ -112,13 +112,30 @@ impl Default for Position {
     }
 }
 
+/// The size of the pieces that bounded files are read in.
+pub const BLOCK_BYTES: u64 = 8 << 20;
+
 /// Which blocks of a file have been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocks {
+    /// The size of the file when it was last looked at.
+    pub bytes: u64,
     /// All blocks before this one are done, and in the partition's log time.
     pub done: u64,
     /// Begun blocks, and done ones behind a gap, by number.
     pub open: BTreeMap<u64, Block>,
+}
+
+impl Blocks {
+    /// The number of blocks of the file.
+    pub fn count(&self) -> u64 {
+        self.bytes.div_ceil(BLOCK_BYTES)
+    }
+
+    /// Whether all of them have been read.
+    pub fn are_done(&self) -> bool {
+        self.done >= self.count()
+    }
 }
 
 /// A block of a file.
@@ -358,7 +375,7 @@ mod tests {
         let mut log_time = LogTime::default();
         (0..100).for_each(|ts| log_time.observe(ts * 7));
         let block = Block { offset: 9, done: false, times: log_time.clone() };
-        let blocks = Blocks { done: 3, open: [(4, block)].into() };
+        let blocks = Blocks { bytes: 99, done: 3, open: [(4, block)].into() };
         let partitions = [
             (
                 "a.ndjson".to_owned(),

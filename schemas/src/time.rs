@@ -119,7 +119,9 @@ pub fn parse_duration_ms(text: &str) -> Result<i64, TimeError> {
     let error = || TimeError::Duration(text.to_owned());
     // The library leaves days out, since a calendar's are not all of 24 hours; here they are.
     let days = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok());
-    let ms = if let Some(days) = days { days.checked_mul(86_400_000) } else {
+    let ms = if let Some(days) = days {
+        days.checked_mul(86_400_000)
+    } else {
         let duration: jiff::SignedDuration = text.parse().map_err(|_| error())?;
         i64::try_from(duration.as_millis()).ok()
     };

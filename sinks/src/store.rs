@@ -143,7 +143,8 @@ impl CommitView {
 
     /// All boards of a scope: the windows', then that of all time.
     pub fn boards(&self, scope: &str) -> Result<Vec<Board>, StoreError> {
-        let windows = self.snapshot.manifest.body.windows.iter().map(schemas::windows::Window::name);
+        let windows =
+            self.snapshot.manifest.body.windows.iter().map(schemas::windows::Window::name);
         let names = windows.chain(["all".to_owned()]);
         let boards = names.filter_map(|window| {
             let row = self.snapshot.board(scope, &window)?;

@@ -42,11 +42,7 @@ impl BlockReader {
 }
 
 impl Reader for BlockReader {
-    fn read(
-        &mut self,
-        limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<Next, LogError> {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let read = self.lines.read(limit, each);
         read.map_err(|source| LogError::Io { file: self.file.clone(), source })
     }

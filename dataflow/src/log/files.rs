@@ -124,7 +124,8 @@ fn packing(path: &Path) -> Packing {
 
 /// Whether a file of a folder is one to read, by its name.
 fn is_input(path: &Path) -> bool {
-    let plain = if packing(path) == Packing::Plain { path.to_owned() } else { path.with_extension("") };
+    let plain =
+        if packing(path) == Packing::Plain { path.to_owned() } else { path.with_extension("") };
     plain.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
 }
 
@@ -144,20 +145,17 @@ impl Log for FileLog {
         found.collect()
     }
 
-    fn open(
-        &self,
-        partition: &str,
-        position: u64,
-        known: Option<&Fingerprint>,
-    ) -> Result<Box<dyn Reader>, LogError> {
+    fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError> {
         let path = self.path(partition);
-        if let Some(known) = known
-            && fingerprint(&path, known.bytes)? != *known
-        {
-            return Err(LogError::Changed(path.display().to_string()));
+        if fingerprint(&path, known.bytes)? == *known {
+            return Ok(());
         }
-        let reader = FileReader::open(path, position, self.mode == Mode::Tail)?;
-        Ok(Box::new(reader))
+        Err(LogError::Changed(path.display().to_string()))
+    }
+
+    fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
+        let tail = self.mode == Mode::Tail;
+        Ok(Box::new(FileReader::open(self.path(partition), position, tail)?))
     }
 
     fn open_block(
@@ -222,11 +220,7 @@ impl FileReader {
 }
 
 impl Reader for FileReader {
-    fn read(
-        &mut self,
-        limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<Next, LogError> {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let next = self.lines.read(limit, each);
         next.map_err(|source| error(&self.path, source))
     }
@@ -292,7 +286,10 @@ mod tests {
         fs::write(at("b.ndjson"), "1\n2").unwrap();
         fs::write(at("notes.txt"), "no").unwrap();
         fs::write(at(".hidden.ndjson"), "no").unwrap();
-        let mut gz = flate2::write::GzEncoder::new(File::create(at("sub/a.jsonl.gz")).unwrap(), flate2::Compression::fast());
+        let mut gz = flate2::write::GzEncoder::new(
+            File::create(at("sub/a.jsonl.gz")).unwrap(),
+            flate2::Compression::fast(),
+        );
         gz.write_all(b"3\n4\n").unwrap();
         gz.finish().unwrap();
         fs::write(at("c.json.zst"), zstd::encode_all(&b"5\n6\n"[..], 1).unwrap()).unwrap();
@@ -301,10 +298,10 @@ mod tests {
         let found = log.discover().unwrap();
         let names: Vec<_> = found.iter().map(|f| f.partition.as_str()).collect();
         assert_eq!(names, ["b.ndjson", "c.json.zst", "sub/a.jsonl.gz"]);
-        assert_eq!(texts(&mut *log.open("b.ndjson", 0, None).unwrap()), ["1", "2"]);
-        assert_eq!(texts(&mut *log.open("sub/a.jsonl.gz", 2, None).unwrap()), ["4"]);
-        assert_eq!(texts(&mut *log.open("c.json.zst", 2, None).unwrap()), ["6"]);
-        assert!(matches!(log.open("c.json.zst", 9, None), Err(LogError::Shorter { .. })));
+        assert_eq!(texts(&mut *log.open("b.ndjson", 0).unwrap()), ["1", "2"]);
+        assert_eq!(texts(&mut *log.open("sub/a.jsonl.gz", 2).unwrap()), ["4"]);
+        assert_eq!(texts(&mut *log.open("c.json.zst", 2).unwrap()), ["6"]);
+        assert!(matches!(log.open("c.json.zst", 9), Err(LogError::Shorter { .. })));
     }
 
     #[test]
@@ -313,17 +310,17 @@ mod tests {
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "1\n2").unwrap();
         let log = FileLog::new(&path, Mode::Tail).unwrap();
-        let mut reader = log.open("a.ndjson", 0, None).unwrap();
+        let mut reader = log.open("a.ndjson", 0).unwrap();
         assert_eq!(drain(&mut *reader), (vec![(0, "1".into())], Next::Wait));
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"3\n").unwrap();
         assert_eq!(drain(&mut *reader), (vec![(2, "23".into())], Next::Wait));
         assert_eq!(reader.end().unwrap(), Some(5));
-        let known = reader.fingerprint();
-        assert!(log.open("a.ndjson", 5, known.as_ref()).is_ok());
+        let known = reader.fingerprint().unwrap();
+        assert!(log.verify("a.ndjson", &known).is_ok());
         fs::write(&path, "9\n").unwrap();
         assert!(matches!(reader.end(), Err(LogError::Shorter { .. })));
-        assert!(matches!(log.open("a.ndjson", 5, known.as_ref()), Err(LogError::Changed(_))));
+        assert!(matches!(log.verify("a.ndjson", &known), Err(LogError::Changed(_))));
     }
 
     #[test]
@@ -344,10 +341,13 @@ mod tests {
         }
         fs::write(&path, &text).unwrap();
         let log = FileLog::new(&path, Mode::Blocks).unwrap();
-        let Shape::Blocks { bytes, .. } = log.discover().unwrap()[0].shape.clone() else { panic!() };
+        let Shape::Blocks { bytes, .. } = log.discover().unwrap()[0].shape.clone() else {
+            panic!()
+        };
         let mut read = Vec::new();
         for number in 0..bytes.div_ceil(BLOCK_BYTES) {
-            let mut reader = log.open_block("a.ndjson", bytes, number, number * BLOCK_BYTES).unwrap();
+            let mut reader =
+                log.open_block("a.ndjson", bytes, number, number * BLOCK_BYTES).unwrap();
             let (records, next) = drain(&mut *reader);
             assert_eq!(next, Next::End);
             // Resumed after its third record, it gives the rest.

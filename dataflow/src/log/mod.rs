@@ -13,13 +13,10 @@ use std::io;
 
 pub use files::{FileLog, Mode};
 pub use generator::{GeneratorLog, GeneratorSpec};
+pub use schemas::manifest::BLOCK_BYTES;
 use schemas::manifest::Fingerprint;
 pub use stdin::StdinLog;
 use thiserror::Error;
-
-/// The size of the pieces that bounded files are read in.
-pub const BLOCK_BYTES: u64 = 8 << 20;
-
 /// Why an input could not be read.
 #[derive(Debug, Error)]
 pub enum LogError {
@@ -107,11 +104,7 @@ pub enum Next {
 /// Reads one partition, or one block of it, in order.
 pub trait Reader: Send {
     /// Calls `each` with at most `limit` records.
-    fn read(
-        &mut self,
-        limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<Next, LogError>;
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError>;
     /// The position of the next record.
     fn position(&self) -> u64;
     /// The position behind the last record that is there now; none where nobody knows.
@@ -124,13 +117,10 @@ pub trait Reader: Send {
 pub trait Log: Send + Sync {
     /// The partitions that exist now.
     fn discover(&self) -> Result<Vec<Found>, LogError>;
-    /// Reads a partition from `position` on; it must begin with `fingerprint`.
-    fn open(
-        &self,
-        partition: &str,
-        position: u64,
-        fingerprint: Option<&Fingerprint>,
-    ) -> Result<Box<dyn Reader>, LogError>;
+    /// Checks that a partition still begins with what it began with.
+    fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError>;
+    /// Reads a partition from `position` on.
+    fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError>;
     /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on.
     fn open_block(
         &self,

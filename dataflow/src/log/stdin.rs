@@ -51,12 +51,11 @@ impl Log for StdinLog {
         Ok(vec![Found { partition, share: 0, shape: Shape::Ordered { bytes: None } }])
     }
 
-    fn open(
-        &self,
-        _: &str,
-        _: u64,
-        _: Option<&Fingerprint>,
-    ) -> Result<Box<dyn Reader>, LogError> {
+    fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn open(&self, _: &str, _: u64) -> Result<Box<dyn Reader>, LogError> {
         let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner).take();
         let chunks = chunks.ok_or_else(|| LogError::Gone("stdin".into()))?;
         let pipe = Pipe { chunks, chunk: Vec::new(), read: 0, ended: false };
@@ -103,11 +102,7 @@ struct StdinReader {
 }
 
 impl Reader for StdinReader {
-    fn read(
-        &mut self,
-        limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<Next, LogError> {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let error = |source| LogError::Io { file: "stdin".into(), source };
         if self.ended {
             return Ok(Next::End);

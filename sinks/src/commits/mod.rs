@@ -8,9 +8,11 @@
 mod files;
 mod filter;
 mod follow;
+mod housekeeping;
 mod lock;
 mod merge;
 mod publish_rows;
+mod queue;
 mod retention;
 mod rollback;
 mod snapshot;
@@ -23,10 +25,12 @@ pub use files::{
 };
 pub use filter::Filter;
 pub use follow::Follower;
+pub use housekeeping::{Housekeeper, Kept};
 pub use lock::{Lock, LockError, Owner};
 pub use merge::{MergeTask, Merged};
+pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue};
 pub use retention::{Retention, RetentionTask};
 pub use rollback::{RollbackError, rollback};
-pub use snapshot::{OpenSegment, Snapshot, open_segment, open_table};
+pub use snapshot::{Named, OpenSegment, Snapshot, open_segment, open_table};
 pub use takeover::{Start, TakeoverError, Watch, take_over};
 pub use writer::{SegmentWriter, WriteError, WriteJob, Written};

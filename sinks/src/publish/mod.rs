@@ -143,3 +143,17 @@ pub trait Publisher: Send {
     /// Writes the job's row, at its version.
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError>;
 }
+
+impl Publisher for Box<dyn Publisher> {
+    fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError> {
+        (**self).job(name)
+    }
+
+    fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        (**self).upsert(rows)
+    }
+
+    fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
+        (**self).set_job(row)
+    }
+}

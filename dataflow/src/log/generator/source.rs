@@ -36,17 +36,15 @@ fn name(partition: u64) -> String {
 impl Log for GeneratorLog {
     fn discover(&self) -> Result<Vec<Found>, LogError> {
         let shape = Shape::Ordered { bytes: None };
-        let found =
-            |p| Found { partition: name(p), share: p, shape: shape.clone() };
+        let found = |p| Found { partition: name(p), share: p, shape: shape.clone() };
         Ok((0..self.generator.spec().partitions).map(found).collect())
     }
 
-    fn open(
-        &self,
-        partition: &str,
-        position: u64,
-        _: Option<&Fingerprint>,
-    ) -> Result<Box<dyn Reader>, LogError> {
+    fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
         let number = partition.strip_prefix("generated-").and_then(|p| p.parse().ok());
         let number: u64 = number.ok_or_else(|| LogError::Gone(partition.to_owned()))?;
         Ok(Box::new(GeneratorReader {
@@ -91,11 +89,7 @@ impl GeneratorReader {
 }
 
 impl Reader for GeneratorReader {
-    fn read(
-        &mut self,
-        limit: usize,
-        each: &mut dyn FnMut(Record<'_>),
-    ) -> Result<Next, LogError> {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let spec = self.generator.spec();
         let (step, all, available) =
             (spec.partitions, spec.posts.unwrap_or(u64::MAX), self.available());

@@ -6,8 +6,29 @@ use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 
 const FILLER: [&str; 24] = [
-    "morning", "light", "over", "the", "city", "and", "a", "long", "walk", "home", "with", "old",
-    "friends", "today", "we", "found", "something", "new", "near", "river", "after", "rain", "so",
+    "morning",
+    "light",
+    "over",
+    "the",
+    "city",
+    "and",
+    "a",
+    "long",
+    "walk",
+    "home",
+    "with",
+    "old",
+    "friends",
+    "today",
+    "we",
+    "found",
+    "something",
+    "new",
+    "near",
+    "river",
+    "after",
+    "rain",
+    "so",
     "quiet",
 ];
 const CONSONANTS: [char; 14] =
@@ -49,7 +70,8 @@ pub(super) fn tag(rank: u64, variant: f64, out: &mut String) {
         }),
     }
     if variant < 0.10 {
-        let first = out[start..].chars().next().map(|c| (c.to_uppercase().to_string(), c.len_utf8()));
+        let first =
+            out[start..].chars().next().map(|c| (c.to_uppercase().to_string(), c.len_utf8()));
         if let Some((upper, length)) = first {
             out.replace_range(start..start + length, &upper);
         }

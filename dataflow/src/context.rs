@@ -1,0 +1,155 @@
+//! What the operators of a process share: handles to the outside, and how they wake each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemas::manifest::Manifest;
+use sinks::commits::{CommitQueue, Latest, MergeQueue, WriteJob};
+use sinks::storage::Storage;
+use timely::scheduling::SyncActivator;
+
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::operators::source::budget;
+use crate::plan::Plan;
+use crate::settings::{Input, Settings};
+use crate::status::Status;
+
+/// The handles of one process of a job.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) inputs: Arc<[Input]>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The monotonic clock when the job started.
+    pub(crate) started_us: u64,
+    pub(crate) storage: Arc<dyn Storage>,
+    /// This start's takeover.
+    pub(crate) start: Arc<Manifest>,
+    /// The newest durable commit.
+    pub(crate) latest: Arc<Latest>,
+    pub(crate) writer: Sender<WriteJob>,
+    pub(crate) commits: CommitQueue,
+    pub(crate) merges: Arc<MergeQueue>,
+    pub(crate) failure: Arc<Failure>,
+    pub(crate) stop: Arc<Stop>,
+    pub(crate) slice: Arc<SliceCount>,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) status: Arc<Status>,
+}
+
+/// Whether the job was asked to stop.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Asks for a last commit and an orderly end.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// The records of the present slice, over the workers of this process.
+#[derive(Default)]
+pub(crate) struct SliceCount {
+    workers: usize,
+    records: AtomicU64,
+    minter: Mutex<Option<SyncActivator>>,
+}
+
+impl SliceCount {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { workers, ..Self::default() }
+    }
+
+    /// What one worker may read in a slice.
+    pub(crate) fn budget(&self) -> usize {
+        budget(self.workers)
+    }
+
+    /// The minter is woken when a slice is full.
+    pub(crate) fn wake_by(&self, minter: SyncActivator) {
+        self.minter.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(minter);
+    }
+
+    /// Begins a slice.
+    pub(crate) fn begin(&self) {
+        self.records.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts records.
+    pub(crate) fn read(&self, records: usize) {
+        use crate::operators::mint::SLICE_RECORDS;
+        let before = self.records.fetch_add(records as u64, Ordering::Relaxed);
+        if before < SLICE_RECORDS && before + records as u64 >= SLICE_RECORDS {
+            let minter = self.minter.lock().unwrap_or_else(PoisonError::into_inner);
+            // A minter that is gone needs no waking.
+            let _ = minter.as_ref().map(SyncActivator::activate);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+}
+
+/// A limit on records a second, over the workers of this process: a bucket of a tenth of a second.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    per_second: Option<u64>,
+    /// Records in the bucket, in millionths, and when it was last filled.
+    bucket: Mutex<(u64, u64)>,
+}
+
+impl Pace {
+    pub(crate) fn new(per_second: Option<u64>, now_us: u64) -> Self {
+        Self { per_second, bucket: Mutex::new((0, now_us)) }
+    }
+
+    /// How many of `wanted` records may be read now.
+    pub(crate) fn grant(&self, wanted: usize, now_us: u64) -> usize {
+        let Some(per_second) = self.per_second else { return wanted };
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed_us = now_us.saturating_sub(bucket.1);
+        let full = per_second * 100_000;
+        bucket.0 =
+            bucket.0.saturating_add(passed_us.saturating_mul(per_second)).min(full.max(1_000_000));
+        bucket.1 = now_us;
+        let granted = wanted.min((bucket.0 / 1_000_000) as usize);
+        bucket.0 -= granted as u64 * 1_000_000;
+        granted
+    }
+
+    /// Returns what was granted and not read.
+    pub(crate) fn give_back(&self, unused: usize) {
+        if self.per_second.is_some() {
+            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.0 += unused as u64 * 1_000_000;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_grants_its_rate_whatever_is_asked() {
+        let pace = Pace::new(Some(1000), 0);
+        let mut granted = 0;
+        for ms in 1..=2000 {
+            let got = pace.grant(7, ms * 1000);
+            granted += got - got / 3;
+            pace.give_back(got / 3);
+        }
+        assert!((1900..=2000).contains(&granted), "{granted}");
+        assert_eq!(Pace::new(None, 0).grant(7, 0), 7);
+    }
+}

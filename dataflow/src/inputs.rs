@@ -1,0 +1,91 @@
+//! The inputs of a job as they are asked for, and how they become logs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use schemas::mapping::Mapping;
+use thiserror::Error;
+
+use crate::clock::Clock;
+use crate::log::generator::{GeneratorError, GeneratorLog, GeneratorSpec};
+use crate::log::{FileLog, Log, LogError, Mode, StdinLog};
+use crate::settings::{Input, LogTimeKind, Settings};
+
+/// Where an input's records come from.
+#[derive(Clone)]
+pub enum Origin {
+    /// A file or a folder of files.
+    Files {
+        /// Which.
+        path: PathBuf,
+        /// How they are read.
+        mode: Mode,
+    },
+    /// Standard input.
+    Stdin {
+        /// Whether its end is the end of the input.
+        bounded: bool,
+    },
+    /// Generated posts.
+    Generator {
+        /// Which.
+        spec: GeneratorSpec,
+        /// Whether they come in real time.
+        real_time: bool,
+    },
+    /// A log of the caller's.
+    Log(Arc<dyn Log>),
+}
+
+/// A named input.
+#[derive(Clone)]
+pub struct InputSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its records come from.
+    pub origin: Origin,
+    /// What its records call their fields.
+    pub mapping: Mapping,
+    /// What its log time follows.
+    pub log_time: LogTimeKind,
+}
+
+/// Why an input cannot be opened.
+#[derive(Debug, Error)]
+pub enum InputError {
+    /// Its log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Its generator cannot be made.
+    #[error(transparent)]
+    Generator(#[from] GeneratorError),
+}
+
+impl InputSpec {
+    /// Whether two starts read the same records from it.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !matches!(self.origin, Origin::Stdin { .. })
+    }
+
+    /// Opens it for the start of `generation`.
+    pub(crate) fn open(
+        &self,
+        generation: u64,
+        settings: &Settings,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Input, InputError> {
+        let log: Arc<dyn Log> = match &self.origin {
+            Origin::Files { path, mode } => Arc::new(FileLog::new(path, *mode)?),
+            Origin::Stdin { bounded } => Arc::new(StdinLog::new(generation, *bounded)),
+            Origin::Generator { spec, real_time: true } => {
+                Arc::new(GeneratorLog::real_time(spec.clone(), Arc::clone(clock))?)
+            }
+            Origin::Generator { spec, real_time: false } => {
+                Arc::new(GeneratorLog::fast(spec.clone())?)
+            }
+            Origin::Log(log) => Arc::clone(log),
+        };
+        let decoder = settings.decoder(&self.mapping);
+        Ok(Input { name: self.name.clone(), log, decoder, log_time: self.log_time })
+    }
+}

@@ -1,0 +1,141 @@
+//! Commit: once everything of a commit is durable, creates its manifest; worker 0 only.
+//!
+//! Invariants: manifests are created one by one, in order; a capability at a commit's end is held
+//! until its manifest is durable, so the frontier of this stream is that of durable commits.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
+
+use schemas::manifest::{Body, Finished, Header, Manifest, SegmentMeta};
+use sinks::commits::Merged;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::ack::segments;
+use crate::context::Context;
+use crate::epoch::{Epoch, close_of, commit_of};
+use crate::records::{Ack, Cut, Last};
+
+/// Puts manifests together.
+struct Assembler {
+    last: Manifest,
+    /// The wall clock at the start, and the monotonic one: versions follow both.
+    start_us: (i64, u64),
+    until_ms: Option<i64>,
+}
+
+impl Assembler {
+    /// The manifest of the next commit from everybody's acknowledgements.
+    fn next(&mut self, acks: &[Ack], cut: Cut, merged: Vec<Merged>) -> Manifest {
+        let before = &self.last;
+        let commit = before.header.commit + 1;
+        let since_us = cut.tick.mono_us.saturating_sub(self.start_us.1);
+        let clock_us = self.start_us.0.saturating_add_unsigned(since_us);
+        let header = Header {
+            commit,
+            takeover: false,
+            version: clock_us.max(before.header.version + 1),
+            wall_ms: cut.tick.wall_ms,
+            ..before.header.clone()
+        };
+        let mut counters = before.body.counters;
+        for ack in acks {
+            if let Ack::Counters(more) = ack {
+                counters += *more;
+            }
+        }
+        let mut kept = before.body.segments.clone();
+        for merge in merged {
+            if !merge.apply(&mut kept) {
+                tracing::debug!(file = merge.output.name, "a merge came too late");
+            }
+        }
+        let floor_hour = cut.floor_ms.map_or(0, |ms| (ms / 3_600_000) as u32);
+        kept.retain(|s| s.last_hour.is_none_or(|hour| hour >= floor_hour));
+        let mut new: Vec<SegmentMeta> = segments(acks).cloned().collect();
+        // Workers acknowledge in any order; the list is the same for the same files.
+        new.sort_by(|a, b| a.name.cmp(&b.name));
+        kept.extend(new);
+        let finished =
+            (cut.tick.last == Some(Last::Finished)).then_some(Finished { until_ms: self.until_ms });
+        let body = Body {
+            as_of_ms: cut.as_of_ms,
+            floor_ms: cut.floor_ms,
+            largest_ts_ms: cut.largest_ts_ms,
+            finished,
+            clean: cut.tick.last.is_some(),
+            inputs: cut.inputs,
+            counters,
+            segments: kept,
+            ..before.body.clone()
+        };
+        let manifest = Manifest { header, body };
+        self.last = manifest.clone();
+        manifest
+    }
+}
+
+/// The stream whose frontier says which commits are durable.
+pub(crate) fn commit<'s>(
+    acks: StreamVec<'s, Epoch, Ack>,
+    context: &Context,
+) -> StreamVec<'s, Epoch, ()> {
+    let scope = acks.scope();
+    let index = scope.index();
+    let mut builder = OperatorBuilder::new("commit".into(), scope);
+    let mut acks = builder.new_input(acks, Exchange::new(|_: &Ack| 0));
+    let (_, durable) = builder.new_output::<Vec<()>>();
+    let wake = scope.worker().sync_activator_for(builder.operator_info().address.to_vec());
+    let wake = std::sync::Arc::new(wake);
+    let context = context.clone();
+    builder.build(move |mut capabilities| {
+        let mut assembler = Assembler {
+            last: (*context.start).clone(),
+            start_us: (context.start.header.wall_ms * 1000, context.started_us),
+            until_ms: context.settings.until_ms,
+        };
+        let mut commit = context.start.header.commit + 1;
+        let mut capability = capabilities.pop().filter(|_| index == 0);
+        capability.iter_mut().for_each(|c| c.downgrade(&close_of(commit)));
+        let mut waiting: BTreeMap<u64, Vec<Ack>> = BTreeMap::new();
+        let (replies, durable) = channel();
+        let mut writing: Option<(Capability<Epoch>, bool)> = None;
+        move |frontiers| {
+            acks.for_each(|stamp, batch| {
+                let commit = stamp.least().map_or(0, |epoch| commit_of(*epoch));
+                waiting.entry(commit).or_default().append(batch);
+            });
+            if let Ok(done) = durable.try_recv()
+                && let Some((mut now, last)) = writing.take()
+            {
+                if let Err(error) = done {
+                    context.failure.set(error);
+                    return;
+                }
+                commit += 1;
+                now.downgrade(&close_of(commit));
+                capability = Some(now).filter(|_| !last);
+            }
+            if writing.is_some() || frontiers[0].less_equal(&close_of(commit)) {
+                return;
+            }
+            let Some(mut acks) = waiting.remove(&commit) else { return };
+            let cut = acks.iter().position(|ack| matches!(ack, Ack::Cut(_)));
+            let Some(Ack::Cut(cut)) = cut.map(|at| acks.swap_remove(at)) else { return };
+            let Some(held) = capability.take() else { return };
+            context.status.cut(&cut);
+            let last = cut.tick.last.is_some();
+            let manifest = assembler.next(&acks, *cut, context.merges.take());
+            writing = Some((held, last));
+            let (replies, wake) = (replies.clone(), wake.clone());
+            context.commits.send(manifest, move |done| {
+                // Nobody listens any more when the job is ending on an error.
+                let _ = replies.send(done);
+                let _ = wake.activate();
+            });
+        }
+    });
+    durable
+}

@@ -1,0 +1,249 @@
+//! Dedup: lets the first event of each id pass, exactly once through crashes.
+//!
+//! Invariants: an id is in the set from the event that was accepted until the floor passes its
+//! hour; the rows of a commit are the ids accepted in it.
+
+use schemas::hash::KeyHash;
+use schemas::manifest::Counters;
+use schemas::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash};
+use schemas::segment::Rows;
+use sinks::commits::{CommitError, open_table};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::progress::Antichain;
+
+use super::ack::{Acker, owns};
+use super::held::Held;
+use super::read::BEYOND_HORIZON;
+use crate::context::Context;
+use crate::epoch::Epoch;
+use crate::records::{Ack, Close, Origin, Post, Route};
+use crate::settings::Beyond;
+use crate::state::id_set::IdSet;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// The ids of one worker's bins.
+pub(crate) struct Dedup {
+    ids: IdSet,
+    beyond: Beyond,
+    floor_ms: Option<i64>,
+    commit: u64,
+    accepted: Rows<Ids>,
+    last_hour: Option<u32>,
+    dead: Rows<DeadLetters>,
+    counters: Counters,
+}
+
+fn hour(ms: i64) -> u32 {
+    (ms.max(0) / HOUR_MS) as u32
+}
+
+/// What a dead letter tells of an event that the source took to be safely above the floor: only
+/// clocks running ahead of each other can bring that about.
+fn unknown_origin(post: &Post) -> Origin {
+    let KeyHash { hi, lo } = post.id;
+    let raw = format!("event {hi:016x}{lo:016x}").into_bytes();
+    Origin { input: String::new(), partition: format!("{hi:016x}"), position: lo, raw }
+}
+
+impl Dedup {
+    /// Loads the ids of the bins that worker `index` of `peers` owns.
+    pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, CommitError> {
+        let start = &context.start;
+        let mut dedup = Self::new(context.settings.beyond, start.header.commit + 1);
+        dedup.floor_ms = start.body.floor_ms;
+        let floor = start.body.floor_ms.map_or(0, hour);
+        for segment in open_table::<Ids>(&*context.storage, start)? {
+            for (id, row) in segment.rows.iter() {
+                if owns(index, peers, id.bin()) && row.hour >= floor {
+                    dedup.ids.insert(row.hour, id);
+                }
+            }
+        }
+        Ok(dedup)
+    }
+
+    fn new(beyond: Beyond, commit: u64) -> Self {
+        Self {
+            ids: IdSet::default(),
+            beyond,
+            floor_ms: None,
+            commit,
+            accepted: Rows::default(),
+            last_hour: None,
+            dead: Rows::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Removes from `posts` what does not count.
+    fn apply(&mut self, posts: &mut Vec<Post>) {
+        posts.retain(|post| {
+            let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
+            match &post.route {
+                Route::AsItIs => true,
+                Route::UnlessBelowFloor(origin) if below_floor => {
+                    self.below_floor(origin);
+                    self.beyond == Beyond::Count
+                }
+                Route::Once if below_floor => {
+                    self.below_floor(&unknown_origin(post));
+                    self.beyond == Beyond::Count
+                }
+                Route::UnlessBelowFloor(_) | Route::Once => self.first(post.id, hour(post.ts_ms)),
+            }
+        });
+    }
+
+    fn first(&mut self, id: KeyHash, hour: u32) -> bool {
+        let first = self.ids.insert(hour, id);
+        if first {
+            self.counters.events += 1;
+            self.last_hour = self.last_hour.max(Some(hour));
+            self.accepted.push(id, &IdRow { hash: id, hour });
+        } else {
+            self.counters.duplicates += 1;
+        }
+        first
+    }
+
+    /// The floor depends on the moment at which commits end, so its word leaves a row, whether the
+    /// event is counted or not.
+    fn below_floor(&mut self, origin: &Origin) {
+        self.counters.beyond_horizon += 1;
+        let detail = match self.beyond {
+            Beyond::DeadLetter => "its time lies below the floor of remembered ids",
+            Beyond::Count => "counted; its time lies below the floor of remembered ids",
+        };
+        let partition = partition_hash(&origin.input, &origin.partition);
+        let row = DeadLetterRow {
+            input: &origin.input,
+            partition: &origin.partition,
+            position: origin.position,
+            reason: BEYOND_HORIZON,
+            detail,
+            raw: &origin.raw,
+            commit: self.commit,
+        };
+        self.dead.push(record_hash(partition, origin.position), &row);
+    }
+
+    /// Ends a commit: hands over what it has to write, and forgets what lies below the floor.
+    fn close(&mut self, close: Close, acker: &mut Acker) {
+        acker.begin(close.commit, close.last, std::mem::take(&mut self.counters));
+        acker.write(std::mem::take(&mut self.accepted), self.last_hour.take());
+        acker.write(std::mem::take(&mut self.dead), None);
+        self.floor_ms = close.floor_ms;
+        if let Some(floor) = close.floor_ms {
+            self.ids.forget_before(hour(floor));
+        }
+        self.commit = close.commit + 1;
+    }
+}
+
+/// The posts that count, and acknowledgements.
+pub(crate) fn dedup<'s>(
+    posts: StreamVec<'s, Epoch, Post>,
+    closes: StreamVec<'s, Epoch, Close>,
+    mut dedup: Dedup,
+    context: &Context,
+) -> (StreamVec<'s, Epoch, Post>, StreamVec<'s, Epoch, Ack>) {
+    let scope = posts.scope();
+    let index = scope.index();
+    let mut builder = OperatorBuilder::new("dedup".into(), scope);
+    let (fresh_out, fresh) = builder.new_output::<Vec<Post>>();
+    let (acks_out, acks) = builder.new_output::<Vec<Ack>>();
+    let same = Antichain::from_elem(0);
+    let by_id = Exchange::new(|post: &Post| post.id.bin());
+    let mut posts =
+        builder.new_input_connection(posts, by_id, [(0, same.clone()), (1, same.clone())]);
+    // The end of a commit holds back acknowledgements, not posts.
+    let by_worker = Exchange::new(|close: &Close| close.worker);
+    let mut closes = builder.new_input_connection(closes, by_worker, [(1, same)]);
+    let wake = scope.worker().sync_activator_for(builder.operator_info().address.to_vec());
+    let context = context.clone();
+    builder.build(move |mut capabilities| {
+        let acks_cap = capabilities.pop();
+        capabilities.clear();
+        let mut acker = acks_cap.map(|c| Acker::new(&context, c, 'd', index, wake));
+        let mut fresh_out = OutputBuilder::from(fresh_out);
+        let mut acks_out = OutputBuilder::from(acks_out);
+        let mut held = Held::new(dedup.commit);
+        let mut ending = Vec::<Close>::new();
+        move |frontiers| {
+            let Some(acker) = acker.as_mut() else { return };
+            let mut fresh_out = fresh_out.activate();
+            closes.for_each(|_, batch| ending.append(batch));
+            posts.for_each_stamp(|stamp, batches| {
+                if let Some(now) = held.admit(&stamp, 0, batches) {
+                    for mut batch in now {
+                        dedup.apply(&mut batch);
+                        fresh_out.session(&stamp).give_container(&mut batch);
+                    }
+                }
+            });
+            while let Some(close) = held.next_close(&mut ending, frontiers) {
+                dedup.close(close, acker);
+                for (capability, mut batch) in held.release(close.commit + 1) {
+                    dedup.apply(&mut batch);
+                    fresh_out.session(&capability).give_container(&mut batch);
+                }
+                context.status.dedup(index, dedup.ids.len(), dedup.ids.bytes());
+            }
+            if let Some((capability, acks)) = acker.poll() {
+                acks_out.activate().session(&capability).give_iterator(acks.into_iter());
+            }
+        }
+    });
+    (fresh, acks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::PackedTags;
+
+    fn post(id: u64, ts_ms: i64, route: Route) -> Post {
+        let id = KeyHash { hi: id, lo: id };
+        Post { id, ts_ms, tags: PackedTags::default(), scopes: Box::default(), route }
+    }
+
+    fn origin() -> Route {
+        let (input, partition) = ("i".to_owned(), "p".to_owned());
+        Route::UnlessBelowFloor(Box::new(Origin { input, partition, position: 9, raw: vec![1] }))
+    }
+
+    #[test]
+    fn an_id_passes_once_and_what_is_beyond_the_horizon_never_asks() {
+        let mut dedup = Dedup::new(Beyond::DeadLetter, 1);
+        let ts = 100 * HOUR_MS;
+        let mut posts = vec![
+            post(1, ts, Route::Once),
+            post(1, ts, Route::Once),
+            post(1, ts, Route::AsItIs),
+            post(2, ts, origin()),
+        ];
+        dedup.apply(&mut posts);
+        let passed: Vec<u64> = posts.iter().map(|p| p.id.hi).collect();
+        assert_eq!(passed, [1, 1, 2]);
+        assert_eq!((dedup.counters.events, dedup.counters.duplicates), (2, 1));
+    }
+
+    #[test]
+    fn the_floor_refuses_and_leaves_a_row() {
+        for (beyond, passes) in [(Beyond::DeadLetter, 0), (Beyond::Count, 1)] {
+            let mut dedup = Dedup::new(beyond, 1);
+            dedup.floor_ms = Some(100 * HOUR_MS);
+            let mut posts = vec![post(1, 100 * HOUR_MS - 1, origin())];
+            dedup.apply(&mut posts);
+            assert_eq!((posts.len(), dedup.dead.len()), (passes, 1));
+            assert_eq!((dedup.counters.beyond_horizon, dedup.counters.events), (1, 0));
+            let mut posts = vec![post(1, 100 * HOUR_MS, origin())];
+            dedup.apply(&mut posts);
+            assert_eq!(posts.len(), 1, "an event at the floor counts");
+        }
+    }
+}

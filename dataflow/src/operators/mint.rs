@@ -1,0 +1,211 @@
+//! Mints the slices and commits that everything else moves by; worker 0 only.
+//!
+//! This is the only back-pressure, since timely's queues are unbounded: no new slice while so many
+//! are between source and tags, and no new commit while the one before is being written.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use timely::dataflow::operators::generic::operator::source;
+use timely::dataflow::{ProbeHandle, Scope, StreamVec};
+
+use crate::context::Context;
+use crate::epoch::{Epoch, SLICES_MAX, close_of, commit_of, first_of};
+use crate::records::{Last, Tick};
+
+/// Slices that may be between source and tags.
+const SLICES_IN_FLIGHT: usize = 4;
+/// A slice ends when it is so old or has so many records.
+const SLICE_US: u64 = 50_000;
+/// The same, in records.
+pub(crate) const SLICE_RECORDS: u64 = 10_000;
+/// A commit that waits for the one before to become durable takes records for so long.
+const COMMIT_US_MAX: u64 = 5_000_000;
+
+/// What the minter looks at.
+#[derive(Clone, Copy, Debug)]
+struct Sight {
+    now_us: u64,
+    /// Records read in the present slice.
+    records: u64,
+    /// Whether the commit before is durable.
+    durable: bool,
+    /// Minted slices, the present one included, that tags have not finished.
+    in_flight: usize,
+    /// Set when the run should end.
+    last: Option<Last>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing now.
+    Hold,
+    /// The next slice.
+    Slice,
+    /// The next commit.
+    Commit,
+    /// End the run with this commit.
+    End(Last),
+}
+
+/// When the present slice and commit began.
+#[derive(Clone, Copy, Debug)]
+struct Minter {
+    every_us: u64,
+    commit_since_us: u64,
+    slice_since_us: u64,
+    slices: u64,
+}
+
+impl Minter {
+    fn decide(&self, sight: Sight) -> Step {
+        if let Some(last) = sight.last.filter(|_| sight.durable) {
+            return Step::End(last);
+        }
+        let commit_us = sight.now_us.saturating_sub(self.commit_since_us);
+        if commit_us >= self.every_us && sight.durable {
+            return Step::Commit;
+        }
+        let slice_us = sight.now_us.saturating_sub(self.slice_since_us);
+        let full = sight.records >= SLICE_RECORDS || (slice_us >= SLICE_US && sight.records > 0);
+        let room = sight.in_flight < SLICES_IN_FLIGHT
+            && commit_us < COMMIT_US_MAX.max(self.every_us)
+            && self.slices < SLICES_MAX;
+        if full && room { Step::Slice } else { Step::Hold }
+    }
+
+    /// How long nothing but progress elsewhere can change the decision.
+    fn pause(&self, sight: Sight) -> Duration {
+        if sight.records > 0 || sight.in_flight > 1 || !sight.durable {
+            return Duration::from_millis(1);
+        }
+        let due = self.commit_since_us + self.every_us;
+        Duration::from_micros(due.saturating_sub(sight.now_us).clamp(500, 10_000))
+    }
+}
+
+/// The handles by which the minter sees how far others are.
+pub(crate) struct Probes {
+    /// Tags have finished a slice.
+    pub(crate) passed: ProbeHandle<Epoch>,
+    /// A commit is durable.
+    pub(crate) durable: ProbeHandle<Epoch>,
+    /// Sources still have something to read, or may get it.
+    pub(crate) reading: ProbeHandle<Epoch>,
+}
+
+/// The stream of commit ends; its frontier is the present slice.
+pub(crate) fn mint<'s>(
+    scope: Scope<'s, Epoch>,
+    context: &Context,
+    probes: Probes,
+) -> StreamVec<'s, Epoch, Tick> {
+    let context = context.clone();
+    source(scope, "mint", move |capability, info| {
+        let activator = scope.activator_for(info.address.clone());
+        context.slice.wake_by(scope.worker().sync_activator_for(info.address.to_vec()));
+        let first = context.start.header.commit + 1;
+        let mut capability = (scope.index() == 0).then_some(capability);
+        if let Some(capability) = &mut capability {
+            capability.downgrade(&first_of(first));
+        }
+        let now_us = context.clock.mono_us();
+        let every_us = context.settings.every_ms * 1000;
+        let mut minter =
+            Minter { every_us, commit_since_us: now_us, slice_since_us: now_us, slices: 1 };
+        let mut minted: VecDeque<Epoch> = [first_of(first)].into();
+        move |output| {
+            let Some(present) = capability.as_mut() else { return };
+            let epoch = *present.time();
+            let commit = commit_of(epoch);
+            while minted.front().is_some_and(|slice| !probes.passed.less_equal(slice)) {
+                minted.pop_front();
+            }
+            let sight = Sight {
+                now_us: context.clock.mono_us(),
+                records: context.slice.records(),
+                durable: !probes.durable.less_than(&first_of(commit)),
+                in_flight: minted.len(),
+                last: if context.stop.is_set() {
+                    Some(Last::Stopped)
+                } else {
+                    probes.reading.done().then_some(Last::Finished)
+                },
+            };
+            let step = minter.decide(sight);
+            let next = match step {
+                Step::Hold => None,
+                Step::Slice => Some(epoch + 1),
+                Step::Commit | Step::End(_) => Some(first_of(commit + 1)),
+            };
+            if matches!(step, Step::Commit | Step::End(_)) {
+                let last = if let Step::End(last) = step { Some(last) } else { None };
+                let (wall_ms, mono_us) = (context.clock.wall_ms(), sight.now_us);
+                let end = present.delayed(&close_of(commit));
+                output.session(&end).give(Tick { commit, wall_ms, mono_us, last });
+                (minter.commit_since_us, minter.slices) = (sight.now_us, 0);
+            }
+            if let Some(next) = next {
+                context.slice.begin();
+                (minter.slice_since_us, minter.slices) = (sight.now_us, minter.slices + 1);
+                minted.push_back(next);
+                present.downgrade(&next);
+            }
+            if matches!(step, Step::End(_)) {
+                capability = None;
+                return;
+            }
+            match context.clock.pause(minter.pause(sight)) {
+                Some(pause) => activator.activate_after(pause),
+                None => activator.activate(),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGHT: Sight = Sight { now_us: 0, records: 0, durable: true, in_flight: 1, last: None };
+
+    fn decide(change: impl FnOnce(&mut Sight)) -> Step {
+        let mut sight = SIGHT;
+        change(&mut sight);
+        let minter =
+            Minter { every_us: 1_000_000, commit_since_us: 0, slice_since_us: 0, slices: 1 };
+        minter.decide(sight)
+    }
+
+    #[test]
+    fn slices_end_by_records_or_by_age_and_the_window_holds_them() {
+        assert_eq!(decide(|_| ()), Step::Hold);
+        assert_eq!(decide(|s| s.records = SLICE_RECORDS), Step::Slice);
+        assert_eq!(decide(|s| (s.records, s.now_us) = (1, SLICE_US)), Step::Slice);
+        assert_eq!(decide(|s| s.now_us = SLICE_US), Step::Hold, "an empty slice goes on");
+        let full = |s: &mut Sight| (s.records, s.in_flight) = (SLICE_RECORDS, SLICES_IN_FLIGHT);
+        assert_eq!(decide(full), Step::Hold);
+    }
+
+    #[test]
+    fn a_commit_ends_when_it_is_due_and_the_one_before_is_durable() {
+        assert_eq!(decide(|s| s.now_us = 1_000_000), Step::Commit);
+        let late = |s: &mut Sight| (s.now_us, s.durable) = (1_000_000, false);
+        assert_eq!(decide(late), Step::Hold);
+        let busy = |s: &mut Sight| {
+            (s.now_us, s.durable, s.records) = (4_900_000, false, SLICE_RECORDS);
+        };
+        assert_eq!(decide(busy), Step::Slice, "the commit stretches");
+        let too_long = |s: &mut Sight| {
+            (s.now_us, s.durable, s.records) = (5_000_000, false, SLICE_RECORDS);
+        };
+        assert_eq!(decide(too_long), Step::Hold, "then the source waits");
+    }
+
+    #[test]
+    fn the_run_ends_once_the_commit_before_is_durable() {
+        assert_eq!(decide(|s| s.last = Some(Last::Stopped)), Step::End(Last::Stopped));
+        let early = |s: &mut Sight| (s.last, s.durable) = (Some(Last::Finished), false);
+        assert_eq!(decide(early), Step::Hold);
+    }
+}

@@ -1,0 +1,184 @@
+//! Reading and decoding: from a partition's records to posts, dead letters and counters.
+//!
+//! Invariants: every record read is counted exactly once; what is decided about it is a function
+//! of the log, but for the clock's word on future events, which leaves a dead letter.
+
+use std::sync::Arc;
+
+use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
+use schemas::hash::{Hasher, KeyHash};
+use schemas::log_time::LogTime;
+use schemas::manifest::Counters;
+use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+use schemas::segment::Rows;
+use schemas::tags::Extractor;
+use smallvec::SmallVec;
+
+use crate::log::Record;
+use crate::records::{Origin, PackedTags, Post, Route};
+use crate::settings::{Beyond, Input, LogTimeKind, Settings};
+
+/// The reason of dead letters beyond the horizon.
+pub(crate) const BEYOND_HORIZON: &str = "beyond_horizon";
+
+/// What another worker's log time may be ahead by when a commit ends.
+const FLOOR_SLACK_MS: i64 = 10 * 60_000;
+
+/// Decodes the records of all inputs for one worker.
+pub(crate) struct Intake {
+    settings: Arc<Settings>,
+    hasher: Hasher,
+    extractor: Extractor,
+    packed: Vec<u8>,
+    /// The commit that records now belong to, for dead letters.
+    pub(crate) commit: u64,
+    pub(crate) counters: Counters,
+    pub(crate) dead: Rows<DeadLetters>,
+}
+
+/// The partition a record comes from, as far as decoding it depends on that.
+pub(crate) struct Feed<'p> {
+    pub(crate) input: &'p Input,
+    pub(crate) salt: u64,
+    pub(crate) partition: &'p str,
+    pub(crate) log_time: &'p mut LogTime,
+    /// Whether its events are held against its log time. Not in blocks, which have no order.
+    pub(crate) ordered: bool,
+    /// Events dated after this are refused.
+    pub(crate) latest_ms: i64,
+}
+
+impl Intake {
+    pub(crate) fn new(settings: Arc<Settings>, hasher: Hasher, commit: u64) -> Self {
+        Self {
+            settings,
+            hasher,
+            extractor: Extractor::default(),
+            packed: Vec::new(),
+            commit,
+            counters: Counters::default(),
+            dead: Rows::default(),
+        }
+    }
+
+    /// Decodes a record; the post it holds, if it counts so far.
+    pub(crate) fn take(&mut self, record: Record<'_>, feed: &mut Feed<'_>) -> Option<Post> {
+        let decoded = if record.size > RECORD_BYTES_MAX as u64 {
+            Err(Reject::TooLarge(record.size))
+        } else {
+            feed.input.decoder.decode(record.bytes)
+        };
+        let event = match decoded {
+            Ok(event) if event.kind == Kind::PostPublished => event,
+            Ok(_) => {
+                self.counters.unsupported += 1;
+                return None;
+            }
+            Err(reject) => {
+                self.counters.dead_letters += 1;
+                self.bury(feed, record, reject.code(), &reject.to_string());
+                return None;
+            }
+        };
+        if self.settings.until_ms.is_some_and(|until| event.ts_ms > until) {
+            self.counters.after_until += 1;
+            return None;
+        }
+        if event.ts_ms > feed.latest_ms {
+            self.counters.dead_letters += 1;
+            let detail = format!("ts {} lies after {}", event.ts_ms, feed.latest_ms);
+            self.bury(feed, record, "future", &detail);
+            return None;
+        }
+        let route = self.route(&event, record, feed);
+        match feed.input.log_time {
+            LogTimeKind::Event => feed.log_time.observe(event.ts_ms),
+            LogTimeKind::Append => {
+                feed.log_time.observe_append(record.stamp_ms.unwrap_or(event.ts_ms));
+            }
+        }
+        route.map(|route| self.post(&event, feed.salt, route))
+    }
+
+    /// How the event passes dedup; none where it is beyond the horizon and not counted.
+    fn route(&mut self, event: &Event<'_>, record: Record<'_>, feed: &Feed<'_>) -> Option<Route> {
+        let Some(horizon_ms) = self.settings.horizon_ms else { return Some(Route::Once) };
+        let log_time = feed.log_time.value_ms().filter(|_| feed.ordered);
+        if let Some(log_time) = log_time.filter(|log_time| event.ts_ms < log_time - horizon_ms) {
+            self.counters.beyond_horizon += 1;
+            if self.settings.beyond == Beyond::Count {
+                return Some(Route::AsItIs);
+            }
+            let detail = format!("ts {} lies before {}", event.ts_ms, log_time - horizon_ms);
+            self.bury(feed, record, BEYOND_HORIZON, &detail);
+            return None;
+        }
+        // The floor lies a horizon behind some partition's log time, which no clock lets run ahead
+        // of the latest time accepted: only events behind that can fall below it.
+        let lowest_ms = feed.latest_ms.saturating_sub(horizon_ms).saturating_add(FLOOR_SLACK_MS);
+        if event.ts_ms < lowest_ms {
+            return Some(Route::UnlessBelowFloor(Box::new(Origin {
+                input: feed.input.name.clone(),
+                partition: feed.partition.to_owned(),
+                position: record.position,
+                raw: record.bytes.to_vec(),
+            })));
+        }
+        Some(Route::Once)
+    }
+
+    fn bury(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
+        let hash = record_hash(partition_hash(&feed.input.name, feed.partition), record.position);
+        let row = DeadLetterRow {
+            input: &feed.input.name,
+            partition: feed.partition,
+            position: record.position,
+            reason,
+            detail,
+            raw: record.bytes,
+            commit: self.commit,
+        };
+        self.dead.push(hash, &row);
+    }
+
+    fn post(&mut self, event: &Event<'_>, salt: u64, route: Route) -> Post {
+        let mut tags: SmallVec<[(KeyHash, &str); 16]> = SmallVec::new();
+        let hasher = &self.hasher;
+        let dropped = self.extractor.each(&event.caption, |o, key, first| {
+            let hash = hasher.tag(key);
+            if first {
+                tags.push((hash, o.tag));
+            } else if let Some((_, kept)) = tags.iter_mut().find(|(known, _)| *known == hash)
+                && o.tag < *kept
+            {
+                *kept = o.tag;
+            }
+        });
+        self.packed.clear();
+        for (hash, spelling) in &tags {
+            PackedTags::append(&mut self.packed, *hash, spelling);
+        }
+        self.counters.tags_too_long += u64::from(dropped.too_long);
+        self.counters.tags_too_many += u64::from(dropped.too_many);
+        self.counters.texts_truncated += u64::from(dropped.truncated);
+        Post {
+            id: self.hasher.event(salt, &event.event_id),
+            ts_ms: event.ts_ms,
+            tags: PackedTags::new(&self.packed),
+            scopes: self.scopes(event),
+            route,
+        }
+    }
+
+    fn scopes(&mut self, event: &Event<'_>) -> Box<[u16]> {
+        let mut scopes: SmallVec<[u16; 4]> = SmallVec::new();
+        for (i, value) in event.attributes.iter().enumerate() {
+            let Some(value) = value else { continue };
+            match self.settings.scopes[i].allow.iter().position(|allowed| *allowed == **value) {
+                Some(value) => scopes.push(self.settings.scope_index(i, value)),
+                None => self.counters.scope_overflow += 1,
+            }
+        }
+        scopes.as_slice().into()
+    }
+}

@@ -1,0 +1,256 @@
+//! What there is to read when a job starts: the partitions that exist, held against those that the
+//! newest commit knows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Partition, Position};
+
+use crate::log::{Found, LogError, Shape};
+use crate::records::Inputs;
+use crate::settings::Input;
+
+/// A partition that one worker reads in order.
+#[derive(Clone, Debug)]
+pub(crate) struct OrderedPart {
+    /// Index of its input.
+    pub(crate) input: usize,
+    /// Its identity.
+    pub(crate) partition: String,
+    /// Which worker reads it.
+    pub(crate) share: u64,
+    /// How far it has been read.
+    pub(crate) state: Partition,
+}
+
+/// What is to be read.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Partitions to read in order.
+    pub(crate) ordered: Vec<OrderedPart>,
+    /// Files to read block by block.
+    pub(crate) blocks: BlockQueue,
+    /// All partitions as the first commit of this run finds them.
+    pub(crate) inputs: Inputs,
+}
+
+impl Plan {
+    /// Finds the partitions of `inputs` and continues those that `known` tells of.
+    pub(crate) fn new(inputs: &[Input], known: &Inputs) -> Result<Self, LogError> {
+        let mut plan = Self { inputs: known.clone(), ..Self::default() };
+        let mut files = Vec::new();
+        for (index, input) in inputs.iter().enumerate() {
+            let states = plan.inputs.entry(input.name.clone()).or_default();
+            let found = input.log.discover()?;
+            for (name, state) in states.iter_mut() {
+                if !state.done && !found.iter().any(|f| f.partition == *name) {
+                    if input.log.is_bounded() {
+                        return Err(LogError::Gone(name.clone()));
+                    }
+                    tracing::warn!(partition = name, "an input partition is gone");
+                    state.done = true;
+                }
+            }
+            for found in found {
+                let state = states.entry(found.partition.clone()).or_default();
+                if let Some(known) = &state.fingerprint {
+                    input.log.verify(&found.partition, known)?;
+                }
+                match &found.shape {
+                    Shape::Ordered { bytes } => {
+                        check_size(&found.partition, state, bytes.unwrap_or(u64::MAX))?;
+                        if !is_finished(state, *bytes) {
+                            state.done = false;
+                            plan.ordered.push(ordered(index, found, state));
+                        }
+                    }
+                    Shape::Blocks { bytes, fingerprint } => {
+                        check_size(&found.partition, state, *bytes)?;
+                        state.fingerprint = Some(fingerprint.clone());
+                        let blocks = continue_blocks(state, *bytes);
+                        state.done = blocks.are_done();
+                        state.position = Position::Blocks(blocks.clone());
+                        files.push(FileBlocks::new(index, found.partition, &blocks));
+                    }
+                }
+            }
+        }
+        plan.blocks = BlockQueue { files: Mutex::new(files) };
+        Ok(plan)
+    }
+
+    /// Whether there is nothing left to read.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.ordered.is_empty() && self.blocks.is_empty()
+    }
+}
+
+/// Whether a partition has been read to its end for good, and did not grow since.
+fn is_finished(state: &Partition, bytes: Option<u64>) -> bool {
+    let grown = match (bytes, &state.position) {
+        (Some(bytes), Position::Offset(read)) => bytes > *read,
+        _ => false,
+    };
+    state.done && !grown
+}
+
+fn ordered(input: usize, found: Found, state: &Partition) -> OrderedPart {
+    OrderedPart { input, partition: found.partition, share: found.share, state: state.clone() }
+}
+
+fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError> {
+    let read = match &state.position {
+        Position::Blocks(blocks) => blocks.bytes,
+        Position::Offset(read) => *read,
+    };
+    if bytes < read {
+        return Err(LogError::Shorter { file: name.to_owned(), bytes, read });
+    }
+    Ok(())
+}
+
+/// The blocks of a file that has `bytes` bytes now. What it has grown by since it was last read
+/// begins in its former last block, which is opened again behind its former end.
+fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
+    let mut blocks = match &state.position {
+        Position::Blocks(blocks) => blocks.clone(),
+        Position::Offset(_) => Blocks::default(),
+    };
+    let before = blocks.bytes;
+    let last = before / BLOCK_BYTES;
+    if bytes > before && !before.is_multiple_of(BLOCK_BYTES) {
+        if last < blocks.done {
+            blocks.done = last;
+            blocks.open.insert(last, Block { offset: before, ..Block::default() });
+        } else if let Some(block) = blocks.open.get_mut(&last).filter(|b| b.done) {
+            (block.done, block.offset) = (false, before);
+        }
+    }
+    blocks.bytes = bytes;
+    blocks
+}
+
+/// A block that a worker is to read.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockPart {
+    /// Index of its input.
+    pub(crate) input: usize,
+    /// Its file.
+    pub(crate) partition: String,
+    /// The size of the file.
+    pub(crate) bytes: u64,
+    /// Its number.
+    pub(crate) number: u64,
+    /// How far it has been read.
+    pub(crate) state: Block,
+}
+
+/// A file's blocks that nobody has taken yet.
+#[derive(Debug)]
+struct FileBlocks {
+    input: usize,
+    partition: String,
+    bytes: u64,
+    count: u64,
+    waiting: VecDeque<(u64, Block)>,
+}
+
+impl FileBlocks {
+    fn new(input: usize, partition: String, blocks: &Blocks) -> Self {
+        let fresh = |number| Block { offset: number * BLOCK_BYTES, ..Block::default() };
+        let state = |number| blocks.open.get(&number).cloned().unwrap_or_else(|| fresh(number));
+        let all = (blocks.done..blocks.count()).map(|number| (number, state(number)));
+        let waiting = all.filter(|(_, block)| !block.done).collect();
+        Self { input, partition, bytes: blocks.bytes, count: blocks.count(), waiting }
+    }
+
+    /// How much of it has been taken, between 0 and 1.
+    fn taken(&self) -> f64 {
+        1.0 - self.waiting.len() as f64 / self.count.max(1) as f64
+    }
+}
+
+/// The blocks of all files, shared by the workers of a process.
+#[derive(Debug, Default)]
+pub(crate) struct BlockQueue {
+    files: Mutex<Vec<FileBlocks>>,
+}
+
+impl BlockQueue {
+    /// Takes the next block of the least advanced file.
+    pub(crate) fn take(&self) -> Option<BlockPart> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = files.iter_mut().filter(|file| !file.waiting.is_empty());
+        let file = waiting.min_by(|a, b| a.taken().total_cmp(&b.taken()))?;
+        let (number, state) = file.waiting.pop_front()?;
+        let FileBlocks { input, bytes, ref partition, .. } = *file;
+        Some(BlockPart { input, partition: partition.clone(), bytes, number, state })
+    }
+
+    /// Whether every block has been taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.iter().all(|file| file.waiting.is_empty())
+    }
+}
+
+/// The bytes of `inputs` and how many of them have been read, where files say so: for progress.
+pub(crate) fn bytes_read(inputs: &BTreeMap<String, BTreeMap<String, Partition>>) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for partition in inputs.values().flat_map(BTreeMap::values) {
+        if let Position::Blocks(blocks) = &partition.position {
+            let open: u64 = blocks
+                .open
+                .iter()
+                .map(|(number, b)| b.offset.saturating_sub(number * BLOCK_BYTES))
+                .sum();
+            sum.0 += (blocks.done * BLOCK_BYTES + open).min(blocks.bytes);
+            sum.1 += blocks.bytes;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_taken_from_the_least_advanced_file() {
+        let blocks = |n: u64| Blocks { bytes: n * BLOCK_BYTES, ..Blocks::default() };
+        let files = vec![
+            FileBlocks::new(0, "a".into(), &blocks(2)),
+            FileBlocks::new(0, "b".into(), &blocks(4)),
+        ];
+        let queue = BlockQueue { files: Mutex::new(files) };
+        let order: Vec<_> =
+            std::iter::from_fn(|| queue.take()).map(|b| (b.partition, b.number)).collect();
+        let want = [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("b", 2), ("b", 3)];
+        assert_eq!(order, want.map(|(file, number)| (file.to_owned(), number)));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_file_continues_where_it_was_left_and_behind_its_former_end() {
+        let block = Block { offset: BLOCK_BYTES + 77, ..Block::default() };
+        let position = Position::Blocks(Blocks {
+            bytes: 2 * BLOCK_BYTES + 10,
+            done: 1,
+            open: [(1, block), (2, Block { done: true, ..Block::default() })].into(),
+        });
+        let state = Partition { position, ..Partition::default() };
+        let same = continue_blocks(&state, 2 * BLOCK_BYTES + 10);
+        let waiting = FileBlocks::new(0, "a".into(), &same).waiting;
+        assert_eq!(
+            waiting.iter().map(|(n, b)| (*n, b.offset)).collect::<Vec<_>>(),
+            [(1, BLOCK_BYTES + 77)]
+        );
+        let grown = continue_blocks(&state, 3 * BLOCK_BYTES + 1);
+        let waiting = FileBlocks::new(0, "a".into(), &grown).waiting;
+        let offsets: Vec<_> = waiting.iter().map(|(n, b)| (*n, b.offset)).collect();
+        assert_eq!(
+            offsets,
+            [(1, BLOCK_BYTES + 77), (2, 2 * BLOCK_BYTES + 10), (3, 3 * BLOCK_BYTES)]
+        );
+    }
+}

@@ -1,0 +1,369 @@
+//! Running a job: taking over a state, the threads around the graph, and the end of both.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use schemas::hash::HashKey;
+use schemas::manifest::Manifest;
+use sinks::commits::{
+    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, Owner,
+    SegmentWriter, Snapshot, Start, TakeoverError, Watch, WriteError, make_visible, newest,
+    take_over,
+};
+use sinks::publish::{PublishError, PublishTask, Publisher};
+use sinks::storage::{DiskStorage, Storage, StorageError};
+use thiserror::Error;
+use timely::WorkerConfig;
+use timely::communication::{Config as CommunicationConfig, WorkerGuards};
+
+use crate::clock::Clock;
+use crate::context::{Context, Pace, SliceCount, Stop};
+use crate::failure::Failure;
+use crate::inputs::{InputError, InputSpec};
+use crate::job::{State, build};
+use crate::log::LogError;
+use crate::plan::Plan;
+use crate::settings::{Input, Settings};
+use crate::state::tag_table::TagError;
+use crate::status::Status;
+
+/// An owner that made no commit for so long, watched by a newcomer, counts as gone.
+const SILENT_MS: u64 = 10_000;
+
+/// Why a job could not run, or ended.
+#[derive(Debug, Error)]
+pub enum JobError {
+    /// An input could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An input could not be opened.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The state could not be taken over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// A commit could not be made or read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A segment could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The state's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The state's lock could not be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The tags' state is unusable.
+    #[error(transparent)]
+    Tag(#[from] TagError),
+    /// Publishing cannot go on.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A finished bounded run was started again with another end.
+    #[error(
+        "this state holds a finished run {0}; a run with another --until needs another state folder"
+    )]
+    OtherUntil(String),
+    /// No randomness to be had.
+    #[error("cannot get random bytes from the system: {0}")]
+    Random(String),
+    /// A worker thread ended abnormally.
+    #[error("a worker failed: {0}")]
+    Worker(String),
+}
+
+impl JobError {
+    /// Whether another job owns the state now: a supervisor must not start this one again.
+    pub fn is_fenced(&self) -> bool {
+        matches!(
+            self,
+            Self::Commit(CommitError::Fenced { .. }) | Self::Takeover(TakeoverError::Living(_))
+        )
+    }
+}
+
+/// Where a job's state is.
+#[derive(Clone)]
+pub enum StateAt {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In a storage that nobody else uses.
+    Storage(Arc<dyn Storage>),
+}
+
+/// What is needed to start a job.
+pub struct JobSpec {
+    /// What to do.
+    pub settings: Settings,
+    /// What to read.
+    pub inputs: Vec<InputSpec>,
+    /// Where the state is.
+    pub state: StateAt,
+    /// The number of worker threads.
+    pub workers: usize,
+    /// Whether to supersede a living owner.
+    pub take_over: bool,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// A name for this host, for messages.
+    pub host: String,
+    /// Where to publish, and the job's name there.
+    pub publisher: Option<(String, Box<dyn Publisher>)>,
+}
+
+/// A job that runs.
+pub struct Running {
+    guards: WorkerGuards<()>,
+    threads: Vec<JoinHandle<()>>,
+    context: Context,
+    _lock: Option<Lock>,
+}
+
+/// What became of a start.
+pub enum Started {
+    /// The job runs.
+    Running(Running),
+    /// The state holds this very run, finished: there is nothing to do.
+    Finished(Box<Manifest>),
+}
+
+/// Starts a job: takes the state over, finds its inputs and loads it.
+pub fn start(spec: JobSpec) -> Result<Started, JobError> {
+    let storage: Arc<dyn Storage> = match &spec.state {
+        StateAt::Folder(root) => Arc::new(DiskStorage::create(root)?),
+        StateAt::Storage(storage) => Arc::clone(storage),
+    };
+    let before = newest(&*storage)?;
+    if let Some(before) = &before
+        && is_finished(before, &spec)?
+    {
+        return Ok(Started::Finished(Box::new(before.clone())));
+    }
+    let (takeover, lock) = own(&spec, &*storage)?;
+    make_visible(&*storage, &takeover.header)?;
+    let inputs = open_inputs(&spec, takeover.header.generation)?;
+    let plan = Plan::new(&inputs, &takeover.body.inputs)?;
+    let started_us = spec.clock.mono_us();
+    let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
+    let latest = Arc::new(Latest::new(first));
+    let (writer_task, writer) = SegmentWriter::new(Arc::clone(&storage));
+    let (commit_task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
+    let status = Arc::new(Status::default());
+    status.committed(&takeover, 0);
+    let context = Context {
+        pace: Arc::new(Pace::new(spec.settings.limit_rate, started_us)),
+        settings: Arc::new(spec.settings),
+        inputs: inputs.into(),
+        plan: Arc::new(plan),
+        clock: spec.clock,
+        started_us,
+        storage,
+        start: Arc::new(takeover),
+        latest,
+        writer,
+        commits,
+        merges: Arc::new(MergeQueue::default()),
+        failure: Arc::new(Failure::default()),
+        stop: Arc::new(Stop::default()),
+        slice: Arc::new(SliceCount::new(spec.workers)),
+        status,
+    };
+    let mut threads = vec![
+        std::thread::spawn(|| writer_task.run()),
+        std::thread::spawn(|| commit_task.run()),
+        spawn_housekeeper(&context),
+    ];
+    if let Some((name, publisher)) = spec.publisher {
+        threads.push(spawn_publisher(&context, PublishTask::new(name, publisher)));
+    }
+    let guards = spawn_workers(&context, spec.workers)?;
+    Ok(Started::Running(Running { guards, threads, context, _lock: lock }))
+}
+
+/// Whether the state holds this very run, finished.
+fn is_finished(before: &Manifest, spec: &JobSpec) -> Result<bool, JobError> {
+    let Some(finished) = &before.body.finished else { return Ok(false) };
+    if spec.settings.live || !spec.inputs.iter().all(InputSpec::is_repeatable) {
+        return Ok(false);
+    }
+    let inputs = open_inputs(spec, before.header.generation)?;
+    if !Plan::new(&inputs, &before.body.inputs)?.is_finished() {
+        return Ok(false);
+    }
+    if finished.until_ms != spec.settings.until_ms {
+        let text = finished
+            .until_ms
+            .map_or("without --until".to_owned(), |ms| format!("with --until {ms}"));
+        return Err(JobError::OtherUntil(text));
+    }
+    Ok(true)
+}
+
+fn open_inputs(spec: &JobSpec, generation: u64) -> Result<Vec<Input>, InputError> {
+    let open = |input: &InputSpec| input.open(generation, &spec.settings, &spec.clock);
+    spec.inputs.iter().map(open).collect()
+}
+
+/// Takes the state over: the takeover's manifest, and the lock that says so.
+fn own(spec: &JobSpec, storage: &dyn Storage) -> Result<(Manifest, Option<Lock>), JobError> {
+    let owner = Owner {
+        id: format!("{:032x}", random()?),
+        pid: std::process::id(),
+        host: spec.host.clone(),
+        started_ms: spec.clock.wall_ms(),
+    };
+    let root = match &spec.state {
+        StateAt::Folder(root) => Some(root),
+        StateAt::Storage(_) => None,
+    };
+    let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
+    let start = Start {
+        owner: owner.id.clone(),
+        hash_key: HashKey::new(random()?),
+        windows: spec.settings.windows.clone(),
+        wall_ms: owner.started_ms,
+    };
+    let mut watched = Ok(());
+    let takeover = take_over(storage, &start, |before| {
+        let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
+        if spec.take_over || before.body.clean {
+            return None;
+        }
+        match still_commits(storage, &*spec.clock) {
+            Ok(true) => Some(holder),
+            Ok(false) => None,
+            Err(error) => {
+                watched = Err(error);
+                Some(holder)
+            }
+        }
+    });
+    watched?;
+    let takeover = takeover?;
+    if let Some(root) = root {
+        Lock::sweep(root, &owner.id);
+    }
+    Ok((takeover, lock))
+}
+
+/// Watches a living owner: whether it makes a commit within [`SILENT_MS`].
+fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, StorageError> {
+    let now_ms = || clock.mono_us() / 1000;
+    let watch = Watch::new(storage, now_ms())?;
+    while watch.age_ms(now_ms()) < SILENT_MS {
+        if watch.has_moved(storage)? {
+            return Ok(true);
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    Ok(false)
+}
+
+fn random() -> Result<u128, JobError> {
+    let mut bytes = [0; 16];
+    SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, JobError> {
+    let communication = match workers {
+        1 => CommunicationConfig::Thread,
+        n => CommunicationConfig::Process(n),
+    };
+    let worker = WorkerConfig::default().idle_spin(Duration::ZERO);
+    let config = timely::Config { communication, worker };
+    let context = context.clone();
+    let run = move |worker: &mut timely::worker::Worker| {
+        match State::load(&context, worker.index(), worker.peers()) {
+            Ok(state) => {
+                worker.dataflow(|scope| build(scope, state, &context));
+                let pause = Some(Duration::from_millis(100));
+                while !context.failure.is_set() && worker.step_or_park(pause) {}
+            }
+            Err(error) => context.failure.set(error),
+        }
+        // On an error every worker of the process leaves: no peer waits for another's progress.
+        if context.failure.is_set() {
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        }
+    };
+    timely::execute(config, run).map_err(JobError::Worker)
+}
+
+fn spawn_housekeeper(context: &Context) -> JoinHandle<()> {
+    let (header, retention) = (context.start.header.clone(), context.settings.retention);
+    let queue = Arc::clone(&context.merges);
+    let mut keeper = Housekeeper::new(Arc::clone(&context.storage), &header, retention, queue);
+    let context = context.clone();
+    std::thread::spawn(move || {
+        let mut seen = 0;
+        while !context.latest.is_closed() {
+            let Some(newest) = context.latest.wait(seen, Duration::from_secs(1)) else { continue };
+            seen = newest.manifest.header.commit;
+            match keeper.step(&newest.manifest, context.clock.mono_us() / 1000) {
+                Ok(kept) => context.status.kept_house(kept.merges, kept.removed),
+                Err(error) => return context.failure.set(error),
+            }
+        }
+    })
+}
+
+fn spawn_publisher(context: &Context, mut task: PublishTask<Box<dyn Publisher>>) -> JoinHandle<()> {
+    let context = context.clone();
+    std::thread::spawn(move || {
+        let mut seen = 0;
+        while !context.latest.is_closed() {
+            let newest = context.latest.current();
+            match task.step(&newest) {
+                Ok(true) => context.status.published(task.done().commit),
+                Ok(false) => {
+                    seen = seen.max(task.done().commit);
+                    context.latest.wait(seen, Duration::from_millis(100));
+                }
+                Err(error) => return context.failure.set(error),
+            }
+        }
+    })
+}
+
+impl Running {
+    /// What the job is doing.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.context.status)
+    }
+
+    /// The handle by which to ask for an end.
+    pub fn stop(&self) -> Arc<Stop> {
+        Arc::clone(&self.context.stop)
+    }
+
+    /// Waits for the end: the last commit's manifest.
+    pub fn wait(self) -> Result<Manifest, JobError> {
+        let Self { guards, threads, context, _lock } = self;
+        for result in guards.join() {
+            if let Err(error) = result {
+                context.failure.set(JobError::Worker(error));
+            }
+        }
+        context.latest.close();
+        let (latest, failure) = (Arc::clone(&context.latest), Arc::clone(&context.failure));
+        // The queues' last senders go with the context, which ends their tasks.
+        drop(context);
+        for thread in threads {
+            if thread.join().is_err() {
+                failure.set(JobError::Worker("a background thread panicked".to_owned()));
+            }
+        }
+        match failure.take() {
+            Some(error) => Err(error),
+            None => Ok(latest.current().manifest.clone()),
+        }
+    }
+}

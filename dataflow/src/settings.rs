@@ -1,0 +1,137 @@
+//! What a job is told to do, apart from where its state is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use schemas::event::Decoder;
+use schemas::mapping::Mapping;
+use schemas::windows::Windows;
+use sinks::commits::Retention;
+
+use crate::log::Log;
+use crate::stream_time::TimeRules;
+
+/// What becomes of an event beyond the horizon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beyond {
+    /// It goes to the dead letters.
+    #[default]
+    DeadLetter,
+    /// It is counted as it is, duplicate or not.
+    Count,
+}
+
+/// What a partition's log time follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogTimeKind {
+    /// The events' own times.
+    #[default]
+    Event,
+    /// The log's stamps of its records.
+    Append,
+}
+
+/// A named input and how to read it.
+#[derive(Clone)]
+pub struct Input {
+    /// Its name; an event's identity is (input, event id).
+    pub name: String,
+    /// Where its records are.
+    pub log: Arc<dyn Log>,
+    /// How its records are read.
+    pub decoder: Decoder,
+    /// What its log time follows.
+    pub log_time: LogTimeKind,
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// An attribute whose values counts are grouped by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The attribute.
+    pub attribute: String,
+    /// The values that are counted; others are overflow.
+    pub allow: Vec<String>,
+}
+
+/// A job's settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The least time between commits.
+    pub every_ms: u64,
+    /// How long an event id is remembered; none: for ever.
+    pub horizon_ms: Option<i64>,
+    /// What becomes of events beyond the horizon.
+    pub beyond: Beyond,
+    /// Events dated further ahead of the clock are refused; none: they are not.
+    pub max_future_ms: Option<i64>,
+    /// Whether stream time follows the wall clock once the job has caught up.
+    pub live: bool,
+    /// A bounded run reads events up to this time, and ends at it.
+    pub until_ms: Option<i64>,
+    /// What counts are grouped by besides the tag.
+    pub scopes: Vec<Scope>,
+    /// The sliding windows.
+    pub windows: Windows,
+    /// Places on a board.
+    pub top_k: usize,
+    /// Records a second that are read at most.
+    pub limit_rate: Option<u64>,
+    /// How long old commits stay.
+    pub retention: Retention,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            every_ms: 1000,
+            horizon_ms: Some(24 * 3_600_000),
+            beyond: Beyond::default(),
+            max_future_ms: Some(5 * 60_000),
+            live: true,
+            until_ms: None,
+            scopes: Vec::new(),
+            windows: Windows::default(),
+            top_k: 100,
+            limit_rate: None,
+            retention: Retention::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Those of a bounded run: every id is kept, no clock is read.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Self { horizon_ms: None, max_future_ms: None, live: false, ..self }
+    }
+
+    /// The names of all scopes; the first is the whole stream, `""`.
+    pub fn scope_names(&self) -> Arc<[String]> {
+        let values = self.scopes.iter().flat_map(|scope| {
+            scope.allow.iter().map(|value| format!("{}={value}", scope.attribute))
+        });
+        std::iter::once(String::new()).chain(values).collect()
+    }
+
+    /// The decoder of records with these names, which reads the scopes' attributes as well.
+    pub fn decoder(&self, mapping: &Mapping) -> Decoder {
+        let attributes: Vec<String> = self.scopes.iter().map(|s| s.attribute.clone()).collect();
+        Decoder::new(mapping.clone(), &attributes)
+    }
+
+    /// The index of a scope's value among [`Self::scope_names`].
+    pub(crate) fn scope_index(&self, scope: usize, value: usize) -> u16 {
+        let before: usize = self.scopes[..scope].iter().map(|s| s.allow.len()).sum();
+        (1 + before + value) as u16
+    }
+
+    pub(crate) fn time_rules(&self) -> TimeRules {
+        TimeRules { live: self.live, until_ms: self.until_ms, horizon_ms: self.horizon_ms }
+    }
+}

@@ -1,0 +1,209 @@
+//! The ids of accepted events: an exact set of hashes, dropped hour by hour.
+//!
+//! Every hour of event time has its own tables. A table is an array that is sorted but for gaps: a
+//! hash stands where its value says, or shortly behind. That takes at most 24 bytes an id with
+//! growth in small steps, and lets a look-up end at the first larger hash. Invariants: in a table
+//! hashes ascend; between a hash and its home slot there is no gap.
+
+use std::collections::BTreeMap;
+
+use schemas::hash::KeyHash;
+
+/// An hour with more ids than this is cut into [`PARTS`] tables, so that none takes long to grow.
+const SPLIT_IDS: usize = 1 << 14;
+const PARTS: usize = 256;
+const EMPTY: Slot = Slot { hi: 0, lo: 0 };
+
+/// A hash with its bin's bits last: a worker owns some bins only, and the rest is uniform.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot {
+    hi: u64,
+    lo: u64,
+}
+
+impl From<KeyHash> for Slot {
+    fn from(hash: KeyHash) -> Self {
+        // One hash in 2^128 is moved, since all zeros mean an empty slot.
+        Self { hi: hash.hi.rotate_left(10), lo: hash.lo | u64::from(hash.hi == 0 && hash.lo == 0) }
+    }
+}
+
+/// Where in `0..size` a word lies when all words are spread evenly.
+fn spread(word: u64, size: usize) -> usize {
+    ((u128::from(word) * size as u128) >> 64) as usize
+}
+
+/// A sorted array with gaps.
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    /// The slots that hashes are spread over; a few more take what is pushed behind the last.
+    homes: usize,
+    ids: usize,
+    /// The leading bits that all hashes of the table share.
+    shared_bits: u32,
+}
+
+impl Table {
+    fn home(&self, slot: Slot, homes: usize) -> usize {
+        spread(slot.hi << self.shared_bits, homes)
+    }
+
+    /// Inserts a hash; false if it was there.
+    fn insert(&mut self, slot: Slot) -> bool {
+        loop {
+            if let Some(new) = self.try_insert(slot) {
+                return new;
+            }
+            self.grow();
+        }
+    }
+
+    /// The same; none where there is no room.
+    fn try_insert(&mut self, slot: Slot) -> Option<bool> {
+        let mut at = self.home(slot, self.homes);
+        while *self.slots.get(at)? < slot && self.slots[at] != EMPTY {
+            at += 1;
+        }
+        if self.slots[at] == slot {
+            return Some(false);
+        }
+        // Up to 85 % full, look-ups end after a few slots.
+        if (self.ids + 1) * 20 > self.homes * 17 {
+            return None;
+        }
+        let gap = at + self.slots[at..].iter().position(|s| *s == EMPTY)?;
+        self.slots.copy_within(at..gap, at + 1);
+        self.slots[at] = slot;
+        self.ids += 1;
+        Some(true)
+    }
+
+    fn grow(&mut self) {
+        let homes = self.homes + self.homes / 4 + 4;
+        let room = homes + homes / 16 + 2;
+        let mut grown: Vec<Slot> = Vec::with_capacity(room);
+        // Hashes ascend, so do their homes: each goes to its own or behind the one before.
+        for slot in self.iter() {
+            let home = self.home(slot, homes).max(grown.len());
+            grown.resize(home, EMPTY);
+            grown.push(slot);
+        }
+        grown.resize(room.max(grown.len() + 2), EMPTY);
+        self.slots = grown;
+        self.homes = homes;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.iter().copied().filter(|s| *s != EMPTY)
+    }
+
+    fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + size_of::<Self>()
+    }
+}
+
+/// The ids of one hour: one table, or [`PARTS`] of them by their leading bits.
+struct Hour {
+    tables: Vec<Table>,
+}
+
+impl Hour {
+    fn insert(&mut self, slot: Slot) -> bool {
+        if let [only] = self.tables.as_slice()
+            && only.ids >= SPLIT_IDS
+        {
+            self.split();
+        }
+        let part = spread(slot.hi, self.tables.len());
+        self.tables[part].insert(slot)
+    }
+
+    fn split(&mut self) {
+        let shared_bits = PARTS.trailing_zeros();
+        let parts = std::iter::repeat_with(|| Table { shared_bits, ..Table::default() });
+        let whole = std::mem::replace(&mut self.tables, parts.take(PARTS).collect());
+        for slot in whole.iter().flat_map(Table::iter) {
+            self.tables[spread(slot.hi, PARTS)].insert(slot);
+        }
+    }
+}
+
+/// The ids of all hours that are remembered.
+#[derive(Default)]
+pub(crate) struct IdSet {
+    hours: BTreeMap<u32, Hour>,
+}
+
+impl IdSet {
+    /// Inserts an id of an hour; false if it was there.
+    pub(crate) fn insert(&mut self, hour: u32, id: KeyHash) -> bool {
+        let empty = || Hour { tables: vec![Table::default()] };
+        self.hours.entry(hour).or_insert_with(empty).insert(Slot::from(id))
+    }
+
+    /// Forgets all hours before `hour`.
+    pub(crate) fn forget_before(&mut self, hour: u32) {
+        self.hours = self.hours.split_off(&hour);
+    }
+
+    /// The number of ids.
+    pub(crate) fn len(&self) -> usize {
+        self.tables().map(|t| t.ids).sum()
+    }
+
+    /// The memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tables().map(Table::bytes).sum()
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.hours.values().flat_map(|hour| &hour.tables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+    use schemas::hash::HashKey;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn equals_a_set(ids in proptest::collection::vec((0_u32..3, 0_u64..40, 0_u64..3), 0..400)) {
+            let (mut set, mut want) = (IdSet::default(), HashSet::new());
+            for (hour, hi, lo) in ids {
+                // Few distinct words, some equal and all at the low end: long runs.
+                let id = KeyHash { hi: hi / 2, lo };
+                prop_assert_eq!(set.insert(hour, id), want.insert((hour, id.hi, id.lo.max(u64::from(id.hi == 0)))));
+            }
+            prop_assert_eq!(set.len(), want.len());
+            set.forget_before(1);
+            prop_assert_eq!(set.len(), want.iter().filter(|(hour, ..)| *hour >= 1).count());
+        }
+    }
+
+    #[test]
+    fn many_ids_take_at_most_24_bytes_each() {
+        let hasher = HashKey::new(9).hasher();
+        let id = |i: u32| hasher.event(0, &i.to_string());
+        let mut set = IdSet::default();
+        let mut most = 0.0_f64;
+        for i in 0..400_000 {
+            // Those of one of two workers: every other bin.
+            let id = id(i);
+            if id.bin() % 2 == 0 {
+                assert!(set.insert(7, id));
+                if i > 50_000 && i % 1000 == 0 {
+                    most = most.max(set.bytes() as f64 / set.len() as f64);
+                }
+            }
+        }
+        assert!((0..400_000).map(id).filter(|id| id.bin() % 2 == 0).all(|id| !set.insert(7, id)));
+        let mean = set.bytes() as f64 / set.len() as f64;
+        assert!(mean <= 24.0 && most <= 25.0, "{mean} bytes an id, {most} at most");
+    }
+}

@@ -1,0 +1,427 @@
+//! Totals and buckets of the tags that are in use: the hot part of the state.
+//!
+//! A tag that is not here may have a row in the read set's segments, which is loaded when the next
+//! mention comes. Invariants: a tag in memory is newer than or equal to its row; one that changed
+//! after the read set stays in memory.
+
+use hashbrown::HashTable;
+use schemas::hash::{BINS, KeyHash};
+use schemas::rows::{TagRow, Tags};
+use schemas::segment::Rows;
+use schemas::windows::{Buckets, BucketsError, Tiers};
+use thiserror::Error;
+
+use crate::records::Mention;
+
+/// The slab grows by so many tags, so that none is ever moved.
+const CHUNK: usize = 4096;
+/// At each commit one part in so many is looked through for tags to evict.
+const SWEEP_PARTS: usize = 32;
+/// A tag that nothing touched for so many commits is not in use.
+const IDLE_COMMITS: u64 = 60;
+
+/// Why state cannot be continued.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TagError {
+    /// A row's bucket list is damaged.
+    #[error("the row of tag {0:?} is damaged")]
+    Row(String),
+    /// Mentions came without the text they belong to: a defect of this program.
+    #[error("a tag's text was never received (hash {0:016x})")]
+    Text(u64),
+}
+
+/// One tag in one scope.
+pub(crate) struct Tag {
+    hash: KeyHash,
+    total: i64,
+    first_ms: i64,
+    last_ms: i64,
+    buckets: Buckets,
+    /// The key, then the display form unless it is the same.
+    text: Box<str>,
+    key_bytes: u16,
+    scope: u16,
+    /// The commit that last changed it.
+    commit: u64,
+}
+
+impl Tag {
+    fn key(&self) -> &str {
+        &self.text[..usize::from(self.key_bytes)]
+    }
+
+    fn display(&self) -> &str {
+        let behind = &self.text[usize::from(self.key_bytes)..];
+        if behind.is_empty() { self.key() } else { behind }
+    }
+
+    fn set_text(&mut self, key: &str, display: &str) {
+        self.key_bytes = key.len() as u16;
+        self.text = if key == display { key.into() } else { [key, display].concat().into() };
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.text.len() + self.buckets.heap_bytes()
+    }
+}
+
+/// A tag as a board sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) hash: KeyHash,
+    pub(crate) scope: u16,
+    pub(crate) key: &'a str,
+    pub(crate) display: &'a str,
+    tag: &'a Tag,
+}
+
+impl View<'_> {
+    /// The count of window `index` at slot `as_of`; the index behind the last window is all time.
+    pub(crate) fn count(&self, tiers: &Tiers, index: usize, as_of: u32) -> i64 {
+        if index == tiers.len() {
+            self.tag.total
+        } else {
+            self.tag.buckets.sum(tiers, index, as_of)
+        }
+    }
+}
+
+/// The tags in memory.
+pub(crate) struct TagTable {
+    tiers: Tiers,
+    /// Scope names; 0 is the whole stream, `""`.
+    scopes: Vec<String>,
+    /// By bin, the indices of its tags: each table grows by itself, none takes long.
+    bins: Vec<HashTable<u32>>,
+    slab: Vec<Vec<Option<Tag>>>,
+    free: Vec<u32>,
+    /// Those that changed in the commit under way.
+    changed: Vec<u32>,
+    commit: u64,
+    swept: usize,
+    /// Heap bytes of each swept part when it was last looked through.
+    heap_bytes: [usize; SWEEP_PARTS],
+}
+
+impl TagTable {
+    /// An empty table whose first mentions belong to `commit`.
+    pub(crate) fn new(tiers: Tiers, scopes: Vec<String>, commit: u64) -> Self {
+        Self {
+            tiers,
+            scopes,
+            bins: (0..BINS).map(|_| HashTable::new()).collect(),
+            slab: Vec::new(),
+            free: Vec::new(),
+            changed: Vec::new(),
+            commit,
+            swept: 0,
+            heap_bytes: [0; SWEEP_PARTS],
+        }
+    }
+
+    fn tag(&self, index: u32) -> Option<&Tag> {
+        self.slab[index as usize / CHUNK][index as usize % CHUNK].as_ref()
+    }
+
+    fn find(&self, hash: KeyHash) -> Option<u32> {
+        let same = |index: &u32| self.tag(*index).is_some_and(|tag| tag.hash == hash);
+        self.bins[hash.bin() as usize].find(hash.lo, same).copied()
+    }
+
+    fn insert(&mut self, tag: Tag) -> u32 {
+        let hash = tag.hash;
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slab[index as usize / CHUNK][index as usize % CHUNK] = Some(tag);
+                index
+            }
+            None => {
+                if self.slab.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+                    self.slab.push(Vec::with_capacity(CHUNK));
+                }
+                let chunks = self.slab.len();
+                let chunk = &mut self.slab[chunks - 1];
+                chunk.push(Some(tag));
+                ((chunks - 1) * CHUNK + chunk.len() - 1) as u32
+            }
+        };
+        let Self { bins, slab, .. } = self;
+        let lo_of = |index: &u32| {
+            slab[*index as usize / CHUNK][*index as usize % CHUNK].as_ref().map_or(0, |t| t.hash.lo)
+        };
+        bins[hash.bin() as usize].insert_unique(hash.lo, index, lo_of);
+        index
+    }
+
+    /// Takes a row of the read set into memory. None for a scope that is not counted any more, or
+    /// a tag that is gone.
+    pub(crate) fn load(
+        &mut self,
+        hash: KeyHash,
+        row: &TagRow<'_>,
+    ) -> Result<Option<u32>, TagError> {
+        let scope = self.scopes.iter().position(|s| s == row.scope);
+        let Some(scope) = scope.filter(|_| row.total != 0) else { return Ok(None) };
+        let mut tag = Tag {
+            hash,
+            total: row.total,
+            first_ms: row.first_seen,
+            last_ms: row.last_seen,
+            buckets: Buckets::decode(self.tiers.slot(row.as_of), row.recent)
+                .map_err(|BucketsError| TagError::Row(row.tag.to_owned()))?,
+            text: Box::default(),
+            key_bytes: 0,
+            scope: scope as u16,
+            commit: row.commit,
+        };
+        tag.set_text(row.tag, row.display);
+        Ok(Some(self.insert(tag)))
+    }
+
+    /// Counts a mention; `cold` looks up the row of a tag that is not in memory.
+    pub(crate) fn apply<'c>(
+        &mut self,
+        mention: &Mention,
+        cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
+    ) -> Result<(), TagError> {
+        let index = match self.find(mention.tag) {
+            Some(index) => Some(index),
+            None => match cold(mention.tag) {
+                Some(row) => self.load(mention.tag, &row)?,
+                None => None,
+            },
+        };
+        let index = index.unwrap_or_else(|| {
+            self.insert(Tag {
+                hash: mention.tag,
+                total: 0,
+                first_ms: i64::MAX,
+                last_ms: mention.last_ms,
+                buckets: Buckets::default(),
+                text: Box::default(),
+                key_bytes: 0,
+                scope: mention.text.as_ref().map_or(0, |text| text.scope),
+                commit: 0,
+            })
+        });
+        let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
+        let Some(tag) = slot.as_mut() else { return Err(TagError::Text(mention.tag.lo)) };
+        tag.total += i64::from(mention.count);
+        tag.last_ms = tag.last_ms.max(mention.last_ms);
+        tag.buckets.add(&self.tiers, mention.slot, mention.count);
+        if let Some(text) = &mention.text {
+            let earlier = mention.first_ms < tag.first_ms;
+            let same_and_less = mention.first_ms == tag.first_ms && *text.spelling < *tag.display();
+            if earlier || same_and_less {
+                tag.scope = text.scope;
+                tag.set_text(&schemas::tags::key(&text.spelling), &text.spelling);
+            }
+        }
+        tag.first_ms = tag.first_ms.min(mention.first_ms);
+        if tag.commit != self.commit {
+            tag.commit = self.commit;
+            self.changed.push(index);
+        }
+        Ok(())
+    }
+
+    /// Ends the commit under way at stream time `as_of_ms`: the rows that changed in it, which
+    /// `each` sees as well.
+    pub(crate) fn close(
+        &mut self,
+        as_of_ms: i64,
+        mut each: impl FnMut(View<'_>),
+    ) -> Result<Rows<Tags>, TagError> {
+        let as_of = self.tiers.slot(as_of_ms);
+        let mut rows = Rows::default();
+        let mut recent = Vec::new();
+        for index in std::mem::take(&mut self.changed) {
+            let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
+            let Some(tag) = slot.as_mut() else { continue };
+            if tag.text.is_empty() {
+                return Err(TagError::Text(tag.hash.lo));
+            }
+            tag.buckets.fold(&self.tiers, as_of);
+            recent.clear();
+            tag.buckets.encode(&mut recent);
+            rows.push(
+                tag.hash,
+                &TagRow {
+                    scope: &self.scopes[usize::from(tag.scope)],
+                    tag: tag.key(),
+                    display: tag.display(),
+                    total: tag.total,
+                    recent: &recent,
+                    first_seen: tag.first_ms,
+                    last_seen: tag.last_ms,
+                    as_of: as_of_ms,
+                    commit: tag.commit,
+                },
+            );
+            each(view(tag));
+        }
+        self.commit += 1;
+        Ok(rows)
+    }
+
+    /// Every tag in memory.
+    pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.slab.iter().flatten().flatten().map(view)
+    }
+
+    /// A tag, if it is in memory.
+    pub(crate) fn view(&self, hash: KeyHash) -> Option<View<'_>> {
+        self.find(hash).and_then(|index| self.tag(index)).map(view)
+    }
+
+    /// Looks through a part of the table and evicts what is neither in use nor newer than the read
+    /// set, which holds all changes up to commit `read_set`.
+    pub(crate) fn sweep(&mut self, as_of_ms: i64, read_set: u64) {
+        let as_of = self.tiers.slot(as_of_ms);
+        let part = self.swept;
+        self.swept = (self.swept + 1) % SWEEP_PARTS;
+        let mut heap = 0;
+        for chunk in (part..self.slab.len()).step_by(SWEEP_PARTS) {
+            for i in 0..self.slab[chunk].len() {
+                let Some(tag) = &self.slab[chunk][i] else { continue };
+                let in_use = tag.commit > read_set
+                    || tag.commit + IDLE_COMMITS > self.commit
+                    || tag.buckets.is_live(&self.tiers, as_of);
+                if in_use {
+                    heap += tag.heap_bytes();
+                    continue;
+                }
+                let (hash, index) = (tag.hash, (chunk * CHUNK + i) as u32);
+                let found = self.bins[hash.bin() as usize].find_entry(hash.lo, |at| *at == index);
+                if let Ok(entry) = found {
+                    entry.remove();
+                }
+                self.slab[chunk][i] = None;
+                self.free.push(index);
+            }
+        }
+        self.heap_bytes[part] = heap;
+    }
+
+    /// The number of tags in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.bins.iter().map(HashTable::len).sum()
+    }
+
+    /// The memory they take, as of the last look at each part.
+    pub(crate) fn bytes(&self) -> usize {
+        let slab = self.slab.len() * CHUNK * size_of::<Option<Tag>>();
+        let index = self.bins.iter().map(HashTable::allocation_size).sum::<usize>();
+        slab + index + self.heap_bytes.iter().sum::<usize>()
+    }
+}
+
+fn view(tag: &Tag) -> View<'_> {
+    View { hash: tag.hash, scope: tag.scope, key: tag.key(), display: tag.display(), tag }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use schemas::hash::HashKey;
+    use schemas::segment::Segment;
+    use schemas::windows::Windows;
+
+    use super::*;
+    use crate::records::Text;
+
+    fn table() -> TagTable {
+        TagTable::new(Windows::default().tiers(), vec![String::new()], 1)
+    }
+
+    fn mention(tag: &str, ts_ms: i64) -> Mention {
+        let text = Text { scope: 0, spelling: tag.to_owned() };
+        Mention {
+            tag: HashKey::new(1).hasher().tag(&schemas::tags::key(tag)),
+            slot: Windows::default().tiers().slot(ts_ms),
+            count: 1,
+            first_ms: ts_ms,
+            last_ms: ts_ms,
+            text: Some(Box::new(text)),
+        }
+    }
+
+    fn segment(rows: Rows<Tags>) -> Segment<Tags> {
+        let mut out = Vec::new();
+        rows.encode(&mut out).unwrap();
+        Segment::open(Bytes::from(out)).unwrap()
+    }
+
+    #[test]
+    fn display_is_the_spelling_of_the_least_time_and_bytes() {
+        let mut table = table();
+        for (tag, ts) in [("Sunset", 50), ("sunset", 40), ("SUNSET", 40), ("sunSet", 60)] {
+            table.apply(&mention(tag, ts), |_| None).unwrap();
+        }
+        let mut seen = Vec::new();
+        let rows = segment(table.close(100, |v| seen.push(v.display.to_owned())).unwrap());
+        let (_, row) = rows.iter().next().unwrap();
+        assert_eq!((row.display, row.total, row.first_seen, row.last_seen), ("SUNSET", 4, 40, 60));
+        assert_eq!(seen, ["SUNSET"]);
+    }
+
+    #[test]
+    fn a_tag_without_text_is_an_error() {
+        let mut table = table();
+        let silent = Mention { text: None, ..mention("a", 1) };
+        table.apply(&silent, |_| None).unwrap();
+        assert!(matches!(table.close(1, |_| ()), Err(TagError::Text(_))));
+    }
+
+    #[test]
+    fn only_what_is_cold_and_committed_is_evicted_and_it_comes_back() {
+        let day = 86_400_000;
+        let start = 1_700_000_000_000;
+        let mut table = table();
+        table.apply(&mention("old", start), |_| None).unwrap();
+        table.apply(&mention("Old", start + 1), |_| None).unwrap();
+        let rows = segment(table.close(start, |_| ()).unwrap());
+        table.commit += IDLE_COMMITS;
+        let sweep_all = |table: &mut TagTable, as_of, read_set| {
+            (0..SWEEP_PARTS).for_each(|_| table.sweep(as_of, read_set));
+            table.len()
+        };
+        assert_eq!(sweep_all(&mut table, start, 1), 1, "its buckets are live");
+        assert_eq!(sweep_all(&mut table, start + 2 * day, 0), 1, "the read set is older");
+        assert_eq!(sweep_all(&mut table, start + 2 * day, 1), 0);
+        let silent = Mention { text: None, ..mention("old", start + 2 * day) };
+        table.apply(&silent, |hash| rows.get(hash)).unwrap();
+        let rows = segment(table.close(start + 2 * day, |_| ()).unwrap());
+        let (_, row) = rows.iter().next().unwrap();
+        assert_eq!((row.tag, row.display, row.total, row.first_seen), ("old", "old", 3, start));
+        assert_eq!(table.insert_reuses_slots(), 0);
+    }
+
+    impl TagTable {
+        fn insert_reuses_slots(&self) -> usize {
+            self.free.len()
+        }
+    }
+
+    #[test]
+    fn many_tags_are_found_and_their_memory_is_known() {
+        let mut table = table();
+        let mut want = BTreeMap::new();
+        for i in 0..20_000_i64 {
+            let tag = format!("tag{}", i % 7000);
+            *want.entry(tag.clone()).or_insert(0) += 1;
+            table.apply(&mention(&tag, 1_700_000_000_000 + i * 1000), |_| None).unwrap();
+        }
+        let rows = segment(table.close(1_700_020_000_000, |_| ()).unwrap());
+        let got: BTreeMap<String, i64> =
+            rows.iter().map(|(_, row)| (row.tag.to_owned(), row.total)).collect();
+        assert_eq!(got, want);
+        (0..SWEEP_PARTS).for_each(|_| table.sweep(1_700_020_000_000, 0));
+        assert!(size_of::<Option<Tag>>() <= 104);
+        let each = table.bytes() / table.len();
+        assert!((100..260).contains(&each), "{each} bytes a tag");
+    }
+}

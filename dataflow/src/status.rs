@@ -1,0 +1,169 @@
+//! What a job is doing, for metrics and for the live line.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use schemas::manifest::{Counters, Manifest};
+
+use crate::plan::bytes_read;
+use crate::records::Cut;
+
+/// The state's sizes in one worker.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    ids: (usize, usize),
+    tags: (usize, usize),
+}
+
+/// The newest commit in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The newest durable commit.
+    pub commit: u64,
+    /// Its stream time.
+    pub as_of_ms: Option<i64>,
+    /// What has been counted since the state began.
+    pub counters: Counters,
+    /// Bytes of bounded files read, and their sum; zeros where there are none.
+    pub bytes: (u64, u64),
+}
+
+/// Metrics of a job; cheap to update, shared by all its threads.
+#[derive(Debug, Default)]
+pub struct Status {
+    progress: Mutex<Progress>,
+    sizes: Mutex<Vec<Sizes>>,
+    records: Counter,
+    commit: Gauge,
+    as_of_seconds: Gauge,
+    clocks_disagree: Gauge,
+    ids: Gauge,
+    id_bytes: Gauge,
+    tags: Gauge,
+    tag_bytes: Gauge,
+    segments: Gauge,
+    segment_bytes: Gauge,
+    commit_milliseconds: Gauge,
+    merges: Counter,
+    removed_files: Counter,
+    published: Gauge,
+    counted: Counted,
+}
+
+/// One gauge per manifest counter, since they continue over restarts.
+#[derive(Debug, Default)]
+struct Counted([Gauge; 10]);
+
+impl Status {
+    /// Makes all metrics known to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| {
+            registry.register(name, help, gauge.clone());
+        };
+        gauge("commit", "Number of the newest durable commit", &self.commit);
+        gauge("as_of_seconds", "Stream time of the newest cut, since 1970", &self.as_of_seconds);
+        gauge(
+            "clocks_disagree",
+            "1 while event times contradict the wall clock",
+            &self.clocks_disagree,
+        );
+        gauge("state_ids", "Event ids in memory", &self.ids);
+        gauge("state_id_bytes", "Memory of event ids", &self.id_bytes);
+        gauge("state_tags", "Tags in memory", &self.tags);
+        gauge("state_tag_bytes", "Memory of tags", &self.tag_bytes);
+        gauge("segments", "Files of the newest commit", &self.segments);
+        gauge("segment_bytes", "Bytes of the newest commit's files", &self.segment_bytes);
+        gauge(
+            "commit_milliseconds",
+            "From cut to durable, newest commit",
+            &self.commit_milliseconds,
+        );
+        gauge("published_commit", "Newest commit the store has in full", &self.published);
+        for ((name, _), value) in Counters::default().named().iter().zip(&self.counted.0) {
+            let help = "Records or occurrences since the state began, by the newest commit";
+            gauge(&format!("committed_{name}"), help, value);
+        }
+        registry.register("records", "Records read by this process", self.records.clone());
+        registry.register("merges", "Background merges of segments", self.merges.clone());
+        registry.register(
+            "removed_files",
+            "Files that no kept commit needs",
+            self.removed_files.clone(),
+        );
+    }
+
+    /// The newest commit in numbers.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records read by this process.
+    pub fn records(&self) -> u64 {
+        self.records.get()
+    }
+
+    /// Memory of ids and of tags, in bytes.
+    pub fn state_bytes(&self) -> (usize, usize) {
+        (self.id_bytes.get() as usize, self.tag_bytes.get() as usize)
+    }
+
+    pub(crate) fn read(&self, records: usize) {
+        self.records.inc_by(records as u64);
+    }
+
+    pub(crate) fn dedup(&self, worker: usize, ids: usize, bytes: usize) {
+        self.resize(worker, |sizes| sizes.ids = (ids, bytes));
+    }
+
+    pub(crate) fn tags(&self, worker: usize, tags: usize, bytes: usize) {
+        self.resize(worker, |sizes| sizes.tags = (tags, bytes));
+    }
+
+    fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.len() <= worker {
+            sizes.resize(worker + 1, Sizes::default());
+        }
+        change(&mut sizes[worker]);
+        let sum = |of: fn(&Sizes) -> usize| sizes.iter().map(of).sum::<usize>() as i64;
+        self.ids.set(sum(|s| s.ids.0));
+        self.id_bytes.set(sum(|s| s.ids.1));
+        self.tags.set(sum(|s| s.tags.0));
+        self.tag_bytes.set(sum(|s| s.tags.1));
+    }
+
+    pub(crate) fn cut(&self, cut: &Cut) {
+        self.as_of_seconds.set(cut.as_of_ms.unwrap_or_default() / 1000);
+        self.clocks_disagree.set(i64::from(!cut.clocks_agree));
+    }
+
+    pub(crate) fn committed(&self, manifest: &Manifest, milliseconds: u64) {
+        let body = &manifest.body;
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        *progress = Progress {
+            commit: manifest.header.commit,
+            as_of_ms: body.as_of_ms,
+            counters: body.counters,
+            bytes: bytes_read(&body.inputs),
+        };
+        self.commit.set(manifest.header.commit as i64);
+        self.segments.set(body.segments.len() as i64);
+        self.segment_bytes.set(body.segments.iter().map(|s| s.bytes as i64).sum());
+        self.commit_milliseconds.set(milliseconds as i64);
+        for ((_, count), gauge) in body.counters.named().iter().zip(&self.counted.0) {
+            gauge.set(*count as i64);
+        }
+    }
+
+    pub(crate) fn kept_house(&self, merges: u64, removed: u64) {
+        self.merges.inc_by(merges);
+        self.removed_files.inc_by(removed);
+    }
+
+    pub(crate) fn published(&self, commit: u64) {
+        self.published.set(commit as i64);
+    }
+}

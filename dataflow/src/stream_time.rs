@@ -1,0 +1,267 @@
+//! Stream time: from what sources know of their partitions to `as_of` and the eviction floor.
+//!
+//! A function of the log, but for the caught-up live case, which follows the wall clock while the
+//! clocks agree. Invariants: `as_of` and the floor never decrease; positions are those of one cut.
+
+use std::collections::BTreeMap;
+
+use schemas::manifest::{Blocks, Body, Partition, Position};
+
+use crate::records::{Cut, Fact, Inputs, Last, News, Tick};
+
+/// Clocks that differ by more than this are not believed to show the same time.
+const AGREE_MS: i64 = 5 * 60_000;
+
+/// What stream time depends on besides the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TimeRules {
+    /// Whether a caught-up stream follows the wall clock. Not in bounded runs and replays.
+    pub(crate) live: bool,
+    /// Where a bounded run ends.
+    pub(crate) until_ms: Option<i64>,
+    /// How long an event id is remembered; none: for ever.
+    pub(crate) horizon_ms: Option<i64>,
+}
+
+/// The stream time of a job and the positions it belongs to.
+pub(crate) struct StreamTime {
+    rules: TimeRules,
+    inputs: Inputs,
+    as_of_ms: Option<i64>,
+    floor_ms: Option<i64>,
+    /// The largest event time, and the monotonic time at which it was read in this run.
+    largest: Option<(i64, u64)>,
+    clocks_agree: bool,
+}
+
+impl StreamTime {
+    /// Continues from a commit with the partitions of `inputs`; `mono_us` is now.
+    pub(crate) fn new(rules: TimeRules, from: &Body, inputs: Inputs, mono_us: u64) -> Self {
+        Self {
+            rules,
+            inputs,
+            as_of_ms: from.as_of_ms,
+            floor_ms: from.floor_ms,
+            largest: from.largest_ts_ms.map(|ts| (ts, mono_us)),
+            clocks_agree: true,
+        }
+    }
+
+    /// Takes news of a partition into account.
+    pub(crate) fn learn(&mut self, fact: Fact) {
+        let partitions = self.inputs.entry(fact.input).or_default();
+        let partition = partitions.entry(fact.partition).or_default();
+        match fact.news {
+            News::Ordered { state, largest } => {
+                *partition = state;
+                // Of equal times the earlier reading counts: time has passed since then.
+                if let Some((ts, at)) = largest
+                    && self.largest.is_none_or(|(known, _)| ts > known)
+                {
+                    self.largest = Some((ts, at));
+                }
+            }
+            News::Block { number, state } => {
+                let mut blocks = take_blocks(&mut partition.position);
+                if let Some(largest) = state.times.largest_ms() {
+                    let at = self.largest.map_or(0, |(_, at)| at);
+                    self.largest = self.largest.max(Some((largest, at)));
+                }
+                blocks.open.insert(number, state);
+                while let Some(next) = blocks.open.get(&blocks.done).filter(|b| b.done) {
+                    partition.log_time.append(&next.times);
+                    blocks.open.remove(&blocks.done);
+                    blocks.done += 1;
+                }
+                partition.done = blocks.are_done();
+                partition.at_end = partition.done;
+                partition.position = Position::Blocks(blocks);
+            }
+        }
+    }
+
+    /// Cuts the stream at the end of a commit.
+    pub(crate) fn close(&mut self, tick: Tick) -> Cut {
+        self.as_of_ms = self.as_of_ms.max(self.as_of(&tick));
+        self.floor_ms = self.floor_ms.max(self.floor());
+        Cut {
+            tick,
+            as_of_ms: self.as_of_ms,
+            floor_ms: self.floor_ms,
+            largest_ts_ms: self.largest.map(|(ts, _)| ts),
+            clocks_agree: self.clocks_agree,
+            inputs: self.inputs.clone(),
+        }
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.inputs.values().flat_map(BTreeMap::values)
+    }
+
+    fn largest_log_time(&self) -> Option<i64> {
+        self.partitions().filter_map(|p| p.log_time.value_ms()).max()
+    }
+
+    fn as_of(&mut self, tick: &Tick) -> Option<i64> {
+        if tick.last == Some(Last::Finished) && self.rules.until_ms.is_some() {
+            return self.rules.until_ms;
+        }
+        let behind = self.partitions().filter(|p| !p.done && !p.at_end);
+        let least = behind.map(|p| p.log_time.value_ms()).reduce(Option::min);
+        match least {
+            Some(least) => least,
+            None if self.rules.live => Some(self.corrected_clock(tick)),
+            None => self.largest_log_time(),
+        }
+    }
+
+    /// The wall clock, unless the events say that it is wrong.
+    fn corrected_clock(&mut self, tick: &Tick) -> i64 {
+        let Some((ts, at)) = self.largest else { return tick.wall_ms };
+        let expected = ts.saturating_add_unsigned(tick.mono_us.saturating_sub(at) / 1000);
+        self.clocks_agree = (tick.wall_ms - expected).abs() <= AGREE_MS;
+        if self.clocks_agree { tick.wall_ms } else { expected }
+    }
+
+    fn floor(&self) -> Option<i64> {
+        let horizon = self.rules.horizon_ms?;
+        let largest = self.largest_log_time()?;
+        let unfinished = self.partitions().filter(|p| !p.done);
+        let log_time = |p: &Partition| if p.at_end { Some(largest) } else { p.log_time.value_ms() };
+        let least = unfinished.map(log_time).reduce(Option::min).unwrap_or(Some(largest));
+        least.map(|least| least - horizon)
+    }
+}
+
+fn take_blocks(position: &mut Position) -> Blocks {
+    match std::mem::take(position) {
+        Position::Blocks(blocks) => blocks,
+        Position::Offset(_) => Blocks::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::hash::HashKey;
+    use schemas::log_time::LogTime;
+    use schemas::manifest::{Block, Counters};
+    use schemas::windows::Windows;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn time(rules: TimeRules) -> StreamTime {
+        with(rules, BTreeMap::new())
+    }
+
+    fn with(rules: TimeRules, inputs: Inputs) -> StreamTime {
+        let body = Body {
+            as_of_ms: None,
+            floor_ms: None,
+            largest_ts_ms: None,
+            hash_key: HashKey::new(0),
+            rules: 1,
+            windows: Windows::default(),
+            finished: None,
+            clean: false,
+            inputs: BTreeMap::new(),
+            counters: Counters::default(),
+            segments: Vec::new(),
+        };
+        StreamTime::new(rules, &body, inputs, 0)
+    }
+
+    fn ordered(name: &str, times: &[i64], at_end: bool) -> Fact {
+        let mut log_time = LogTime::default();
+        times.iter().for_each(|ts| log_time.observe(*ts));
+        let largest = times.iter().max().map(|ts| (*ts, 0));
+        let state = Partition { log_time, at_end, ..Partition::default() };
+        let news = News::Ordered { state, largest };
+        Fact { commit: 1, input: "i".into(), partition: name.into(), news }
+    }
+
+    fn tick(wall_ms: i64, mono_ms: u64, last: Option<Last>) -> Tick {
+        Tick { commit: 1, wall_ms, mono_us: mono_ms * 1000, last }
+    }
+
+    #[test]
+    fn behind_follows_the_slowest_and_waits_for_all_to_begin() {
+        let mut time = time(TimeRules { live: true, ..TimeRules::default() });
+        time.learn(ordered("a", &[NOW - HOUR], false));
+        time.learn(ordered("b", &[], false));
+        assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, None, "b has not begun");
+        time.learn(ordered("b", &[NOW - 2 * HOUR], false));
+        assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - 2 * HOUR));
+        time.learn(ordered("b", &[NOW - 2 * HOUR], true));
+        assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - HOUR), "b is at its end");
+        time.learn(ordered("a", &[NOW - 3 * HOUR], false));
+        assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - HOUR), "never back");
+    }
+
+    #[test]
+    fn caught_up_follows_the_clock_while_the_events_agree() {
+        let mut live = time(TimeRules { live: true, ..TimeRules::default() });
+        live.learn(ordered("a", &[NOW], true));
+        let cut = live.close(tick(NOW + 60_000, 60_000, None));
+        assert_eq!((cut.as_of_ms, cut.clocks_agree), (Some(NOW + 60_000), true));
+        let cut = live.close(tick(NOW + 2 * HOUR, 120_000, None));
+        assert_eq!((cut.as_of_ms, cut.clocks_agree), (Some(NOW + 120_000), false));
+        let mut old = time(TimeRules { live: true, ..TimeRules::default() });
+        old.learn(ordered("a", &[NOW - 9000 * HOUR], true));
+        assert_eq!(old.close(tick(NOW, 5, None)).as_of_ms, Some(NOW - 9000 * HOUR + 5));
+    }
+
+    #[test]
+    fn a_bounded_run_ends_at_its_largest_log_time_or_until() {
+        let mut run = time(TimeRules::default());
+        run.learn(ordered("a", &[NOW], true));
+        run.learn(ordered("b", &[NOW + 5], true));
+        let last = Some(Last::Finished);
+        assert_eq!(run.close(tick(NOW + HOUR, 0, last)).as_of_ms, Some(NOW + 5));
+        let mut until = time(TimeRules { until_ms: Some(NOW + 9), ..TimeRules::default() });
+        until.learn(ordered("a", &[NOW], true));
+        assert_eq!(until.close(tick(0, 0, None)).as_of_ms, Some(NOW));
+        assert_eq!(until.close(tick(0, 0, last)).as_of_ms, Some(NOW + 9));
+    }
+
+    #[test]
+    fn the_floor_lies_a_horizon_behind_the_slowest_unfinished() {
+        let mut time = time(TimeRules { horizon_ms: Some(HOUR), ..TimeRules::default() });
+        time.learn(ordered("a", &[NOW], false));
+        time.learn(ordered("b", &[NOW - HOUR], false));
+        assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - 2 * HOUR));
+        time.learn(ordered("b", &[NOW - HOUR], true));
+        assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - HOUR));
+        time.learn(ordered("c", &[], false));
+        assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - HOUR), "c has not begun");
+    }
+
+    #[test]
+    fn blocks_move_log_time_as_they_complete_the_run_of_done_ones() {
+        let bytes = 3 * crate::log::BLOCK_BYTES - 1;
+        let position = Position::Blocks(Blocks { bytes, ..Blocks::default() });
+        let file = Partition { position, ..Partition::default() };
+        let inputs = [("i".to_owned(), [("f".to_owned(), file)].into())].into();
+        let mut time = with(TimeRules::default(), inputs);
+        let fact = |news| Fact { commit: 1, input: "i".into(), partition: "f".into(), news };
+        let block = |ts: i64, done| {
+            let mut times = LogTime::default();
+            times.observe(ts);
+            Block { offset: 0, done, times }
+        };
+        time.learn(fact(News::Block { number: 1, state: block(NOW + 10, true) }));
+        assert_eq!(time.close(tick(0, 0, None)).as_of_ms, None);
+        time.learn(fact(News::Block { number: 0, state: block(NOW, false) }));
+        assert_eq!(time.close(tick(0, 0, None)).as_of_ms, None);
+        time.learn(fact(News::Block { number: 0, state: block(NOW, true) }));
+        assert!(time.close(tick(0, 0, None)).as_of_ms >= Some(NOW));
+        time.learn(fact(News::Block { number: 2, state: block(NOW + 20, true) }));
+        let cut = time.close(tick(0, 0, Some(Last::Finished)));
+        let file = &cut.inputs["i"]["f"];
+        assert!(file.done && file.at_end);
+        let Position::Blocks(blocks) = &file.position else { panic!() };
+        assert_eq!((blocks.done, blocks.open.len()), (3, 0));
+    }
+}

@@ -1,0 +1,67 @@
+//! What a command ends with: the message, and the exit code that scripts rely on.
+
+use std::io;
+
+use dataflow::{InputError, JobError};
+use schemas::tags::NameError;
+use sinks::commits::{CommitError, RollbackError};
+use sinks::storage::StorageError;
+use sinks::store::StoreError;
+use thiserror::Error;
+
+/// Why a command failed. Codes: 1 failed, 2 wrong usage, 3 fenced by another job.
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    /// The arguments make no sense together.
+    #[error("{0}")]
+    Usage(String),
+    /// Something that the command needs is not there.
+    #[error("{0}")]
+    Failed(String),
+    /// A name that no tag can have.
+    #[error("{name:?} is no tag's name: {error}")]
+    Name { name: String, error: NameError },
+    /// The job could not start, or ended.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// An input cannot be opened.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A commit cannot be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A rollback was refused.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    /// The state's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The store gave no answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Reading or writing failed.
+    #[error("{doing}: {source}")]
+    Io { doing: String, source: io::Error },
+}
+
+impl CliError {
+    /// An error of reading or writing.
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Name { .. } => 2,
+            Self::Job(error) if error.is_fenced() => 3,
+            _ => 1,
+        }
+    }
+
+    /// Whether the reader of our output has gone, which is no error.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,60 @@
+//! The `tagflow` command: parses, builds and calls; what it does is in the crates.
+
+#![allow(clippy::print_stderr, reason = "a command talks to its user")]
+
+mod checkpoint;
+mod error;
+mod extract;
+mod generate;
+mod inputs;
+mod logging;
+mod output;
+mod query;
+mod run;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Counts hashtags as they are posted: exact through any crash, served from one read.
+#[derive(Parser)]
+#[command(name = "tagflow", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    logging: logging::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Generate(generate::Args),
+    Extract(extract::Args),
+    Query(query::Args),
+    Checkpoint(checkpoint::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(&cli.logging);
+    let done = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Extract(args) => extract::run(args),
+        Command::Query(args) => query::run(args),
+        Command::Checkpoint(args) => checkpoint::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
