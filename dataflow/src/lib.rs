@@ -11,6 +11,7 @@ mod inputs;
 mod job;
 pub mod log;
 mod operators;
+mod own;
 mod plan;
 mod records;
 mod run;
@@ -21,6 +22,7 @@ mod stream_time;
 
 pub use context::Stop;
 pub use inputs::{InputError, InputSpec, Origin};
+pub use own::roll_back;
 pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
 pub use settings::{Beyond, Input, LogTimeKind, Scope, Settings};
 pub use state::tag_table::TagError;

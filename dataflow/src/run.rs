@@ -5,14 +5,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use sinks::commits::{
-    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, Owner,
-    SegmentWriter, Snapshot, Start, TakeoverError, Watch, WriteError, make_visible, newest,
-    take_over,
+    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, RollbackError,
+    SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest,
 };
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -26,13 +22,11 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::log::LogError;
+use crate::own::own;
 use crate::plan::Plan;
 use crate::settings::{Input, Settings};
 use crate::state::tag_table::TagError;
 use crate::status::Status;
-
-/// An owner that made no commit for so long, watched by a newcomer, counts as gone.
-const SILENT_MS: u64 = 10_000;
 
 /// Why a job could not run, or ended.
 #[derive(Debug, Error)]
@@ -61,6 +55,9 @@ pub enum JobError {
     /// The tags' state is unusable.
     #[error(transparent)]
     Tag(#[from] TagError),
+    /// The state could not go back to an older commit.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
     /// Publishing cannot go on.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -207,67 +204,6 @@ fn is_finished(before: &Manifest, spec: &JobSpec) -> Result<bool, JobError> {
 fn open_inputs(spec: &JobSpec, generation: u64) -> Result<Vec<Input>, InputError> {
     let open = |input: &InputSpec| input.open(generation, &spec.settings, &spec.clock);
     spec.inputs.iter().map(open).collect()
-}
-
-/// Takes the state over: the takeover's manifest, and the lock that says so.
-fn own(spec: &JobSpec, storage: &dyn Storage) -> Result<(Manifest, Option<Lock>), JobError> {
-    let owner = Owner {
-        id: format!("{:032x}", random()?),
-        pid: std::process::id(),
-        host: spec.host.clone(),
-        started_ms: spec.clock.wall_ms(),
-    };
-    let root = match &spec.state {
-        StateAt::Folder(root) => Some(root),
-        StateAt::Storage(_) => None,
-    };
-    let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
-    let start = Start {
-        owner: owner.id.clone(),
-        hash_key: HashKey::new(random()?),
-        windows: spec.settings.windows.clone(),
-        wall_ms: owner.started_ms,
-    };
-    let mut watched = Ok(());
-    let takeover = take_over(storage, &start, |before| {
-        let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
-        if spec.take_over || before.body.clean {
-            return None;
-        }
-        match still_commits(storage, &*spec.clock) {
-            Ok(true) => Some(holder),
-            Ok(false) => None,
-            Err(error) => {
-                watched = Err(error);
-                Some(holder)
-            }
-        }
-    });
-    watched?;
-    let takeover = takeover?;
-    if let Some(root) = root {
-        Lock::sweep(root, &owner.id);
-    }
-    Ok((takeover, lock))
-}
-
-/// Watches a living owner: whether it makes a commit within [`SILENT_MS`].
-fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, StorageError> {
-    let now_ms = || clock.mono_us() / 1000;
-    let watch = Watch::new(storage, now_ms())?;
-    while watch.age_ms(now_ms()) < SILENT_MS {
-        if watch.has_moved(storage)? {
-            return Ok(true);
-        }
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-    Ok(false)
-}
-
-fn random() -> Result<u128, JobError> {
-    let mut bytes = [0; 16];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
-    Ok(u128::from_le_bytes(bytes))
 }
 
 fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, JobError> {
