@@ -18,7 +18,7 @@ use crate::error::CliError;
 use crate::host::{host_name, worker_default};
 use crate::output::Output;
 use crate::progress::LiveLine;
-use crate::service::{ListenArgs, Service};
+use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 
 /// The top tags that the live line names.
@@ -76,15 +76,16 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
         host: host_name(),
         publisher: None,
     };
+    let listeners = Listeners::bind(&args.listen)?;
     let Started::Running(job) = start(spec)? else { return Ok(()) };
     let mut registry = Registry::with_prefix("tagflow");
     job.status().register(&mut registry);
-    let service = Service::start(&args.listen, &state, registry)?;
     let mut output = Output::new();
-    output.line(&service.url)?;
+    output.line(&listeners.url)?;
     output.flush()?;
     drop(output);
-    eprintln!("open {} and watch counts rise; Ctrl-C ends", service.url);
+    eprintln!("open {} and watch counts rise; Ctrl-C ends", listeners.url);
+    let service = listeners.serve(&state, registry)?;
     let follower = Arc::clone(&service.follower);
     let live = LiveLine::start(job.status(), move || top(&follower));
     let (ask, asked) = channel();

@@ -17,7 +17,7 @@ use crate::host::{host_name, worker_default};
 use crate::inputs::input;
 use crate::output::Output;
 use crate::progress::LiveLine;
-use crate::service::{ListenArgs, Service};
+use crate::service::{ListenArgs, Listeners, Service};
 use crate::signals::on_stop;
 
 /// Count the hashtags of an input, with commits that survive a crash
@@ -87,6 +87,7 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let spec = spec(&args)?;
+    let listeners = args.serve.then(|| Listeners::bind(&args.listen)).transpose()?;
     let job = match start(spec)? {
         Started::Running(job) => job,
         Started::Finished(manifest) => {
@@ -96,21 +97,17 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     };
     let stop = job.stop();
     on_stop(move || stop.set());
-    let service = if args.serve {
+    let serve = |listeners: Listeners| {
         let mut registry = Registry::with_prefix("tagflow");
         job.status().register(&mut registry);
-        let service = Service::start(&args.listen, &args.state, registry)?;
-        eprintln!("serving {}", service.url);
-        Some(service)
-    } else {
-        None
+        eprintln!("serving {}", listeners.url);
+        listeners.serve(&args.state, registry)
     };
+    let service = listeners.map(serve).transpose()?;
     let live = LiveLine::start(job.status(), String::new);
     let ended = job.wait();
     drop(live);
-    if let Some(service) = service {
-        service.stop();
-    }
+    service.into_iter().for_each(Service::stop);
     tell(&ended?, args.json)
 }
 

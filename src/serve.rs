@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 use crate::error::CliError;
 use crate::output::Output;
-use crate::service::{ListenArgs, Service};
+use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 
 /// Serve the counts of a state folder over HTTP, following its commits
@@ -24,12 +24,13 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let registry = Registry::with_prefix("tagflow");
-    let service = Service::start(&args.listen, &args.state, registry)?;
+    let listeners = Listeners::bind(&args.listen)?;
     let mut output = Output::new();
-    output.line(&service.url)?;
-    if let Some(url) = &service.metrics_url {
+    output.line(&listeners.url)?;
+    if let Some(url) = &listeners.metrics_url {
         output.line(format!("{url}/metrics"))?;
     }
+    let service = listeners.serve(&args.state, registry)?;
     output.flush()?;
     drop(output);
     let (stop, stopped) = channel();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use sinks::commits::Follower;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::error::CliError;
@@ -34,10 +35,6 @@ pub(crate) struct ListenArgs {
 
 /// A running service.
 pub(crate) struct Service {
-    /// Its address.
-    pub(crate) url: String,
-    /// The address of the metrics.
-    pub(crate) metrics_url: Option<String>,
     /// What it follows.
     pub(crate) follower: Arc<Follower>,
     stop: watch::Sender<bool>,
@@ -45,18 +42,20 @@ pub(crate) struct Service {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Service {
-    /// Serves the state in `state`, with `registry`'s metrics.
-    pub(crate) fn start(
-        args: &ListenArgs,
-        state: &Path,
-        mut registry: Registry,
-    ) -> Result<Self, CliError> {
-        let follower = Arc::new(Follower::new(open(state)?));
-        // A damaged state is told at once rather than to the first client.
-        follower.step()?;
-        let metrics = api::Metrics::default();
-        metrics.register(&mut registry);
+/// Bound listeners: taken before a job starts, so that a port in use is told first.
+pub(crate) struct Listeners {
+    runtime: Runtime,
+    public: TcpListener,
+    admin: Option<TcpListener>,
+    /// The address of the API.
+    pub(crate) url: String,
+    /// The address of the metrics.
+    pub(crate) metrics_url: Option<String>,
+}
+
+impl Listeners {
+    /// Binds what `args` ask for.
+    pub(crate) fn bind(args: &ListenArgs) -> Result<Self, CliError> {
         let runtime = runtime().map_err(CliError::io("cannot start the service"))?;
         let public = runtime.block_on(bind(&args.listen))?;
         let admin = match &args.metrics {
@@ -65,6 +64,17 @@ impl Service {
         };
         let url = address(&public)?;
         let metrics_url = admin.as_ref().map(address).transpose()?;
+        Ok(Self { runtime, public, admin, url, metrics_url })
+    }
+
+    /// Serves the state in `state`, with `registry`'s metrics.
+    pub(crate) fn serve(self, state: &Path, mut registry: Registry) -> Result<Service, CliError> {
+        let Self { runtime, public, admin, .. } = self;
+        let follower = Arc::new(Follower::new(open(state)?));
+        // A damaged state is told at once rather than to the first client.
+        follower.step()?;
+        let metrics = api::Metrics::default();
+        metrics.register(&mut registry);
         let (stop, stopping) = watch::channel(false);
         let reader = Arc::clone(&follower);
         let served = async move {
@@ -86,9 +96,11 @@ impl Service {
             std::thread::spawn(move || runtime.block_on(served)),
             follow(Arc::clone(&follower), Arc::clone(&stopped)),
         ];
-        Ok(Self { url, metrics_url, follower, stop, stopped, threads })
+        Ok(Service { follower, stop, stopped, threads })
     }
+}
 
+impl Service {
     /// Ends it, after the answers under way.
     pub(crate) fn stop(self) {
         self.stopped.store(true, Ordering::Release);

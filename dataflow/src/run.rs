@@ -113,8 +113,19 @@ pub struct JobSpec {
     pub publisher: Option<(String, Box<dyn Publisher>)>,
 }
 
-/// A job that runs.
+/// Asks a job to stop when its handle is dropped, which then waits for its threads.
+struct StopOnDrop(Arc<Stop>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// A job that runs. Dropping it makes a last commit and ends it.
 pub struct Running {
+    // Dropped first: the guards below wait for the workers.
+    ending: StopOnDrop,
     guards: WorkerGuards<()>,
     threads: Vec<JoinHandle<()>>,
     context: Context,
@@ -178,8 +189,9 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     if let Some((name, publisher)) = spec.publisher {
         threads.push(spawn_publisher(&context, PublishTask::new(name, publisher)));
     }
+    let ending = StopOnDrop(Arc::clone(&context.stop));
     let guards = spawn_workers(&context, spec.workers)?;
-    Ok(Started::Running(Running { guards, threads, context, _lock: lock }))
+    Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
 }
 
 /// Whether the state holds this very run, finished.
@@ -282,7 +294,7 @@ impl Running {
 
     /// Waits for the end: the last commit's manifest.
     pub fn wait(self) -> Result<Manifest, JobError> {
-        let Self { guards, threads, context, _lock } = self;
+        let Self { ending: _ending, guards, threads, context, _lock } = self;
         for result in guards.join() {
             if let Err(error) = result {
                 context.failure.set(JobError::Worker(error));
