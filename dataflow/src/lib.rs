@@ -6,6 +6,7 @@
 pub mod clock;
 mod context;
 mod epoch;
+mod estimate;
 mod failure;
 mod inputs;
 mod job;
@@ -21,6 +22,7 @@ mod status;
 mod stream_time;
 
 pub use context::Stop;
+pub use estimate::{Estimate, Load};
 pub use inputs::{InputError, InputSpec, Origin};
 pub use own::roll_back;
 pub use run::{JobError, JobSpec, Running, Started, StateAt, start};

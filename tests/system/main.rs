@@ -1,0 +1,9 @@
+//! Whole-system tests: the `tagflow` binary as its users run it, held against an independent
+//! recount of the input.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
+
+mod counts;
+mod crash;
+mod harness;
+mod recount;
