@@ -12,7 +12,7 @@ use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
 use sinks::commits::{
-    Lock, Owner, Start, TakeoverError, Watch, list_commits, load, rollback, take_over,
+    CommitError, Lock, Owner, Start, TakeoverError, Watch, list_commits, load, rollback, take_over,
 };
 use sinks::storage::{DiskStorage, Storage, StorageError};
 
@@ -60,6 +60,13 @@ pub(crate) fn own(
         Lock::sweep(root, &owner.id);
     }
     Ok((takeover, lock))
+}
+
+/// Whether another start owns the state by now: then that is why anything else failed.
+pub(crate) fn superseded(storage: &dyn Storage, start: &Manifest) -> Option<CommitError> {
+    let commit = list_commits(storage).ok()?.last().copied()?;
+    let newest = load(storage, commit).ok()?;
+    (newest.header.owner != start.header.owner).then_some(CommitError::Fenced { commit })
 }
 
 /// Goes back to commit `to` of the state in `root`, on which no job may live: the new commit, and

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::log::LogError;
-use crate::own::own;
+use crate::own::{own, superseded};
 use crate::plan::Plan;
 use crate::settings::{Input, Settings};
 use crate::state::tag_table::TagError;
@@ -302,6 +302,7 @@ impl Running {
         }
         context.latest.close();
         let (latest, failure) = (Arc::clone(&context.latest), Arc::clone(&context.failure));
+        let (storage, start) = (Arc::clone(&context.storage), Arc::clone(&context.start));
         // The queues' last senders go with the context, which ends their tasks.
         drop(context);
         for thread in threads {
@@ -310,7 +311,7 @@ impl Running {
             }
         }
         match failure.take() {
-            Some(error) => Err(error),
+            Some(error) => Err(superseded(&*storage, &start).map_or(error, JobError::from)),
             None => Ok(latest.current().manifest.clone()),
         }
     }

@@ -7,3 +7,4 @@ mod counts;
 mod crash;
 mod harness;
 mod recount;
+mod takeover;
