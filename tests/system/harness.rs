@@ -77,6 +77,11 @@ impl Job {
         self.0.try_wait().unwrap().is_none()
     }
 
+    /// Its standard output, to read line by line.
+    pub(crate) fn stdout(&mut self) -> std::process::ChildStdout {
+        self.0.stdout.take().unwrap()
+    }
+
     /// Kills it as nothing can resist; whether it lived.
     pub(crate) fn kill(&mut self) -> bool {
         let lived = self.lives();

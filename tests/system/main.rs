@@ -7,4 +7,5 @@ mod counts;
 mod crash;
 mod harness;
 mod recount;
+mod serve;
 mod takeover;
