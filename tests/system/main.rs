@@ -3,9 +3,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+mod cli;
 mod counts;
 mod crash;
+mod damage;
 mod harness;
+mod live;
 mod recount;
 mod serve;
 mod takeover;
