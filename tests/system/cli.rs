@@ -123,7 +123,9 @@ fn stdin_is_an_input() {
     let state = folder.path().join("state");
     let line = format!("run --input stdin: --state {} --bounded", state.display());
     let posts = |from: u64| {
-        let post = |i: u64| format!("{{\"event_id\":{i},\"ts\":170000000000{},\"caption\":\"#a\"}}\n", i % 10);
+        let post = |i: u64| {
+            format!("{{\"event_id\":{i},\"ts\":170000000000{},\"caption\":\"#a\"}}\n", i % 10)
+        };
         (from..from + 5).map(post).collect::<String>()
     };
     fed(&line, posts(0).as_bytes());
@@ -167,7 +169,9 @@ fn missing_things_are_named() {
 #[test]
 fn every_command_explains_itself() {
     let help = ok("--help");
-    for name in ["demo", "run", "serve", "generate", "extract", "query", "checkpoint", "dead-letters"] {
+    for name in
+        ["demo", "run", "serve", "generate", "extract", "query", "checkpoint", "dead-letters"]
+    {
         assert!(help.contains(&format!("  {name}")), "{name}");
         let text = ok(&format!("{name} --help"));
         assert!(text.contains("Example") || text.contains("Commands"), "{name}: {text}");

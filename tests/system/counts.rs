@@ -95,7 +95,9 @@ fn windows_at_twenty_instants_of_thirty_hours() {
         let state = folder.path().join(format!("state-{i}"));
         let workers = 1 + i % 3;
         let (from, at) = (input.display(), state.display());
-        ok(&format!("run --input {from} --state {at} --workers {workers} --bounded --until {until}"));
+        ok(&format!(
+            "run --input {from} --state {at} --workers {workers} --bounded --until {until}"
+        ));
         let (rows, summary) = export(&state, "");
         assert_eq!(summary.as_of, Some(until));
         assert!(summary.events < 30_000 && summary.duplicates > 0);
@@ -173,7 +175,11 @@ fn folders_of_plain_and_compressed_files_count_once() {
         }
     }
     let state = folder.path().join("state");
-    let line = format!("run --input {} --state {} --workers 2 --bounded", posts.display(), state.display());
+    let line = format!(
+        "run --input {} --state {} --workers 2 --bounded",
+        posts.display(),
+        state.display()
+    );
     ok(&line);
     let (rows, summary) = export(&state, "");
     check(&all, &rows, &summary);
@@ -206,7 +212,10 @@ fn a_horizon_in_a_bounded_run_refuses_what_is_older_and_says_so() {
     assert_eq!(rows[&(String::new(), "late".to_owned())].total, 1);
     let listed = ok(&format!("dead-letters ls --state {at} --json"));
     let row: serde_json::Value = serde_json::from_str(listed.trim()).unwrap();
-    assert_eq!((&row["reason"], &row["partition"]), (&"beyond_horizon".into(), &"posts.ndjson".into()));
+    assert_eq!(
+        (&row["reason"], &row["partition"]),
+        (&"beyond_horizon".into(), &"posts.ndjson".into())
+    );
 
     let state = folder.path().join("counted");
     let at = state.display();

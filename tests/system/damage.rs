@@ -9,7 +9,10 @@ use super::recount::{Input, check};
 /// A state with several commits, left in order before the input's end.
 fn stopped_state(folder: &Path) -> (PathBuf, PathBuf) {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
-    ok(&format!("generate --posts 40000 --tags-mean 3 --vocabulary 4000 --out {}", input.display()));
+    ok(&format!(
+        "generate --posts 40000 --tags-mean 3 --vocabulary 4000 --out {}",
+        input.display()
+    ));
     let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
     let mut job = Job::start(&format!("{line} --limit-rate 6000"));
     eventually("four commits", || (newest_commit(&state) >= 4).then_some(()));

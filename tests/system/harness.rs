@@ -47,8 +47,7 @@ pub(crate) fn fails(line: &str, code: i32) -> String {
 
 /// Feeds `input` to a command line that must succeed; its standard output.
 pub(crate) fn fed(line: &str, input: &[u8]) -> String {
-    let mut child =
-        command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));

@@ -29,7 +29,8 @@ fn a_tailed_folder_is_followed_as_files_grow_and_appear_and_after_restarts() {
         if !state.join("visible").exists() {
             return 0;
         }
-        let output = super::harness::run(&format!("query tag {tag} --state {} --json", state.display()));
+        let output =
+            super::harness::run(&format!("query tag {tag} --state {} --json", state.display()));
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         object["total"].as_i64().unwrap_or(0)
     };

@@ -49,7 +49,8 @@ fn events(input: &Input<'_>, count: &mut Recount, mut each: impl FnMut(&mut Reco
     let names: Vec<&str> = attributes.iter().map(String::as_str).collect();
     let decoder = Decoder::new(Mapping::parse(input.mapping, &names).unwrap(), &attributes);
     let mut seen: HashSet<String> = HashSet::new();
-    let lines = input.paths.iter().flat_map(|p| BufReader::new(File::open(p).unwrap()).split(b'\n'));
+    let lines =
+        input.paths.iter().flat_map(|p| BufReader::new(File::open(p).unwrap()).split(b'\n'));
     for line in lines.map(Result::unwrap).filter(|line| !line.trim_ascii().is_empty()) {
         match decoder.decode(&line) {
             Err(_) => count.dead_letters += 1,

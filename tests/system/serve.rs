@@ -70,7 +70,8 @@ fn small_state(folder: &Path) -> std::path::PathBuf {
         (3, 1_700_003_700_000, "eu", "#SUNSET #a"),
     ];
     let line = |(id, ts, region, caption): &(i32, i64, &str, &str)| {
-        serde_json::json!({"event_id": id, "ts": ts, "region": region, "caption": caption}).to_string()
+        serde_json::json!({"event_id": id, "ts": ts, "region": region, "caption": caption})
+            .to_string()
     };
     std::fs::write(&input, posts.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
     ok(&format!(
@@ -89,7 +90,8 @@ fn a_tag_is_the_documented_object_here_and_on_the_command_line() {
     let answer = get(&served.address, "/tags/sunset");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     let object = answer.json();
-    let (commit, version) = (object["commit"].as_u64().unwrap(), object["version"].as_i64().unwrap());
+    let (commit, version) =
+        (object["commit"].as_u64().unwrap(), object["version"].as_i64().unwrap());
     let lag = object["lag_ms"].as_i64().unwrap();
     assert_eq!(
         object,
@@ -119,7 +121,11 @@ fn names_are_canonical_or_lead_there() {
     let page = get(at, "/t/Stra%C3%9Fe?scope=region=eu");
     assert_eq!((page.status, page.header("location")), (308, Some("/t/strasse?scope=region=eu")));
     let page = get(at, "/t/%E6%97%A5%E6%9C%AC");
-    assert!(page.status == 200 && page.body.contains("<h1 dir=\"auto\">#日本</h1>"), "{}", page.body);
+    assert!(
+        page.status == 200 && page.body.contains("<h1 dir=\"auto\">#日本</h1>"),
+        "{}",
+        page.body
+    );
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'"));
 }
@@ -198,7 +204,11 @@ fn what_smugglers_send_is_refused() {
         (format!("GET http://evil/tags/a HTTP/1.1\r\nHost: x\r\n{close}"), 400),
         (format!("POST /tags/a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{close}"), 405),
         ("GET /tags/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello".to_owned(), 413),
-        ("GET /tags/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 413),
+        (
+            "GET /tags/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            413,
+        ),
         (format!("GET /tags/a HTTP/1.1\r\nHost: x\r\n{many}{close}"), 431),
         ("nonsense\r\n\r\n".to_owned(), 400),
     ];
@@ -273,17 +283,24 @@ fn a_reader_follows_a_living_job_while_old_files_go() {
 fn metrics_are_on_loopback_only() {
     let folder = folder();
     let state = small_state(folder.path());
-    let mut job =
-        Job::start(&format!("serve --state {} --listen 127.0.0.1:0 --metrics 127.0.0.1:0", state.display()));
+    let mut job = Job::start(&format!(
+        "serve --state {} --listen 127.0.0.1:0 --metrics 127.0.0.1:0",
+        state.display()
+    ));
     let mut lines = BufReader::new(job.stdout()).lines();
     let url = lines.next().unwrap().unwrap();
     let metrics = lines.next().unwrap().unwrap();
     get(url.strip_prefix("http://").unwrap(), "/tags/a");
     let address = metrics.strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap();
     let answer = get(address, "/metrics");
-    assert!(answer.body.contains("tagflow_http_requests_total{route=\"/tags/{name}\",code=\"200\"} 1"), "{}", answer.body);
+    assert!(
+        answer.body.contains("tagflow_http_requests_total{route=\"/tags/{name}\",code=\"200\"} 1"),
+        "{}",
+        answer.body
+    );
     let state = state.display();
-    let error = fails(&format!("serve --state {state} --listen 127.0.0.1:0 --metrics 0.0.0.0:0"), 2);
+    let error =
+        fails(&format!("serve --state {state} --listen 127.0.0.1:0 --metrics 0.0.0.0:0"), 2);
     assert!(error.contains("loopback"), "{error}");
 }
 
