@@ -5,6 +5,7 @@
 //! not look again, except at [`Config::missing_parts`].
 
 mod error;
+mod json_schema;
 mod service;
 mod sink;
 mod source_uri;
@@ -21,6 +22,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::error::{ConfigError, Finding, Place};
+pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
 pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType};
 pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};

@@ -3,7 +3,7 @@
 mod mistakes;
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::mapping::{Field, Mapping};
@@ -150,6 +150,95 @@ fn least_has_the_documented_defaults() {
     let quorum =
         ConsistencyPair { write: Consistency::LocalQuorum, read: Consistency::LocalQuorum };
     assert_eq!(ConsistencyPair::default(), quorum);
+}
+
+/// What `part` of `schema` is where everything has its default, or its only value.
+fn defaults(schema: &Value, part: &Value) -> Value {
+    if let Some(default) = part.get("default") {
+        return default.clone();
+    }
+    if let Some(name) = part["$ref"].as_str() {
+        return defaults(schema, schema.pointer(&name[1..]).unwrap());
+    }
+    if part["maxItems"] == 1 {
+        return json!([defaults(schema, &part["items"])]);
+    }
+    if let [only] = part["oneOf"].as_array().map_or(&[][..], Vec::as_slice) {
+        return only["const"].clone();
+    }
+    let properties = part["properties"].as_object().into_iter().flatten();
+    let given = properties.map(|(name, part)| (name.clone(), defaults(schema, part)));
+    let given: serde_json::Map<_, _> = given.filter(|(_, value)| !value.is_null()).collect();
+    if given.is_empty() { Value::Null } else { given.into() }
+}
+
+#[test]
+fn the_schema_states_the_defaults_that_hold() {
+    let schema = json_schema();
+    let part = |name: &str| defaults(&schema, &schema["$defs"][name]);
+    let mut file = defaults(&schema, &schema);
+    file["meta"] = json!({"name": "a"});
+    file["topics"] = json!({"posts": part("Topic")});
+    file["topics"]["posts"]["source"] = json!("stdin:");
+    file["services"] = json!({"count": part("Service")});
+    file["services"]["count"]["sources"] = json!([{"type": "topic", "id": "posts"}]);
+    for path in [
+        "/config/state/every",
+        "/topics/posts/schema/value/type",
+        "/topics/posts/consumer/default_starting_offset/position",
+        "/services/count/dedup/horizon",
+        "/services/count/transforms/0/with/max-per-post",
+        "/services/count/window/horizons/2/sliding/slide",
+        "/services/count/top/0/k",
+    ] {
+        assert!(file.pointer(path).is_some(), "{path} in {file:#}");
+    }
+    assert_eq!(parse(&file.to_string()), parse(LEAST));
+    let serve = json!({"listen": part("Serve")["listen"]});
+    assert_eq!(parse(&format!("{LEAST}serve: {serve}")).unwrap().serve, Some(Serve::default()));
+    let pair = part("ConsistencyPair");
+    let text = EXAMPLE.replace("{write: LOCAL_QUORUM, read: LOCAL_QUORUM}", &pair.to_string());
+    assert_eq!(parse(&text), parse(EXAMPLE));
+}
+
+/// Calls `each` with every object inside `value`.
+fn objects(value: &Value, each: &mut impl FnMut(&Value)) {
+    match value {
+        Value::Object(members) => {
+            each(value);
+            members.values().for_each(|member| objects(member, each));
+        }
+        Value::Array(items) => items.iter().for_each(|item| objects(item, each)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_schema_is_strict_and_its_texts_state_its_defaults() {
+    let schema = json_schema();
+    objects(&schema, &mut |part| {
+        if part["type"] == "object" && part.get("properties").is_some() {
+            assert_eq!(part["additionalProperties"], false, "{part:#}");
+        }
+        let text = part["description"].as_str();
+        if let Some(default) = part.get("default").filter(|d| d.is_string() || d.is_number()) {
+            let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+            let text = text.expect("a default has a description");
+            assert!(text.ends_with(&format!("Default: `{default}`.")), "{part:#}");
+        }
+    });
+}
+
+/// `TAGFLOW_WRITE_SCHEMA=1 cargo test -p tagflow-schemas schema_file` writes it anew.
+#[test]
+fn the_schema_file_is_the_schema() {
+    let text = format!("{:#}\n", json_schema());
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dataflow.schema.json");
+    if std::env::var_os("TAGFLOW_WRITE_SCHEMA").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let file = std::fs::read_to_string(path).unwrap();
+    assert!(file == text, "set TAGFLOW_WRITE_SCHEMA=1 once to write {path} anew");
 }
 
 #[test]
