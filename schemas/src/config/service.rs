@@ -1,7 +1,8 @@
 //! A service: what is counted of which topics, and what becomes of the counts.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::error::{Findings, instead};
 use super::sink::CqlSink;
@@ -92,10 +93,10 @@ pub struct Dedup {
     /// What two deliveries of one event have in common. Default: `event_id`.
     #[schemars(extend("default" = "event_id"))]
     pub key: DedupKey,
-    /// How long an id is remembered. A bounded run remembers every id. Default: `24h`.
-    #[serde(rename = "horizon", deserialize_with = "Duration::<60_000, DURATION_MS_MAX>::ms")]
-    #[schemars(with = "Duration<60_000, DURATION_MS_MAX>", extend("default" = "24h"))]
-    pub horizon_ms: i64,
+    /// How long an id is remembered. Without it `24h`, and for ever in a bounded run.
+    #[serde(rename = "horizon", deserialize_with = "horizon")]
+    #[schemars(with = "Duration<60_000, DURATION_MS_MAX>", extend("default" = Value::Null))]
+    pub horizon_ms: Option<i64>,
     /// What becomes of an event older than that. Default: `dead-letter`.
     #[schemars(extend("default" = "dead-letter"))]
     pub beyond: Beyond,
@@ -103,8 +104,12 @@ pub struct Dedup {
 
 impl Default for Dedup {
     fn default() -> Self {
-        Self { key: DedupKey::EventId, horizon_ms: 24 * 3_600_000, beyond: Beyond::DeadLetter }
+        Self { key: DedupKey::EventId, horizon_ms: None, beyond: Beyond::DeadLetter }
     }
+}
+
+fn horizon<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+    Duration::<60_000, DURATION_MS_MAX>::ms(from).map(Some)
 }
 
 /// What two deliveries of one event have in common.

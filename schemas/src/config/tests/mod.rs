@@ -41,7 +41,7 @@ fn the_example_says_what_it_says() {
     assert_eq!(*topic, want);
     let want = Service {
         name: "count-tags".into(),
-        dedup: Dedup::default(),
+        dedup: Dedup { horizon_ms: Some(86_400_000), ..Dedup::default() },
         tags_per_post_max: 60,
         posts: Some(Posts { keep_ms: 604_800_000 }),
         scopes: vec![Scope { attribute: "region".into(), allow: vec!["us".into(), "eu".into()] }],
@@ -110,7 +110,7 @@ serve: {listen: "[::]:80", metrics: "127.0.0.1:9100"}
     let mapping = &config.topics[1].mapping;
     assert_eq!((mapping.attribute("region"), mapping.name(Field::ImageId)), ("country", None));
     let service = config.service;
-    assert_eq!((service.dedup.horizon_ms, service.dedup.beyond), (5_400_000, Beyond::Count));
+    assert_eq!((service.dedup.horizon_ms, service.dedup.beyond), (Some(5_400_000), Beyond::Count));
     assert_eq!(service.scopes[0].allow, ["no", "1"]);
     assert_eq!(service.window.windows.iter().map(Window::name).collect::<Vec<_>>(), ["10m"]);
     assert_eq!(
@@ -136,7 +136,7 @@ fn least_has_the_documented_defaults() {
     assert_eq!((state.every_ms, state.keep_ms, state.grace_ms), (1000, 3_600_000, 600_000));
     assert_eq!(state.bytes, None);
     let service = &config.service;
-    assert_eq!((service.dedup.horizon_ms, service.dedup.beyond), (86_400_000, Beyond::DeadLetter));
+    assert_eq!((service.dedup.horizon_ms, service.dedup.beyond), (None, Beyond::DeadLetter));
     assert_eq!((service.tags_per_post_max, &service.posts), (60, &None));
     assert_eq!((service.scopes.len(), service.sinks.len()), (0, 0));
     assert_eq!(service.window.windows, Windows::default());
@@ -186,7 +186,7 @@ fn the_schema_states_the_defaults_that_hold() {
         "/config/state/every",
         "/topics/posts/schema/value/type",
         "/topics/posts/consumer/default_starting_offset/position",
-        "/services/count/dedup/horizon",
+        "/services/count/dedup/key",
         "/services/count/transforms/0/with/max-per-post",
         "/services/count/window/horizons/2/sliding/slide",
         "/services/count/top/0/k",
