@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub(crate) use faults::{Call, Hooked, Mode, countdown};
 pub(crate) use job::{Job, start};
-pub(crate) use model::{Batch, Content, Tag, assert_holds, key_of, windows};
+pub(crate) use model::{Batch, Content, Tag, assert_holds, assert_shows, key_of, windows};
 pub(crate) use power::{Choices, PowerDisk};
 use sinks::storage::{MemoryStorage, Storage};
 
