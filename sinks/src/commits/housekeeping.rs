@@ -45,8 +45,9 @@ impl Housekeeper {
         Self { merge, retention, queue, pending: Vec::new(), swept_ms: None }
     }
 
-    /// Does one merge at most, given the newest commit of this job, at `now_ms` of a monotonic
-    /// clock.
+    /// Does all merges that are due, given the newest commit of this job, at `now_ms` of a
+    /// monotonic clock. One at a time would leave a table, or a level of it, to grow without bound
+    /// where another has a merge due after every commit.
     pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<Kept, CommitError> {
         let mut kept = Kept::default();
         let mut ahead = newest.clone();
@@ -56,10 +57,11 @@ impl Housekeeper {
             let named = segments.iter().any(|s| s.name == merged.output.name);
             !named && merged.apply(segments)
         });
-        if let Some(merged) = self.merge.step(&ahead)? {
+        while let Some(merged) = self.merge.step(&ahead)? {
+            merged.apply(&mut ahead.body.segments);
             self.pending.push(merged.clone());
             self.queue.push(merged);
-            kept.merges = 1;
+            kept.merges += 1;
         }
         if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
             kept.removed = self.retention.step(newest, now_ms)? as u64;
