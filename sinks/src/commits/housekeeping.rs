@@ -52,20 +52,24 @@ impl Housekeeper {
         let mut kept = Kept::default();
         let mut ahead = newest.clone();
         let segments = &mut ahead.body.segments;
-        // What is named already needs no waiting; what no longer fits never will.
         self.pending.retain(|merged| {
             let named = segments.iter().any(|s| s.name == merged.output.name);
-            !named && merged.apply(segments)
+            let waits = !named && merged.apply(segments);
+            // Either it is named now, or it came too late and never will be.
+            if !waits {
+                self.retention.discard(merged.output.name.clone());
+            }
+            waits
         });
+        if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
+            kept.removed = self.retention.step(newest, now_ms)? as u64;
+            self.swept_ms = Some(now_ms);
+        }
         while let Some(merged) = self.merge.step(&ahead)? {
             merged.apply(&mut ahead.body.segments);
             self.pending.push(merged.clone());
             self.queue.push(merged);
             kept.merges += 1;
-        }
-        if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
-            kept.removed = self.retention.step(newest, now_ms)? as u64;
-            self.swept_ms = Some(now_ms);
         }
         Ok(kept)
     }
