@@ -34,7 +34,8 @@ impl Follower {
     pub fn step(&self) -> Result<bool, CommitError> {
         let current = self.current();
         let Some(commit) = self.look(current.as_deref())? else { return Ok(false) };
-        if current.as_ref().is_some_and(|shown| commit <= shown.manifest.header.commit) {
+        let is_old = |shown: &Arc<Snapshot>| commit <= shown.manifest.header.commit;
+        if current.as_ref().is_some_and(is_old) {
             return Ok(false);
         }
         let opened = load(&*self.storage, commit)
@@ -42,8 +43,12 @@ impl Follower {
         match opened {
             Ok(snapshot) => {
                 let mut shown = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                *shown = Some(Arc::new(snapshot));
-                Ok(true)
+                // Another thread may have shown a newer one while this one opened its files.
+                let newer = !shown.as_ref().is_some_and(is_old);
+                if newer {
+                    *shown = Some(Arc::new(snapshot));
+                }
+                Ok(newer)
             }
             Err(error) if visible(&*self.storage)? == Some(commit) => Err(error),
             Err(_) => Ok(false),

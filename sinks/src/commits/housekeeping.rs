@@ -45,25 +45,31 @@ impl Housekeeper {
         Self { merge, retention, queue, pending: Vec::new(), swept_ms: None }
     }
 
-    /// Does one merge at most, given the newest commit of this job, at `now_ms` of a monotonic
-    /// clock.
+    /// Does all merges that are due, given the newest commit of this job, at `now_ms` of a
+    /// monotonic clock. One at a time would leave a table, or a level of it, to grow without bound
+    /// where another has a merge due after every commit.
     pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<Kept, CommitError> {
         let mut kept = Kept::default();
         let mut ahead = newest.clone();
         let segments = &mut ahead.body.segments;
-        // What is named already needs no waiting; what no longer fits never will.
         self.pending.retain(|merged| {
             let named = segments.iter().any(|s| s.name == merged.output.name);
-            !named && merged.apply(segments)
+            let waits = !named && merged.apply(segments);
+            // Either it is named now, or it came too late and never will be.
+            if !waits {
+                self.retention.discard(merged.output.name.clone());
+            }
+            waits
         });
-        if let Some(merged) = self.merge.step(&ahead)? {
-            self.pending.push(merged.clone());
-            self.queue.push(merged);
-            kept.merges = 1;
-        }
         if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
             kept.removed = self.retention.step(newest, now_ms)? as u64;
             self.swept_ms = Some(now_ms);
+        }
+        while let Some(merged) = self.merge.step(&ahead)? {
+            merged.apply(&mut ahead.body.segments);
+            self.pending.push(merged.clone());
+            self.queue.push(merged);
+            kept.merges += 1;
         }
         Ok(kept)
     }

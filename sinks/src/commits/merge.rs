@@ -49,18 +49,24 @@ fn level(segment: &SegmentMeta) -> u32 {
     if units == 0 { 0 } else { units.ilog2() / FAN_IN.ilog2() + 1 }
 }
 
-/// The neighbours to merge next: the lowest level of which `FAN_IN` stand together.
+/// The neighbours to merge next. From the oldest on, a group ends with the last segment of the
+/// highest level that is left; so levels fall from group to group, and a large old segment is not
+/// written again for a few small new ones. The lowest group of `FAN_IN` segments is merged.
 fn plan(manifest: &Manifest) -> Option<Vec<&SegmentMeta>> {
     let candidates = TableName::ALL.iter().filter_map(|table| {
         let segments: Vec<&SegmentMeta> = manifest.segments(*table).collect();
-        let highest = segments.iter().map(|s| level(s)).max()?;
-        (0..=highest).find_map(|at_most| {
-            let runs = segments.chunk_by(|a, b| (level(a) <= at_most) == (level(b) <= at_most));
-            let mut low = runs.filter(|run| level(run[0]) <= at_most && run.len() >= FAN_IN);
-            low.next().map(|run| (at_most, run.to_vec()))
-        })
+        let (mut rest, mut lowest) = (&segments[..], None);
+        while let Some(highest) = rest.iter().map(|s| level(s)).max() {
+            let end = rest.iter().rposition(|s| level(s) == highest).map_or(0, |last| last + 1);
+            let (group, newer) = rest.split_at(end);
+            if group.len() >= FAN_IN {
+                lowest = Some((highest, group.to_vec()));
+            }
+            rest = newer;
+        }
+        lowest
     });
-    candidates.min_by_key(|(level, _)| *level).map(|(_, run)| run)
+    candidates.min_by_key(|(level, _)| *level).map(|(_, group)| group)
 }
 
 /// The background task that merges the segments of the newest manifest it was shown.
@@ -126,5 +132,90 @@ impl MergeTask {
             xxh3,
             last_hour: inputs.iter().filter_map(|s| s.last_hour).max(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use schemas::hash::HashKey;
+    use schemas::manifest::{Body, Counters};
+    use schemas::windows::Windows;
+
+    use super::*;
+
+    fn segment(name: String, bytes: u64) -> SegmentMeta {
+        let (table, xxh3) = (TableName::Tags, String::new());
+        let (first_commit, last_commit, rows) = (1, 1, 1);
+        SegmentMeta { name, table, first_commit, last_commit, rows, bytes, xxh3, last_hour: None }
+    }
+
+    fn empty() -> Manifest {
+        let header = Header {
+            commit: 1,
+            history: 0,
+            generation: 1,
+            owner: String::new(),
+            takeover: true,
+            version: 1,
+            wall_ms: 0,
+        };
+        let body = Body {
+            as_of_ms: None,
+            floor_ms: None,
+            largest_ts_ms: None,
+            hash_key: HashKey::new(0),
+            rules: 1,
+            windows: Windows::default(),
+            finished: None,
+            clean: false,
+            inputs: std::collections::BTreeMap::new(),
+            counters: Counters::default(),
+            segments: Vec::new(),
+        };
+        Manifest { header, body }
+    }
+
+    /// What came of commits whose segments have the sizes `sizes`, with one merge at most after
+    /// each: the most segments there were, and the bytes written by merges.
+    fn simulate(sizes: impl Iterator<Item = u64>) -> (usize, u64) {
+        let (mut manifest, mut most, mut merged_bytes) = (empty(), 0, 0);
+        for (i, bytes) in sizes.enumerate() {
+            manifest.body.segments.push(segment(format!("c{i}"), bytes));
+            if let Some(inputs) = plan(&manifest) {
+                let bytes = inputs.iter().map(|s| s.bytes).sum();
+                let inputs = inputs.iter().map(|s| s.name.clone()).collect();
+                let merged = Merged { inputs, output: segment(format!("m{i}"), bytes) };
+                assert!(merged.apply(&mut manifest.body.segments));
+                merged_bytes += bytes;
+            }
+            most = most.max(manifest.body.segments.len());
+        }
+        (most, merged_bytes)
+    }
+
+    #[test]
+    fn a_large_state_is_not_rewritten_for_small_commits() {
+        // 10 GiB of old rows, then a day of commits of 1 MiB.
+        let sizes = || std::iter::once(10 << 30).chain(std::iter::repeat_n(1 << 20, 86_400));
+        let written: u64 = sizes().skip(1).sum();
+        let (most, merged) = simulate(sizes());
+        assert!(most <= 24, "{most} segments");
+        // Eight levels lie between 1 MiB and 84 GiB.
+        assert!(merged < written * 9, "{} times what was committed", merged / written);
+    }
+
+    proptest! {
+        #[test]
+        fn segments_stay_few_and_merges_cheap(
+            sizes in proptest::collection::vec((8_u32..30, 1_u64..8), 1000),
+        ) {
+            // From 256 bytes to 4 GiB, in any order.
+            let sizes: Vec<u64> = sizes.into_iter().map(|(log, n)| n << log).collect();
+            let written: u64 = sizes.iter().sum();
+            let (most, merged) = simulate(sizes.into_iter());
+            prop_assert!(most <= 24, "{} segments", most);
+            prop_assert!(merged <= written * 16, "{} times what was written", merged / written);
+        }
     }
 }

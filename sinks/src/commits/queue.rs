@@ -94,32 +94,45 @@ impl CommitQueue {
     }
 }
 
-/// The background task that creates manifests.
+/// The background task that creates manifests. It ends with its first error: what came of that
+/// number is unknown, and no later one may exist without it.
 pub struct CommitTask {
     storage: Arc<dyn Storage>,
     latest: Arc<Latest>,
     waiting: Receiver<(Manifest, Reply)>,
+    failed: bool,
 }
 
 impl CommitTask {
     /// A task, and where to send it manifests. It ends when all senders are gone.
     pub fn new(storage: Arc<dyn Storage>, latest: Arc<Latest>) -> (Self, CommitQueue) {
         let (sender, waiting) = channel();
-        (Self { storage, latest, waiting }, CommitQueue(sender))
+        (Self { storage, latest, waiting, failed: false }, CommitQueue(sender))
     }
 
     /// Creates the next manifest, if one is waiting; whether there was one.
     pub fn step(&mut self) -> bool {
+        if self.failed {
+            return false;
+        }
         let Ok((manifest, reply)) = self.waiting.try_recv() else { return false };
-        reply(self.commit(manifest));
+        self.answer(manifest, reply);
         true
     }
 
     /// Creates manifests until no more can come.
-    pub fn run(self) {
-        while let Ok((manifest, reply)) = self.waiting.recv() {
-            reply(self.commit(manifest));
+    pub fn run(mut self) {
+        while !self.failed
+            && let Ok((manifest, reply)) = self.waiting.recv()
+        {
+            self.answer(manifest, reply);
         }
+    }
+
+    fn answer(&mut self, manifest: Manifest, reply: Reply) {
+        let done = self.commit(manifest);
+        self.failed = done.is_err();
+        reply(done);
     }
 
     fn commit(&self, manifest: Manifest) -> Result<(), CommitError> {

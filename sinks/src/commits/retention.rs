@@ -2,14 +2,14 @@
 //!
 //! Invariants: only the owner removes files, only after its own later manifest, and only a grace
 //! after nothing needed them; a takeover is never removed, it may shrink to its header; a manifest
-//! goes before its files.
+//! that cannot be read may be one and stays; a manifest goes before its files.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use schemas::manifest::{Header, Manifest, encode};
 
-use super::files::{CommitError, list_commits, load_parts, manifest_name, visible_name};
+use super::files::{CommitError, list_commits, load_parts, manifest_name};
 use crate::storage::{Storage, StorageError, replace};
 
 /// What is kept besides the newest commit.
@@ -43,7 +43,9 @@ pub struct RetentionTask {
     generation: u64,
     retention: Retention,
     known: BTreeMap<u64, Known>,
-    /// Names that a commit had when this task looked at it.
+    /// Commits whose manifests are damaged.
+    unreadable: BTreeSet<u64>,
+    /// Names that a commit had when this task looked at it, or that none will ever have.
     named: HashSet<String>,
     /// What nothing needs any more, and since when.
     condemned: HashMap<String, u64>,
@@ -57,36 +59,55 @@ impl RetentionTask {
             generation,
             retention,
             known: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
             named: HashSet::new(),
             condemned: HashMap::new(),
         }
     }
 
+    /// Says that no commit will ever name the file, which this start has written.
+    pub(super) fn discard(&mut self, name: String) {
+        self.named.insert(name);
+    }
+
     /// Removes what has been condemned long enough at `now_ms` of a monotonic clock, given the
-    /// newest manifest, which this job must have made. Returns the number of removed files.
+    /// newest manifest, which this job must have made, or one of its last. Returns the number of
+    /// removed files.
     pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<usize, CommitError> {
         let commits = list_commits(&*self.storage)?;
+        self.learn(&commits)?;
         // A commit of somebody else: this job has been superseded and removes nothing.
-        if commits.last() != Some(&newest.header.commit) {
+        let last = commits.last().and_then(|commit| self.known.get(commit));
+        if last.is_none_or(|last| last.header.generation != self.generation) {
             return Ok(0);
         }
-        self.learn(&commits)?;
         let kept_from = self.kept_from(newest);
         let candidates = self.candidates(kept_from)?;
         self.condemned.retain(|name, _| candidates.contains(name));
         for name in candidates {
             self.condemned.entry(name).or_insert(now_ms);
         }
-        Ok(self.remove(now_ms)?)
+        self.remove(now_ms)
     }
 
     fn learn(&mut self, commits: &[u64]) -> Result<(), CommitError> {
         self.known.retain(|commit, _| commits.binary_search(commit).is_ok());
         for commit in commits {
-            if self.known.contains_key(commit) {
+            if self.known.contains_key(commit) || self.unreadable.contains(commit) {
                 continue;
             }
-            let (header, body) = load_parts(&*self.storage, *commit)?;
+            let (header, body) = match load_parts(&*self.storage, *commit) {
+                Ok(parts) => parts,
+                // An owner that has been superseded may be in the middle of its last step.
+                Err(CommitError::Missing(_)) => continue,
+                // Of use to nobody, and in nobody's way: a start checks the commit it loads.
+                Err(error @ CommitError::Manifest { .. }) => {
+                    tracing::warn!(%error, "an old commit is left as it is");
+                    self.unreadable.insert(*commit);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let segments = body.map(|body| {
                 body.segments.into_iter().map(|s| (s.name, s.bytes)).collect::<Vec<_>>()
             });
@@ -106,7 +127,8 @@ impl RetentionTask {
         let mut needed: HashSet<&str> =
             newest.body.segments.iter().map(|s| s.name.as_str()).collect();
         let (mut extra, mut from) = (0, newest.header.commit);
-        for (rank, (commit, known)) in self.known.iter().rev().enumerate() {
+        let known = self.known.range(..=newest.header.commit).rev();
+        for (rank, (commit, known)) in known.enumerate() {
             let Some(segments) = &known.segments else { break };
             let more: u64 =
                 segments.iter().filter(|(n, _)| !needed.contains(n.as_str())).map(|(_, b)| b).sum();
@@ -121,21 +143,10 @@ impl RetentionTask {
         from
     }
 
-    fn candidates(&mut self, kept_from: u64) -> Result<HashSet<String>, CommitError> {
-        let mut gone = HashSet::new();
-        for (commit, known) in self.known.range_mut(..kept_from) {
-            if !known.header.takeover {
-                gone.insert(manifest_name(*commit));
-            } else if known.segments.is_some() {
-                let name = manifest_name(*commit);
-                let bytes = encode(&known.header, None).map_err(|error| CommitError::Manifest {
-                    file: self.storage.display(&name),
-                    error,
-                })?;
-                replace(&*self.storage, &name, &bytes)?;
-                known.segments = None;
-            }
-        }
+    fn candidates(&self, kept_from: u64) -> Result<HashSet<String>, StorageError> {
+        let old = self.known.range(..kept_from);
+        let old = old.filter(|(_, known)| !known.header.takeover || known.segments.is_some());
+        let mut gone: HashSet<String> = old.map(|(commit, _)| manifest_name(*commit)).collect();
         let kept = self.known.range(kept_from..).filter_map(|(_, known)| known.segments.as_ref());
         let needed: HashSet<&String> = kept.flatten().map(|(name, _)| name).collect();
         for file in self.storage.list("segments")? {
@@ -144,24 +155,32 @@ impl RetentionTask {
                 gone.insert(name);
             }
         }
-        for file in self.storage.list("visible")? {
-            if file.parse().is_ok_and(|generation: u64| generation < self.generation) {
-                gone.insert(visible_name(file.parse().unwrap_or_default()));
-            }
+        let visible = self.storage.list("visible")?;
+        // Older pointers serve until this start has its own.
+        if visible.iter().any(|file| file.parse() == Ok(self.generation)) {
+            let older = visible.iter().filter(|file| self.is_older(file));
+            gone.extend(older.map(|file| format!("visible/{file}")));
         }
+        let commits = self.storage.list("commits")?;
+        let left = commits.iter().filter(|file| file.starts_with("tmp-") && self.is_older(file));
+        gone.extend(left.map(|file| format!("commits/{file}")));
         Ok(gone)
+    }
+
+    /// Whether the number that a file's name begins with is less than this start's generation.
+    fn is_older(&self, file: &str) -> bool {
+        let file = file.strip_prefix("tmp-").unwrap_or(file);
+        let number = file.split(['-', '.']).next().and_then(|number| number.parse::<u64>().ok());
+        number.is_some_and(|number| number < self.generation)
     }
 
     /// Whether a file that no kept commit names is rubbish: left behind by an older start, or once
     /// named by a commit. A file of this start that no commit named yet may be on its way into one.
     fn may_go(&self, file: &str, name: &str) -> bool {
-        let file = file.strip_prefix("tmp-").unwrap_or(file);
-        let generation = file.split('-').next().and_then(|g| g.parse::<u64>().ok());
-        generation.is_some_and(|generation| generation < self.generation)
-            || self.named.contains(name)
+        self.is_older(file) || self.named.contains(name)
     }
 
-    fn remove(&mut self, now_ms: u64) -> Result<usize, StorageError> {
+    fn remove(&mut self, now_ms: u64) -> Result<usize, CommitError> {
         let due = |since: &u64| now_ms.saturating_sub(*since) >= self.retention.grace_ms;
         let mut names: Vec<String> =
             self.condemned.iter().filter(|(_, s)| due(s)).map(|(n, _)| n.clone()).collect();
@@ -169,9 +188,11 @@ impl RetentionTask {
         names.sort_unstable();
         let manifests = names.iter().filter(|n| n.starts_with("commits/")).count();
         for (i, name) in names.iter().enumerate() {
-            match self.storage.unlink(name) {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
+            if !self.shrink(name)? {
+                match self.storage.unlink(name) {
+                    Err(error) if !error.is_not_found() => return Err(error.into()),
+                    _ => {}
+                }
             }
             if i + 1 == manifests {
                 self.storage.sync_folder("commits")?;
@@ -180,5 +201,18 @@ impl RetentionTask {
             self.named.remove(name);
         }
         Ok(names.len())
+    }
+
+    /// Leaves no more than its header of a takeover; whether the name is that of one.
+    fn shrink(&mut self, name: &str) -> Result<bool, CommitError> {
+        let commit = name.strip_prefix("commits/").and_then(|n| n.strip_suffix(".manifest"));
+        let commit = commit.and_then(|commit| commit.parse().ok());
+        let known = commit.and_then(|commit: u64| self.known.get_mut(&commit));
+        let Some(takeover) = known.filter(|known| known.header.takeover) else { return Ok(false) };
+        let bytes = encode(&takeover.header, None)
+            .map_err(|error| CommitError::Manifest { file: self.storage.display(name), error })?;
+        replace(&*self.storage, name, &bytes)?;
+        takeover.segments = None;
+        Ok(true)
     }
 }

@@ -17,14 +17,19 @@ pub struct DiskStorage {
 impl DiskStorage {
     /// The state in `root`, which is created where it does not exist.
     pub fn create(root: &Path) -> Result<Self, StorageError> {
-        let storage = Self { root: root.to_owned() };
+        let is_there = |folder: &Path| folder.as_os_str().is_empty() || folder.is_dir();
+        let missing = root.ancestors().take_while(|folder| !is_there(folder)).count();
         for folder in FOLDERS {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| error("create", &path, e))?;
         }
-        let sync = File::open(root).and_then(|folder| folder.sync_all());
-        sync.map_err(|e| error("sync", root, e))?;
-        Ok(storage)
+        // A new folder is durable once the one it is in has been synced.
+        for folder in root.ancestors().take(missing + 1) {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            let sync = File::open(folder).and_then(|folder| folder.sync_all());
+            sync.map_err(|e| error("sync", folder, e))?;
+        }
+        Ok(Self { root: root.to_owned() })
     }
 
     /// The state in `root`, for reading. None where there is no state.

@@ -2,26 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Storage, StorageError};
+use super::{FOLDERS, Storage, StorageError, folder_of};
 
-/// Files in memory; everything is durable at once.
+/// A file, which has one name or several.
+type File = Arc<Mutex<Bytes>>;
+type Files = BTreeMap<String, File>;
+
+/// Files in memory; everything is durable at once. In all else they answer as a disk does.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
-    files: Mutex<BTreeMap<String, Bytes>>,
+    files: Mutex<Files>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MemoryStorage {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Changes a file's bytes, as a fault would.
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(file) = self.files().get_mut(name) {
+        if let Some(file) = lock(&self.files).get(name) {
+            let mut file = lock(file);
             let mut bytes = file.to_vec();
             change(&mut bytes);
             *file = Bytes::from(bytes);
@@ -33,50 +38,66 @@ fn not_found(doing: &'static str, name: &str) -> StorageError {
     StorageError { doing, name: name.to_owned(), source: io::ErrorKind::NotFound.into() }
 }
 
+fn find(files: &Files, doing: &'static str, name: &str) -> Result<File, StorageError> {
+    files.get(name).cloned().ok_or_else(|| not_found(doing, name))
+}
+
+fn check_folder(doing: &'static str, folder: &str, name: &str) -> Result<(), StorageError> {
+    if FOLDERS.contains(&folder) { Ok(()) } else { Err(not_found(doing, name)) }
+}
+
 impl Storage for MemoryStorage {
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        let mut files = self.files();
-        let file = files.entry(name.to_owned()).or_default();
-        *file = [file, bytes].concat().into();
+        check_folder("write", folder_of(name), name)?;
+        let file = Arc::clone(lock(&self.files).entry(name.to_owned()).or_default());
+        let mut file = lock(&file);
+        *file = [&file, bytes].concat().into();
         Ok(())
     }
 
     fn sync(&self, name: &str) -> Result<(), StorageError> {
-        self.files().get(name).map(|_| ()).ok_or_else(|| not_found("sync", name))
+        find(&lock(&self.files), "sync", name).map(drop)
     }
 
     fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
-        let mut files = self.files();
-        let bytes = files.get(from).cloned().ok_or_else(|| not_found("create", from))?;
+        let mut files = lock(&self.files);
+        let file = find(&files, "create", from)?;
+        check_folder("create", folder_of(to), to)?;
         if files.contains_key(to) {
             return Ok(false);
         }
-        files.insert(to.to_owned(), bytes);
+        files.insert(to.to_owned(), file);
         Ok(true)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        let mut files = self.files();
-        let bytes = files.remove(from).ok_or_else(|| not_found("rename", from))?;
-        files.insert(to.to_owned(), bytes);
+        let mut files = lock(&self.files);
+        let file = find(&files, "rename", from)?;
+        check_folder("rename", folder_of(to), to)?;
+        // POSIX: where both names are one file's, nothing happens.
+        if files.get(to).is_none_or(|replaced| !Arc::ptr_eq(replaced, &file)) {
+            files.remove(from);
+            files.insert(to.to_owned(), file);
+        }
         Ok(())
     }
 
-    fn sync_folder(&self, _: &str) -> Result<(), StorageError> {
-        Ok(())
+    fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
+        check_folder("sync", folder, folder)
     }
 
     fn unlink(&self, name: &str) -> Result<(), StorageError> {
-        self.files().remove(name).map(|_| ()).ok_or_else(|| not_found("remove", name))
+        lock(&self.files).remove(name).map(drop).ok_or_else(|| not_found("remove", name))
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
-        self.files().get(name).cloned().ok_or_else(|| not_found("open", name))
+        find(&lock(&self.files), "open", name).map(|file| lock(&file).clone())
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        check_folder("list", folder, folder)?;
         let prefix = format!("{folder}/");
-        let files = self.files();
+        let files = lock(&self.files);
         Ok(files.keys().filter_map(|n| n.strip_prefix(&prefix)).map(str::to_owned).collect())
     }
 

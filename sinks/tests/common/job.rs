@@ -1,0 +1,237 @@
+//! One start of a job, driven by hand through the real writer and commit task.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use schemas::hash::{HashKey, KeyHash};
+use schemas::manifest::{Header, Manifest, SegmentMeta};
+use schemas::rows::{
+    BoardRow, Boards, DeadLetterRow, DeadLetters, IdRow, Ids, TagRow, Tags, board_hash,
+    partition_hash, record_hash,
+};
+use schemas::segment::Rows;
+use sinks::commits::{
+    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, Named, SegmentWriter, Snapshot,
+    Start, TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
+};
+use sinks::storage::Storage;
+
+use super::model::{Batch, Content, Tag, id_hash, key_of, windows};
+
+/// What the start of owner `owner` brings along.
+pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
+    Start {
+        owner: format!("{owner:032x}"),
+        hash_key: HashKey::new(u128::from(owner) + 1),
+        windows: windows(),
+        wall_ms,
+    }
+}
+
+/// A start of a job that has taken its state over.
+pub(crate) struct Job {
+    pub(crate) storage: Arc<dyn Storage>,
+    /// The takeover.
+    pub(crate) start: Header,
+    /// The newest manifest of this job.
+    pub(crate) last: Manifest,
+    pub(crate) latest: Arc<Latest>,
+    pub(crate) merges: Arc<MergeQueue>,
+    pub(crate) workers: u64,
+    writer: SegmentWriter,
+    jobs: Sender<WriteJob>,
+    task: CommitTask,
+    commits: CommitQueue,
+}
+
+fn storage_error(error: WriteError) -> CommitError {
+    match error {
+        WriteError::Storage(error) => CommitError::Storage(error),
+        WriteError::Encode { name, error } => panic!("cannot encode {name}: {error}"),
+    }
+}
+
+impl Job {
+    /// Takes `storage` over as owner `owner`, shows the takeover and opens it.
+    pub(crate) fn start(
+        storage: Arc<dyn Storage>,
+        owner: u64,
+        wall_ms: i64,
+    ) -> Result<Self, CommitError> {
+        let takeover = match take_over(&*storage, &start(owner, wall_ms), |_| None) {
+            Ok(takeover) => takeover,
+            Err(TakeoverError::Commit(error)) => return Err(error),
+            Err(other) => panic!("{other}"),
+        };
+        make_visible(&*storage, &takeover.header)?;
+        let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
+        let latest = Arc::new(Latest::new(first));
+        let (writer, jobs) = SegmentWriter::new(Arc::clone(&storage));
+        let (task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
+        let (start, merges) = (takeover.header.clone(), Arc::default());
+        let (last, workers) = (takeover, 1);
+        Ok(Self { storage, start, last, latest, merges, workers, writer, jobs, task, commits })
+    }
+
+    /// The number of the newest commit.
+    pub(crate) fn commit_number(&self) -> u64 {
+        self.last.header.commit
+    }
+
+    /// Makes the next commit: `batch`, and the merges that have finished.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<&Manifest, CommitError> {
+        let manifest = self.prepare(batch)?;
+        self.create(manifest)
+    }
+
+    /// Creates a manifest through the commit task.
+    pub(crate) fn create(&mut self, manifest: Manifest) -> Result<&Manifest, CommitError> {
+        let (reply, done) = channel();
+        self.commits.send(manifest.clone(), move |result| reply.send(result).unwrap());
+        self.task.step();
+        done.try_recv().expect("the commit task replies")?;
+        self.last = manifest;
+        Ok(&self.last)
+    }
+
+    /// Writes the segments of the next commit: the manifest to create.
+    pub(crate) fn prepare(&mut self, batch: &Batch) -> Result<Manifest, CommitError> {
+        let commit = self.commit_number() + 1;
+        let new = self.write(commit, batch)?;
+        let mut next = self.last.clone();
+        next.header = Header {
+            commit,
+            takeover: false,
+            version: next.header.version + 1000,
+            wall_ms: next.header.wall_ms + 1000,
+            ..next.header
+        };
+        for merged in self.merges.take() {
+            merged.apply(&mut next.body.segments);
+        }
+        if let Some(floor) = batch.floor_hour {
+            next.body.floor_ms = next.body.floor_ms.max(Some(i64::from(floor) * 3_600_000));
+            next.body.segments.retain(|s| s.last_hour.is_none_or(|hour| hour >= floor));
+        }
+        next.body.as_of_ms = next.body.as_of_ms.max(Some(batch.as_of));
+        next.body.counters.events += 1;
+        next.body.segments.extend(new);
+        Ok(next)
+    }
+
+    fn write(&mut self, commit: u64, batch: &Batch) -> Result<Vec<SegmentMeta>, CommitError> {
+        let replies = Arc::new(Mutex::new(Vec::new()));
+        let key = self.last.body.hash_key.clone();
+        let mut sent = 0;
+        for worker in 0..self.workers {
+            let mine = |hash: KeyHash| hash.bin() % self.workers == worker;
+            sent += self.send(commit, worker, tag_rows(&key, commit, batch, mine), None, &replies);
+            let ids = id_rows(&key, batch, mine);
+            sent += self.send(commit, worker, ids, batch.ids.values().max().copied(), &replies);
+        }
+        sent += self.send(commit, 0, board_rows(commit, batch), None, &replies);
+        sent += self.send(commit, 0, dead_rows(commit, batch), None, &replies);
+        self.writer.step();
+        let replies = std::mem::take(&mut *replies.lock().unwrap());
+        let answered = replies.len();
+        let mut metas: Vec<SegmentMeta> =
+            replies.into_iter().collect::<Result<_, _>>().map_err(storage_error)?;
+        assert_eq!(answered, sent, "every job is answered unless one fails");
+        metas.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(metas)
+    }
+
+    fn send<T: Named>(
+        &self,
+        commit: u64,
+        worker: u64,
+        rows: Rows<T>,
+        last_hour: Option<u32>,
+        replies: &Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>,
+    ) -> usize
+    where
+        T::Builder: Send,
+    {
+        if rows.is_empty() {
+            return 0;
+        }
+        let name = segment_name(&self.start, commit, T::NAME, &format!("t{worker}"));
+        let replies = Arc::clone(replies);
+        let reply = move |written| replies.lock().unwrap().push(written);
+        self.jobs.send(WriteJob::new(name, commit, rows, last_hour, reply)).unwrap();
+        1
+    }
+}
+
+fn tag_rows(
+    key: &HashKey,
+    commit: u64,
+    batch: &Batch,
+    mine: impl Fn(KeyHash) -> bool,
+) -> Rows<Tags> {
+    let hasher = key.hasher();
+    let mut rows = Rows::default();
+    for (k, total) in &batch.tags {
+        let (scope, name) = key_of(*k);
+        let tag = Tag { total: *total, as_of: batch.as_of, commit };
+        let row = TagRow {
+            scope: &scope,
+            tag: &name,
+            display: &name.to_uppercase(),
+            total: tag.total,
+            recent: &tag.recent(),
+            first_seen: 1,
+            last_seen: batch.as_of,
+            as_of: batch.as_of,
+            commit,
+        };
+        let hash = hasher.scoped(&scope, hasher.tag(&name));
+        if mine(hash) {
+            rows.push(hash, &row);
+        }
+    }
+    rows
+}
+
+fn id_rows(key: &HashKey, batch: &Batch, mine: impl Fn(KeyHash) -> bool) -> Rows<Ids> {
+    let mut rows = Rows::default();
+    for (id, hour) in &batch.ids {
+        let hash = id_hash(key, *id);
+        if mine(hash) {
+            rows.push(hash, &IdRow { hash, hour: *hour });
+        }
+    }
+    rows
+}
+
+fn board_rows(commit: u64, batch: &Batch) -> Rows<Boards> {
+    let mut rows = Rows::default();
+    let boards = Content::default().after(commit, batch).boards;
+    for ((scope, window), (doc, as_of, commit)) in &boards {
+        let row = BoardRow { scope, window, doc, as_of: *as_of, commit: *commit };
+        rows.push(board_hash(scope, window), &row);
+    }
+    rows
+}
+
+fn dead_rows(commit: u64, batch: &Batch) -> Rows<DeadLetters> {
+    let mut rows = Rows::default();
+    let partition = partition_hash("posts", "a.ndjson");
+    for position in &batch.dead {
+        let row = DeadLetterRow {
+            input: "posts",
+            partition: "a.ndjson",
+            position: *position,
+            reason: "bad",
+            detail: "worse",
+            raw: b"{",
+            commit,
+        };
+        rows.push(record_hash(partition, *position), &row);
+    }
+    rows
+}
+
+/// The content of every commit that was made, by number.
+pub(crate) type History = BTreeMap<u64, Content>;

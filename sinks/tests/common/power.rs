@@ -1,0 +1,232 @@
+//! A disk that loses power: what was not synced may be there afterwards, or not, or in part.
+//!
+//! Content is durable by `sync`, a name by `sync_folder`. After a crash each change of a name since
+//! its folder's last sync has happened or not, by itself: no order between them is promised. The
+//! bytes of a file behind its last sync are all there, cut off, or zeros.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use sinks::storage::{Storage, StorageError, folder_of};
+
+#[derive(Clone, Default)]
+struct File {
+    bytes: Vec<u8>,
+    /// So many of them are durable.
+    synced: usize,
+}
+
+#[derive(Clone)]
+enum Change {
+    Add(String, usize),
+    Remove(String),
+    Rename(String, String, usize),
+}
+
+#[derive(Clone, Default)]
+struct Disk {
+    files: Vec<File>,
+    names: BTreeMap<String, usize>,
+    /// The names that a loss of power cannot take.
+    durable: BTreeMap<String, usize>,
+    /// What has happened to names since, by folder.
+    pending: BTreeMap<String, Vec<Change>>,
+    effects: usize,
+    /// The power goes before this effect.
+    dies_at: Option<usize>,
+}
+
+/// Enumerates the outcomes of a number of choices, like a counter whose digits differ in base.
+#[derive(Default)]
+pub(crate) struct Choices {
+    taken: Vec<(usize, usize)>,
+    at: usize,
+}
+
+impl Choices {
+    /// The outcome of the next choice between `of`.
+    fn pick(&mut self, of: usize) -> usize {
+        if self.at == self.taken.len() {
+            self.taken.push((0, of));
+        }
+        self.at += 1;
+        self.taken[self.at - 1].0
+    }
+
+    /// Moves on to the next outcomes; false after the last.
+    pub(crate) fn next(&mut self) -> bool {
+        self.at = 0;
+        while let Some((value, of)) = self.taken.pop() {
+            if value + 1 < of {
+                self.taken.push((value + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.contains("/tmp-")
+}
+
+impl Disk {
+    fn change(&mut self, change: Change) {
+        let name = match &change {
+            Change::Add(name, _) | Change::Remove(name) | Change::Rename(_, name, _) => name,
+        };
+        self.pending.entry(folder_of(name).to_owned()).or_default().push(change.clone());
+        Self::apply(&mut self.names, change);
+    }
+
+    fn apply(names: &mut BTreeMap<String, usize>, change: Change) {
+        match change {
+            Change::Add(name, file) => drop(names.insert(name, file)),
+            Change::Remove(name) => drop(names.remove(&name)),
+            Change::Rename(from, to, file) => {
+                names.remove(&from);
+                names.insert(to, file);
+            }
+        }
+    }
+
+    /// The disk after the power has come back.
+    fn after_loss(&self, choices: &mut Choices) -> Self {
+        let mut next = Self { files: self.files.clone(), ..Self::default() };
+        next.names.clone_from(&self.durable);
+        for change in self.pending.values().flatten() {
+            // What is under a temporary name means nothing: no need to try both.
+            let idle = matches!(change, Change::Add(name, _) | Change::Remove(name)
+                if is_temporary(name));
+            if idle || choices.pick(2) == 1 {
+                Self::apply(&mut next.names, change.clone());
+            }
+        }
+        for (name, file) in &next.names {
+            let File { bytes, synced } = &mut next.files[*file];
+            if *synced < bytes.len() {
+                match if is_temporary(name) { 1 } else { choices.pick(3) } {
+                    0 => {}
+                    1 => bytes.truncate(*synced + (bytes.len() - *synced) / 2),
+                    _ => bytes[*synced..].fill(0),
+                }
+                *synced = bytes.len();
+            }
+        }
+        next.durable.clone_from(&next.names);
+        next
+    }
+}
+
+/// A disk whose power can go.
+#[derive(Default)]
+pub(crate) struct PowerDisk(Mutex<Disk>);
+
+impl PowerDisk {
+    /// A disk whose power goes before effect `n`.
+    pub(crate) fn dying_at(n: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Disk { dies_at: Some(n), ..Disk::default() })))
+    }
+
+    /// The number of effects so far.
+    pub(crate) fn effects(&self) -> usize {
+        self.0.lock().unwrap().effects
+    }
+
+    /// One of the states the disk may be in when the power has come back.
+    pub(crate) fn after_loss(&self, choices: &mut Choices) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(self.0.lock().unwrap().after_loss(choices))))
+    }
+
+    fn effect<T>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        run: impl FnOnce(&mut Disk) -> Result<T, io::ErrorKind>,
+    ) -> Result<T, StorageError> {
+        let mut disk = self.0.lock().unwrap();
+        let error = |source| StorageError { doing, name: name.to_owned(), source };
+        if disk.dies_at.is_some_and(|n| disk.effects >= n) {
+            return Err(error(io::Error::other("no power")));
+        }
+        disk.effects += 1;
+        run(&mut disk).map_err(|kind| error(kind.into()))
+    }
+}
+
+impl Storage for PowerDisk {
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.effect("write", name, |disk| {
+            let file = disk.names.get(name).copied().unwrap_or_else(|| {
+                disk.files.push(File::default());
+                disk.change(Change::Add(name.to_owned(), disk.files.len() - 1));
+                disk.files.len() - 1
+            });
+            disk.files[file].bytes.extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StorageError> {
+        self.effect("sync", name, |disk| {
+            let file = *disk.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+            disk.files[file].synced = disk.files[file].bytes.len();
+            Ok(())
+        })
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
+        self.effect("create", to, |disk| {
+            let file = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+            let free = !disk.names.contains_key(to);
+            if free {
+                disk.change(Change::Add(to.to_owned(), file));
+            }
+            Ok(free)
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        self.effect("rename", to, |disk| {
+            let file = *disk.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+            disk.change(Change::Rename(from.to_owned(), to.to_owned(), file));
+            Ok(())
+        })
+    }
+
+    fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
+        self.effect("sync", folder, |disk| {
+            for change in disk.pending.remove(folder).unwrap_or_default() {
+                Disk::apply(&mut disk.durable, change);
+            }
+            Ok(())
+        })
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), StorageError> {
+        self.effect("remove", name, |disk| {
+            disk.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+            disk.change(Change::Remove(name.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn open(&self, name: &str) -> Result<Bytes, StorageError> {
+        let disk = self.0.lock().unwrap();
+        let bytes = disk.names.get(name).map(|file| disk.files[*file].bytes.clone().into());
+        let source = || io::ErrorKind::NotFound.into();
+        bytes.ok_or_else(|| StorageError { doing: "open", name: name.to_owned(), source: source() })
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        let (disk, prefix) = (self.0.lock().unwrap(), format!("{folder}/"));
+        let names = disk.names.keys();
+        Ok(names.filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
+    }
+
+    fn display(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}

@@ -1,0 +1,284 @@
+//! Manifests and their fence: of one number only one ever exists, whoever races for it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{Batch, Hooked, Job, all_files, memory, start};
+use schemas::manifest::{Finished, Header, Manifest, ManifestError, encode};
+use schemas::windows::{Window, Windows};
+use sinks::commits::{
+    CommitError, Owner, TakeoverError, Watch, create, list_commits, load, make_visible,
+    manifest_name, newest, take_over, visible,
+};
+use sinks::storage::{DiskStorage, Storage};
+
+/// The manifest of a takeover of `storage`.
+fn taken(storage: &dyn Storage, owner: u64, wall_ms: i64) -> Manifest {
+    take_over(storage, &start(owner, wall_ms), |_| None).unwrap()
+}
+
+/// The manifest after `before`, by the same job.
+fn after(before: &Manifest) -> Manifest {
+    let mut next = before.clone();
+    next.header.commit += 1;
+    next.header.version += 1;
+    next.header.takeover = false;
+    next
+}
+
+#[test]
+fn a_manifest_is_created_only_where_there_is_none() {
+    let storage = memory();
+    let first = taken(&*storage, 1, 0);
+    let (ours, mut theirs) = (after(&first), after(&first));
+    theirs.header.owner = "another".into();
+    create(&*storage, &ours).unwrap();
+    // Object stores answer "exists" to a retry of what has succeeded.
+    create(&*storage, &ours).unwrap();
+    let fenced = create(&*storage, &theirs);
+    assert!(matches!(fenced, Err(CommitError::Fenced { commit: 2 })), "{fenced:?}");
+    assert_eq!(load(&*storage, 2).unwrap(), ours);
+    let commits: Vec<_> = [1, 2].map(manifest_name).into();
+    assert_eq!(all_files(&*storage), commits, "nothing is left under temporary names");
+}
+
+#[test]
+fn what_a_crash_left_under_the_temporary_name_is_not_taken_up() {
+    let storage = memory();
+    let manifest = after(&taken(&*storage, 1, 0));
+    let temporary = format!("commits/tmp-0000000002.manifest-{}", manifest.header.owner);
+    storage.append(&temporary, b"half a mani").unwrap();
+    create(&*storage, &manifest).unwrap();
+    assert_eq!(load(&*storage, 2).unwrap(), manifest);
+}
+
+#[test]
+fn the_newest_manifest_is_that_of_the_highest_number() {
+    let storage = memory();
+    assert!(newest(&*storage).unwrap().is_none());
+    let mut last = taken(&*storage, 1, 0);
+    for _ in 0..10 {
+        last = after(&last);
+        create(&*storage, &last).unwrap();
+    }
+    for stray in ["commits/tmp-0000000099.manifest", "commits/0000000099.manifest~", "commits/x"] {
+        storage.append(stray, b"?").unwrap();
+    }
+    assert_eq!(list_commits(&*storage).unwrap(), (1..=11).collect::<Vec<_>>());
+    assert_eq!(newest(&*storage).unwrap(), Some(last));
+}
+
+#[test]
+fn a_missing_or_damaged_manifest_is_an_error_that_says_which() {
+    let storage = memory();
+    let second = after(&taken(&*storage, 1, 0));
+    create(&*storage, &second).unwrap();
+    assert!(matches!(load(&*storage, 3), Err(CommitError::Missing(3))));
+    storage.append("commits/0000000003.manifest", &second.encode().unwrap()).unwrap();
+    let error = load(&*storage, 3).unwrap_err().to_string();
+    assert!(error.contains("0000000003.manifest") && error.contains("commit 2"), "{error}");
+    storage.unlink("commits/0000000003.manifest").unwrap();
+
+    storage.damage("commits/0000000002.manifest", |bytes| bytes[90] ^= 1);
+    for error in [newest(&*storage).unwrap_err(), load(&*storage, 2).unwrap_err()] {
+        let checksum =
+            matches!(&error, CommitError::Manifest { error: ManifestError::Checksum, .. });
+        assert!(checksum && error.to_string().contains("0000000002.manifest"), "{error}");
+    }
+    storage.damage("commits/0000000002.manifest", Vec::clear);
+    assert!(matches!(newest(&*storage), Err(CommitError::Manifest { .. })));
+    assert_eq!(load(&*storage, 1).unwrap().header.commit, 1, "nothing falls back by itself");
+}
+
+#[test]
+fn readers_see_the_pointer_of_the_highest_generation() {
+    let storage = memory();
+    assert_eq!(visible(&*storage).unwrap(), None);
+    let header = |generation, commit| Header {
+        generation,
+        commit,
+        ..taken(&*memory(), 1, 0).header.clone()
+    };
+    make_visible(&*storage, &header(9, 12)).unwrap();
+    make_visible(&*storage, &header(10, 10)).unwrap();
+    assert_eq!(visible(&*storage).unwrap(), Some(10));
+    // A job that has been superseded shows what it still can, to nobody.
+    make_visible(&*storage, &header(9, 13)).unwrap();
+    storage.append("visible/tmp-0000000011", b"11\n").unwrap();
+    assert_eq!(visible(&*storage).unwrap(), Some(10));
+    make_visible(&*storage, &header(10, 11)).unwrap();
+    assert_eq!(visible(&*storage).unwrap(), Some(11));
+
+    for damage in [&b"11"[..], b"", b"eleven\n", b"\xff\n"] {
+        storage.damage("visible/0000000010", |bytes| *bytes = damage.to_vec());
+        let error = visible(&*storage).unwrap_err();
+        let named = error.to_string().contains("visible/0000000010");
+        assert!(matches!(error, CommitError::Visible(_)) && named, "{error}");
+    }
+}
+
+#[test]
+fn the_first_takeover_is_commit_1_of_generation_1() {
+    let storage = memory();
+    let first = taken(&*storage, 7, 1000);
+    let Header { commit, history, generation, takeover, version, .. } = first.header;
+    assert_eq!((commit, history, generation, takeover, version), (1, 0, 1, true, 1_000_000));
+    assert_eq!(first.body.hash_key, start(7, 0).hash_key);
+    assert!(first.body.segments.is_empty() && first.body.as_of_ms.is_none());
+    assert_eq!(newest(&*storage).unwrap(), Some(first));
+}
+
+#[test]
+fn a_takeover_keeps_the_content_and_raises_the_version() {
+    let storage = memory();
+    let mut job = Job::start(storage.clone(), 1, 5_000_000).unwrap();
+    job.commit(&Batch::of_tags(9, &[(1, 1)])).unwrap();
+    let mut last = after(&job.last);
+    (last.body.finished, last.body.clean) = (Some(Finished { until_ms: Some(3) }), true);
+    last.header.history = 4;
+    create(&*storage, &last).unwrap();
+    // The second newcomer's clock is behind, the third's ahead.
+    for (owner, wall_ms) in [(2, 1000), (3, 900_000_000)] {
+        let before = newest(&*storage).unwrap().unwrap();
+        let takeover = taken(&*storage, owner, wall_ms);
+        assert_eq!(takeover.header.commit, before.header.commit + 1);
+        assert_eq!(takeover.header.generation, takeover.header.commit);
+        assert_eq!(takeover.header.history, 4);
+        assert!(takeover.header.takeover && takeover.header.version > before.header.version);
+        let mut content = takeover.body.clone();
+        assert!(content.finished.is_none() && !content.clean);
+        (content.finished, content.clean) = (before.body.finished.clone(), before.body.clean);
+        assert_eq!(content, before.body, "all else is the content of the newest commit");
+    }
+    assert_eq!(newest(&*storage).unwrap().unwrap().header.version, 900_000_000_000);
+}
+
+#[test]
+fn the_loser_of_a_race_goes_on_from_what_the_winner_made() {
+    let storage = memory();
+    let mut owner = Job::start(storage.clone(), 1, 0).unwrap();
+    let next = owner.prepare(&Batch::of_tags(9, &[(1, 1)])).unwrap();
+    let (winner, raced) = (storage.clone(), AtomicBool::new(false));
+    let racing = Hooked::new(storage.clone(), move |call| {
+        if call.what == "link" && !raced.swap(true, Ordering::SeqCst) {
+            create(&*winner, &next).unwrap();
+        }
+        None
+    });
+    let mut asked = Vec::new();
+    let takeover = take_over(&*racing, &start(2, 0), |before| {
+        asked.push(before.header.commit);
+        None
+    });
+    let takeover = takeover.unwrap();
+    assert_eq!(asked, [1, 2], "the winner is looked at as well");
+    assert_eq!((takeover.header.commit, takeover.header.generation), (3, 3));
+    assert_eq!(takeover.body.segments, load(&*storage, 2).unwrap().body.segments);
+    assert_eq!(takeover.body.segments.len(), 1);
+    // The one who was faster with a commit has lost its job all the same.
+    owner.last = load(&*storage, 2).unwrap();
+    let fenced = owner.commit(&Batch::of_tags(10, &[(1, 2)])).err();
+    assert!(matches!(fenced, Some(CommitError::Fenced { commit: 3 })), "{fenced:?}");
+}
+
+#[test]
+fn of_many_that_start_at_once_each_gets_its_own_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Storage> = Arc::new(DiskStorage::create(folder.path()).unwrap());
+    for storage in [disk, memory()] {
+        let starts: Vec<_> = (0..8)
+            .map(|owner| {
+                let storage = Arc::clone(&storage);
+                std::thread::spawn(move || taken(&*storage, owner, 0))
+            })
+            .collect();
+        let made: Vec<Manifest> = starts.into_iter().map(|s| s.join().unwrap()).collect();
+        let numbers: BTreeSet<u64> = made.iter().map(|m| m.header.commit).collect();
+        assert_eq!(numbers, (1..=8).collect());
+        for manifest in &made {
+            assert_eq!(load(&*storage, manifest.header.commit).unwrap(), *manifest);
+            assert_eq!(manifest.body.hash_key, load(&*storage, 1).unwrap().body.hash_key);
+        }
+        let versions: Vec<_> =
+            (1..=8).map(|c| load(&*storage, c).unwrap().header.version).collect();
+        assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+        assert_eq!(all_files(&*storage).len(), 8);
+    }
+}
+
+#[test]
+fn a_living_owner_is_left_alone() {
+    let storage = memory();
+    taken(&*storage, 1, 0);
+    let files = all_files(&*storage);
+    let owner = Owner { id: "1".into(), pid: 7, host: "h".into(), started_ms: 0 };
+    let refused = take_over(&*storage, &start(2, 0), |before| {
+        assert_eq!(before.header.owner, start(1, 0).owner);
+        Some(owner.clone())
+    });
+    assert!(matches!(&refused, Err(TakeoverError::Living(o)) if *o == owner), "{refused:?}");
+    assert_eq!(all_files(&*storage), files, "nothing was created");
+}
+
+#[test]
+fn a_state_of_other_windows_or_rules_is_refused() {
+    let storage = memory();
+    let first = taken(&*storage, 1, 0);
+    let hour = Window { duration_ms: 3_600_000, slide_ms: 60_000 };
+    let other = common::windows();
+    let asked =
+        sinks::commits::Start { windows: Windows::try_from(vec![hour]).unwrap(), ..start(2, 0) };
+    assert_ne!(asked.windows, other);
+    let error = take_over(&*storage, &asked, |_| None).unwrap_err();
+    let told = error.to_string();
+    assert!(matches!(error, TakeoverError::Windows { .. }), "{told}");
+    assert!(told.contains("1h by 1m, 24h by 10m") && told.contains("not 1h by 1m."), "{told}");
+
+    let mut ahead = after(&first);
+    ahead.body.rules += 1;
+    create(&*storage, &ahead).unwrap();
+    let rules = ahead.body.rules;
+    let error = take_over(&*storage, &start(2, 0), |_| None).unwrap_err();
+    assert!(matches!(error, TakeoverError::Rules(r) if r == rules), "{error}");
+    assert_eq!(list_commits(&*storage).unwrap(), [1, 2], "nothing was created");
+}
+
+#[test]
+fn a_takeover_refuses_a_damaged_newest_commit() {
+    let storage = memory();
+    taken(&*storage, 1, 0);
+    storage.damage("commits/0000000001.manifest", |bytes| bytes.truncate(100));
+    let error = take_over(&*storage, &start(2, 0), |_| None).unwrap_err();
+    assert!(error.to_string().contains("0000000001.manifest"), "{error}");
+    assert_eq!(list_commits(&*storage).unwrap(), [1]);
+}
+
+#[test]
+fn the_header_of_a_shrunk_takeover_still_fences() {
+    let storage = memory();
+    let first = taken(&*storage, 1, 0);
+    taken(&*storage, 2, 0);
+    let shrunk = encode(&first.header, None).unwrap();
+    storage.damage("commits/0000000001.manifest", |bytes| *bytes = shrunk);
+    assert!(matches!(load(&*storage, 1), Err(CommitError::Missing(1))));
+    let late = taken(&*memory(), 3, 0);
+    assert!(matches!(create(&*storage, &late), Err(CommitError::Fenced { commit: 1 })));
+}
+
+#[test]
+fn a_watch_tells_whether_a_commit_came() {
+    let storage = memory();
+    let watch = Watch::new(&*storage, 500).unwrap();
+    assert!(!watch.has_moved(&*storage).unwrap());
+    assert_eq!((watch.age_ms(500), watch.age_ms(1700), watch.age_ms(0)), (0, 1200, 0));
+    let first = taken(&*storage, 1, 0);
+    assert!(watch.has_moved(&*storage).unwrap());
+    let watch = Watch::new(&*storage, 0).unwrap();
+    assert!(!watch.has_moved(&*storage).unwrap());
+    create(&*storage, &after(&first)).unwrap();
+    assert!(watch.has_moved(&*storage).unwrap());
+}

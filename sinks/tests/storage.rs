@@ -1,0 +1,148 @@
+//! The storages: memory answers as a disk does, and a written file has the checksum of its bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::{self, Write};
+
+use common::{Hooked, Mode, all_files, memory};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use schemas::manifest::checksum;
+use sinks::storage::{DiskStorage, MemoryStorage, Storage, StorageError, StorageWriter, replace};
+
+/// One call of a storage.
+#[derive(Clone, Debug)]
+enum Op {
+    Append(String, Vec<u8>),
+    Sync(String),
+    Link(String, String),
+    Rename(String, String),
+    SyncFolder(String),
+    Unlink(String),
+    Open(String),
+    List(String),
+    Replace(String, Vec<u8>),
+}
+
+fn any_folder() -> impl Strategy<Value = String> {
+    let folder = prop_oneof![4 => "commits", 4 => "segments", 1 => "visible", 1 => "elsewhere"];
+    folder.prop_map(String::from)
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    (any_folder(), 0..3).prop_map(|(folder, file)| format!("{folder}/{file}"))
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (any_name(), vec(any::<u8>(), 0..20)).prop_map(|(n, b)| Op::Append(n, b)),
+        1 => any_name().prop_map(Op::Sync),
+        3 => (any_name(), any_name()).prop_map(|(a, b)| Op::Link(a, b)),
+        2 => (any_name(), any_name()).prop_map(|(a, b)| Op::Rename(a, b)),
+        1 => any_folder().prop_map(Op::SyncFolder),
+        2 => any_name().prop_map(Op::Unlink),
+        3 => any_name().prop_map(Op::Open),
+        1 => any_folder().prop_map(Op::List),
+        1 => (any_name(), vec(any::<u8>(), 0..20)).prop_map(|(n, b)| Op::Replace(n, b)),
+    ]
+}
+
+/// What a storage answers: bytes, names or a word; of an error, what was being done and its kind.
+fn answer(storage: &dyn Storage, op: &Op) -> Result<String, (&'static str, io::ErrorKind)> {
+    let done = |result: Result<(), StorageError>| result.map(|()| "done".to_owned());
+    let answer = match op {
+        Op::Append(name, bytes) => done(storage.append(name, bytes)),
+        Op::Sync(name) => done(storage.sync(name)),
+        Op::Link(from, to) => storage.link(from, to).map(|created| created.to_string()),
+        Op::Rename(from, to) => done(storage.rename(from, to)),
+        Op::SyncFolder(folder) => done(storage.sync_folder(folder)),
+        Op::Unlink(name) => done(storage.unlink(name)),
+        Op::Open(name) => storage.open(name).map(|bytes| format!("{bytes:?}")),
+        Op::List(folder) => storage.list(folder).map(|mut names| {
+            names.sort_unstable();
+            names.join(" ")
+        }),
+        Op::Replace(name, bytes) => done(replace(storage, name, bytes)),
+    };
+    answer.map_err(|error| (error.doing, error.source.kind()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn memory_answers_as_a_disk_does(ops in vec(any_op(), 1..60)) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = DiskStorage::create(folder.path()).unwrap();
+        let memory = MemoryStorage::default();
+        for (i, op) in ops.iter().enumerate() {
+            prop_assert_eq!(answer(&memory, op), answer(&disk, op), "call {}: {:?}", i, op);
+        }
+        prop_assert_eq!(all_files(&memory), all_files(&disk));
+    }
+
+    #[test]
+    fn a_written_file_has_the_checksum_of_its_bytes(
+        pieces in vec((any::<u8>(), prop_oneof![0_usize..2000, 900_000_usize..1_100_000]), 0..6),
+    ) {
+        let storage = memory();
+        let mut out = StorageWriter::new(&*storage, "segments/x".into());
+        let mut whole = Vec::new();
+        for (byte, length) in pieces {
+            let piece: Vec<u8> = (0..length).map(|i| byte ^ i as u8).collect();
+            prop_assert_eq!(out.write(&piece).unwrap(), length);
+            whole.extend(piece);
+        }
+        let (bytes, xxh3) = out.finish().unwrap();
+        prop_assert_eq!((bytes, xxh3), (whole.len() as u64, checksum(&whole)));
+        prop_assert!(storage.open("segments/x").unwrap() == whole, "the bytes are the same");
+    }
+}
+
+#[test]
+fn a_writer_tells_of_the_first_error_whatever_the_encoder_does() {
+    for mode in [Mode::Before, Mode::Torn, Mode::After] {
+        let failing = Hooked::new(memory(), move |call| (call.what == "append").then_some(mode));
+        let mut out = StorageWriter::new(&*failing, "segments/x".into());
+        let piece = vec![1; 1 << 20];
+        assert!(out.write(&piece).is_err());
+        let error = out.finish().unwrap_err();
+        assert_eq!((error.doing, error.name.as_str()), ("append", "segments/x"));
+    }
+    let failing = Hooked::new(memory(), |call| (call.what == "sync").then_some(Mode::Before));
+    let mut out = StorageWriter::new(&*failing, "segments/x".into());
+    out.write_all(b"x").unwrap();
+    assert_eq!(out.finish().unwrap_err().doing, "sync", "not durable is not written");
+}
+
+#[test]
+fn errors_name_the_file_as_the_user_knows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a/b");
+    assert!(DiskStorage::open_existing(&root).is_none());
+    let disk = DiskStorage::create(&root).unwrap();
+    assert!(DiskStorage::open_existing(&root).is_some());
+    let path = root.join("commits/7").display().to_string();
+    let error = disk.open("commits/7").unwrap_err();
+    assert!(error.is_not_found());
+    assert!(error.to_string().contains(&path), "{error}");
+    assert_eq!(disk.display("commits/7"), path);
+    let error = disk.rename("commits/7", "commits/8").unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("cannot rename"), "{error}");
+}
+
+#[test]
+fn a_mapped_file_outlives_its_removal() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskStorage::create(folder.path()).unwrap();
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    disk.append("segments/x", &content).unwrap();
+    let open = disk.open("segments/x").unwrap();
+    disk.append("segments/tmp-x", b"other").unwrap();
+    disk.rename("segments/tmp-x", "segments/x").unwrap();
+    assert!(open == content, "a replaced file is still read as it was");
+    let other = disk.open("segments/x").unwrap();
+    disk.unlink("segments/x").unwrap();
+    assert!(open == content && other == b"other"[..]);
+}

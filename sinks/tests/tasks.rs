@@ -1,0 +1,196 @@
+//! The tasks that write segments and create manifests: what they promise by their replies.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Batch, Call, Content, Hooked, Job, Mode, assert_shows, memory};
+use schemas::hash::KeyHash;
+use schemas::manifest::SegmentMeta;
+use schemas::rows::{IdRow, Ids};
+use schemas::segment::Rows;
+use sinks::commits::{
+    CommitTask, Latest, SegmentWriter, Snapshot, WriteError, WriteJob, list_commits, visible,
+};
+use sinks::storage::Storage;
+
+type Replies = Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>;
+
+/// A job that writes one row to `name`.
+fn write_job(name: &str, replies: &Replies) -> WriteJob {
+    let mut rows = Rows::<Ids>::default();
+    rows.push(KeyHash::default(), &IdRow { hash: KeyHash::default(), hour: 3 });
+    let replies = Arc::clone(replies);
+    let reply = move |written| replies.lock().unwrap().push(written);
+    WriteJob::new(name.to_owned(), 7, rows, Some(3), reply)
+}
+
+/// The calls that a storage gets, and the storage.
+fn recording(
+    fail: impl Fn(&Call) -> bool + Send + Sync + 'static,
+) -> (Arc<Hooked>, Arc<Mutex<Vec<Call>>>) {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&calls);
+    let hooked = Hooked::new(memory(), move |call| {
+        record.lock().unwrap().push(call.clone());
+        fail(call).then_some(Mode::Before)
+    });
+    (hooked, calls)
+}
+
+fn names(replies: &Replies) -> Vec<Result<String, String>> {
+    let replies = replies.lock().unwrap();
+    let name = |r: &Result<SegmentMeta, WriteError>| match r {
+        Ok(meta) => Ok(meta.name.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    replies.iter().map(name).collect()
+}
+
+#[test]
+fn several_segments_are_durable_by_one_sync_of_their_folder() {
+    let (storage, calls) = recording(|_| false);
+    let (mut writer, jobs) = SegmentWriter::new(storage.clone());
+    assert!(!writer.step(), "nothing waits");
+    let replies = Replies::default();
+    for name in ["segments/a", "segments/b", "segments/c"] {
+        jobs.send(write_job(name, &replies)).unwrap();
+    }
+    assert!(writer.step() && !writer.step());
+    assert_eq!(names(&replies), ["a", "b", "c"].map(|n| Ok(format!("segments/{n}"))));
+    let calls = std::mem::take(&mut *calls.lock().unwrap());
+    let of = |what| calls.iter().filter(move |c| c.what == what).map(|c| c.name.as_str());
+    assert_eq!(of("sync_folder").collect::<Vec<_>>(), ["segments"]);
+    assert_eq!(of("sync").count(), 3);
+    let at = |what| calls.iter().rposition(|c| c.what == what).unwrap();
+    assert!(at("sync") < at("rename") && at("rename") < at("sync_folder"));
+
+    let meta = replies.lock().unwrap().remove(0).unwrap();
+    let bytes = storage.open(&meta.name).unwrap();
+    assert_eq!((meta.rows, meta.bytes), (1, bytes.len() as u64));
+    assert_eq!((meta.first_commit, meta.last_commit, meta.last_hour), (7, 7, Some(3)));
+    assert_eq!(meta.xxh3, schemas::manifest::checksum(&bytes));
+    assert_eq!(storage.list("segments").unwrap().len(), 3, "no temporary file is left");
+}
+
+#[test]
+fn a_segment_that_cannot_be_written_is_an_error_and_the_others_are_written() {
+    for what in ["append", "sync", "rename"] {
+        let (storage, _) = recording(move |c| c.what == what && c.name.ends_with('b'));
+        let (mut writer, jobs) = SegmentWriter::new(storage);
+        let replies = Replies::default();
+        for name in ["segments/a", "segments/b", "segments/c"] {
+            jobs.send(write_job(name, &replies)).unwrap();
+        }
+        writer.step();
+        let names = names(&replies);
+        let errors: Vec<_> = names.iter().filter_map(|r| r.as_ref().err()).collect();
+        assert_eq!((names.len(), errors.len()), (3, 1), "{names:?}");
+        assert!(errors[0].contains("segments/") && errors[0].contains(what), "{errors:?}");
+    }
+}
+
+#[test]
+fn nothing_is_written_where_the_folder_cannot_be_synced() {
+    let (storage, _) = recording(|c| c.what == "sync_folder");
+    let (mut writer, jobs) = SegmentWriter::new(storage);
+    let replies = Replies::default();
+    for name in ["segments/a", "segments/b"] {
+        jobs.send(write_job(name, &replies)).unwrap();
+    }
+    writer.step();
+    let names = names(&replies);
+    assert!(!names.is_empty() && names.iter().all(Result::is_err), "{names:?}");
+}
+
+#[test]
+fn a_writer_ends_with_its_last_sender() {
+    let (writer, jobs) = SegmentWriter::new(memory());
+    let replies = Replies::default();
+    let thread = std::thread::spawn(|| writer.run());
+    for name in ["segments/a", "segments/b"] {
+        jobs.send(write_job(name, &replies)).unwrap();
+    }
+    drop(jobs);
+    thread.join().unwrap();
+    assert_eq!(names(&replies).len(), 2);
+}
+
+#[test]
+fn a_reply_means_durable_visible_and_open() {
+    let storage = memory();
+    let mut job = Job::start(storage.clone(), 1, 0).unwrap();
+    let batch = Batch::of_tags(5, &[(1, 1), (2, 2)]).with_board(0, 1);
+    let manifest = job.commit(&batch).unwrap().clone();
+    assert_eq!(visible(&*storage).unwrap(), Some(2));
+    let shown = job.latest.wait(1, Duration::ZERO).unwrap();
+    assert_eq!(shown.manifest, manifest);
+    assert_shows(&shown, &Content::default().after(2, &batch));
+    assert!(job.latest.wait(2, Duration::ZERO).is_none(), "no newer one yet");
+}
+
+#[test]
+fn those_who_wait_are_told_of_a_commit_and_of_the_end() {
+    let mut job = Job::start(memory(), 1, 0).unwrap();
+    let latest = Arc::clone(&job.latest);
+    let waiting = std::thread::spawn(move || {
+        let commit = latest.wait(1, Duration::from_mins(1)).map(|s| s.manifest.header.commit);
+        (commit, latest.wait(2, Duration::from_mins(1)).is_none(), latest.is_closed())
+    });
+    job.commit(&Batch::of_tags(5, &[(1, 1)])).unwrap();
+    job.latest.close();
+    assert_eq!(waiting.join().unwrap(), (Some(2), true, true));
+}
+
+/// A commit task on a storage of which call `fails` fails, two manifests to create, and how many
+/// replies came, by whether they were good.
+fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Latest>) {
+    let storage = memory();
+    let mut job = Job::start(storage.clone(), 1, 0).unwrap();
+    let first = job.prepare(&Batch::of_tags(5, &[(1, 1)])).unwrap();
+    let mut second = first.clone();
+    second.header.commit += 1;
+    let calls = AtomicUsize::new(0);
+    let failing = Hooked::new(storage.clone(), move |_| {
+        (Some(calls.fetch_add(1, Ordering::SeqCst)) == fails).then_some(Mode::Before)
+    });
+    let before = Snapshot::open(&*storage, job.last.clone(), None).unwrap();
+    let latest = Arc::new(Latest::new(Arc::new(before)));
+    let (mut task, queue) = CommitTask::new(failing, Arc::clone(&latest));
+    let (reply, replies) = channel();
+    for manifest in [first, second] {
+        let reply = reply.clone();
+        queue.send(manifest, move |done| reply.send(done.is_ok()).unwrap());
+    }
+    while task.step() {}
+    let mut counts = [0, 0];
+    for good in replies.try_iter() {
+        counts[usize::from(good)] += 1;
+    }
+    (storage, counts, latest)
+}
+
+#[test]
+fn no_manifest_is_created_after_one_that_failed() {
+    let (_, counts, _) = two_manifests(None);
+    assert_eq!(counts, [0, 2]);
+    let mut n = 0;
+    loop {
+        let (storage, [bad, good], latest) = two_manifests(Some(n));
+        let commits = list_commits(&*storage).unwrap();
+        assert_eq!(commits, (1..=commits.len() as u64).collect::<Vec<_>>(), "a gap, call {n}");
+        assert!(commits.len() as u64 <= 2 + good as u64, "call {n}: {commits:?}");
+        // What is shown inside the process is never ahead of what other readers see.
+        let shown = latest.current().manifest.header.commit;
+        assert_eq!(shown, 1 + good as u64, "call {n}");
+        assert!(visible(&*storage).unwrap() >= Some(shown), "call {n}");
+        if bad == 0 {
+            break assert!(n > 10, "every call of a commit has failed once");
+        }
+        n += 1;
+    }
+}
