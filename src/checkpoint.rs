@@ -1,16 +1,24 @@
 //! `tagflow checkpoint`: what a state folder holds, commit by commit.
 
-use schemas::manifest::Manifest;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dataflow::clock::{Clock, SystemClock};
+use dataflow::roll_back;
+use schemas::manifest::{Manifest, TableName};
+use schemas::time::format_ms;
 use serde::Serialize;
-use sinks::commits::Snapshot;
+use sinks::commits::{CommitError, Snapshot, list_commits, load};
 use sinks::store::evaluate;
 
 use crate::error::CliError;
+use crate::host::host_name;
 use crate::output::Output;
-use crate::state::{StateArg, open, snapshot};
+use crate::state::{StateArg, manifest, open, snapshot};
 
 /// List, show, export and roll back the commits of a state folder
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  tagflow checkpoint export --state ./state > counts.ndjson")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -18,6 +26,25 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// List the commits that are kept
+    Ls {
+        #[command(flatten)]
+        state: StateArg,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a commit: positions, counters, files
+    Show {
+        #[command(flatten)]
+        state: StateArg,
+        /// The commit; the visible one by default
+        #[arg(long, value_name = "COMMIT")]
+        at: Option<u64>,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Print all tags of a commit as NDJSON, by (scope, key), then its totals
     Export {
         #[command(flatten)]
@@ -26,6 +53,28 @@ enum What {
         #[arg(long, value_name = "COMMIT")]
         at: Option<u64>,
     },
+    /// Make a new commit with the content of an older one; no job may live on the state
+    Rollback {
+        /// The job's state folder
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+        /// The commit to go back to
+        #[arg(long, value_name = "COMMIT")]
+        to: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct ListedCommit {
+    commit: u64,
+    generation: u64,
+    takeover: bool,
+    version: i64,
+    wall: i64,
+    as_of: Option<i64>,
+    events: u64,
+    files: usize,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -54,8 +103,107 @@ struct ExportedCommit {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     match args.what {
-        What::Export { state, at } => export(&*snapshot(&*open(&state.state)?, at)?),
+        What::Ls { state, json } => list(&state, json),
+        What::Show { state, at, json } => show(&manifest(&*open(&state.state)?, at)?, json),
+        What::Export { state, at } => {
+            let snapshot = snapshot(&*open(&state.state)?, at)?;
+            export(&snapshot)
+        }
+        What::Rollback { state, to } => rollback(&state, to),
     }
+}
+
+fn list(state: &StateArg, json: bool) -> Result<(), CliError> {
+    let storage = open(&state.state)?;
+    let mut output = Output::new();
+    for commit in list_commits(&*storage)? {
+        let Manifest { header, body } = match load(&*storage, commit) {
+            // Only its header is left: it stays as a fence, and holds nothing.
+            Err(CommitError::Missing(_)) => continue,
+            other => other?,
+        };
+        let row = ListedCommit {
+            commit,
+            generation: header.generation,
+            takeover: header.takeover,
+            version: header.version,
+            wall: header.wall_ms,
+            as_of: body.as_of_ms,
+            events: body.counters.events,
+            files: body.segments.len(),
+            bytes: body.segments.iter().map(|s| s.bytes).sum(),
+        };
+        if json {
+            output.json(&row)?;
+        } else {
+            let as_of = row.as_of.map_or_else(|| "-".to_owned(), format_ms);
+            let kind = if row.takeover { "start" } else { "" };
+            output.line(format!(
+                "{commit:>8} {kind:<5} {} as of {as_of} {:>12} events {:>3} files {:>12} bytes",
+                format_ms(row.wall),
+                row.events,
+                row.files,
+                row.bytes,
+            ))?;
+        }
+    }
+    output.flush()
+}
+
+#[derive(Serialize)]
+struct ShownCommit<'a> {
+    #[serde(flatten)]
+    header: &'a schemas::manifest::Header,
+    as_of: Option<i64>,
+    floor: Option<i64>,
+    finished: bool,
+    clean: bool,
+    counters: schemas::manifest::Counters,
+    inputs: &'a std::collections::BTreeMap<
+        String,
+        std::collections::BTreeMap<String, schemas::manifest::Partition>,
+    >,
+    segments: &'a [schemas::manifest::SegmentMeta],
+}
+
+fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
+    let Manifest { header, body } = manifest;
+    let mut output = Output::new();
+    if json {
+        output.json(&ShownCommit {
+            header,
+            as_of: body.as_of_ms,
+            floor: body.floor_ms,
+            finished: body.finished.is_some(),
+            clean: body.clean,
+            counters: body.counters,
+            inputs: &body.inputs,
+            segments: &body.segments,
+        })?;
+        return output.flush();
+    }
+    output.line(format!("commit {} of generation {}", header.commit, header.generation))?;
+    output.line(format!("made {} as version {}", format_ms(header.wall_ms), header.version))?;
+    let as_of = body.as_of_ms.map_or_else(|| "no event yet".to_owned(), format_ms);
+    output.line(format!("as of {as_of}"))?;
+    for (name, count) in body.counters.named() {
+        output.line(format!("  {name:<16} {count:>12}"))?;
+    }
+    for (input, partitions) in &body.inputs {
+        for (partition, state) in partitions {
+            let done = if state.done { ", read to its end" } else { "" };
+            output.line(format!("  {input}/{partition}: {:?}{done}", state.position))?;
+        }
+    }
+    for table in TableName::ALL {
+        let (mut files, mut rows, mut bytes) = (0, 0, 0);
+        for segment in manifest.segments(table) {
+            (files, rows, bytes) = (files + 1, rows + segment.rows, bytes + segment.bytes);
+        }
+        let name = table.as_str();
+        output.line(format!("  {name:<16} {rows:>12} rows in {files:>3} files, {bytes} bytes"))?;
+    }
+    output.flush()
 }
 
 fn export(snapshot: &Snapshot) -> Result<(), CliError> {
@@ -66,7 +214,10 @@ fn export(snapshot: &Snapshot) -> Result<(), CliError> {
     rows.sort_unstable_by_key(|row| (row.scope, row.tag));
     for row in rows {
         let tag = evaluate(&row, &body.windows, body.as_of_ms)?;
-        let window = |i: usize| tag.windows.get(i).map_or(0, |(_, count)| *count);
+        let window = |name: &str| {
+            let found = tag.windows.iter().find(|(window, _)| window == name);
+            found.map_or(0, |(_, count)| *count)
+        };
         output.json(&ExportedTag {
             scope: row.scope,
             key: row.tag,
@@ -74,8 +225,8 @@ fn export(snapshot: &Snapshot) -> Result<(), CliError> {
             total: row.total,
             first_seen: row.first_seen,
             last_seen: row.last_seen,
-            c1h: window(0),
-            c24h: window(1),
+            c1h: window("1h"),
+            c24h: window("24h"),
         })?;
     }
     let counters = body.counters;
@@ -88,5 +239,17 @@ fn export(snapshot: &Snapshot) -> Result<(), CliError> {
         unsupported: counters.unsupported,
         dead_letters: counters.dead_letters,
     })?;
+    output.flush()
+}
+
+fn rollback(state: &Path, to: u64) -> Result<(), CliError> {
+    open(state)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let (made, unreadable) = roll_back(state, to, &clock, &host_name())?;
+    let mut output = Output::new();
+    output.line(format!("commit {} has the content of commit {to}", made.header.commit))?;
+    for file in unreadable {
+        eprintln!("warning: {file} is damaged; a database may keep rows that only it changed");
+    }
     output.flush()
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use dataflow::{InputError, JobError};
 use schemas::tags::NameError;
-use sinks::commits::{CommitError, RollbackError};
+use sinks::commits::CommitError;
 use sinks::storage::StorageError;
 use sinks::store::StoreError;
 use thiserror::Error;
@@ -30,9 +30,6 @@ pub(crate) enum CliError {
     /// A commit cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// A rollback was refused.
-    #[error(transparent)]
-    Rollback(#[from] RollbackError),
     /// The state's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),

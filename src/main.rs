@@ -3,14 +3,22 @@
 #![allow(clippy::print_stderr, reason = "a command talks to its user")]
 
 mod checkpoint;
+mod dead_letters;
+mod demo;
 mod error;
 mod extract;
 mod generate;
+mod host;
 mod inputs;
 mod logging;
 mod output;
+mod port;
+mod progress;
 mod query;
 mod run;
+mod serve;
+mod service;
+mod signals;
 mod state;
 
 use std::process::ExitCode;
@@ -32,17 +40,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Run(run::Args),
+    Serve(serve::Args),
     Generate(generate::Args),
     Extract(extract::Args),
     Query(query::Args),
     Checkpoint(checkpoint::Args),
+    DeadLetters(dead_letters::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start(&cli.logging);
     let done = match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::DeadLetters(args) => dead_letters::run(args),
         Command::Run(args) => run::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),

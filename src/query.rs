@@ -1,7 +1,9 @@
 //! `tagflow query`: a tag's counts or the boards, from a state folder.
 
+use api::{Boards, TagAnswer};
 use schemas::tags::Name;
-use sinks::store::CommitView;
+use schemas::time::format_ms;
+use sinks::store::{AsOf, Board, CommitView, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
@@ -21,27 +23,88 @@ enum What {
     Tag {
         /// The tag, in any spelling, with or without its sign
         name: String,
-        /// Count within a scope such as region=eu
-        #[arg(long, default_value = "")]
-        scope: String,
         #[command(flatten)]
-        state: StateArg,
-        /// The answer as one JSON object, the same as the API's
-        #[arg(long)]
-        json: bool,
+        options: Options,
     },
+    /// The top tags of every window
+    Top {
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Count within a scope such as region=eu
+    #[arg(long, default_value = "", hide_default_value = true)]
+    scope: String,
+    #[command(flatten)]
+    state: StateArg,
+    /// The commit to ask; the visible one by default
+    #[arg(long, value_name = "COMMIT")]
+    at: Option<u64>,
+    /// The answer as one JSON object; a tag's is the same as the API's
+    #[arg(long)]
+    json: bool,
+}
+
+impl Options {
+    fn view(&self) -> Result<CommitView, CliError> {
+        Ok(CommitView::new(snapshot(&*open(&self.state.state)?, self.at)?))
+    }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::new();
     match args.what {
-        What::Tag { name, scope, state, json: _ } => {
+        What::Tag { name, options } => {
             let parsed = Name::parse(&name).map_err(|error| CliError::Name { name, error })?;
-            let view = CommitView::new(snapshot(&*open(&state.state)?, None)?);
-            let tag = view.tag(&scope, parsed.key())?;
-            output.line(format!("{tag:?}"))?;
+            let view = options.view()?;
+            let tag = view
+                .tag(&options.scope, parsed.key())?
+                .ok_or_else(|| CliError::Failed(format!("no post carries #{}", parsed.key())))?;
+            if options.json {
+                output.json(&TagAnswer::new(tag, &view.as_of()))?;
+            } else {
+                tell_tag(&mut output, &tag, &view.as_of())?;
+            }
+        }
+        What::Top { options } => {
+            let view = options.view()?;
+            let boards = view.boards(&options.scope)?;
+            if options.json {
+                output.json(&Boards::new(options.scope, boards, &view.as_of()))?;
+            } else {
+                tell_boards(&mut output, &boards, &view.as_of())?;
+            }
         }
     }
     output.flush()
+}
+
+fn tell_as_of(output: &mut Output, at: &AsOf) -> Result<(), CliError> {
+    let time = at.as_of_ms.map_or_else(|| "no event yet".to_owned(), format_ms);
+    output.line(format!("as of {time}, commit {}", at.commit))
+}
+
+fn tell_tag(output: &mut Output, tag: &Tag, at: &AsOf) -> Result<(), CliError> {
+    let place = if tag.scope.is_empty() { String::new() } else { format!(" in {}", tag.scope) };
+    output.line(format!("#{}{place}: {} posts", tag.display, tag.total))?;
+    for (window, count) in &tag.windows {
+        output.line(format!("  last {window:<5} {count:>12}"))?;
+    }
+    output.line(format!("  first seen {}", format_ms(tag.first_seen_ms)))?;
+    output.line(format!("  last seen  {}", format_ms(tag.last_seen_ms)))?;
+    tell_as_of(output, at)
+}
+
+fn tell_boards(output: &mut Output, boards: &[Board], at: &AsOf) -> Result<(), CliError> {
+    for board in boards {
+        output.line(format!("top of {}", board.window))?;
+        for (place, entry) in board.entries.iter().enumerate().take(20) {
+            output.line(format!("{:>4} {:>12}  #{}", place + 1, entry.count, entry.display))?;
+        }
+    }
+    tell_as_of(output, at)
 }

@@ -19,14 +19,16 @@ use crate::operators::combine::{Combine, combine};
 use crate::operators::commit::commit;
 use crate::operators::dedup::{Dedup, dedup};
 use crate::operators::mint::{Probes, mint};
-use crate::operators::source::{Source, source};
-use crate::operators::tags::{TagState, tags};
+use crate::operators::partitions::Partitions;
+use crate::operators::source::source;
+use crate::operators::tag_state::TagState;
+use crate::operators::tags::tags;
 use crate::run::JobError;
 use crate::stream_time::StreamTime;
 
 /// The state of one worker's operators.
 pub(crate) struct State {
-    source: Source,
+    partitions: Partitions,
     time: StreamTime,
     dedup: Dedup,
     combine: Combine,
@@ -38,7 +40,7 @@ impl State {
     /// Loads what worker `index` of `peers` owns from the commit that the job starts with.
     pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, JobError> {
         Ok(Self {
-            source: Source::new(context, index, peers)?,
+            partitions: Partitions::new(context, index, peers)?,
             time: StreamTime::new(
                 context.settings.time_rules(),
                 &context.start.body,
@@ -60,7 +62,7 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, state: State, context: &Context) {
         Probes { passed: passed.clone(), durable: durable.clone(), reading: reading.clone() };
 
     let ticks = mint(scope, context, probes);
-    let (posts, facts, read, unread) = source(ticks.clone(), state.source, context);
+    let (posts, facts, read, unread) = source(ticks.clone(), state.partitions, context);
     let (closes, cuts) = close(ticks, facts, state.time, context);
     let (fresh, deduped) = dedup(posts, closes.clone(), state.dedup, context);
     let mentions = combine(fresh, state.combine);

@@ -6,11 +6,13 @@
 pub mod clock;
 mod context;
 mod epoch;
+mod estimate;
 mod failure;
 mod inputs;
 mod job;
 pub mod log;
 mod operators;
+mod own;
 mod plan;
 mod records;
 mod run;
@@ -20,7 +22,9 @@ mod status;
 mod stream_time;
 
 pub use context::Stop;
+pub use estimate::{Estimate, Load};
 pub use inputs::{InputError, InputSpec, Origin};
+pub use own::roll_back;
 pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
 pub use settings::{Beyond, Input, LogTimeKind, Scope, Settings};
 pub use state::tag_table::TagError;

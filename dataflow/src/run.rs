@@ -5,14 +5,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
-use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use sinks::commits::{
-    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, Owner,
-    SegmentWriter, Snapshot, Start, TakeoverError, Watch, WriteError, make_visible, newest,
-    take_over,
+    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, RollbackError,
+    SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest,
 };
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -26,13 +22,11 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::log::LogError;
+use crate::own::{own, superseded};
 use crate::plan::Plan;
 use crate::settings::{Input, Settings};
 use crate::state::tag_table::TagError;
 use crate::status::Status;
-
-/// An owner that made no commit for so long, watched by a newcomer, counts as gone.
-const SILENT_MS: u64 = 10_000;
 
 /// Why a job could not run, or ended.
 #[derive(Debug, Error)]
@@ -61,6 +55,9 @@ pub enum JobError {
     /// The tags' state is unusable.
     #[error(transparent)]
     Tag(#[from] TagError),
+    /// The state could not go back to an older commit.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
     /// Publishing cannot go on.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -116,8 +113,19 @@ pub struct JobSpec {
     pub publisher: Option<(String, Box<dyn Publisher>)>,
 }
 
-/// A job that runs.
+/// Asks a job to stop when its handle is dropped, which then waits for its threads.
+struct StopOnDrop(Arc<Stop>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// A job that runs. Dropping it makes a last commit and ends it.
 pub struct Running {
+    // Dropped first: the guards below wait for the workers.
+    ending: StopOnDrop,
     guards: WorkerGuards<()>,
     threads: Vec<JoinHandle<()>>,
     context: Context,
@@ -181,8 +189,9 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     if let Some((name, publisher)) = spec.publisher {
         threads.push(spawn_publisher(&context, PublishTask::new(name, publisher)));
     }
+    let ending = StopOnDrop(Arc::clone(&context.stop));
     let guards = spawn_workers(&context, spec.workers)?;
-    Ok(Started::Running(Running { guards, threads, context, _lock: lock }))
+    Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
 }
 
 /// Whether the state holds this very run, finished.
@@ -207,67 +216,6 @@ fn is_finished(before: &Manifest, spec: &JobSpec) -> Result<bool, JobError> {
 fn open_inputs(spec: &JobSpec, generation: u64) -> Result<Vec<Input>, InputError> {
     let open = |input: &InputSpec| input.open(generation, &spec.settings, &spec.clock);
     spec.inputs.iter().map(open).collect()
-}
-
-/// Takes the state over: the takeover's manifest, and the lock that says so.
-fn own(spec: &JobSpec, storage: &dyn Storage) -> Result<(Manifest, Option<Lock>), JobError> {
-    let owner = Owner {
-        id: format!("{:032x}", random()?),
-        pid: std::process::id(),
-        host: spec.host.clone(),
-        started_ms: spec.clock.wall_ms(),
-    };
-    let root = match &spec.state {
-        StateAt::Folder(root) => Some(root),
-        StateAt::Storage(_) => None,
-    };
-    let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
-    let start = Start {
-        owner: owner.id.clone(),
-        hash_key: HashKey::new(random()?),
-        windows: spec.settings.windows.clone(),
-        wall_ms: owner.started_ms,
-    };
-    let mut watched = Ok(());
-    let takeover = take_over(storage, &start, |before| {
-        let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
-        if spec.take_over || before.body.clean {
-            return None;
-        }
-        match still_commits(storage, &*spec.clock) {
-            Ok(true) => Some(holder),
-            Ok(false) => None,
-            Err(error) => {
-                watched = Err(error);
-                Some(holder)
-            }
-        }
-    });
-    watched?;
-    let takeover = takeover?;
-    if let Some(root) = root {
-        Lock::sweep(root, &owner.id);
-    }
-    Ok((takeover, lock))
-}
-
-/// Watches a living owner: whether it makes a commit within [`SILENT_MS`].
-fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, StorageError> {
-    let now_ms = || clock.mono_us() / 1000;
-    let watch = Watch::new(storage, now_ms())?;
-    while watch.age_ms(now_ms()) < SILENT_MS {
-        if watch.has_moved(storage)? {
-            return Ok(true);
-        }
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
-    Ok(false)
-}
-
-fn random() -> Result<u128, JobError> {
-    let mut bytes = [0; 16];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
-    Ok(u128::from_le_bytes(bytes))
 }
 
 fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, JobError> {
@@ -346,7 +294,7 @@ impl Running {
 
     /// Waits for the end: the last commit's manifest.
     pub fn wait(self) -> Result<Manifest, JobError> {
-        let Self { guards, threads, context, _lock } = self;
+        let Self { ending: _ending, guards, threads, context, _lock } = self;
         for result in guards.join() {
             if let Err(error) = result {
                 context.failure.set(JobError::Worker(error));
@@ -354,6 +302,7 @@ impl Running {
         }
         context.latest.close();
         let (latest, failure) = (Arc::clone(&context.latest), Arc::clone(&context.failure));
+        let (storage, start) = (Arc::clone(&context.storage), Arc::clone(&context.start));
         // The queues' last senders go with the context, which ends their tasks.
         drop(context);
         for thread in threads {
@@ -362,7 +311,7 @@ impl Running {
             }
         }
         match failure.take() {
-            Some(error) => Err(error),
+            Some(error) => Err(superseded(&*storage, &start).map_or(error, JobError::from)),
             None => Ok(latest.current().manifest.clone()),
         }
     }

@@ -1,6 +1,7 @@
 //! What crosses a boundary in Tagflow: events, tag rules, rows, segments and manifests as bytes,
 //! and `dataflow.yaml`. Invariant: nothing in this crate does I/O or reads a clock.
 
+pub mod config;
 pub mod event;
 pub mod hash;
 pub mod log_time;

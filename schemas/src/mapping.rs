@@ -97,15 +97,20 @@ impl FromStr for Mapping {
     type Err = MappingError;
 
     fn from_str(text: &str) -> Result<Self, MappingError> {
-        let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
-        let pairs = parts.map(|part| {
-            part.split_once('=').ok_or_else(|| MappingError::NoEquals(part.to_owned()))
-        });
-        Self::default().with(pairs.collect::<Result<Vec<_>, _>>()?, &[])
+        Self::parse(text, &[])
     }
 }
 
 impl Mapping {
+    /// Reads `FIELD=NAME,…`, where the names of `attributes` are fields as well.
+    pub fn parse(text: &str, attributes: &[&str]) -> Result<Self, MappingError> {
+        let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+        let pairs = parts.map(|part| {
+            part.split_once('=').ok_or_else(|| MappingError::NoEquals(part.to_owned()))
+        });
+        Self::default().with(pairs.collect::<Result<Vec<_>, _>>()?, attributes)
+    }
+
     /// This mapping with `pairs` of (field, record name with an optional `:unit`) set; the names
     /// of `attributes` are fields as well.
     pub fn with<'p>(

@@ -126,11 +126,17 @@ pub(crate) fn commit<'s>(
             let Some(Ack::Cut(cut)) = cut.map(|at| acks.swap_remove(at)) else { return };
             let Some(held) = capability.take() else { return };
             context.status.cut(&cut);
-            let last = cut.tick.last.is_some();
+            let (last, cut_us) = (cut.tick.last.is_some(), cut.tick.mono_us);
             let manifest = assembler.next(&acks, *cut, context.merges.take());
             writing = Some((held, last));
             let (replies, wake) = (replies.clone(), wake.clone());
+            let (status, clock) = (context.status.clone(), context.clock.clone());
+            let made = manifest.clone();
             context.commits.send(manifest, move |done| {
+                let took_us = clock.mono_us().saturating_sub(cut_us);
+                if done.is_ok() {
+                    status.committed(&made, took_us / 1000);
+                }
                 // Nobody listens any more when the job is ending on an error.
                 let _ = replies.send(done);
                 let _ = wake.activate();

@@ -8,6 +8,16 @@ pub(crate) mod commit;
 pub(crate) mod dedup;
 mod held;
 pub(crate) mod mint;
+pub(crate) mod partitions;
 pub(crate) mod read;
 pub(crate) mod source;
+pub(crate) mod tag_state;
 pub(crate) mod tags;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::generic::OutputBuilder;
+
+use crate::epoch::Epoch;
+
+/// An output of records of one kind.
+type Out<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<D>>>;

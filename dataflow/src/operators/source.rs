@@ -1,290 +1,120 @@
-//! Source: reads partitions and blocks, slice by slice, and says at the end of a commit how far.
+//! Source: reads the partitions of one worker, slice by slice, and says at the end of a commit how
+//! far.
 //!
-//! Invariants: a record is sent at the slice in which it was read; the facts of a commit describe
-//! exactly the records sent up to its end.
+//! Invariants: a record is sent at the slice in which it was read; the facts of a commit are sent
+//! at its end, behind its records.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::log_time::LogTime;
-use schemas::manifest::{Partition, Position};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::Activator;
 
+use super::Out;
 use super::ack::Acker;
 use super::mint::SLICE_RECORDS;
-use super::read::{Feed, Intake};
+use super::partitions::{Partitions, Turn};
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
-use crate::log::{LogError, Next, Reader};
-use crate::plan::{BlockPart, OrderedPart};
-use crate::records::{Ack, Fact, News, Post, Tick};
+use crate::log::LogError;
+use crate::records::{Ack, Fact, Post, Tick};
 
 /// The most records read in one activation, so that other operators get their turn.
 const TURN_RECORDS: usize = 1024;
 /// How often an idle source looks for new records.
 const IDLE: Duration = Duration::from_millis(5);
 
-/// A partition being read in order.
-struct Ordered {
-    part: OrderedPart,
-    salt: u64,
-    reader: Box<dyn Reader>,
-    log_time: LogTime,
-    /// The largest accepted time, and the monotonic time of its reading.
-    largest: Option<(i64, u64)>,
-    /// What the last read said.
-    next: Next,
-    /// The end seen as the commit before closed.
-    end_before: Option<u64>,
-    at_end: bool,
-}
-
-/// A block being read.
-struct Block {
-    part: BlockPart,
-    salt: u64,
-    reader: Box<dyn Reader>,
-}
-
-/// What one worker reads.
-pub(crate) struct Source {
+/// The source's capabilities and outputs: what is timely about it.
+struct Source {
     context: Context,
-    intake: Intake,
-    ordered: Vec<Ordered>,
-    block: Option<Block>,
-    /// Blocks finished since the last facts.
-    finished: Vec<BlockPart>,
-    /// Whose turn it is, where there are blocks and ordered partitions.
-    blocks_turn: bool,
-    index: usize,
-    peers: usize,
-}
-
-/// What came of a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// There is more to read.
-    More,
-    /// There is nothing now.
-    Wait,
-    /// There will never be more.
-    End,
+    partitions: Partitions,
+    activator: Activator,
+    acker: Acker,
+    /// At the slice that is read now.
+    posts_cap: Option<Capability<Epoch>>,
+    /// At the end of the present commit.
+    facts_cap: Option<Capability<Epoch>>,
+    /// Held for as long as there may be something to read.
+    reading_cap: Option<Capability<Epoch>>,
+    posts_out: Out<Post>,
+    facts_out: Out<Fact>,
+    acks_out: Out<Ack>,
+    commit: u64,
+    /// Records that this worker may still read in the present slice.
+    left: usize,
+    batch: Vec<Post>,
 }
 
 impl Source {
-    /// Opens what the plan gives to worker `index`.
-    pub(crate) fn new(context: &Context, index: usize, peers: usize) -> Result<Self, LogError> {
-        let start = &context.start;
-        let hasher = start.body.hash_key.hasher();
-        let first = start.header.commit + 1;
-        let mut source = Self {
-            context: context.clone(),
-            intake: Intake::new(Arc::clone(&context.settings), hasher, first),
-            ordered: Vec::new(),
-            block: None,
-            finished: Vec::new(),
-            blocks_turn: false,
-            index,
-            peers,
-        };
-        for part in &context.plan.ordered {
-            if part.share % peers as u64 == index as u64 {
-                source.open(part.clone())?;
-            }
-        }
-        Ok(source)
-    }
-
-    fn salt(&self, input: usize) -> u64 {
-        let name = &self.context.inputs[input].name;
-        self.context.start.body.hash_key.hasher().input_salt(name)
-    }
-
-    fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
-        let position = match &part.state.position {
-            Position::Offset(offset) => *offset,
-            // A bounded run read it by blocks; what follows their end can be read in order.
-            Position::Blocks(blocks) => blocks.bytes,
-        };
-        let reader = self.context.inputs[part.input].log.open(&part.partition, position)?;
-        self.ordered.push(Ordered {
-            salt: self.salt(part.input),
-            log_time: part.state.log_time.clone(),
-            part,
-            reader,
-            largest: None,
-            next: Next::More,
-            end_before: None,
-            at_end: false,
-        });
-        Ok(())
-    }
-
-    /// Reads up to `limit` records.
-    pub(crate) fn read(
-        &mut self,
-        limit: usize,
-        posts: &mut Vec<Post>,
-    ) -> Result<(usize, Turn), LogError> {
-        if self.block.is_none()
-            && let Some(part) = self.context.plan.blocks.take()
+    /// Does what can be done now that the minter has reached `present`; none when it has ended.
+    fn step(&mut self, present: Option<Epoch>) -> Result<(), LogError> {
+        while present.is_none_or(|epoch| commit_of(epoch) > self.commit) && self.facts_cap.is_some()
         {
-            let input = &self.context.inputs[part.input];
-            let (name, offset) = (&part.partition, part.state.offset);
-            let reader = input.log.open_block(name, part.bytes, part.number, offset)?;
-            self.block = Some(Block { salt: self.salt(part.input), part, reader });
+            self.end_commit(present.is_none())?;
         }
-        let ready = self.ordered.iter().any(|o| o.next == Next::More);
-        self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
-        if self.blocks_turn {
-            return Ok((self.read_block(limit, posts)?, Turn::More));
+        if let Some((capability, acks)) = self.acker.poll() {
+            self.acks_out.activate().session(&capability).give_iterator(acks.into_iter());
         }
-        if !ready {
-            // Look again at what had nothing.
-            for ordered in self.ordered.iter_mut().filter(|o| o.next == Next::Wait) {
-                ordered.next = Next::More;
-            }
-        }
-        let ready = self.ordered.iter_mut().filter(|o| o.next == Next::More);
-        let Some(ordered) = ready.min_by_key(|o| o.log_time.value_ms()) else {
-            return Ok((0, self.at_rest()));
-        };
-        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, posts)?;
-        let idle = read == 0 && self.ordered.iter().all(|o| o.next != Next::More);
-        Ok((read, if idle { self.at_rest() } else { Turn::More }))
-    }
-
-    fn at_rest(&self) -> Turn {
-        let bounded = self.context.inputs.iter().all(|input| input.log.is_bounded());
-        let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
-        if end { Turn::End } else { Turn::Wait }
-    }
-
-    fn read_block(&mut self, limit: usize, posts: &mut Vec<Post>) -> Result<usize, LogError> {
-        let Some(block) = &mut self.block else { return Ok(0) };
-        let input = &self.context.inputs[block.part.input];
-        let mut feed = Feed {
-            input,
-            salt: block.salt,
-            partition: &block.part.partition,
-            log_time: &mut block.part.state.times,
-            ordered: false,
-            latest_ms: i64::MAX,
-        };
-        let mut read = 0;
-        let next = block.reader.read(limit, &mut |record| {
-            read += 1;
-            posts.extend(self.intake.take(record, &mut feed));
-        })?;
-        block.part.state.offset = block.reader.position();
-        if next == Next::End {
-            block.part.state.done = true;
-            self.finished.extend(self.block.take().map(|block| block.part));
-        }
-        Ok(read)
-    }
-
-    /// What is true of this worker's partitions at the end of `commit`. Later records belong to
-    /// the next one.
-    fn facts(&mut self, commit: u64) -> Result<Vec<Fact>, LogError> {
-        let inputs = &self.context.inputs;
-        let fact = |input: usize, partition: &str, news| Fact {
-            commit,
-            input: inputs[input].name.clone(),
-            partition: partition.to_owned(),
-            news,
-        };
-        let mut facts = Vec::new();
-        for o in &mut self.ordered {
-            let end = o.reader.end()?;
-            let read = o.reader.position();
-            o.at_end = match o.end_before {
-                Some(before) => read >= before,
-                None => o.next != Next::More && end.is_none_or(|end| read >= end),
-            };
-            o.end_before = end;
-            let state = Partition {
-                position: Position::Offset(read),
-                log_time: o.log_time.clone(),
-                at_end: o.at_end,
-                done: o.next == Next::End,
-                fingerprint: o.reader.fingerprint(),
-            };
-            let news = News::Ordered { state, largest: o.largest };
-            facts.push(fact(o.part.input, &o.part.partition, news));
-        }
-        let open = self.block.as_ref().map(|block| block.part.clone());
-        for part in self.finished.drain(..).chain(open) {
-            let news = News::Block { number: part.number, state: part.state };
-            facts.push(fact(part.input, &part.partition, news));
-        }
-        self.intake.commit = commit + 1;
-        Ok(facts)
-    }
-
-    /// Opens partitions that have appeared since the last look.
-    fn discover(&mut self) -> Result<(), LogError> {
-        for input in 0..self.context.inputs.len() {
-            if self.context.inputs[input].log.is_bounded() {
-                continue;
-            }
-            for found in self.context.inputs[input].log.discover()? {
-                let known = self.context.plan.inputs.get(&self.context.inputs[input].name);
-                let known = known.is_some_and(|p| p.contains_key(&found.partition));
-                let open =
-                    |o: &Ordered| o.part.input == input && o.part.partition == found.partition;
-                let mine = found.share % self.peers as u64 == self.index as u64;
-                if mine && !known && !self.ordered.iter().any(open) {
-                    tracing::info!(partition = found.partition, "a new input partition");
-                    let (partition, share) = (found.partition, found.share);
-                    let state = Partition::default();
-                    self.open(OrderedPart { input, partition, share, state })?;
-                }
+        match present {
+            // Before the first commit's first slice there is nothing to do.
+            Some(epoch) if commit_of(epoch) == self.commit => self.read(epoch)?,
+            Some(_) => {}
+            None => {
+                self.posts_cap = None;
+                self.reading_cap = None;
             }
         }
         Ok(())
     }
-}
 
-fn read_ordered(
-    context: &Context,
-    intake: &mut Intake,
-    ordered: &mut Ordered,
-    limit: usize,
-    posts: &mut Vec<Post>,
-) -> Result<usize, LogError> {
-    let mono_us = context.clock.mono_us();
-    let latest_ms = context.settings.max_future_ms.map_or(i64::MAX, |ahead| {
-        let by_events = ordered
-            .largest
-            .map_or(0, |(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000));
-        context.clock.wall_ms().max(by_events).saturating_add(ahead)
-    });
-    let mut feed = Feed {
-        input: &context.inputs[ordered.part.input],
-        salt: ordered.salt,
-        partition: &ordered.part.partition,
-        log_time: &mut ordered.log_time,
-        ordered: true,
-        latest_ms,
-    };
-    let (mut read, mut largest) = (0, None);
-    ordered.next = ordered.reader.read(limit, &mut |record| {
-        read += 1;
-        if let Some(post) = intake.take(record, &mut feed) {
-            largest = largest.max(Some(post.ts_ms));
-            posts.push(post);
+    /// Says how far the present commit got, and begins the next one unless it was the `last`.
+    fn end_commit(&mut self, last: bool) -> Result<(), LogError> {
+        let Some(capability) = self.facts_cap.as_mut() else { return Ok(()) };
+        let ended = self.partitions.end_commit(self.commit)?;
+        let facts = ended.facts.into_iter();
+        self.facts_out.activate().session(&*capability).give_iterator(facts);
+        self.acker.begin(self.commit, last, ended.counters);
+        self.acker.write(ended.dead, None);
+        self.commit += 1;
+        capability.downgrade(&close_of(self.commit));
+        if last {
+            self.facts_cap = None;
+            return Ok(());
         }
-    })?;
-    if let Some(ts) = largest
-        && ordered.largest.is_none_or(|(known, _)| ts > known)
-    {
-        ordered.largest = Some((ts, mono_us));
+        self.partitions.discover()
     }
-    Ok(read)
+
+    /// Reads a turn's records at slice `epoch`.
+    fn read(&mut self, epoch: Epoch) -> Result<(), LogError> {
+        let Some(capability) = self.posts_cap.as_mut() else { return Ok(()) };
+        if *capability.time() < epoch {
+            capability.downgrade(&epoch);
+            self.left = self.context.slice.budget();
+        }
+        let now_us = self.context.clock.mono_us();
+        let limit = self.context.pace.grant(self.left.min(TURN_RECORDS), now_us);
+        let (read, turn) = self.partitions.read(limit, &mut self.batch)?;
+        self.left -= read;
+        self.context.slice.read(read);
+        self.context.status.read(read);
+        self.context.pace.give_back(limit - read);
+        self.posts_out.activate().session(&*capability).give_container(&mut self.batch);
+        self.batch.clear();
+        if turn == Turn::End && limit > 0 {
+            self.reading_cap = None;
+        } else if turn == Turn::More && limit > 0 && self.left > 0 {
+            self.activator.activate();
+        } else if self.left > 0 {
+            match self.context.clock.pause(IDLE) {
+                Some(pause) => self.activator.activate_after(pause),
+                None => self.activator.activate(),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Posts, facts, acknowledgements, and a stream that ends when nothing is left to read.
@@ -298,7 +128,7 @@ pub(crate) type Outputs<'s> = (
 /// The source of one worker, which reads in the slice that `ticks` has reached.
 pub(crate) fn source<'s>(
     ticks: StreamVec<'s, Epoch, Tick>,
-    mut source: Source,
+    partitions: Partitions,
     context: &Context,
 ) -> Outputs<'s> {
     let scope = ticks.scope();
@@ -315,85 +145,33 @@ pub(crate) fn source<'s>(
     let wake = scope.worker().sync_activator_for(address.to_vec());
     let context = context.clone();
     builder.build(move |capabilities| {
-        let Ok([posts_cap, mut facts_cap, acks_cap, reading_cap]) =
-            <[_; 4]>::try_from(capabilities)
-        else {
-            return Box::new(|_: &[_]| ()) as Box<dyn FnMut(&[_])>;
-        };
-        let first = context.start.header.commit + 1;
-        facts_cap.downgrade(&close_of(first));
-        let mut acker = Acker::new(&context, acks_cap, 's', index, wake);
-        let (mut posts_cap, mut facts_cap) = (Some(posts_cap), Some(facts_cap));
-        // Held for as long as there may be something to read.
-        let mut reading_cap = Some(reading_cap);
-        let mut posts_out = OutputBuilder::from(posts_out);
-        let mut facts_out = OutputBuilder::from(facts_out);
-        let mut acks_out = OutputBuilder::from(acks_out);
-        let (mut commit, mut left, mut batch) = (first, 0, Vec::new());
-        Box::new(move |frontiers| {
+        let commit = context.start.header.commit + 1;
+        let mut source = <[_; 4]>::try_from(capabilities).ok().map(|capabilities| {
+            let [posts_cap, mut facts_cap, acks_cap, reading_cap] = capabilities;
+            facts_cap.downgrade(&close_of(commit));
+            Source {
+                acker: Acker::new(&context, acks_cap, 's', index, wake),
+                partitions,
+                activator,
+                posts_cap: Some(posts_cap),
+                facts_cap: Some(facts_cap),
+                reading_cap: Some(reading_cap),
+                posts_out: OutputBuilder::from(posts_out),
+                facts_out: OutputBuilder::from(facts_out),
+                acks_out: OutputBuilder::from(acks_out),
+                commit,
+                left: 0,
+                batch: Vec::new(),
+                context: context.clone(),
+            }
+        });
+        move |frontiers| {
             ticks.for_each(|_, _| ());
-            let present: Option<Epoch> = frontiers[0].frontier().first().copied();
-            // The end of a commit: say how far it got.
-            while let Some(capability) = facts_cap.as_mut()
-                && present.is_none_or(|epoch| commit_of(epoch) > commit)
-            {
-                match source.facts(commit) {
-                    Ok(facts) => {
-                        facts_out.activate().session(&*capability).give_iterator(facts.into_iter());
-                    }
-                    Err(error) => return context.failure.set(error),
-                }
-                let last = present.is_none();
-                acker.begin(commit, last, std::mem::take(&mut source.intake.counters));
-                acker.write(std::mem::take(&mut source.intake.dead), None);
-                commit += 1;
-                capability.downgrade(&close_of(commit));
-                if last {
-                    facts_cap = None;
-                } else if let Err(error) = source.discover() {
-                    return context.failure.set(error);
-                }
+            let present = frontiers[0].frontier().first().copied();
+            if let Some(Err(error)) = source.as_mut().map(|source| source.step(present)) {
+                context.failure.set(error);
             }
-            if let Some((capability, acks)) = acker.poll() {
-                acks_out.activate().session(&capability).give_iterator(acks.into_iter());
-            }
-            let Some(epoch) = present else {
-                posts_cap = None;
-                drop(reading_cap.take());
-                return;
-            };
-            // Before the first commit's first slice there is nothing to do.
-            if commit_of(epoch) < commit {
-                return;
-            }
-            let Some(capability) = posts_cap.as_mut() else { return };
-            if *capability.time() < epoch {
-                capability.downgrade(&epoch);
-                left = context.slice.budget();
-            }
-            let limit = context.pace.grant(left.min(TURN_RECORDS), context.clock.mono_us());
-            match source.read(limit, &mut batch) {
-                Ok((read, turn)) => {
-                    left -= read;
-                    context.slice.read(read);
-                    context.status.read(read);
-                    context.pace.give_back(limit - read);
-                    posts_out.activate().session(&*capability).give_container(&mut batch);
-                    batch.clear();
-                    if turn == Turn::End && limit > 0 {
-                        drop(reading_cap.take());
-                    } else if turn == Turn::More && limit > 0 && left > 0 {
-                        activator.activate();
-                    } else if left > 0 {
-                        match context.clock.pause(IDLE) {
-                            Some(pause) => activator.activate_after(pause),
-                            None => activator.activate(),
-                        }
-                    }
-                }
-                Err(error) => context.failure.set(error),
-            }
-        })
+        }
     });
     (posts, facts, acks, reading)
 }

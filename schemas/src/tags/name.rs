@@ -38,6 +38,10 @@ impl Name {
         if length > TAG_CODE_POINTS_MAX {
             return Err(NameError::TooLong(length));
         }
+        // The key's rule drops spaces that normalization makes; a written one is no tag's.
+        if bare.contains(' ') {
+            return Err(NameError::Character(' '));
+        }
         let key = key(bare).into_owned();
         if key.is_empty() {
             return Err(NameError::Empty);
@@ -75,6 +79,7 @@ mod tests {
         assert_eq!(Name::parse("#"), Err(NameError::Empty));
         assert_eq!(Name::parse("12"), Err(NameError::NoLetter));
         assert_eq!(Name::parse("a/b"), Err(NameError::Character('/')));
+        assert_eq!(Name::parse("a b"), Err(NameError::Character(' ')));
         assert_eq!(Name::parse("##a"), Err(NameError::Character('#')));
         assert_eq!(Name::parse(&"a".repeat(101)), Err(NameError::TooLong(101)));
     }

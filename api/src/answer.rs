@@ -1,0 +1,96 @@
+//! The JSON answers: every count says what it counts and as of when.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use sinks::store::{AsOf, Board, Tag};
+
+/// A tag's counts, as `GET /tags/{name}` and `tagflow query tag --json` give them.
+#[derive(Clone, Debug, Serialize)]
+pub struct TagAnswer {
+    /// The key.
+    name: String,
+    /// The display form.
+    display: String,
+    /// The scope; `""` is the whole stream.
+    scope: String,
+    /// The number of posts.
+    total: i64,
+    /// Window → number of posts in it.
+    #[serde(serialize_with = "as_map")]
+    windows: Vec<(String, i64)>,
+    /// The least event time, in milliseconds.
+    first_seen: i64,
+    /// The greatest event time.
+    last_seen: i64,
+    #[serde(flatten)]
+    at: At,
+}
+
+/// The boards of a scope, as `tagflow query top --json` gives them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Boards {
+    scope: String,
+    boards: Vec<BoardAnswer>,
+    #[serde(flatten)]
+    at: At,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct BoardAnswer {
+    window: String,
+    tags: Vec<schemas::rows::BoardEntry>,
+}
+
+/// Which commit an answer comes from.
+#[derive(Clone, Debug, Serialize)]
+struct At {
+    /// The stream time that windows are evaluated at, in milliseconds.
+    as_of: Option<i64>,
+    commit: u64,
+    version: i64,
+    /// How far stream time lay behind the wall clock when the commit was made.
+    lag_ms: Option<i64>,
+}
+
+impl From<&AsOf> for At {
+    fn from(at: &AsOf) -> Self {
+        Self {
+            as_of: at.as_of_ms,
+            commit: at.commit,
+            version: at.version,
+            lag_ms: at.as_of_ms.map(|as_of| (at.wall_ms - as_of).max(0)),
+        }
+    }
+}
+
+impl TagAnswer {
+    /// The answer for `tag`, read at `at`.
+    pub fn new(tag: Tag, at: &AsOf) -> Self {
+        Self {
+            name: tag.name,
+            display: tag.display,
+            scope: tag.scope,
+            total: tag.total,
+            windows: tag.windows,
+            first_seen: tag.first_seen_ms,
+            last_seen: tag.last_seen_ms,
+            at: At::from(at),
+        }
+    }
+}
+
+impl Boards {
+    /// The answer for the boards of `scope`, read at `at`.
+    pub fn new(scope: String, boards: Vec<Board>, at: &AsOf) -> Self {
+        let answer = |b: Board| BoardAnswer { window: b.window, tags: b.entries };
+        Self { scope, boards: boards.into_iter().map(answer).collect(), at: At::from(at) }
+    }
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, i64)], out: S) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(pairs.len()))?;
+    for (key, value) in pairs {
+        map.serialize_entry(key, value)?;
+    }
+    map.end()
+}

@@ -1,0 +1,167 @@
+//! The pages: plain HTML that is complete without a script, with everything escaped by `maud`.
+
+use maud::{DOCTYPE, Markup, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemas::time::format_ms;
+use sinks::store::{AsOf, Board, Tag};
+
+use crate::limits::FRONT_PAGE_TAGS;
+
+/// Everything but letters, digits and `-_.~` is encoded in a path.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The style of all pages, at [`STYLE_PATH`].
+pub(crate) const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
+a{color:inherit}h1{margin:.2em 0}.boards{display:flex;gap:3rem;flex-wrap:wrap}\
+table{border-collapse:collapse;min-width:18rem}\
+th,td{text-align:left;padding:.15rem .8rem .15rem 0}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+.total{font-size:2.2rem;font-variant-numeric:tabular-nums}\
+footer{margin-top:2rem;font-size:.85rem;opacity:.75}";
+
+/// Where the style is.
+pub(crate) const STYLE_PATH: &str = "/style.css";
+
+/// The path of a tag's page.
+pub(crate) fn tag_path(prefix: &str, key: &str) -> String {
+    format!("{prefix}{}", utf8_percent_encode(key, PATH))
+}
+
+fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: &AsOf) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                meta name="description" content="Hashtag counts, exact and as of a stated time";
+                @if let Some(seconds) = refresh_s {
+                    meta http-equiv="refresh" content=(seconds);
+                }
+                title { (title) }
+                link rel="icon" href="data:,";
+                link rel="stylesheet" href=(STYLE_PATH);
+            }
+            body {
+                (body)
+                footer {
+                    "as of "
+                    @match at.as_of_ms {
+                        Some(ms) => time datetime=(format_ms(ms)) { (format_ms(ms)) },
+                        None => "no event yet",
+                    }
+                    " · commit " (at.commit)
+                }
+            }
+        }
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut out = String::from(if number < 0 { "-" } else { "" });
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// The front page: the top tags of every window.
+pub(crate) fn front(boards: &[Board], at: &AsOf) -> Markup {
+    let body = html! {
+        header { h1 { "Top hashtags" } }
+        main class="boards" {
+            @for board in boards {
+                section {
+                    h2 { @if board.window == "all" { "all time" } @else { "last " (board.window) } }
+                    table {
+                        thead { tr { th { "tag" } th class="n" { "posts" } } }
+                        tbody {
+                            @for entry in board.entries.iter().take(FRONT_PAGE_TAGS) {
+                                tr {
+                                    td {
+                                        a href=(tag_path("/t/", &entry.tag)) dir="auto" {
+                                            "#" (entry.display)
+                                        }
+                                    }
+                                    td class="n" { (grouped(entry.count)) }
+                                }
+                            }
+                        }
+                    }
+                    @if board.entries.is_empty() { p { "no posts in this window" } }
+                }
+            }
+        }
+    };
+    layout("Top hashtags", Some(2), &body, at)
+}
+
+/// A tag's page.
+pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
+    let body = html! {
+        header {
+            nav { a href="/" { "top hashtags" } }
+            h1 dir="auto" { "#" (tag.display) }
+            @if !tag.scope.is_empty() { p { "in " (tag.scope) } }
+        }
+        main {
+            p { span class="total" { (grouped(tag.total)) } " posts in all" }
+            table {
+                tbody {
+                    @for (window, count) in &tag.windows {
+                        tr { th scope="row" { "last " (window) } td class="n" { (grouped(*count)) } }
+                    }
+                    tr { th scope="row" { "first seen" } td { (format_ms(tag.first_seen_ms)) } }
+                    tr { th scope="row" { "last seen" } td { (format_ms(tag.last_seen_ms)) } }
+                }
+            }
+        }
+    };
+    layout(&format!("#{}", tag.display), None, &body, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at() -> AsOf {
+        AsOf { commit: 7, version: 1, as_of_ms: Some(1_700_000_000_000), wall_ms: 0 }
+    }
+
+    #[test]
+    fn hostile_names_stay_text() {
+        let hostile = Tag {
+            name: "x".into(),
+            display: "<script>alert(1)</script>\"'&".into(),
+            scope: "<b>".into(),
+            total: 1_234_567,
+            windows: vec![("1h".into(), -5)],
+            first_seen_ms: 0,
+            last_seen_ms: 0,
+        };
+        let page = tag(&hostile, &at()).into_string();
+        assert!(!page.contains("<script") && !page.contains("<b>"));
+        assert!(page.contains("&lt;script&gt;") && page.contains("1\u{202f}234\u{202f}567"));
+    }
+
+    #[test]
+    fn links_are_encoded_paths() {
+        assert_eq!(tag_path("/t/", "日本/a b"), "/t/%E6%97%A5%E6%9C%AC%2Fa%20b");
+        let entries = vec![schemas::rows::BoardEntry {
+            tag: "straße".into(),
+            display: "Straße".into(),
+            count: 3,
+        }];
+        let boards = [Board { window: "1h".into(), entries }];
+        let page = front(&boards, &at()).into_string();
+        assert!(page.contains("href=\"/t/stra%C3%9Fe\""), "{page}");
+        assert!(page.contains("http-equiv=\"refresh\""));
+    }
+}

@@ -1,0 +1,286 @@
+//! The partitions and blocks that one worker reads, and whose turn it is.
+//!
+//! Invariant: the facts of a commit describe exactly the records read up to its end.
+
+use std::sync::Arc;
+
+use schemas::log_time::LogTime;
+use schemas::manifest::{Counters, Partition, Position};
+use schemas::rows::DeadLetters;
+use schemas::segment::Rows;
+
+use super::read::{Feed, Intake};
+use crate::context::Context;
+use crate::log::{LogError, Next, Reader};
+use crate::plan::{BlockPart, OrderedPart};
+use crate::records::{Fact, News, Post};
+
+/// A partition being read in order.
+struct Ordered {
+    part: OrderedPart,
+    salt: u64,
+    reader: Box<dyn Reader>,
+    log_time: LogTime,
+    /// The largest accepted time, and the monotonic time of its reading.
+    largest: Option<(i64, u64)>,
+    /// What the last read said.
+    next: Next,
+    /// The end seen as the commit before closed.
+    end_before: Option<u64>,
+    at_end: bool,
+}
+
+/// A block being read.
+struct Block {
+    part: BlockPart,
+    salt: u64,
+    reader: Box<dyn Reader>,
+}
+
+/// What one worker reads.
+pub(crate) struct Partitions {
+    context: Context,
+    intake: Intake,
+    ordered: Vec<Ordered>,
+    block: Option<Block>,
+    /// Blocks finished since the last facts.
+    finished: Vec<BlockPart>,
+    /// Whose turn it is, where there are blocks and ordered partitions.
+    blocks_turn: bool,
+    index: usize,
+    peers: usize,
+}
+
+/// What one worker read in a commit.
+pub(crate) struct Ended {
+    /// What is true of its partitions at the end.
+    pub(crate) facts: Vec<Fact>,
+    /// What it counted.
+    pub(crate) counters: Counters,
+    /// What it refused.
+    pub(crate) dead: Rows<DeadLetters>,
+}
+
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is more to read.
+    More,
+    /// There is nothing now.
+    Wait,
+    /// There will never be more.
+    End,
+}
+
+impl Partitions {
+    /// Opens what the plan gives to worker `index`.
+    pub(crate) fn new(context: &Context, index: usize, peers: usize) -> Result<Self, LogError> {
+        let start = &context.start;
+        let hasher = start.body.hash_key.hasher();
+        let first = start.header.commit + 1;
+        let mut partitions = Self {
+            context: context.clone(),
+            intake: Intake::new(Arc::clone(&context.settings), hasher, first),
+            ordered: Vec::new(),
+            block: None,
+            finished: Vec::new(),
+            blocks_turn: false,
+            index,
+            peers,
+        };
+        for part in &context.plan.ordered {
+            if part.share % peers as u64 == index as u64 {
+                partitions.open(part.clone())?;
+            }
+        }
+        Ok(partitions)
+    }
+
+    fn salt(&self, input: usize) -> u64 {
+        let name = &self.context.inputs[input].name;
+        self.context.start.body.hash_key.hasher().input_salt(name)
+    }
+
+    fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
+        let position = match &part.state.position {
+            Position::Offset(offset) => *offset,
+            // A bounded run read it by blocks; what follows their end can be read in order.
+            Position::Blocks(blocks) => blocks.bytes,
+        };
+        let reader = self.context.inputs[part.input].log.open(&part.partition, position)?;
+        self.ordered.push(Ordered {
+            salt: self.salt(part.input),
+            log_time: part.state.log_time.clone(),
+            part,
+            reader,
+            largest: None,
+            next: Next::More,
+            end_before: None,
+            at_end: false,
+        });
+        Ok(())
+    }
+
+    /// Reads up to `limit` records.
+    pub(crate) fn read(
+        &mut self,
+        limit: usize,
+        posts: &mut Vec<Post>,
+    ) -> Result<(usize, Turn), LogError> {
+        if self.block.is_none()
+            && let Some(part) = self.context.plan.blocks.take()
+        {
+            let input = &self.context.inputs[part.input];
+            let (name, offset) = (&part.partition, part.state.offset);
+            let reader = input.log.open_block(name, part.bytes, part.number, offset)?;
+            self.block = Some(Block { salt: self.salt(part.input), part, reader });
+        }
+        let ready = self.ordered.iter().any(|o| o.next == Next::More);
+        self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
+        if self.blocks_turn {
+            return Ok((self.read_block(limit, posts)?, Turn::More));
+        }
+        if !ready {
+            // Look again at what had nothing.
+            for ordered in self.ordered.iter_mut().filter(|o| o.next == Next::Wait) {
+                ordered.next = Next::More;
+            }
+        }
+        let ready = self.ordered.iter_mut().filter(|o| o.next == Next::More);
+        let Some(ordered) = ready.min_by_key(|o| o.log_time.value_ms()) else {
+            return Ok((0, self.at_rest()));
+        };
+        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, posts)?;
+        let idle = read == 0 && self.ordered.iter().all(|o| o.next != Next::More);
+        Ok((read, if idle { self.at_rest() } else { Turn::More }))
+    }
+
+    fn at_rest(&self) -> Turn {
+        let bounded = self.context.inputs.iter().all(|input| input.log.is_bounded());
+        let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
+        if end { Turn::End } else { Turn::Wait }
+    }
+
+    fn read_block(&mut self, limit: usize, posts: &mut Vec<Post>) -> Result<usize, LogError> {
+        let Some(block) = &mut self.block else { return Ok(0) };
+        let input = &self.context.inputs[block.part.input];
+        let mut feed = Feed {
+            input,
+            salt: block.salt,
+            partition: &block.part.partition,
+            log_time: &mut block.part.state.times,
+            ordered: false,
+            latest_ms: i64::MAX,
+        };
+        let mut read = 0;
+        let next = block.reader.read(limit, &mut |record| {
+            read += 1;
+            posts.extend(self.intake.take(record, &mut feed));
+        })?;
+        block.part.state.offset = block.reader.position();
+        if next == Next::End {
+            block.part.state.done = true;
+            self.finished.extend(self.block.take().map(|block| block.part));
+        }
+        Ok(read)
+    }
+
+    /// Ends `commit`: what was read in it. Later records belong to the next one.
+    pub(crate) fn end_commit(&mut self, commit: u64) -> Result<Ended, LogError> {
+        let inputs = &self.context.inputs;
+        let fact = |input: usize, partition: &str, news| Fact {
+            commit,
+            input: inputs[input].name.clone(),
+            partition: partition.to_owned(),
+            news,
+        };
+        let mut facts = Vec::new();
+        for o in &mut self.ordered {
+            let end = o.reader.end()?;
+            let read = o.reader.position();
+            o.at_end = match o.end_before {
+                Some(before) => read >= before,
+                None => o.next != Next::More && end.is_none_or(|end| read >= end),
+            };
+            o.end_before = end;
+            let state = Partition {
+                position: Position::Offset(read),
+                log_time: o.log_time.clone(),
+                at_end: o.at_end,
+                done: o.next == Next::End,
+                fingerprint: o.reader.fingerprint(),
+            };
+            let news = News::Ordered { state, largest: o.largest };
+            facts.push(fact(o.part.input, &o.part.partition, news));
+        }
+        let open = self.block.as_ref().map(|block| block.part.clone());
+        for part in self.finished.drain(..).chain(open) {
+            let news = News::Block { number: part.number, state: part.state };
+            facts.push(fact(part.input, &part.partition, news));
+        }
+        self.intake.commit = commit + 1;
+        let counters = std::mem::take(&mut self.intake.counters);
+        Ok(Ended { facts, counters, dead: std::mem::take(&mut self.intake.dead) })
+    }
+
+    /// Opens partitions that have appeared since the last look.
+    pub(crate) fn discover(&mut self) -> Result<(), LogError> {
+        for input in 0..self.context.inputs.len() {
+            if self.context.inputs[input].log.is_bounded() {
+                continue;
+            }
+            for found in self.context.inputs[input].log.discover()? {
+                let known = self.context.plan.inputs.get(&self.context.inputs[input].name);
+                let known = known.is_some_and(|p| p.contains_key(&found.partition));
+                let open =
+                    |o: &Ordered| o.part.input == input && o.part.partition == found.partition;
+                let mine = found.share % self.peers as u64 == self.index as u64;
+                if mine && !known && !self.ordered.iter().any(open) {
+                    tracing::info!(partition = found.partition, "a new input partition");
+                    let (partition, share) = (found.partition, found.share);
+                    let state = Partition::default();
+                    self.open(OrderedPart { input, partition, share, state })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_ordered(
+    context: &Context,
+    intake: &mut Intake,
+    ordered: &mut Ordered,
+    limit: usize,
+    posts: &mut Vec<Post>,
+) -> Result<usize, LogError> {
+    let mono_us = context.clock.mono_us();
+    let latest_ms = context.settings.max_future_ms.map_or(i64::MAX, |ahead| {
+        let by_events = ordered
+            .largest
+            .map_or(0, |(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000));
+        context.clock.wall_ms().max(by_events).saturating_add(ahead)
+    });
+    let mut feed = Feed {
+        input: &context.inputs[ordered.part.input],
+        salt: ordered.salt,
+        partition: &ordered.part.partition,
+        log_time: &mut ordered.log_time,
+        ordered: true,
+        latest_ms,
+    };
+    let (mut read, mut largest) = (0, None);
+    ordered.next = ordered.reader.read(limit, &mut |record| {
+        read += 1;
+        if let Some(post) = intake.take(record, &mut feed) {
+            largest = largest.max(Some(post.ts_ms));
+            posts.push(post);
+        }
+    })?;
+    if let Some(ts) = largest
+        && ordered.largest.is_none_or(|(known, _)| ts > known)
+    {
+        ordered.largest = Some((ts, mono_us));
+    }
+    Ok(read)
+}

@@ -1,0 +1,125 @@
+//! Owning a state: taking it over from whoever had it, or going back to an older commit.
+//!
+//! Invariant: an owner that lives and commits is superseded only on an explicit word.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use schemas::hash::HashKey;
+use schemas::manifest::Manifest;
+use schemas::windows::Windows;
+use sinks::commits::{
+    CommitError, Lock, Owner, Start, TakeoverError, Watch, list_commits, load, rollback, take_over,
+};
+use sinks::storage::{DiskStorage, Storage, StorageError};
+
+use crate::clock::Clock;
+use crate::run::{JobError, JobSpec, StateAt};
+
+/// An owner that made no commit for so long, watched by a newcomer, counts as gone.
+const SILENT_MS: u64 = 10_000;
+
+/// Takes the state over: the takeover's manifest, and the lock that says so.
+pub(crate) fn own(
+    spec: &JobSpec,
+    storage: &dyn Storage,
+) -> Result<(Manifest, Option<Lock>), JobError> {
+    let owner = owner(&spec.host, &*spec.clock)?;
+    let root = match &spec.state {
+        StateAt::Folder(root) => Some(root),
+        StateAt::Storage(_) => None,
+    };
+    let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
+    let start = Start {
+        owner: owner.id.clone(),
+        hash_key: HashKey::new(random()?),
+        windows: spec.settings.windows.clone(),
+        wall_ms: owner.started_ms,
+    };
+    let mut watched = Ok(());
+    let takeover = take_over(storage, &start, |before| {
+        let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
+        if spec.take_over || before.body.clean {
+            return None;
+        }
+        match still_commits(storage, &*spec.clock) {
+            Ok(true) => Some(holder),
+            Ok(false) => None,
+            Err(error) => {
+                watched = Err(error);
+                Some(holder)
+            }
+        }
+    });
+    watched?;
+    let takeover = takeover?;
+    if let Some(root) = root {
+        Lock::sweep(root, &owner.id);
+    }
+    Ok((takeover, lock))
+}
+
+/// Whether another start owns the state by now: then that is why anything else failed.
+pub(crate) fn superseded(storage: &dyn Storage, start: &Manifest) -> Option<CommitError> {
+    let commit = list_commits(storage).ok()?.last().copied()?;
+    let newest = load(storage, commit).ok()?;
+    (newest.header.owner != start.header.owner).then_some(CommitError::Fenced { commit })
+}
+
+/// Goes back to commit `to` of the state in `root`, on which no job may live: the new commit, and
+/// the files whose rows could not be marked as changed.
+pub fn roll_back(
+    root: &Path,
+    to: u64,
+    clock: &Arc<dyn Clock>,
+    host: &str,
+) -> Result<(Manifest, Vec<String>), JobError> {
+    let storage = DiskStorage::create(root)?;
+    let living = list_commits(&storage)?.into_iter().rev().find_map(|c| load(&storage, c).ok());
+    if let Some(living) = living
+        && !living.body.clean
+        && let Some(holder) = Lock::holder(root, &living.header.owner)
+    {
+        return Err(TakeoverError::Living(holder).into());
+    }
+    let owner = owner(host, &**clock)?;
+    let _lock = Lock::take(root, &owner)?;
+    let start = Start {
+        owner: owner.id,
+        hash_key: HashKey::new(random()?),
+        windows: Windows::default(),
+        wall_ms: owner.started_ms,
+    };
+    Ok(rollback(&storage, to, &start)?)
+}
+
+/// Watches a living owner: whether it makes a commit within [`SILENT_MS`].
+fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, StorageError> {
+    let now_ms = || clock.mono_us() / 1000;
+    let watch = Watch::new(storage, now_ms())?;
+    while watch.age_ms(now_ms()) < SILENT_MS {
+        if watch.has_moved(storage)? {
+            return Ok(true);
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    Ok(false)
+}
+
+fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, JobError> {
+    Ok(Owner {
+        id: format!("{:032x}", random()?),
+        pid: std::process::id(),
+        host: host.to_owned(),
+        started_ms: clock.wall_ms(),
+    })
+}
+
+fn random() -> Result<u128, JobError> {
+    let mut bytes = [0; 16];
+    SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
+    Ok(u128::from_le_bytes(bytes))
+}

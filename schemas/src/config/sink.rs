@@ -1,0 +1,123 @@
+//! Where results go besides the commits: databases, and the API.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use schemars::JsonSchema;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use super::value::HostPort;
+
+/// Tables in ScyllaDB or Cassandra.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Sink")]
+pub struct CqlSink {
+    /// The kind of the sink.
+    #[serde(rename = "type")]
+    pub kind: SinkType,
+    /// Servers to ask first, as `HOST:PORT`.
+    #[serde(deserialize_with = "nodes")]
+    #[schemars(length(min = 1))]
+    pub nodes: Vec<HostPort>,
+    /// The keyspace of the tables.
+    #[serde(deserialize_with = "keyspace")]
+    #[schemars(regex(pattern = "^[A-Za-z][A-Za-z0-9_]{0,47}$"))]
+    pub keyspace: String,
+    /// How many replicas must answer.
+    #[serde(default)]
+    pub consistency: ConsistencyPair,
+}
+
+/// The kinds of sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SinkType {
+    /// Tables in ScyllaDB or Cassandra.
+    Cql,
+}
+
+/// How many replicas must answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsistencyPair {
+    /// To the job's writes. Default: `LOCAL_QUORUM`.
+    #[schemars(extend("default" = "LOCAL_QUORUM"))]
+    pub write: Consistency,
+    /// To the API's reads. Default: `LOCAL_QUORUM`.
+    #[schemars(extend("default" = "LOCAL_QUORUM"))]
+    pub read: Consistency,
+}
+
+/// How many replicas must answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Consistency {
+    /// Any one.
+    One,
+    /// Any one of the nearest data centre.
+    LocalOne,
+    /// Most.
+    Quorum,
+    /// Most of the nearest data centre.
+    #[default]
+    LocalQuorum,
+    /// All.
+    All,
+}
+
+fn nodes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HostPort>, D::Error> {
+    let nodes = Vec::<HostPort>::deserialize(from)?;
+    if nodes.is_empty() {
+        return Err(D::Error::custom("name at least one node, for example 127.0.0.1:9042"));
+    }
+    Ok(nodes)
+}
+
+fn keyspace<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if first && name.len() <= 48 && name.chars().all(good) {
+        return Ok(name);
+    }
+    let what = format!("{name:?} is no keyspace; use up to 48 of A-Z a-z 0-9 _, first a letter");
+    Err(D::Error::custom(what))
+}
+
+/// The API and its pages.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Where they answer. Default: `127.0.0.1:8080`.
+    #[serde(deserialize_with = "address")]
+    #[schemars(with = "String", extend("default" = "127.0.0.1:8080"))]
+    pub listen: SocketAddr,
+    /// Where `/metrics` and purge answer: an address of this machine alone. Default: nowhere.
+    #[serde(deserialize_with = "loopback")]
+    #[schemars(with = "Option<String>")]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 8080).into(), metrics: None }
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!("{text:?} is no address; write for example 127.0.0.1:8080"))
+    })
+}
+
+fn loopback<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = address(from)?;
+    if address.ip().is_loopback() {
+        return Ok(Some(address));
+    }
+    // Whoever reaches it sees what the job does, and may purge.
+    let what = format!("{address} is not of this machine alone; write 127.0.0.1:PORT");
+    Err(D::Error::custom(what))
+}

@@ -1,0 +1,81 @@
+//! Broken files with what is said about each: where, what, and what to do.
+
+use super::{EXAMPLE, LEAST, parse};
+
+/// The example with `-` replaced by `+`, once; `=` is what is said about it. `\n` ends a line.
+const MISTAKES: &str = include_str!("mistakes.txt");
+
+/// What is said about `text` where `from` is replaced by `to`.
+fn said(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not there");
+    let parsed = parse(&text.replacen(from, to, 1));
+    parsed.map_or_else(|said| said, |config| format!("no mistake: {config:?}"))
+}
+
+#[test]
+fn every_mistake_has_its_place_and_its_cure() {
+    let blocks = MISTAKES.split("\n\n").filter(|block| !block.starts_with('#'));
+    let mut wrong = Vec::new();
+    for block in blocks.clone() {
+        let line = |sign| {
+            let line = block.lines().find_map(|line| line.strip_prefix(sign)).unwrap();
+            line.strip_prefix(' ').unwrap_or(line)
+        };
+        let [from, to] = ["-", "+"].map(|sign| line(sign).replace("\\n", "\n"));
+        let said = said(EXAMPLE, &from, &to);
+        if said != format!("f.yaml:{}", line("=")) {
+            wrong.push(format!("{block}\nnot {said}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(blocks.count() > 70);
+}
+
+#[test]
+fn mistakes_of_the_whole() {
+    let services = "{count: {sources: [{type: topic, id: posts}]}}";
+    let want = "f.yaml:4:11: a job needs a service; name one and its sources";
+    assert_eq!(said(LEAST, services, "{}"), want);
+    let topics = r#"{posts: {source: "stdin:"}}"#;
+    assert_eq!(said(LEAST, topics, "{}"), r#"f.yaml:4:48: there is no topic "posts""#);
+    let comment = format!("{LEAST}#{}", " ".repeat(1 << 20));
+    let want =
+        format!("f.yaml:1:1: the file has {} bytes; at most 1048576 are read", comment.len());
+    assert_eq!(parse(&comment), Err(want));
+}
+
+#[test]
+fn mistakes_that_are_not_of_form_come_together() {
+    let to = "source: x, log_time: append, \
+              consumer: {default_starting_offset: {position: End}}";
+    let want = "\
+f.yaml:3:94: only a kafka: source can begin at its end; use Beginning
+f.yaml:3:39: only a kafka: source stamps its records; use event, or leave log_time out";
+    assert_eq!(said(LEAST, "source: \"stdin:\"", to), want);
+}
+
+/// Keys of the example that are its own names, not words, and the variant of a horizon.
+const NAMES: [&str; 6] = ["count-tags", "event_id", "ts", "caption", "user_id", "sliding"];
+
+#[test]
+fn every_misspelt_key_is_found() {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let mut found = 0;
+    for (colon, _) in EXAMPLE.match_indices(':') {
+        let start = EXAMPLE[..colon].rfind(|c| !is_word(c)).map_or(0, |before| before + 1);
+        let (before, key) = (&EXAMPLE[..start], &EXAMPLE[start..colon]);
+        let is_key = EXAMPLE[colon + 1..].starts_with([' ', '\n']);
+        let is_topic = before.ends_with("topics:\n  ");
+        if !is_key || is_topic || NAMES.contains(&key) {
+            continue;
+        }
+        let said = parse(&format!("{before}q{}", &EXAMPLE[start..])).unwrap_err();
+        let (line, column) =
+            (before.lines().count(), before.len() - before.rfind('\n').map_or(0, |n| n + 1));
+        let line = if before.ends_with('\n') || before.is_empty() { line + 1 } else { line };
+        let at = format!("f.yaml:{line}:{}", column + 1);
+        assert_eq!(said, format!("{at}: unknown key \"q{key}\"; did you mean {key:?}?"));
+        found += 1;
+    }
+    assert_eq!(found, 70);
+}

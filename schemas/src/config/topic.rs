@@ -1,0 +1,201 @@
+//! A topic: where its records come from and how they are read.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::error::Findings;
+use super::source_uri::SourceUri;
+use super::value::At;
+use crate::mapping::{Mapping, MappingError};
+
+/// A topic that the service reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Its name; an event's identity is (topic, event id).
+    pub name: String,
+    /// Where its records come from.
+    pub source: SourceUri,
+    /// What its records call the fields of an event.
+    pub mapping: Mapping,
+    /// Where a job without state begins.
+    pub start: Position,
+    /// What its log time follows; none: the log's own stamps where it makes them, else the events.
+    pub log_time: Option<LogTime>,
+}
+
+/// Where records come from and how they are read.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Topic")]
+pub(super) struct TopicPart {
+    /// `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, `file:PATH` (a file or a folder), `stdin:`, or
+    /// `generator:?rate=1000` with the parameters `rate`, `posts`, `seed`, `tags-mean`,
+    /// `vocabulary`, `zipf`, `duplicates`, `late`, `future` and `bursts`.
+    source: At<SourceUri>,
+    /// How records are read.
+    #[serde(default)]
+    schema: RecordSchema,
+    /// How the topic is consumed.
+    #[serde(default)]
+    consumer: Consumer,
+    /// What the log time of its partitions follows. Default: the log's own stamps where it makes
+    /// them (Kafka topics with `LogAppendTime`), else the events.
+    log_time: Option<At<LogTime>>,
+}
+
+/// How records are read.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RecordSchema {
+    /// The records' keys, which nothing depends on.
+    #[serde(rename = "key")]
+    _key: Option<RecordKey>,
+    /// The records' values.
+    #[serde(default)]
+    value: RecordValue,
+}
+
+/// The records' keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RecordKey {
+    /// What they are.
+    #[serde(rename = "type")]
+    _type: RecordKeyType,
+}
+
+/// What keys are.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum RecordKeyType {
+    /// Any bytes.
+    Bytes,
+    /// A text.
+    String,
+}
+
+/// The records' values.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RecordValue {
+    /// What they are. Default: `post`.
+    #[serde(rename = "type", default)]
+    #[schemars(extend("default" = "post"))]
+    _type: RecordType,
+    /// How they are written. Default: `json`.
+    #[serde(rename = "converter", default)]
+    #[schemars(extend("default" = "json"))]
+    _converter: Converter,
+    /// The record's name of a field of the event (`event_id`, `type`, `post_id`, `user_id`, `ts`,
+    /// `caption`, `image_id`) or of a scope's attribute. `ts` may say its unit, as in
+    /// `created_at:rfc3339`: `ms` (the default), `s`, `us` or `rfc3339`. A field that is not named
+    /// here has its own name; an empty text says that records have no such field.
+    #[serde(default)]
+    fields: BTreeMap<At<String>, At<String>>,
+}
+
+/// What values are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum RecordType {
+    /// Events about posts.
+    #[default]
+    Post,
+}
+
+/// How values are written.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Converter {
+    /// JSON objects.
+    #[default]
+    Json,
+}
+
+/// How a topic is consumed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Consumer {
+    /// Where a job without state begins.
+    #[serde(default)]
+    default_starting_offset: StartingOffset,
+}
+
+/// Where a job without state begins; one with state goes on where it was.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct StartingOffset {
+    /// The position. Default: `Beginning`.
+    #[serde(default)]
+    #[schemars(extend("default" = "Beginning"))]
+    position: At<Position>,
+}
+
+/// Where a job without state begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Position {
+    /// With the oldest record that is there.
+    #[default]
+    Beginning,
+    /// With the first record that comes after the start.
+    End,
+}
+
+/// What a partition's log time follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTime {
+    /// The log's stamps of its records.
+    Append,
+    /// The events' own times.
+    Event,
+}
+
+impl TopicPart {
+    /// The checked topic, whose records may supply `attributes` as well.
+    pub(super) fn check(self, name: String, attributes: &[&str], found: &mut Findings) -> Topic {
+        let is_kafka = matches!(self.source.value, SourceUri::Kafka { .. });
+        if is_kafka {
+            found.missing(self.source.at, "kafka: sources are");
+        }
+        let position = self.consumer.default_starting_offset.position;
+        if position.value == Position::End && !is_kafka {
+            let what = "only a kafka: source can begin at its end; use Beginning";
+            found.mistake(position.at, what);
+        }
+        if let Some(At { value: LogTime::Append, at }) = self.log_time
+            && !is_kafka
+        {
+            let what = "only a kafka: source stamps its records; use event, or leave log_time out";
+            found.mistake(at, what);
+        }
+        Topic {
+            name,
+            source: self.source.value,
+            mapping: mapping(&self.schema.value.fields, attributes, found),
+            start: position.value,
+            log_time: self.log_time.map(|log_time| log_time.value),
+        }
+    }
+}
+
+/// The mapping that `fields` describes.
+fn mapping(
+    fields: &BTreeMap<At<String>, At<String>>,
+    attributes: &[&str],
+    found: &mut Findings,
+) -> Mapping {
+    let mut mapping = Mapping::default();
+    // One by one, so that a mistake has its place.
+    for (left, right) in fields {
+        let pair = (left.value.as_str(), right.value.as_str());
+        mapping = mapping.with([pair], attributes).unwrap_or_else(|error| {
+            let is_left = matches!(error, MappingError::UnknownField(..));
+            found.mistake(if is_left { left.at } else { right.at }, error);
+            Mapping::default()
+        });
+    }
+    mapping
+}

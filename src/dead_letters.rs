@@ -1,0 +1,122 @@
+//! `tagflow dead-letters`: the records of a commit that were not counted, and why.
+
+use std::collections::BTreeMap;
+
+use schemas::hash::KeyHash;
+use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+use serde::Serialize;
+use sinks::commits::{OpenSegment, open_table};
+
+use crate::error::CliError;
+use crate::output::Output;
+use crate::state::{StateArg, manifest, open};
+
+/// List and show records that were refused
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tagflow dead-letters ls --state ./state --reason not_json")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// List refused records by input, partition and position
+    Ls {
+        #[command(flatten)]
+        state: StateArg,
+        /// Only those refused for this reason, such as not_json
+        #[arg(long)]
+        reason: Option<String>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Only their numbers, by reason
+        #[arg(long, conflicts_with = "json")]
+        count: bool,
+    },
+    /// Print one refused record as it was read
+    Show {
+        #[command(flatten)]
+        state: StateArg,
+        /// The partition
+        partition: String,
+        /// The position
+        position: u64,
+        /// The input
+        #[arg(long, default_value = "input")]
+        input: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    input: &'a str,
+    partition: &'a str,
+    position: u64,
+    reason: &'a str,
+    detail: &'a str,
+    commit: u64,
+    bytes: usize,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    let mut output = Output::new();
+    match args.what {
+        What::Ls { state, reason, json, count } => {
+            let segments = load(&state)?;
+            let wanted =
+                |row: &DeadLetterRow<'_>| reason.as_deref().is_none_or(|r| r == row.reason);
+            let rows = || segments.iter().flat_map(|s| s.rows.iter()).map(|(_, row)| row);
+            if count {
+                tell_numbers(&mut output, rows().filter(wanted))?;
+            } else {
+                let mut rows: Vec<DeadLetterRow<'_>> = rows().filter(wanted).collect();
+                rows.sort_unstable_by_key(|r| (r.input, r.partition, r.position));
+                rows.iter().try_for_each(|row| tell(&mut output, row, json))?;
+            }
+        }
+        What::Show { state, partition, position, input } => {
+            let segments = load(&state)?;
+            let hash: KeyHash = record_hash(partition_hash(&input, &partition), position);
+            let row = segments.iter().find_map(|s| s.rows.get(hash)).ok_or_else(|| {
+                let place = format!("position {position} of {partition} (input {input})");
+                CliError::Failed(format!("no record at {place} was refused"))
+            })?;
+            output.line(format!("{}: {}", row.reason, row.detail))?;
+            output.line(String::from_utf8_lossy(row.raw))?;
+        }
+    }
+    output.flush()
+}
+
+fn load(state: &StateArg) -> Result<Vec<OpenSegment<DeadLetters>>, CliError> {
+    let storage = open(&state.state)?;
+    Ok(open_table(&*storage, &manifest(&*storage, None)?)?)
+}
+
+fn tell(output: &mut Output, row: &DeadLetterRow<'_>, json: bool) -> Result<(), CliError> {
+    if json {
+        return output.json(&Listed {
+            input: row.input,
+            partition: row.partition,
+            position: row.position,
+            reason: row.reason,
+            detail: row.detail,
+            commit: row.commit,
+            bytes: row.raw.len(),
+        });
+    }
+    let DeadLetterRow { input, partition, position, reason, detail, .. } = row;
+    output.line(format!("{input}\t{partition}\t{position}\t{reason}\t{detail}"))
+}
+
+fn tell_numbers<'a>(
+    output: &mut Output,
+    rows: impl Iterator<Item = DeadLetterRow<'a>>,
+) -> Result<(), CliError> {
+    let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
+    rows.for_each(|row| *numbers.entry(row.reason).or_default() += 1);
+    numbers.iter().try_for_each(|(reason, number)| output.line(format!("{number:>10} {reason}")))
+}

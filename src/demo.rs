@@ -1,0 +1,160 @@
+//! `tagflow demo`: generator, job and API in one process, with nothing else installed.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use dataflow::clock::{Clock, SystemClock};
+use dataflow::log::generator::GeneratorSpec;
+use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Scope, Settings, Started, StateAt, start};
+use prometheus_client::registry::Registry;
+use schemas::mapping::Mapping;
+use sinks::commits::Follower;
+use sinks::store::CommitView;
+
+use crate::error::CliError;
+use crate::host::{host_name, worker_default};
+use crate::output::Output;
+use crate::progress::LiveLine;
+use crate::service::{ListenArgs, Listeners};
+use crate::signals::on_stop;
+
+/// The top tags that the live line names.
+const NAMED: usize = 3;
+
+/// Watch counts rise: generated posts, the job and its pages in one process
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tagflow demo --seconds 30 --listen 127.0.0.1:0")]
+pub(crate) struct Args {
+    /// Leave after so many seconds
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+    /// Keep the state in this folder; a temporary one by default
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Posts a second
+    #[arg(long, value_name = "N", default_value_t = 1700, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    /// Worker threads; one less than there are cores by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    #[command(flatten)]
+    listen: ListenArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    let temporary = args.state.is_none().then(temporary_folder).transpose()?;
+    let state = args.state.clone().or_else(|| temporary.clone()).unwrap_or_default();
+    let done = demo(&args, state);
+    if let Some(folder) = temporary {
+        // What cannot be removed is the system's to clear up.
+        let _ = fs::remove_dir_all(folder);
+    }
+    done
+}
+
+fn temporary_folder() -> Result<PathBuf, CliError> {
+    let folder = std::env::temp_dir().join(format!("tagflow-demo-{}", std::process::id()));
+    fs::create_dir_all(&folder)
+        .map_err(CliError::io(format!("cannot create {}", folder.display())))?;
+    Ok(folder)
+}
+
+fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
+    let clock = Arc::new(SystemClock::default());
+    let workers = args.workers.map_or_else(worker_default, usize::from);
+    let spec = JobSpec {
+        settings: settings(),
+        inputs: vec![input(args.rate, started_ms(&state, &*clock)?)],
+        state: StateAt::Folder(state.clone()),
+        workers,
+        take_over: false,
+        clock,
+        host: host_name(),
+        publisher: None,
+    };
+    let listeners = Listeners::bind(&args.listen)?;
+    let Started::Running(job) = start(spec)? else { return Ok(()) };
+    let mut registry = Registry::with_prefix("tagflow");
+    job.status().register(&mut registry);
+    let mut output = Output::new();
+    output.line(&listeners.url)?;
+    output.flush()?;
+    drop(output);
+    eprintln!("open {} and watch counts rise; Ctrl-C ends", listeners.url);
+    let service = listeners.serve(&state, registry)?;
+    let follower = Arc::clone(&service.follower);
+    let live = LiveLine::start(job.status(), move || top(&follower));
+    let (ask, asked) = channel();
+    on_stop(move || {
+        // The receiver is gone only when the demo ends anyway.
+        let _ = ask.send(());
+    });
+    let status = job.status();
+    let _ = match args.seconds {
+        Some(seconds) => asked.recv_timeout(Duration::from_secs(seconds)).ok(),
+        None => asked.recv().ok(),
+    };
+    job.stop().set();
+    let ended = job.wait();
+    drop(live);
+    service.stop();
+    let counters = ended?.body.counters;
+    eprintln!(
+        "{} events, {} duplicates in {} commits",
+        counters.events,
+        counters.duplicates,
+        status.progress().commit
+    );
+    Ok(())
+}
+
+fn settings() -> Settings {
+    let allow = ["us", "eu", "asia"].map(str::to_owned).to_vec();
+    let scopes = vec![Scope { attribute: "region".to_owned(), allow }];
+    Settings { scopes, ..Settings::default() }
+}
+
+fn input(rate: u64, start_ms: i64) -> InputSpec {
+    let spec = GeneratorSpec {
+        tags_mean: 3.0,
+        vocabulary: 200_000,
+        bursts: true,
+        late: 0.001,
+        start_ms,
+        step_us: 1_000_000 / rate,
+        ..GeneratorSpec::default()
+    };
+    let origin = Origin::Generator { spec, real_time: true };
+    InputSpec {
+        name: "posts".to_owned(),
+        origin,
+        mapping: Mapping::default(),
+        log_time: LogTimeKind::Event,
+    }
+}
+
+/// When the stream of this state began: a demo that is started again goes on with the same posts.
+fn started_ms(state: &std::path::Path, clock: &SystemClock) -> Result<i64, CliError> {
+    let file = state.join("demo-started-ms");
+    if let Ok(text) = fs::read_to_string(&file) {
+        let wrong = || CliError::Failed(format!("{} holds no number", file.display()));
+        return text.trim().parse().map_err(|_| wrong());
+    }
+    let now = clock.wall_ms();
+    let write = fs::create_dir_all(state).and_then(|()| fs::write(&file, now.to_string()));
+    write.map_err(CliError::io(format!("cannot write {}", file.display())))?;
+    Ok(now)
+}
+
+/// The top tags of the shortest window, for the live line.
+fn top(follower: &Follower) -> String {
+    let Some(snapshot) = follower.current() else { return String::new() };
+    let boards = CommitView::new(snapshot).boards("").unwrap_or_default();
+    let entries = boards.first().map(|board| board.entries.as_slice()).unwrap_or_default();
+    let names = entries.iter().take(NAMED).map(|e| format!("#{} {}", e.display, e.count));
+    format!(" | {}", names.collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,68 @@
+//! The live line on standard error: how far a job is, once a second.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dataflow::Status;
+use dataflow::clock::{Clock, SystemClock};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A thread that prints a line a second until it is dropped.
+pub(crate) struct LiveLine {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LiveLine {
+    /// Prints what `status` says, and what `more` adds. Rewrites one line on a terminal.
+    pub(crate) fn start(status: Arc<Status>, more: impl Fn() -> String + Send + 'static) -> Self {
+        let (end, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            let clock = SystemClock::default();
+            let terminal = std::io::stderr().is_terminal();
+            let mut before = (clock.mono_us(), status.records());
+            while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                let now = (clock.mono_us(), status.records());
+                let seconds = (now.0 - before.0) as f64 / 1e6;
+                let rate = (now.1 - before.1) as f64 / seconds;
+                let line = format!("{}{}", line(&status, rate, &clock), more());
+                if terminal {
+                    eprint!("\r\x1b[2K{line}");
+                } else {
+                    eprintln!("{line}");
+                }
+                before = now;
+            }
+            if terminal {
+                eprint!("\r\x1b[2K");
+            }
+        });
+        Self { end: Some(end), thread: Some(thread) }
+    }
+}
+
+impl Drop for LiveLine {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
+    let progress = status.progress();
+    let mut line = format!("{rate:.0} records/s, {} events", progress.counters.events);
+    let (read, all) = progress.bytes;
+    if all > 0 {
+        line += &format!(", {:.0} % of {} MB", read as f64 / all as f64 * 100.0, all >> 20);
+    }
+    if let Some(as_of) = progress.as_of_ms.filter(|_| all == 0) {
+        line += &format!(", lag {:.1} s", (clock.wall_ms() - as_of).max(0) as f64 / 1000.0);
+    }
+    line + &format!(", commit {}", progress.commit)
+}

@@ -1,0 +1,158 @@
+//! The HTTP service of a state folder: the API and the metrics, on a thread of their own.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use sinks::commits::Follower;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::error::CliError;
+use crate::port::holder;
+use crate::signals::runtime;
+use crate::state::open;
+
+/// How often a followed state is looked at.
+const FOLLOW: Duration = Duration::from_millis(25);
+
+/// Where to listen.
+#[derive(clap::Args, Clone)]
+pub(crate) struct ListenArgs {
+    /// Where the API and the pages are served; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+    /// Where /metrics is served, on a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
+}
+
+/// A running service.
+pub(crate) struct Service {
+    /// What it follows.
+    pub(crate) follower: Arc<Follower>,
+    stop: watch::Sender<bool>,
+    stopped: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Bound listeners: taken before a job starts, so that a port in use is told first.
+pub(crate) struct Listeners {
+    runtime: Runtime,
+    public: TcpListener,
+    admin: Option<TcpListener>,
+    /// The address of the API.
+    pub(crate) url: String,
+    /// The address of the metrics.
+    pub(crate) metrics_url: Option<String>,
+}
+
+impl Listeners {
+    /// Binds what `args` ask for.
+    pub(crate) fn bind(args: &ListenArgs) -> Result<Self, CliError> {
+        let runtime = runtime().map_err(CliError::io("cannot start the service"))?;
+        let public = runtime.block_on(bind(&args.listen))?;
+        let admin = match &args.metrics {
+            Some(address) => Some(runtime.block_on(bind_loopback(address))?),
+            None => None,
+        };
+        let url = address(&public)?;
+        let metrics_url = admin.as_ref().map(address).transpose()?;
+        Ok(Self { runtime, public, admin, url, metrics_url })
+    }
+
+    /// Serves the state in `state`, with `registry`'s metrics.
+    pub(crate) fn serve(self, state: &Path, mut registry: Registry) -> Result<Service, CliError> {
+        let Self { runtime, public, admin, .. } = self;
+        let follower = Arc::new(Follower::new(open(state)?));
+        // A damaged state is told at once rather than to the first client.
+        follower.step()?;
+        let metrics = api::Metrics::default();
+        metrics.register(&mut registry);
+        let (stop, stopping) = watch::channel(false);
+        let reader = Arc::clone(&follower);
+        let served = async move {
+            let wait = |mut stopping: watch::Receiver<bool>| async move {
+                // The sender going away means the same as its word.
+                let _ = stopping.wait_for(|stop| *stop).await;
+            };
+            let api = api::serve(public, reader, metrics, wait(stopping.clone()));
+            match admin {
+                Some(listener) => {
+                    let admin = api::serve_admin(listener, Arc::new(registry), wait(stopping));
+                    tokio::join!(api, admin);
+                }
+                None => api.await,
+            }
+        };
+        let stopped = Arc::new(AtomicBool::new(false));
+        let threads = vec![
+            std::thread::spawn(move || runtime.block_on(served)),
+            follow(Arc::clone(&follower), Arc::clone(&stopped)),
+        ];
+        Ok(Service { follower, stop, stopped, threads })
+    }
+}
+
+impl Service {
+    /// Ends it, after the answers under way.
+    pub(crate) fn stop(self) {
+        self.stopped.store(true, Ordering::Release);
+        // Where nobody listens any more it has ended already.
+        let _ = self.stop.send(true);
+        for thread in self.threads {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Keeps the newest visible commit open.
+fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut told = String::new();
+        while !stopped.load(Ordering::Acquire) {
+            // The last good commit stays in view; each trouble is told once.
+            let trouble = follower.step().err().map(|error| error.to_string()).unwrap_or_default();
+            if trouble != told && !trouble.is_empty() {
+                tracing::error!("{trouble}");
+            }
+            told = trouble;
+            std::thread::park_timeout(FOLLOW);
+        }
+    })
+}
+
+fn address(listener: &TcpListener) -> Result<String, CliError> {
+    let address = listener.local_addr().map_err(CliError::io("cannot listen"))?;
+    Ok(format!("http://{address}"))
+}
+
+async fn bind(address: &str) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let mut doing = format!("cannot listen on {address}");
+        if source.kind() == std::io::ErrorKind::AddrInUse
+            && let Some(port) = address.rsplit(':').next().and_then(|port| port.parse().ok())
+            && let Some(process) = holder(port)
+        {
+            // Writing to a String does not fail.
+            let _ = write!(doing, ", which {process} uses; try another port, or 0 for a free one");
+        }
+        CliError::Io { doing, source }
+    })
+}
+
+async fn bind_loopback(address: &str) -> Result<TcpListener, CliError> {
+    let listener = bind(address).await?;
+    let bound = listener.local_addr().map_err(CliError::io("cannot listen"))?;
+    if SocketAddr::ip(&bound).is_loopback() {
+        return Ok(listener);
+    }
+    Err(CliError::Usage(format!("--metrics {address}: metrics are served on loopback only")))
+}

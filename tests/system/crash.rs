@@ -1,0 +1,90 @@
+//! `kill -9` at any moment, on a random number of workers: counts end exact, and no reader sees a
+//! commit or a version go back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sinks::commits::Follower;
+use sinks::storage::DiskStorage;
+
+use super::harness::{Job, eventually, export, folder, newest_commit, ok};
+use super::recount::{Input, check};
+
+/// How many kills must hit a living process.
+const KILLS: u32 = 20;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Reads the newest visible commit without a pause; fails if one goes back. Returns how many
+/// commits it saw.
+fn poll(state: PathBuf, end: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let storage = eventually("a state", || DiskStorage::open_existing(&state));
+        let (mut last, mut seen) = ((0, 0), 0);
+        // A new reader at every turn knows nothing of the turn before.
+        while !end.load(Ordering::Acquire) {
+            let reader = Follower::new(Arc::new(storage.clone()));
+            reader.step().unwrap();
+            if let Some(snapshot) = reader.current() {
+                let header = &snapshot.manifest.header;
+                let now = (header.commit, header.version);
+                assert!(now.0 >= last.0 && now.1 >= last.1, "{last:?} went back to {now:?}");
+                assert_eq!(now.0 > last.0, now.1 > last.1, "{last:?} and {now:?}");
+                seen += usize::from(now != last);
+                last = now;
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        seen
+    })
+}
+
+/// Starts the job again and again and kills it; true once `kills` have hit.
+fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
+    let mut hits = 0;
+    while hits < kills {
+        let workers = 1 + random.below(4);
+        let before = newest_commit(state);
+        let mut job = Job::start(&format!(
+            "run --input {} --state {} --workers {workers} --bounded --limit-rate 30000",
+            input.display(),
+            state.display(),
+        ));
+        // The takeover, then a commit of this start's own.
+        eventually("a commit newer than the start's", || {
+            assert!(job.lives(), "the input ended after {hits} kills: it is too small");
+            (newest_commit(state) > before + 1).then_some(())
+        });
+        std::thread::park_timeout(Duration::from_millis(200 + random.below(1800)));
+        hits += u32::from(job.kill());
+    }
+}
+
+#[test]
+fn twenty_kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let out = input.display();
+    ok(&format!("generate --posts 2000000 --seed {seed} --zipf 1.05 --out {out}"));
+    let end = Arc::new(AtomicBool::new(false));
+    let reader = poll(state.clone(), Arc::clone(&end));
+    kill_often(&input, &state, KILLS, &mut random);
+    ok(&format!("run --input {out} --state {} --workers 2 --bounded", state.display()));
+    end.store(true, Ordering::Release);
+    assert!(reader.join().unwrap() > KILLS as usize, "the reader saw commits of every start");
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}

@@ -1,0 +1,145 @@
+//! Damaged, rolled back and listed commits: nothing is ever guessed around.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
+use super::recount::{Input, check};
+
+/// A state with several commits, left in order before the input's end.
+fn stopped_state(folder: &Path) -> (PathBuf, PathBuf) {
+    let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
+    ok(&format!(
+        "generate --posts 40000 --tags-mean 3 --vocabulary 4000 --out {}",
+        input.display()
+    ));
+    let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
+    let mut job = Job::start(&format!("{line} --limit-rate 6000"));
+    eventually("four commits", || (newest_commit(&state) >= 4).then_some(()));
+    job.signal("INT");
+    eventually("an end in order", || (!job.lives()).then_some(()));
+    let (code, out, error) = job.end();
+    assert_eq!(code, Some(0), "{out}{error}");
+    (input, state)
+}
+
+fn damage(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    // In place of the old file, as a broken disk or a copy would leave it.
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_newest_commit_is_refused_by_name() {
+    let folder = folder();
+    let (input, state) = stopped_state(folder.path());
+    let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
+    let newest = newest_commit(&state);
+    let manifest = state.join(format!("commits/{newest:010}.manifest"));
+    let whole = fs::read(&manifest).unwrap();
+    for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
+        fs::remove_file(&manifest).unwrap();
+        fs::write(&manifest, &whole[..cut]).unwrap();
+        let error = fails(&line, 1);
+        assert!(error.contains(&format!("{newest:010}.manifest")), "{error}");
+        assert!(error.contains("rollback"), "{error}");
+        let error = fails(&format!("query top --state {}", state.display()), 1);
+        assert!(error.contains(&format!("{newest:010}.manifest")), "{error}");
+    }
+    fs::remove_file(&manifest).unwrap();
+    fs::write(&manifest, &whole).unwrap();
+    ok(&line);
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}
+
+#[test]
+fn a_damaged_segment_is_refused_by_name_and_rolled_back_from() {
+    let folder = folder();
+    let (input, state) = stopped_state(folder.path());
+    let at = state.display();
+    let line = format!("run --input {} --state {at} --bounded", input.display());
+    let newest = newest_commit(&state);
+    let shown = ok(&format!("checkpoint show --state {at} --json"));
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let of_newest = |s: &&serde_json::Value| s["table"] == "tags" && s["last_commit"] == newest;
+    let segment = shown["segments"].as_array().unwrap().iter().rev().find(of_newest).unwrap();
+    let name = segment["name"].as_str().unwrap();
+    damage(&state.join(name));
+    for command in [line.as_str(), &format!("checkpoint export --state {at}")] {
+        let error = fails(command, 1);
+        assert!(error.contains(name) && error.contains("checksum"), "{error}");
+    }
+    let target = newest - 1;
+    ok(&format!("checkpoint rollback --state {at} --to {target}"));
+    let (_, summary) = export(&state, "");
+    assert!(summary.commit > newest, "a rollback is a new commit");
+    ok(&line);
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}
+
+#[test]
+fn a_rollback_restores_an_older_commit_under_a_newer_number() {
+    let folder = folder();
+    let (input, state) = stopped_state(folder.path());
+    let at = state.display();
+    let newest = newest_commit(&state);
+    let (old_rows, old) = export(&state, &format!("--at {}", newest - 2));
+    let (new_rows, new) = export(&state, "");
+    assert!(old.events < new.events && old_rows != new_rows);
+    ok(&format!("checkpoint rollback --state {at} --to {}", newest - 2));
+    let (rows, summary) = export(&state, "");
+    assert_eq!((summary.events, summary.commit), (old.events, newest + 1));
+    assert!(summary.as_of >= new.as_of, "stream time does not go back");
+    let totals = |rows: &std::collections::BTreeMap<_, super::harness::Row>| {
+        rows.values().map(|r| (r.key.clone(), r.total, r.first_seen)).collect::<Vec<_>>()
+    };
+    assert_eq!(totals(&rows), totals(&old_rows));
+    let error = fails(&format!("checkpoint rollback --state {at} --to {}", newest + 1), 1);
+    assert!(error.contains("is the newest"), "{error}");
+    let error = fails(&format!("checkpoint rollback --state {at} --to 99"), 1);
+    assert!(error.contains("no commit 99"), "{error}");
+    ok(&format!("run --input {} --state {at} --bounded", input.display()));
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}
+
+#[test]
+fn a_living_job_is_not_rolled_back() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    ok(&format!("generate --posts 30000 --out {}", input.display()));
+    let job = Job::start(&format!(
+        "run --input {} --state {} --bounded --limit-rate 2000",
+        input.display(),
+        state.display()
+    ));
+    eventually("commits", || (newest_commit(&state) >= 3).then_some(()));
+    let error = fails(&format!("checkpoint rollback --state {} --to 2", state.display()), 3);
+    assert!(error.contains(&format!("process {}", job.id())), "{error}");
+}
+
+#[test]
+fn commits_are_listed_and_shown() {
+    let folder = folder();
+    let (_, state) = stopped_state(folder.path());
+    let at = state.display();
+    let listed = ok(&format!("checkpoint ls --state {at} --json"));
+    let rows: Vec<serde_json::Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows[0]["takeover"], true);
+    let numbers: Vec<u64> = rows.iter().map(|r| r["commit"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=newest_commit(&state)).collect::<Vec<_>>(), "without gaps");
+    for pair in rows.windows(2) {
+        assert!(pair[0]["version"].as_i64() < pair[1]["version"].as_i64());
+        assert!(pair[0]["events"].as_u64() <= pair[1]["events"].as_u64());
+        assert!(pair[0]["as_of"].as_i64() <= pair[1]["as_of"].as_i64());
+    }
+    let shown = ok(&format!("checkpoint show --state {at} --at 3"));
+    assert!(shown.starts_with("commit 3 of generation 1\n"), "{shown}");
+    assert_eq!(ok(&format!("checkpoint ls --state {at}")).lines().count(), rows.len());
+}

@@ -1,0 +1,116 @@
+//! Unbounded jobs: growing files, new files, the demo, and ends in order.
+
+use std::fs;
+use std::io::Write;
+
+use super::harness::{Job, eventually, export, folder, ok};
+
+fn post(id: u32, ts: i64, tag: &str) -> String {
+    format!("{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"#{tag}\"}}\n")
+}
+
+fn now_ms() -> i64 {
+    let output = std::process::Command::new("date").arg("+%s%3N").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_tailed_folder_is_followed_as_files_grow_and_appear_and_after_restarts() {
+    let folder = folder();
+    let (posts, state) = (folder.path().join("posts"), folder.path().join("state"));
+    fs::create_dir(&posts).unwrap();
+    let now = now_ms();
+    let append = |file: &str, text: &str| {
+        let path = posts.join(file);
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    let total = |tag: &str| {
+        if !state.join("visible").exists() {
+            return 0;
+        }
+        let output =
+            super::harness::run(&format!("query tag {tag} --state {} --json", state.display()));
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        object["total"].as_i64().unwrap_or(0)
+    };
+    append("a.ndjson", &(post(1, now, "x") + &post(2, now, "x")));
+    let line = format!("run --input {} --state {} --workers 2", posts.display(), state.display());
+    let job = Job::start(&line);
+    eventually("two posts", || (total("x") == 2).then_some(()));
+    // Half a line counts once it is whole.
+    let whole = post(3, now, "x");
+    append("a.ndjson", &whole[..10]);
+    append("b.ndjson", &post(4, now, "y"));
+    eventually("the new file", || (total("y") == 1).then_some(()));
+    assert_eq!(total("x"), 2);
+    append("a.ndjson", &whole[10..]);
+    eventually("the whole line", || (total("x") == 3).then_some(()));
+    job.signal("TERM");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    append("b.ndjson", &(post(4, now, "y") + &post(5, now, "y")));
+    let mut job = Job::start(&line);
+    eventually("what came meanwhile", || (total("y") == 2).then_some(()));
+    assert_eq!(total("x"), 3);
+    // An event from the far future is refused and moves nothing.
+    append("b.ndjson", &post(6, now + 4_000_000, "z"));
+    eventually("the refusal", || {
+        ok(&format!("dead-letters ls --state {}", state.display())).contains("future").then_some(())
+    });
+    // Stream time follows the clock, so windows expire though nothing comes.
+    let as_of = || export(&state, "").1.as_of.unwrap();
+    let before = as_of();
+    assert!((now..now + 120_000).contains(&before), "{before} is now");
+    eventually("a heartbeat", || (as_of() > before).then_some(()));
+    assert!(job.lives());
+}
+
+#[test]
+fn old_events_in_a_tailed_file_are_not_the_future_and_time_goes_on_from_them() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("a.ndjson"), folder.path().join("state"));
+    let start = 1_600_000_000_000_i64;
+    // An hour apart: reading them takes no time, so only their own times can tell.
+    let text: String = (0..20).map(|i| post(i, start + i64::from(i) * 3_600_000, "old")).collect();
+    fs::write(&input, text).unwrap();
+    let _job = Job::start(&format!("run --input {} --state {}", input.display(), state.display()));
+    let summary = eventually("all events", || {
+        state.join("visible").exists().then_some(())?;
+        let output = super::harness::run(&format!("checkpoint export --state {}", state.display()));
+        output.status.success().then_some(())?;
+        Some(export(&state, "").1).filter(|s| s.events == 20)
+    });
+    assert_eq!((summary.dead_letters, summary.beyond_horizon), (0, 0));
+    let last = start + 19 * 3_600_000;
+    eventually("stream time beside the last event", || {
+        let as_of = export(&state, "").1.as_of?;
+        (last..last + 120_000).contains(&as_of).then_some(())
+    });
+}
+
+#[test]
+fn the_demo_counts_serves_and_leaves_nothing_behind() {
+    let job = Job::start("demo --seconds 4 --listen 127.0.0.1:0 --rate 3000");
+    let (code, out, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.starts_with("http://127.0.0.1:"), "{out}");
+    assert!(error.contains("records/s") && error.contains('#'), "{error}");
+    let events: u64 = error.lines().last().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(events > 3000, "{error}");
+}
+
+#[test]
+fn a_demo_on_a_kept_state_goes_on_with_the_same_posts() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let line = format!("demo --seconds 2 --listen 127.0.0.1:0 --state {}", state.display());
+    ok(&line);
+    let first = export(&state, "").1;
+    ok(&line);
+    let second = export(&state, "").1;
+    assert!(first.events > 0 && second.events > first.events);
+    // Every record is read once: what is due is first-time, redelivered, or late.
+    let share = second.duplicates as f64 / second.events as f64;
+    assert!((0.01..0.04).contains(&share), "{second:?}");
+}

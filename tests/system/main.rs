@@ -1,0 +1,14 @@
+//! Whole-system tests: the `tagflow` binary as its users run it, held against an independent
+//! recount of the input.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
+
+mod cli;
+mod counts;
+mod crash;
+mod damage;
+mod harness;
+mod live;
+mod recount;
+mod serve;
+mod takeover;

@@ -1,0 +1,79 @@
+//! Two jobs on one state: one survives, counts stay exact, and the other leaves with code 3.
+
+use std::path::Path;
+
+use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
+use super::recount::{Input, check};
+
+fn line(input: &Path, state: &Path, more: &str) -> String {
+    format!("run --input {} --state {} --bounded {more}", input.display(), state.display())
+}
+
+#[test]
+fn a_newcomer_leaves_a_living_job_alone_and_names_it() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    ok(&format!("generate --posts 60000 --tags-mean 2 --out {}", input.display()));
+    let mut job = Job::start(&line(&input, &state, "--limit-rate 5000"));
+    eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
+    let error = fails(&line(&input, &state, ""), 3);
+    assert!(error.contains(&format!("process {}", job.id())), "{error}");
+    assert!(error.contains("--take-over"), "{error}");
+    assert!(job.lives(), "the newcomer changed nothing");
+    let before = newest_commit(&state);
+    eventually("it commits on", || (newest_commit(&state) > before).then_some(()));
+}
+
+#[test]
+fn a_job_that_was_taken_over_leaves_with_3_and_counts_stay_exact() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    ok(&format!("generate --posts 120000 --tags-mean 2 --out {}", input.display()));
+    // Old commits go after a second, so takeovers and removals meet.
+    let paced = "--limit-rate 2500 --keep 1s --grace 1s --take-over";
+    let mut job = Job::start(&line(&input, &state, paced));
+    for round in 0..5 {
+        let before = newest_commit(&state);
+        eventually("a commit of its own", || (newest_commit(&state) > before + 1).then_some(()));
+        // One in two is asleep while it is superseded, and wakes up behind the other's commits.
+        let asleep = round % 2 == 0;
+        if asleep {
+            job.signal("STOP");
+        }
+        let before = newest_commit(&state);
+        let newcomer = Job::start(&line(&input, &state, paced));
+        eventually("the newcomer's commits", || (newest_commit(&state) > before + 2).then_some(()));
+        if asleep {
+            job.signal("CONT");
+        }
+        let old = std::mem::replace(&mut job, newcomer);
+        let (code, _, error) = old.end();
+        assert_eq!(code, Some(3), "{error}");
+        assert!(error.contains("superseded"), "{error}");
+    }
+    job.signal("TERM");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    ok(&line(&input, &state, "--keep 1s --grace 1s"));
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+    let listed = ok(&format!("checkpoint ls --state {}", state.display()));
+    assert!(listed.lines().count() < summary.commit as usize, "old commits were removed");
+}
+
+#[test]
+fn a_job_that_sleeps_is_taken_over_without_force() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    ok(&format!("generate --posts 20000 --tags-mean 2 --out {}", input.display()));
+    let job = Job::start(&line(&input, &state, "--limit-rate 2000"));
+    eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
+    job.signal("STOP");
+    // It watches for ten seconds, sees no commit, and goes on.
+    ok(&line(&input, &state, ""));
+    job.signal("CONT");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(3), "{error}");
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}
