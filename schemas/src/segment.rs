@@ -134,9 +134,9 @@ impl<T: Table> Batch<T> {
     }
 }
 
-/// Checks that the buffers of a record batch lie inside its bytes: the decoder takes that for
-/// granted.
-fn check_message(bytes: &[u8], metadata: i32) -> Result<(), SegmentError> {
+/// Checks that the buffers of a record batch lie inside its bytes, and that those of offsets hold
+/// whole ones: the decoder takes both for granted.
+fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), SegmentError> {
     let metadata = usize::try_from(metadata).map_err(|_| SegmentError::Bounds)?;
     let (head, body) = bytes.split_at_checked(metadata).ok_or(SegmentError::Bounds)?;
     // A message begins with its length, behind a marker of four 0xff in all but the oldest files.
@@ -148,8 +148,18 @@ fn check_message(bytes: &[u8], metadata: i32) -> Result<(), SegmentError> {
         let end = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
         end.and_then(|(o, l)| o.checked_add(l)).is_some_and(|end| end <= body.len())
     };
-    let buffers_fit = batch.buffers().iter().flatten().all(|b| inside(b.offset(), b.length()));
-    if batch.length() >= 0 && buffers_fit { Ok(()) } else { Err(SegmentError::Bounds) }
+    let mut buffers = batch.buffers().into_iter().flatten();
+    let buffers_fit = buffers.clone().all(|b| inside(b.offset(), b.length()));
+    // A column has a buffer of nulls, one of values or offsets and, with offsets, one of bytes.
+    let offsets_fit = schema.fields().iter().all(|field| match field.data_type() {
+        DataType::Utf8 | DataType::Binary => {
+            let offsets = buffers.nth(1);
+            buffers.next().and(offsets).is_some_and(|b| b.length() % size_of::<i32>() as i64 == 0)
+        }
+        _ => buffers.nth(1).is_some(),
+    });
+    let fits = batch.length() >= 0 && buffers_fit && offsets_fit;
+    if fits { Ok(()) } else { Err(SegmentError::Bounds) }
 }
 
 /// An open segment.
@@ -173,7 +183,7 @@ impl<T: Table> Segment<T> {
         if schema.fields() != expected.fields() {
             return Err(SegmentError::Schema);
         }
-        let decoder = FileDecoder::new(expected, footer.version());
+        let decoder = FileDecoder::new(Arc::clone(&expected), footer.version());
         let mut segment = Self { batches: Vec::new(), rows: 0 };
         for block in footer.recordBatches().into_iter().flatten() {
             let offset = usize::try_from(block.offset()).map_err(|_| SegmentError::Bounds)?;
@@ -183,7 +193,7 @@ impl<T: Table> Segment<T> {
                 return Err(SegmentError::Bounds);
             }
             let bytes = buffer.slice_with_length(offset, length);
-            check_message(&bytes, block.metaDataLength())?;
+            check_message(&bytes, block.metaDataLength(), &expected)?;
             if let Some(record) = decoder.read_record_batch(block, &bytes)? {
                 segment.push(record)?;
             }

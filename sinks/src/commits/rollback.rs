@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::KeyHash;
-use schemas::manifest::{Body, Header, Manifest, SegmentMeta, TableName, checksum};
+use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum};
 use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, TagRow, Tags, board_hash};
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
