@@ -4,9 +4,11 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 mod cli;
+mod config;
 mod counts;
 mod crash;
 mod damage;
+mod docs;
 mod harness;
 mod live;
 mod recount;
