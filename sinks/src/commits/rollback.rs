@@ -1,8 +1,9 @@
 //! Going back to an older commit: an explicit act, made as a takeover with the older content.
 //!
-//! Invariants: version and `as_of` stay above the old ones, as far as those can still be read; every
-//! key touched since is marked as changed, with its restored row, or a total of 0, or an empty
-//! board; the files carry names of the new generation, so that no older owner can remove them.
+//! Invariants: version and `as_of` stay above the old ones, as far as those can still be read;
+//! every key touched since is marked as changed, with its restored row, or a total of 0, or an
+//! empty board; the files carry names of the new generation, so that no older owner can remove
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 
