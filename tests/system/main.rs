@@ -11,6 +11,7 @@ mod damage;
 mod docs;
 mod harness;
 mod live;
+mod modes;
 mod recount;
 mod serve;
 mod takeover;
