@@ -143,7 +143,7 @@ fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), Seg
     let skip = if head.starts_with(&[0xff; 4]) { 8 } else { 4 };
     let message = head.get(skip..).and_then(|m| arrow_ipc::root_as_message(m).ok());
     let batch = message.as_ref().and_then(arrow_ipc::Message::header_as_record_batch);
-    let batch = batch.ok_or(SegmentError::Bounds)?;
+    let batch = batch.filter(|b| b.length() >= 0).ok_or(SegmentError::Bounds)?;
     let inside = |offset: i64, length: i64| {
         let end = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
         end.and_then(|(o, l)| o.checked_add(l)).is_some_and(|end| end <= body.len())
@@ -153,13 +153,11 @@ fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), Seg
     // A column has a buffer of nulls, one of values or offsets and, with offsets, one of bytes.
     let offsets_fit = schema.fields().iter().all(|field| match field.data_type() {
         DataType::Utf8 | DataType::Binary => {
-            let offsets = buffers.nth(1);
-            buffers.next().and(offsets).is_some_and(|b| b.length() % size_of::<i32>() as i64 == 0)
+            buffers.nth(1).is_some_and(|b| b.length() % 4 == 0) && buffers.next().is_some()
         }
         _ => buffers.nth(1).is_some(),
     });
-    let fits = batch.length() >= 0 && buffers_fit && offsets_fit;
-    if fits { Ok(()) } else { Err(SegmentError::Bounds) }
+    if buffers_fit && offsets_fit { Ok(()) } else { Err(SegmentError::Bounds) }
 }
 
 /// An open segment.
