@@ -3,10 +3,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+mod browser;
 mod cli;
 mod counts;
 mod crash;
 mod damage;
+mod devtools;
 mod harness;
 mod live;
 mod recount;
