@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use dataflow::clock::{Clock, SystemClock};
+use dataflow::clock::SystemClock;
 use dataflow::log::generator::GeneratorSpec;
 use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Scope, Settings, Started, StateAt, start};
 use prometheus_client::registry::Registry;
@@ -16,6 +16,7 @@ use sinks::store::CommitView;
 
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
+use crate::inputs::started_ms;
 use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::service::{ListenArgs, Listeners};
@@ -64,15 +65,14 @@ fn temporary_folder() -> Result<PathBuf, CliError> {
 }
 
 fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
-    let clock = Arc::new(SystemClock::default());
     let workers = args.workers.map_or_else(worker_default, usize::from);
     let spec = JobSpec {
         settings: settings(),
-        inputs: vec![input(args.rate, started_ms(&state, &*clock)?)],
+        inputs: vec![input(args.rate, started_ms(&state)?)],
         state: StateAt::Folder(state.clone()),
         workers,
         take_over: false,
-        clock,
+        clock: Arc::new(SystemClock::default()),
         host: host_name(),
         publisher: None,
     };
@@ -135,19 +135,6 @@ fn input(rate: u64, start_ms: i64) -> InputSpec {
         mapping: Mapping::default(),
         log_time: LogTimeKind::Event,
     }
-}
-
-/// When the stream of this state began: a demo that is started again goes on with the same posts.
-fn started_ms(state: &std::path::Path, clock: &SystemClock) -> Result<i64, CliError> {
-    let file = state.join("demo-started-ms");
-    if let Ok(text) = fs::read_to_string(&file) {
-        let wrong = || CliError::Failed(format!("{} holds no number", file.display()));
-        return text.trim().parse().map_err(|_| wrong());
-    }
-    let now = clock.wall_ms();
-    let write = fs::create_dir_all(state).and_then(|()| fs::write(&file, now.to_string()));
-    write.map_err(CliError::io(format!("cannot write {}", file.display())))?;
-    Ok(now)
 }
 
 /// The top tags of the shortest window, for the live line.

@@ -3,6 +3,7 @@
 use std::io;
 
 use dataflow::{InputError, JobError};
+use schemas::config::ConfigError;
 use schemas::tags::NameError;
 use sinks::commits::CommitError;
 use sinks::storage::StorageError;
@@ -15,6 +16,9 @@ pub(crate) enum CliError {
     /// The arguments make no sense together.
     #[error("{0}")]
     Usage(String),
+    /// A `dataflow.yaml` with mistakes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Something that the command needs is not there.
     #[error("{0}")]
     Failed(String),
@@ -51,7 +55,7 @@ impl CliError {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Name { .. } => 2,
+            Self::Usage(_) | Self::Config(_) | Self::Name { .. } => 2,
             Self::Job(error) if error.is_fenced() => 3,
             _ => 1,
         }

@@ -6,10 +6,12 @@ mod checkpoint;
 mod dead_letters;
 mod demo;
 mod error;
+mod explain;
 mod extract;
 mod generate;
 mod host;
 mod inputs;
+mod job;
 mod logging;
 mod output;
 mod port;
@@ -20,6 +22,7 @@ mod serve;
 mod service;
 mod signals;
 mod state;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -43,6 +46,8 @@ enum Command {
     Demo(demo::Args),
     Run(run::Args),
     Serve(serve::Args),
+    Validate(validate::Args),
+    Explain(explain::Args),
     Generate(generate::Args),
     Extract(extract::Args),
     Query(query::Args),
@@ -57,7 +62,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => serve::run(args),
         Command::DeadLetters(args) => dead_letters::run(args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(&args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::clock::SystemClock;
-use dataflow::{Beyond, JobSpec, Scope, Settings, Started, StateAt, start};
+use dataflow::{Beyond, Scope, Settings, Started, StateSize, start};
 use prometheus_client::registry::Registry;
+use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::parse_duration_ms;
@@ -13,8 +13,8 @@ use serde::Serialize;
 use sinks::commits::Retention;
 
 use crate::error::CliError;
-use crate::host::{host_name, worker_default};
-use crate::inputs::input;
+use crate::host::worker_default;
+use crate::job::{Job, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::service::{ListenArgs, Listeners, Service};
@@ -23,56 +23,73 @@ use crate::signals::on_stop;
 /// Count the hashtags of an input, with commits that survive a crash
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  tagflow run dataflow.yaml
   tagflow run --input examples/posts.ndjson --state ./state --bounded
   tagflow run --input ./posts --map event_id=id,ts=created_at,caption=text --state ./state")]
 pub(crate) struct Args {
-    /// A file, a folder of NDJSON files, or stdin:
-    #[arg(long, value_name = "INPUT")]
-    input: String,
-    /// What the records call the fields of an event, and how they write ts (ms, s, us, rfc3339)
-    #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
-    map: String,
+    /// A dataflow.yaml, which says all that --input and its companions would
+    #[arg(value_name = "CONFIG", required_unless_present = "input")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    job: JobArgs,
     /// The state folder, made where it does not exist
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    state: Option<PathBuf>,
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Read to the present end of the input and leave; every event id is kept
+    /// Read to the present end of the input and leave; without a horizon every id is kept
     #[arg(long)]
     bounded: bool,
     /// Read events up to this time, and evaluate windows at it
     #[arg(long, value_name = "MS", requires = "bounded")]
     until: Option<i64>,
-    /// How long an event id is remembered; 24h, or for ever in a bounded run
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
-    horizon: Option<i64>,
-    /// Count events beyond the horizon as they are instead of refusing them
-    #[arg(long)]
-    count_beyond: bool,
-    /// Count within values of an attribute as well, such as region=us,eu
-    #[arg(long, value_name = "ATTRIBUTE=VALUE,…", value_parser = parse_scope)]
-    scope: Vec<Scope>,
     /// Read at most so many records a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,
-    /// How long old commits stay
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_ms)]
-    keep: i64,
-    /// How long files stay for readers after no commit needs them
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration_ms)]
-    grace: i64,
     /// Supersede a job that still lives on this state
     #[arg(long)]
     take_over: bool,
-    /// Serve the counts as well, at --listen and --metrics
-    #[arg(long)]
-    serve: bool,
-    #[command(flatten)]
-    listen: ListenArgs,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// What a `dataflow.yaml` says otherwise.
+#[derive(clap::Args)]
+struct JobArgs {
+    /// A file, a folder of NDJSON files, stdin: or generator:?rate=1000
+    #[arg(long, value_name = "INPUT", conflicts_with = "config")]
+    input: Option<SourceUri>,
+    /// What the records call the fields of an event, and how they write ts (ms, s, us, rfc3339)
+    #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
+    #[arg(conflicts_with = "config")]
+    map: String,
+    /// How long an event id is remembered; 24h, or for ever in a bounded run
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
+    #[arg(conflicts_with = "config")]
+    horizon: Option<i64>,
+    /// Count events beyond the horizon as they are instead of refusing them
+    #[arg(long, conflicts_with = "config")]
+    count_beyond: bool,
+    /// Count within values of an attribute as well, such as region=us,eu
+    #[arg(long, value_name = "ATTRIBUTE=VALUE,…", value_parser = parse_scope)]
+    #[arg(conflicts_with = "config")]
+    scope: Vec<Scope>,
+    /// How long old commits stay
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_ms)]
+    #[arg(conflicts_with = "config")]
+    keep: i64,
+    /// How long files stay for readers after no commit needs them
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration_ms)]
+    #[arg(conflicts_with = "config")]
+    grace: i64,
+    /// Serve the counts as well; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    listen: Option<String>,
+    /// Serve /metrics as well, on a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", requires = "listen")]
+    metrics: Option<String>,
 }
 
 fn parse_scope(text: &str) -> Result<Scope, String> {
@@ -85,57 +102,73 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let spec = spec(&args)?;
-    let listeners = args.serve.then(|| Listeners::bind(&args.listen)).transpose()?;
-    let job = match start(spec)? {
-        Started::Running(job) => job,
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let job = job(args)?;
+    let listeners = job.listen.as_ref().map(Listeners::bind).transpose()?;
+    let running = match start(job.spec(args.take_over)?)? {
+        Started::Running(running) => running,
         Started::Finished(manifest) => {
             eprintln!("this run had been finished before; nothing was changed");
-            return tell(&manifest, args.json);
+            return tell(&manifest, None, args.json);
         }
     };
-    let stop = job.stop();
+    let stop = running.stop();
     on_stop(move || stop.set());
     let serve = |listeners: Listeners| {
         let mut registry = Registry::with_prefix("tagflow");
-        job.status().register(&mut registry);
+        running.status().register(&mut registry);
         eprintln!("serving {}", listeners.url);
-        listeners.serve(&args.state, registry)
+        if let Some(url) = &listeners.metrics_url {
+            eprintln!("metrics {url}/metrics");
+        }
+        listeners.serve(&job.state, registry)
     };
     let service = listeners.map(serve).transpose()?;
-    let live = LiveLine::start(job.status(), String::new);
-    let ended = job.wait();
+    let status = running.status();
+    let live = LiveLine::start(Arc::clone(&status), String::new);
+    let ended = running.wait();
     drop(live);
     service.into_iter().for_each(Service::stop);
-    tell(&ended?, args.json)
+    tell(&ended?, Some(status.state_size()), args.json)
 }
 
-fn spec(args: &Args) -> Result<JobSpec, CliError> {
-    let settings = Settings::default();
-    let mut settings = if args.bounded { settings.bounded() } else { settings };
-    settings.horizon_ms = args.horizon.or(settings.horizon_ms);
-    settings.beyond = if args.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
-    settings.until_ms = args.until;
-    settings.limit_rate = args.limit_rate;
-    settings.scopes.clone_from(&args.scope);
-    settings.retention =
-        Retention { keep_ms: args.keep, bytes: None, grace_ms: args.grace.unsigned_abs() };
-    let attributes: Vec<&str> = args.scope.iter().map(|s| s.attribute.as_str()).collect();
-    let mapping = Mapping::parse(&args.map, &attributes)
-        .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
-    // Blocks are read in any order, which a horizon does not allow.
-    let ordered = settings.horizon_ms.is_some();
-    Ok(JobSpec {
-        settings,
-        inputs: vec![input(&args.input, mapping, args.bounded, ordered)],
-        state: StateAt::Folder(args.state.clone()),
-        workers: args.workers.map_or_else(worker_default, usize::from),
-        take_over: args.take_over,
-        clock: Arc::new(SystemClock::default()),
-        host: host_name(),
-        publisher: None,
-    })
+/// The job of the arguments, or of the file they name with what they say besides.
+fn job(args: &Args) -> Result<Job, CliError> {
+    let mut job = match (&args.config, &args.job.input) {
+        (Some(file), _) => Job::read(file, args.bounded)?,
+        (None, Some(input)) => args.job.job(input, args.bounded)?,
+        (None, None) => return Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+    };
+    if let Some(state) = &args.state {
+        job.state.clone_from(state);
+    }
+    job.workers = args.workers.map_or(job.workers, usize::from);
+    job.settings.until_ms = args.until;
+    job.settings.limit_rate = args.limit_rate;
+    Ok(job)
+}
+
+impl JobArgs {
+    fn job(&self, input: &SourceUri, bounded: bool) -> Result<Job, CliError> {
+        let settings = Settings::default();
+        let mut settings = if bounded { settings.bounded() } else { settings };
+        settings.horizon_ms = self.horizon.or(settings.horizon_ms);
+        settings.beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
+        settings.scopes.clone_from(&self.scope);
+        settings.retention =
+            Retention { keep_ms: self.keep, bytes: None, grace_ms: self.grace.unsigned_abs() };
+        let attributes: Vec<&str> = self.scope.iter().map(|s| s.attribute.as_str()).collect();
+        let mapping = Mapping::parse(&self.map, &attributes)
+            .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
+        let metrics = self.metrics.clone();
+        Ok(Job {
+            settings,
+            topics: vec![Topic { name: "input".to_owned(), source: input.clone(), mapping }],
+            state: PathBuf::new(),
+            workers: worker_default(),
+            listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -145,9 +178,11 @@ struct Ended {
     finished: bool,
     #[serde(flatten)]
     counters: schemas::manifest::Counters,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<StateSize>,
 }
 
-fn tell(manifest: &Manifest, json: bool) -> Result<(), CliError> {
+fn tell(manifest: &Manifest, state: Option<StateSize>, json: bool) -> Result<(), CliError> {
     let Manifest { header, body } = manifest;
     let mut output = Output::new();
     if json {
@@ -156,6 +191,7 @@ fn tell(manifest: &Manifest, json: bool) -> Result<(), CliError> {
             as_of: body.as_of_ms,
             finished: body.finished.is_some(),
             counters: body.counters,
+            state,
         })?;
     } else {
         output.line(format!("commit {}", header.commit))?;

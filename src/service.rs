@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use schemas::config;
 use sinks::commits::Follower;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -31,6 +32,13 @@ pub(crate) struct ListenArgs {
     /// Where /metrics is served, on a loopback address; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
+}
+
+impl From<&config::Serve> for ListenArgs {
+    fn from(serve: &config::Serve) -> Self {
+        let metrics = serve.metrics.map(|address| address.to_string());
+        Self { listen: serve.listen.to_string(), metrics }
+    }
 }
 
 /// A running service.

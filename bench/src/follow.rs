@@ -20,7 +20,7 @@ use serde::Deserialize;
 use crate::measure::now;
 
 const LOOK: Duration = Duration::from_millis(1);
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// A modest rate: commits then last the second that they take at least.
 const RATE_MAX: u64 = 10_000;
 /// Seconds of input beyond those that the commits take.

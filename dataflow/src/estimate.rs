@@ -3,15 +3,16 @@
 //! The sizes are those of the structures themselves; how many buckets a tag has follows from Zipf.
 
 use schemas::windows::Windows;
+use serde::Serialize;
 
 use crate::settings::Settings;
 
-/// Bytes of an id in memory: the mean between growths of its table (state/id_set.rs).
+/// Bytes of an id in memory: the mean between growths of its table (`state/id_set.rs`).
 const ID_BYTES: f64 = 21.5;
 /// Bytes of an id in a segment: hash and hour.
 const ID_ROW_BYTES: f64 = 20.0;
 /// Bytes of a tag in memory: its slot in the slab, its index entry, the block of its text.
-const TAG_BYTES: f64 = 104.0 + 7.5 + 24.0;
+const TAG_BYTES: f64 = 104.0 + 7.5 + 20.0;
 /// Bytes of a tag's row without texts and buckets: hash, numbers, times and offsets.
 const TAG_ROW_BYTES: f64 = 16.0 + 8.0 * 5.0 + 4.0 * 4.0;
 /// Key and display of a tag.
@@ -23,8 +24,6 @@ const BUCKET_ROW_BYTES: f64 = 2.6;
 const LIST_SLACK: f64 = 1.4;
 /// A filter's bits for each row of a segment.
 const FILTER_BYTES: f64 = 10.0 / 8.0;
-/// Rows that wait for a merge with a newer row of the same key, as a share of all.
-const UNMERGED: f64 = 0.33;
 
 /// What a job has to count.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,13 +46,13 @@ impl Default for Load {
 }
 
 /// What it takes, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Estimate {
     /// Memory of event ids.
     pub id_bytes: u64,
     /// Memory of tags and of the filters over their segments.
     pub tag_bytes: u64,
-    /// The newest commit's files.
+    /// The newest commit's files once merged; rows that changed since take room twice until then.
     pub segment_bytes: u64,
 }
 
@@ -66,7 +65,7 @@ impl Estimate {
         let heap = spilled * scopes * BUCKET_BYTES * LIST_SLACK;
         let ids = load.ids as f64;
         let row = TAG_ROW_BYTES + TEXT_BYTES;
-        let tag_files = (rows * row + buckets * scopes * BUCKET_ROW_BYTES) * (1.0 + UNMERGED);
+        let tag_files = rows * row + buckets * scopes * BUCKET_ROW_BYTES;
         Self {
             id_bytes: (ids * ID_BYTES) as u64,
             tag_bytes: (rows * (TAG_BYTES + FILTER_BYTES) + heap) as u64,

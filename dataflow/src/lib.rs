@@ -28,4 +28,4 @@ pub use own::roll_back;
 pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
 pub use settings::{Beyond, Input, LogTimeKind, Scope, Settings};
 pub use state::tag_table::TagError;
-pub use status::{Progress, Status};
+pub use status::{Progress, StateSize, Status};

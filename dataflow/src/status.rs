@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schemas::manifest::{Counters, Manifest};
+use serde::Serialize;
 
 use crate::plan::bytes_read;
 use crate::records::Cut;
@@ -29,6 +30,23 @@ pub struct Progress {
     pub counters: Counters,
     /// Bytes of bounded files read, and their sum; zeros where there are none.
     pub bytes: (u64, u64),
+}
+
+/// How large a job's state is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StateSize {
+    /// Event ids in memory.
+    pub ids: u64,
+    /// Their memory.
+    pub id_bytes: u64,
+    /// Tags in memory, once for each scope.
+    pub tags: u64,
+    /// Their memory.
+    pub tag_bytes: u64,
+    /// Files of the newest commit.
+    pub segments: u64,
+    /// Their bytes.
+    pub segment_bytes: u64,
 }
 
 /// Metrics of a job; cheap to update, shared by all its threads.
@@ -105,9 +123,17 @@ impl Status {
         self.records.get()
     }
 
-    /// Memory of ids and of tags, in bytes.
-    pub fn state_bytes(&self) -> (usize, usize) {
-        (self.id_bytes.get() as usize, self.tag_bytes.get() as usize)
+    /// How large the state is.
+    pub fn state_size(&self) -> StateSize {
+        let number = |gauge: &Gauge| gauge.get().unsigned_abs();
+        StateSize {
+            ids: number(&self.ids),
+            id_bytes: number(&self.id_bytes),
+            tags: number(&self.tags),
+            tag_bytes: number(&self.tag_bytes),
+            segments: number(&self.segments),
+            segment_bytes: number(&self.segment_bytes),
+        }
     }
 
     pub(crate) fn read(&self, records: usize) {

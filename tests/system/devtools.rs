@@ -169,8 +169,9 @@ impl Tab {
     fn judge(&mut self, event: &Value) {
         let params = &event["params"];
         let bad = match event["method"].as_str().unwrap_or_default() {
-            "Runtime.exceptionThrown" | "Network.loadingFailed" => true,
-            "Runtime.consoleAPICalled" => true,
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Network.loadingFailed" => {
+                true
+            }
             "Log.entryAdded" => params["entry"]["level"] != "verbose",
             "Network.responseReceived" => {
                 params["response"]["status"].as_u64().is_some_and(|status| status >= 400)

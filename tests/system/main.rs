@@ -5,10 +5,12 @@
 
 mod browser;
 mod cli;
+mod config;
 mod counts;
 mod crash;
 mod damage;
 mod devtools;
+mod docs;
 mod harness;
 mod live;
 mod recount;

@@ -233,7 +233,7 @@ fn silent_clients_are_closed_and_do_not_disturb_others() {
     let connect = |i: usize| {
         let mut stream = TcpStream::connect(&served.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             stream.write_all(b"GET /tags/a HT").unwrap();
         }
         stream

@@ -61,8 +61,9 @@ impl Tag {
         self.text = if key == display { key.into() } else { [key, display].concat().into() };
     }
 
+    /// What it holds outside the slab, in the blocks of 16 bytes that allocators give out.
     fn heap_bytes(&self) -> usize {
-        self.text.len() + self.buckets.heap_bytes()
+        self.text.len().next_multiple_of(16) + self.buckets.heap_bytes()
     }
 }
 
@@ -100,8 +101,8 @@ pub(crate) struct TagTable {
     changed: Vec<u32>,
     commit: u64,
     swept: usize,
-    /// Heap bytes of each swept part when it was last looked through.
-    heap_bytes: [usize; SWEEP_PARTS],
+    /// What all tags hold outside the slab.
+    heap_bytes: usize,
 }
 
 impl TagTable {
@@ -116,7 +117,7 @@ impl TagTable {
             changed: Vec::new(),
             commit,
             swept: 0,
-            heap_bytes: [0; SWEEP_PARTS],
+            heap_bytes: 0,
         }
     }
 
@@ -176,6 +177,7 @@ impl TagTable {
             commit: row.commit,
         };
         tag.set_text(row.tag, row.display);
+        self.heap_bytes += tag.heap_bytes();
         Ok(Some(self.insert(tag)))
     }
 
@@ -207,6 +209,7 @@ impl TagTable {
         });
         let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
         let Some(tag) = slot.as_mut() else { return Err(TagError::Text(mention.tag.lo)) };
+        let before = tag.heap_bytes();
         tag.total += i64::from(mention.count);
         tag.last_ms = tag.last_ms.max(mention.last_ms);
         tag.buckets.add(&self.tiers, mention.slot, mention.count);
@@ -218,6 +221,7 @@ impl TagTable {
                 tag.set_text(&schemas::tags::key(&text.spelling), &text.spelling);
             }
         }
+        self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
         tag.first_ms = tag.first_ms.min(mention.first_ms);
         if tag.commit != self.commit {
             tag.commit = self.commit;
@@ -242,7 +246,9 @@ impl TagTable {
             if tag.text.is_empty() {
                 return Err(TagError::Text(tag.hash.lo));
             }
+            let before = tag.heap_bytes();
             tag.buckets.fold(&self.tiers, as_of);
+            self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
             recent.clear();
             tag.buckets.encode(&mut recent);
             rows.push(
@@ -281,7 +287,6 @@ impl TagTable {
         let as_of = self.tiers.slot(as_of_ms);
         let part = self.swept;
         self.swept = (self.swept + 1) % SWEEP_PARTS;
-        let mut heap = 0;
         for chunk in (part..self.slab.len()).step_by(SWEEP_PARTS) {
             for i in 0..self.slab[chunk].len() {
                 let Some(tag) = &self.slab[chunk][i] else { continue };
@@ -289,9 +294,9 @@ impl TagTable {
                     || tag.commit + IDLE_COMMITS > self.commit
                     || tag.buckets.is_live(&self.tiers, as_of);
                 if in_use {
-                    heap += tag.heap_bytes();
                     continue;
                 }
+                self.heap_bytes -= tag.heap_bytes();
                 let (hash, index) = (tag.hash, (chunk * CHUNK + i) as u32);
                 let found = self.bins[hash.bin() as usize].find_entry(hash.lo, |at| *at == index);
                 if let Ok(entry) = found {
@@ -301,7 +306,6 @@ impl TagTable {
                 self.free.push(index);
             }
         }
-        self.heap_bytes[part] = heap;
     }
 
     /// The number of tags in memory.
@@ -309,11 +313,11 @@ impl TagTable {
         self.bins.iter().map(HashTable::len).sum()
     }
 
-    /// The memory they take, as of the last look at each part.
+    /// The memory they take.
     pub(crate) fn bytes(&self) -> usize {
         let slab = self.slab.len() * CHUNK * size_of::<Option<Tag>>();
         let index = self.bins.iter().map(HashTable::allocation_size).sum::<usize>();
-        slab + index + self.heap_bytes.iter().sum::<usize>()
+        slab + index + self.heap_bytes
     }
 }
 

@@ -1,0 +1,230 @@
+//! `tagflow explain`: what a `dataflow.yaml` will do, what it promises and what state it will hold.
+
+use std::path::{Path, PathBuf};
+
+use dataflow::{Beyond, Estimate, Load, Settings};
+use schemas::config::{Config, SourceUri};
+use schemas::mapping::{Field, Mapping};
+use schemas::time::format_duration_ms;
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::job::{Job, Topic, load};
+use crate::output::Output;
+
+/// Say what a dataflow.yaml will do and hold, without running anything
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  tagflow explain dataflow.yaml --posts 144000000 --tags-per-post 8 --distinct-tags 23000000")]
+pub(crate) struct Args {
+    /// The file
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    /// Explain a run with --bounded
+    #[arg(long)]
+    bounded: bool,
+    /// Estimate for so many posts: those within the horizon, or all of a bounded run
+    #[arg(long, value_name = "N", default_value_t = Load::default().ids)]
+    posts: u64,
+    /// Their mean number of tags
+    #[arg(long, value_name = "N", default_value_t = Load::default().tags_per_post)]
+    tags_per_post: f64,
+    /// The number of different tags among them
+    #[arg(long, value_name = "N", default_value_t = Load::default().tags)]
+    distinct_tags: u64,
+    /// The exponent of the tags' popularity
+    #[arg(long, value_name = "S", default_value_t = Load::default().zipf)]
+    zipf: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A step of the graph and what it does here.
+#[derive(Serialize)]
+struct Step {
+    operator: &'static str,
+    does: String,
+}
+
+#[derive(Serialize)]
+struct Explained {
+    job: String,
+    workers: usize,
+    state: String,
+    graph: Vec<Step>,
+    exchanges: [&'static str; 2],
+    guarantees: Vec<String>,
+    missing: Vec<String>,
+    estimate: Estimate,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let config = load(&args.config)?;
+    let load = load_of(args)?;
+    let explained = explain(&config, &args.config, args.bounded, load);
+    let mut output = Output::new();
+    if args.json {
+        output.json(&explained)?;
+    } else {
+        print(&mut output, &explained, load)?;
+    }
+    output.flush()
+}
+
+fn load_of(args: &Args) -> Result<Load, CliError> {
+    let (tags_per_post, zipf) = (args.tags_per_post, args.zipf);
+    if !(0.0..=60.0).contains(&tags_per_post) {
+        return Err(CliError::Usage("--tags-per-post must be from 0 to 60".to_owned()));
+    }
+    if !(0.0..=10.0).contains(&zipf) {
+        return Err(CliError::Usage("--zipf must be from 0 to 10".to_owned()));
+    }
+    Ok(Load { ids: args.posts, tags: args.distinct_tags, tags_per_post, zipf })
+}
+
+fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained {
+    let job = Job::of(config, bounded);
+    let version = config.meta.version.iter().map(|version| format!(" {version}"));
+    let retention = &job.settings.retention;
+    let bytes = retention.bytes.map(|bytes| format!("{} of them", size(bytes)));
+    Explained {
+        job: std::iter::once(config.meta.name.clone()).chain(version).collect(),
+        workers: job.workers,
+        state: format!(
+            "{}: a commit every {}; old ones stay for {}, at most {}",
+            job.state.display(),
+            format_duration_ms(job.settings.every_ms.cast_signed()),
+            format_duration_ms(retention.keep_ms),
+            bytes.unwrap_or_else(|| "as many bytes again as the newest holds".to_owned()),
+        ),
+        graph: graph(&job, bounded),
+        exchanges: ["event_id: read to dedup", "tag: combine to tags"],
+        guarantees: guarantees(&job.settings, bounded),
+        missing: config.missing_parts().iter().map(|p| format!("{}:{p}", file.display())).collect(),
+        estimate: Estimate::of(&job.settings, load),
+    }
+}
+
+fn graph(job: &Job, bounded: bool) -> Vec<Step> {
+    let settings = &job.settings;
+    let step = |operator, does: String| Step { operator, does };
+    let horizon = settings.horizon_ms.map_or("for ever".to_owned(), |ms| {
+        let beyond = match settings.beyond {
+            Beyond::DeadLetter => "dead letters",
+            Beyond::Count => "counted as they are",
+        };
+        format!("for {}; older events: {beyond}", format_duration_ms(ms))
+    });
+    let windows = settings.windows.iter();
+    let windows: Vec<String> =
+        windows.map(|w| format!("{} by {}", w.name(), format_duration_ms(w.slide_ms))).collect();
+    let boards: Vec<String> =
+        settings.windows.iter().map(schemas::windows::Window::name).chain(["all".into()]).collect();
+    let scopes = settings.scope_names();
+    let scopes: Vec<&str> =
+        scopes.iter().map(|s| if s.is_empty() { "all posts" } else { s.as_str() }).collect();
+    let mut graph: Vec<Step> =
+        job.topics.iter().map(|topic| step("source", source(topic, bounded))).collect();
+    graph.extend([
+        step("read", "decodes events, extracts hashtags: at most 60 different ones a post".into()),
+        step("dedup", format!("by event_id within the topic, remembered {horizon}")),
+        step("combine", "sums per (scope, tag, bucket) before the exchange".to_owned()),
+        step("tags", format!("totals and windows {} of {}", windows.join(", "), scopes.join(", "))),
+        step("boards", format!("top {} over {}", settings.top_k, boards.join(", "))),
+        step("commit", "segments, then the manifest, synced; then made visible".to_owned()),
+    ]);
+    if let Some(listen) = &job.listen {
+        graph.push(step("serve", format!("http://{} from the newest commit", listen.listen)));
+    }
+    graph
+}
+
+fn source(topic: &Topic, bounded: bool) -> String {
+    let Topic { name, source, mapping } = topic;
+    let place = match source {
+        SourceUri::Kafka { brokers, topic } => {
+            let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+            format!("Kafka topic {topic} at {}", brokers.join(", "))
+        }
+        SourceUri::File(path) if bounded => format!("{}, to its present end", path.display()),
+        SourceUri::File(path) => format!("{}, and what is appended to it", path.display()),
+        SourceUri::Stdin => "standard input".to_owned(),
+        SourceUri::Generator(source) => match source.rate_per_s {
+            Some(rate) => format!("{rate} generated posts a second"),
+            None => "generated posts, as fast as they are read".to_owned(),
+        },
+    };
+    format!("{name}: {place}; {}", fields(mapping))
+}
+
+/// Which record field is which, where they are not called alike.
+fn fields(mapping: &Mapping) -> String {
+    let renamed = Field::ALL.into_iter().filter_map(|field| match mapping.name(field) {
+        Some(name) if name == field.name() => None,
+        Some(name) => Some(format!("{} is {name:?}", field.name())),
+        None => Some(format!("no {}", field.name())),
+    });
+    let mut parts: Vec<String> = renamed.collect();
+    parts.push(format!("ts in {}", mapping.unit()));
+    parts.join(", ")
+}
+
+fn guarantees(settings: &Settings, bounded: bool) -> Vec<String> {
+    let ids = settings.horizon_ms.map(|ms| {
+        let horizon = format_duration_ms(ms);
+        format!("an event counts once if its copies come within {horizon} of log time")
+    });
+    let mut all = vec![
+        ids.unwrap_or_else(|| "an event counts once, however late its copies come".to_owned()),
+        "a crash at any point loses nothing and counts nothing twice".to_owned(),
+        "a restart may use any number of workers".to_owned(),
+        "readers see whole commits, and never go back to an older one".to_owned(),
+        "what is not counted is in a counter, and bad records are in the dead letters".to_owned(),
+    ];
+    if !bounded && let Some(ms) = settings.max_future_ms {
+        let ahead = format_duration_ms(ms);
+        all.push(format!("an event dated {ahead} ahead of the clock is a dead letter"));
+    }
+    all
+}
+
+fn print(output: &mut Output, explained: &Explained, load: Load) -> Result<(), CliError> {
+    let Explained { job, workers, state, graph, exchanges, guarantees, missing, estimate } =
+        explained;
+    output.line(format!("job       {job}"))?;
+    output.line(format!("workers   {workers}"))?;
+    output.line(format!("state     {state}"))?;
+    output.line("\ngraph")?;
+    for Step { operator, does } in graph {
+        output.line(format!("  {operator:<8}{does}"))?;
+    }
+    output.line("\nexchanges between workers")?;
+    exchanges.iter().try_for_each(|exchange| output.line(format!("  by {exchange}")))?;
+    output.line("\nguarantees (GUARANTEES.md says under which assumptions)")?;
+    guarantees.iter().try_for_each(|promise| output.line(format!("  {promise}")))?;
+    let Load { ids, tags, tags_per_post, zipf } = load;
+    output.line(format!(
+        "\nstate for {ids} posts of {tags_per_post} tags, {tags} different ones (Zipf {zipf})"
+    ))?;
+    output.line(format!("  memory of event ids   {:>10}", size(estimate.id_bytes)))?;
+    output.line(format!("  memory of tags        {:>10}", size(estimate.tag_bytes)))?;
+    output.line(format!("  commit on disk, merged{:>10}", size(estimate.segment_bytes)))?;
+    if !missing.is_empty() {
+        output.line("\nnot in this build yet")?;
+    }
+    missing.iter().try_for_each(|part| output.line(format!("  {part}")))
+}
+
+/// Bytes as people write them.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < units.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{size:.1} {}", units[unit]) }
+}

@@ -1,0 +1,118 @@
+//! A job as a command line or a `dataflow.yaml` asks for it, before anything is opened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dataflow::clock::SystemClock;
+use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
+use schemas::config::{self, Config, SourceUri};
+use schemas::mapping::Mapping;
+use sinks::commits::Retention;
+
+use crate::error::CliError;
+use crate::host::{host_name, worker_default};
+use crate::inputs::origin;
+use crate::service::ListenArgs;
+
+/// What a job reads.
+pub(crate) struct Topic {
+    /// Its name; an event's identity is (topic, event id).
+    pub(crate) name: String,
+    /// Where its records are.
+    pub(crate) source: SourceUri,
+    /// What its records call the fields of an event.
+    pub(crate) mapping: Mapping,
+}
+
+/// A job that could be started.
+pub(crate) struct Job {
+    /// What to count, and how.
+    pub(crate) settings: Settings,
+    /// What to read.
+    pub(crate) topics: Vec<Topic>,
+    /// The state folder.
+    pub(crate) state: PathBuf,
+    /// Worker threads.
+    pub(crate) workers: usize,
+    /// Where to serve the counts, if anywhere.
+    pub(crate) listen: Option<ListenArgs>,
+}
+
+/// Reads and checks a `dataflow.yaml`.
+pub(crate) fn load(file: &Path) -> Result<Config, CliError> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(CliError::io(format!("cannot read {name}")))?;
+    Ok(Config::parse(&text, &name)?)
+}
+
+impl Job {
+    /// The job of a `dataflow.yaml`, which must ask for nothing that this build lacks.
+    pub(crate) fn read(file: &Path, bounded: bool) -> Result<Self, CliError> {
+        let config = load(file)?;
+        if config.missing_parts().is_empty() {
+            return Ok(Self::of(&config, bounded));
+        }
+        let lines = config.missing_parts().iter().map(|part| format!("{}:{part}", file.display()));
+        Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")))
+    }
+
+    /// The job of a checked configuration, as far as this build has its parts.
+    pub(crate) fn of(config: &Config, bounded: bool) -> Self {
+        let settings = Settings::default();
+        let mut settings = if bounded { settings.bounded() } else { settings };
+        let (service, state) = (&config.service, &config.state);
+        settings.every_ms = state.every_ms;
+        settings.retention =
+            Retention { keep_ms: state.keep_ms, bytes: state.bytes, grace_ms: state.grace_ms };
+        settings.horizon_ms = service.dedup.horizon_ms.or(settings.horizon_ms);
+        settings.beyond = match service.dedup.beyond {
+            config::Beyond::DeadLetter => Beyond::DeadLetter,
+            config::Beyond::Count => Beyond::Count,
+        };
+        if !bounded {
+            settings.max_future_ms = Some(service.window.watermark.max_future_ms);
+        }
+        settings.windows.clone_from(&service.window.windows);
+        settings.top_k = service.top.k;
+        let scope = |scope: &config::Scope| Scope {
+            attribute: scope.attribute.clone(),
+            allow: scope.allow.clone(),
+        };
+        settings.scopes = service.scopes.iter().map(scope).collect();
+        let topic = |topic: &config::Topic| Topic {
+            name: topic.name.clone(),
+            source: topic.source.clone(),
+            mapping: topic.mapping.clone(),
+        };
+        Self {
+            settings,
+            topics: config.topics.iter().map(topic).collect(),
+            state: state.path.clone(),
+            workers: config.workers.unwrap_or_else(worker_default),
+            listen: config.serve.as_ref().map(ListenArgs::from),
+        }
+    }
+
+    /// What starts it.
+    pub(crate) fn spec(&self, take_over: bool) -> Result<JobSpec, CliError> {
+        let inputs = self.topics.iter().map(|topic| {
+            Ok(InputSpec {
+                name: topic.name.clone(),
+                origin: origin(&topic.source, &self.settings, &self.state)?,
+                mapping: topic.mapping.clone(),
+                log_time: LogTimeKind::Event,
+            })
+        });
+        Ok(JobSpec {
+            inputs: inputs.collect::<Result<_, CliError>>()?,
+            settings: self.settings.clone(),
+            state: StateAt::Folder(self.state.clone()),
+            workers: self.workers,
+            take_over,
+            clock: Arc::new(SystemClock::default()),
+            host: host_name(),
+            publisher: None,
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! `tagflow validate`: whether a `dataflow.yaml` is right, and runs on this build.
+
+use std::path::PathBuf;
+
+use schemas::config::Finding;
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::job::load;
+use crate::output::Output;
+
+/// Check a dataflow.yaml without running anything
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tagflow validate dataflow.yaml
+  tagflow validate --schema > dataflow.schema.json")]
+pub(crate) struct Args {
+    /// The file
+    #[arg(value_name = "CONFIG", required_unless_present = "schema")]
+    config: Option<PathBuf>,
+    /// Print the findings as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print the JSON Schema of such files, for editors
+    #[arg(long, conflicts_with_all = ["config", "json"])]
+    schema: bool,
+}
+
+#[derive(Serialize)]
+struct Findings {
+    file: String,
+    valid: bool,
+    mistakes: Vec<Place>,
+    missing: Vec<Place>,
+}
+
+#[derive(Serialize)]
+struct Place {
+    line: u64,
+    column: u64,
+    what: String,
+}
+
+impl From<&Finding> for Place {
+    fn from(Finding { at, what }: &Finding) -> Self {
+        Self { line: at.line, column: at.column, what: what.clone() }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let mut output = Output::new();
+    let Some(config) = &args.config else {
+        output.line(format!("{:#}", schemas::config::json_schema()))?;
+        return output.flush();
+    };
+    let file = config.display().to_string();
+    let loaded = load(config);
+    if args.json {
+        let (mistakes, missing) = match &loaded {
+            Ok(config) => (Vec::new(), places(config.missing_parts())),
+            Err(CliError::Config(error)) => (places(&error.mistakes), Vec::new()),
+            Err(_) => (Vec::new(), Vec::new()),
+        };
+        if matches!(loaded, Ok(_) | Err(CliError::Config(_))) {
+            let valid = mistakes.is_empty();
+            output.json(&Findings { file: file.clone(), valid, mistakes, missing })?;
+            output.flush()?;
+        }
+    }
+    let config = loaded?;
+    if !config.missing_parts().is_empty() {
+        let lines = config.missing_parts().iter().map(|part| format!("{file}:{part}"));
+        return Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")));
+    }
+    if !args.json {
+        output.line(format!("{file} is valid"))?;
+    }
+    output.flush()
+}
+
+fn places(findings: &[Finding]) -> Vec<Place> {
+    findings.iter().map(Place::from).collect()
+}

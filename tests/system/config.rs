@@ -1,0 +1,165 @@
+//! `dataflow.yaml` from the command line: run, validate and explain.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::harness::{Job, command, eventually, export, fails, folder, ok};
+
+/// A file of `topic` and what a service says besides its sources.
+fn write(folder: &Path, topic: &str, service: &str) -> String {
+    let state = folder.join("state");
+    let text = format!(
+        "apiVersion: tagflow/v1
+meta: {{name: hashtags, version: 1.2.0}}
+config:
+  workers: 2
+  state: {{path: '{}', every: 100ms}}
+topics:
+  posts: {topic}
+services:
+  count-tags:
+    sources: [{{type: topic, id: posts}}]
+{service}",
+        state.display()
+    );
+    let file = folder.join("dataflow.yaml");
+    fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_file_says_what_the_options_say() {
+    let folder = folder();
+    let (posts, other) = (folder.path().join("posts.ndjson"), folder.path().join("other"));
+    ok(&format!("generate --posts 5000 --seed 8 --late 0.1 --out {}", posts.display()));
+    let text = fs::read_to_string(&posts).unwrap().replace("\"event_id\"", "\"id\"");
+    fs::write(&posts, text).unwrap();
+    let topic = format!(
+        "{{source: 'file:{}', schema: {{value: {{fields: {{event_id: id}}}}}}}}",
+        posts.display()
+    );
+    let service = "    dedup: {horizon: 2h, beyond: count}
+    scopes: [{attribute: region, allow: [us]}]
+    top: [{k: 3}]
+";
+    let file = write(folder.path(), &topic, service);
+    ok(&format!("run {file} --bounded"));
+    let line = format!(
+        "run --input {} --map event_id=id --horizon 2h --count-beyond --scope region=us --state {} \
+         --bounded --workers 1",
+        posts.display(),
+        other.display()
+    );
+    ok(&line);
+    let (rows, summary) = export(&folder.path().join("state"), "");
+    let (rows_there, summary_there) = export(&other, "");
+    assert_eq!(rows, rows_there);
+    assert!(rows.keys().any(|(scope, _)| scope == "region=us"));
+    assert_eq!(summary.events, summary_there.events);
+    assert!(summary.beyond_horizon > 0);
+    let top = |state: &Path| ok(&format!("query top --state {} --json", state.display()));
+    let entries = |text: String| {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        value.to_string().matches("\"display\"").count()
+    };
+    assert!(entries(top(&folder.path().join("state"))) < entries(top(&other)));
+}
+
+#[test]
+fn a_file_can_generate_and_serve() {
+    let folder = folder();
+    let topic = "{source: 'generator:?rate=2000&vocabulary=100'}";
+    let file = write(folder.path(), topic, "serve: {listen: '127.0.0.1:0'}\n");
+    let mut job = Job::start(&format!("run {file}"));
+    let state = folder.path().join("state");
+    eventually("counts are committed", || {
+        assert!(job.lives());
+        let counted = command(&format!("checkpoint export --state {}", state.display()));
+        let output = { counted }.output().unwrap();
+        (String::from_utf8(output.stdout).unwrap().lines().count() > 10).then_some(())
+    });
+    job.signal("TERM");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    assert!(error.contains("serving http://127.0.0.1:"), "{error}");
+    assert!(state.join("generator-started-ms").is_file());
+    let fast = "{source: 'generator:?posts=500&vocabulary=9'}";
+    let (file, other) = (write(folder.path(), fast, ""), folder.path().join("other"));
+    ok(&format!("run {file} --bounded --state {}", other.display()));
+    let (rows, summary) = export(&other, "");
+    assert_eq!((rows.len(), summary.events + summary.duplicates), (9, 500));
+    let endless = write(folder.path(), "{source: 'generator:'}", "");
+    assert!(fails(&format!("run {endless} --bounded"), 2).contains("generator:?posts=N"));
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    let folder = folder();
+    let file = write(folder.path(), "{source: 'file:posts'}", "    windw: {}\n");
+    for line in ["validate", "explain", "run"] {
+        let error = fails(&format!("{line} {file}"), 2);
+        let want = "dataflow.yaml:11:5: unknown key \"windw\"; did you mean \"window\"?";
+        assert!(error.contains(want), "{error}");
+    }
+    let output = command(&format!("validate {file} --json")).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["valid"], false);
+    assert_eq!(
+        (&found["mistakes"][0]["line"], &found["mistakes"][0]["column"]),
+        (&11.into(), &5.into())
+    );
+    assert!(fails(&format!("validate {}/no.yaml", folder.path().display()), 1).contains("no.yaml"));
+    assert!(fails("run --bounded", 2).contains("CONFIG"));
+    assert!(fails(&format!("run {file} --input posts"), 2).contains("cannot be used with"));
+}
+
+#[test]
+fn what_this_build_lacks_is_said() {
+    let folder = folder();
+    let file = write(folder.path(), "{source: 'kafka://localhost:9092/posts'}", "");
+    let want = "dataflow.yaml:7:19: kafka: sources are not in this build yet";
+    for line in ["validate", "run"] {
+        let error = fails(&format!("{line} {file}"), 1);
+        assert!(error.contains(want), "{error}");
+    }
+    assert!(ok(&format!("explain {file}")).contains(want));
+}
+
+#[test]
+fn the_schema_is_the_one_in_the_repository() {
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/dataflow.schema.json");
+    assert_eq!(ok("validate --schema"), fs::read_to_string(repository).unwrap());
+}
+
+#[test]
+fn the_estimate_of_explain_is_near_what_a_run_holds() {
+    let folder = folder();
+    let posts = folder.path().join("posts.ndjson");
+    for (count, mean, vocabulary, zipf) in [(30_000, 7, 100_000, 1.05), (100_000, 2, 20_000, 0.8)] {
+        ok(&format!(
+            "generate --posts {count} --tags-mean {mean} --vocabulary {vocabulary} --zipf {zipf} \
+             --span 20h --out {}",
+            posts.display()
+        ));
+        let state = folder.path().join(format!("state-{mean}"));
+        let run = format!("run --input {} --state {} --bounded", posts.display(), state.display());
+        let ended: Value = serde_json::from_str(&ok(&format!("{run} --json"))).unwrap();
+        let (rows, summary) = export(&state, "");
+        let file = write(folder.path(), "{source: 'file:posts'}", "");
+        let explained = ok(&format!(
+            "explain {file} --bounded --posts {} --tags-per-post {mean} --distinct-tags {} \
+             --zipf {zipf} --json",
+            summary.events,
+            rows.len()
+        ));
+        let explained: Value = serde_json::from_str(&explained).unwrap();
+        for what in ["id_bytes", "tag_bytes", "segment_bytes"] {
+            let estimated = explained["estimate"][what].as_f64().unwrap();
+            let measured = ended["state"][what].as_f64().unwrap();
+            let ratio = estimated / measured;
+            assert!((0.7..=1.3).contains(&ratio), "{what}: {estimated} for {measured}");
+        }
+    }
+}
