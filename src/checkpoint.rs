@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::roll_back;
-use schemas::manifest::{Manifest, TableName};
+use schemas::manifest::{Manifest, Position, TableName};
 use schemas::time::format_ms;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
@@ -85,8 +85,8 @@ struct ExportedTag<'a> {
     total: i64,
     first_seen: i64,
     last_seen: i64,
-    c1h: i64,
-    c24h: i64,
+    c1h: Option<i64>,
+    c24h: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -192,7 +192,8 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
             let done = if state.done { ", read to its end" } else { "" };
-            output.line(format!("  {input}/{partition}: {:?}{done}", state.position))?;
+            let position = position(&state.position);
+            output.line(format!("  {input}/{partition}: {position}{done}"))?;
         }
     }
     for table in TableName::ALL {
@@ -206,6 +207,17 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
     output.flush()
 }
 
+fn position(position: &Position) -> String {
+    match position {
+        Position::Offset(offset) => format!("up to {offset}"),
+        Position::Blocks(blocks) => {
+            let (done, all, open) = (blocks.done, blocks.count(), blocks.open.len());
+            let behind = if open == 0 { String::new() } else { format!(", {open} begun behind") };
+            format!("{done} of {all} blocks of {} bytes{behind}", blocks.bytes)
+        }
+    }
+}
+
 fn export(snapshot: &Snapshot) -> Result<(), CliError> {
     let mut output = Output::new();
     let Manifest { header, body } = &snapshot.manifest;
@@ -216,7 +228,7 @@ fn export(snapshot: &Snapshot) -> Result<(), CliError> {
         let tag = evaluate(&row, &body.windows, body.as_of_ms)?;
         let window = |name: &str| {
             let found = tag.windows.iter().find(|(window, _)| window == name);
-            found.map_or(0, |(_, count)| *count)
+            found.map(|(_, count)| *count)
         };
         output.json(&ExportedTag {
             scope: row.scope,

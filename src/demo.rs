@@ -36,7 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Posts a second
-    #[arg(long, value_name = "N", default_value_t = 1700, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1700)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: u64,
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -82,6 +83,9 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     job.status().register(&mut registry);
     let mut output = Output::new();
     output.line(&listeners.url)?;
+    if let Some(url) = &listeners.metrics_url {
+        output.line(format!("{url}/metrics"))?;
+    }
     output.flush()?;
     drop(output);
     eprintln!("open {} and watch counts rise; Ctrl-C ends", listeners.url);
@@ -142,6 +146,9 @@ fn top(follower: &Follower) -> String {
     let Some(snapshot) = follower.current() else { return String::new() };
     let boards = CommitView::new(snapshot).boards("").unwrap_or_default();
     let entries = boards.first().map(|board| board.entries.as_slice()).unwrap_or_default();
+    if entries.is_empty() {
+        return String::new();
+    }
     let names = entries.iter().take(NAMED).map(|e| format!("#{} {}", e.display, e.count));
     format!(" | {}", names.collect::<Vec<_>>().join(", "))
 }

@@ -23,7 +23,7 @@ pub(crate) fn origin(
             let what = "kafka: sources are not in this build yet; use a file or stdin:";
             Err(CliError::Failed(what.to_owned()))
         }
-        SourceUri::Stdin => Ok(Origin::Stdin { bounded }),
+        SourceUri::Stdin => Ok(Origin::Stdin),
         SourceUri::File(path) => {
             // Blocks are read in any order, which a horizon does not allow.
             let mode = match (bounded, settings.horizon_ms) {

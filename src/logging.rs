@@ -3,6 +3,9 @@
 use std::io;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::error::CliError;
 
 /// How much is logged, and how.
 #[derive(clap::Args)]
@@ -16,12 +19,22 @@ pub(crate) struct Args {
 }
 
 /// Starts logging.
-pub(crate) fn start(args: &Args) {
-    let filter = EnvFilter::try_new(&args.log_level).unwrap_or_else(|_| EnvFilter::new("warn"));
+pub(crate) fn start(args: &Args) -> Result<(), CliError> {
+    let level = &args.log_level;
+    // A filter takes any word for a target; alone it can only be a level that does not exist.
+    let wrong = || {
+        let levels = "error, warn, info, debug, trace or off";
+        CliError::Usage(format!("--log-level {level:?}: use {levels}, or a filter"))
+    };
+    if !level.contains(['=', ',']) && level.parse::<LevelFilter>().is_err() {
+        return Err(wrong());
+    }
+    let filter = EnvFilter::try_new(level).map_err(|_| wrong())?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     if args.log_json {
         logs.json().init();
     } else {
         logs.init();
     }
+    Ok(())
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use dataflow::Status;
 use dataflow::clock::{Clock, SystemClock};
+use schemas::time::format_ms;
 
+/// Posts from so long ago are read for their own sake, not followed.
+const DAY_MS: i64 = 86_400_000;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// A thread that prints a line a second until it is dropped.
@@ -62,7 +65,11 @@ fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
         line += &format!(", {:.0} % of {} MB", read as f64 / all as f64 * 100.0, all >> 20);
     }
     if let Some(as_of) = progress.as_of_ms.filter(|_| all == 0) {
-        line += &format!(", lag {:.1} s", (clock.wall_ms() - as_of).max(0) as f64 / 1000.0);
+        let lag_ms = (clock.wall_ms() - as_of).max(0);
+        line += &match lag_ms {
+            0..DAY_MS => format!(", lag {:.1} s", lag_ms as f64 / 1000.0),
+            _ => format!(", as of {}", format_ms(as_of)),
+        };
     }
     line + &format!(", commit {}", progress.commit)
 }

@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             let view = options.view()?;
             let tag = view
                 .tag(&options.scope, parsed.key())?
-                .ok_or_else(|| CliError::Failed(format!("no post carries #{}", parsed.key())))?;
+                .ok_or_else(|| none(parsed.key(), &options.scope))?;
             if options.json {
                 output.json(&TagAnswer::new(tag, &view.as_of()))?;
             } else {
@@ -81,6 +81,11 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         }
     }
     output.flush()
+}
+
+fn none(key: &str, scope: &str) -> CliError {
+    let place = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
+    CliError::Failed(format!("no post{place} carries #{key}"))
 }
 
 fn tell_as_of(output: &mut Output, at: &AsOf) -> Result<(), CliError> {

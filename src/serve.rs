@@ -25,12 +25,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let registry = Registry::with_prefix("tagflow");
     let listeners = Listeners::bind(&args.listen)?;
+    let (url, metrics_url) = (listeners.url.clone(), listeners.metrics_url.clone());
+    let service = listeners.serve(&args.state, registry)?;
     let mut output = Output::new();
-    output.line(&listeners.url)?;
-    if let Some(url) = &listeners.metrics_url {
+    output.line(url)?;
+    if let Some(url) = metrics_url {
         output.line(format!("{url}/metrics"))?;
     }
-    let service = listeners.serve(&args.state, registry)?;
     output.flush()?;
     drop(output);
     let (stop, stopped) = channel();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::manifest::Manifest;
-use sinks::commits::{CommitError, Snapshot, load, visible};
+use sinks::commits::{Snapshot, load, visible};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::error::CliError;
@@ -30,7 +30,9 @@ pub(crate) fn open(state: &Path) -> Result<Arc<dyn Storage>, CliError> {
 pub(crate) fn manifest(storage: &dyn Storage, at: Option<u64>) -> Result<Manifest, CliError> {
     let commit = match at {
         Some(commit) => commit,
-        None => visible(storage)?.ok_or(CommitError::Missing(1))?,
+        None => visible(storage)?.ok_or_else(|| {
+            CliError::Failed("this state has no commit yet; `tagflow run` makes one".to_owned())
+        })?,
     };
     Ok(load(storage, commit)?)
 }

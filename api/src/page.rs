@@ -76,9 +76,13 @@ fn grouped(number: i64) -> String {
 }
 
 /// The front page: the top tags of every window.
-pub(crate) fn front(boards: &[Board], at: &AsOf) -> Markup {
+pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
+    let link = |key: &str| match scope {
+        "" => tag_path("/t/", key),
+        scope => format!("{}?scope={}", tag_path("/t/", key), utf8_percent_encode(scope, PATH)),
+    };
     let body = html! {
-        header { h1 { "Top hashtags" } }
+        header { h1 { "Top hashtags" @if !scope.is_empty() { " in " (scope) } } }
         main class="boards" {
             @for board in boards {
                 section {
@@ -89,7 +93,7 @@ pub(crate) fn front(boards: &[Board], at: &AsOf) -> Markup {
                             @for entry in board.entries.iter().take(FRONT_PAGE_TAGS) {
                                 tr {
                                     td {
-                                        a href=(tag_path("/t/", &entry.tag)) dir="auto" {
+                                        a href=(link(&entry.tag)) dir="auto" {
                                             "#" (entry.display)
                                         }
                                     }
@@ -163,8 +167,10 @@ mod tests {
             count: 3,
         }];
         let boards = [Board { window: "1h".into(), entries }];
-        let page = front(&boards, &at()).into_string();
+        let page = front(&boards, "", &at()).into_string();
         assert!(page.contains("href=\"/t/stra%C3%9Fe\""), "{page}");
         assert!(page.contains("http-equiv=\"refresh\""));
+        let page = front(&boards, "region=us&a", &at()).into_string();
+        assert!(page.contains("href=\"/t/stra%C3%9Fe?scope=region%3Dus%26a\""), "{page}");
     }
 }

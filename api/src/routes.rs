@@ -193,7 +193,7 @@ async fn front(
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let scope = scope(request)?;
     let (at, boards) = store.boards(&scope).await.map_err(|e| unavailable(&e))?;
-    Ok(html(request, page::front(&boards, &at), &at))
+    Ok(html(request, page::front(&boards, &scope, &at), &at))
 }
 
 async fn ready(store: &dyn Reader) -> Result<Response<Full<Bytes>>, Problem> {

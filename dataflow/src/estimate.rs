@@ -2,17 +2,20 @@
 //!
 //! The sizes are those of the structures themselves; how many buckets a tag has follows from Zipf.
 
-use schemas::windows::Windows;
+use schemas::windows::{Window, Windows};
 use serde::Serialize;
 
 use crate::settings::Settings;
+use crate::state::tag_table::CHUNK;
 
 /// Bytes of an id in memory: the mean between growths of its table (`state/id_set.rs`).
 const ID_BYTES: f64 = 21.5;
 /// Bytes of an id in a segment: hash and hour.
 const ID_ROW_BYTES: f64 = 20.0;
 /// Bytes of a tag in memory: its slot in the slab, its index entry, the block of its text.
-const TAG_BYTES: f64 = 104.0 + 7.5 + 20.0;
+const SLOT_BYTES: f64 = 104.0;
+const INDEX_BYTES: f64 = 7.5;
+const TEXT_BLOCK_BYTES: f64 = 20.0;
 /// Bytes of a tag's row without texts and buckets: hash, numbers, times and offsets.
 const TAG_ROW_BYTES: f64 = 16.0 + 8.0 * 5.0 + 4.0 * 4.0;
 /// Key and display of a tag.
@@ -59,48 +62,73 @@ pub struct Estimate {
 impl Estimate {
     /// The state of a job with `settings` under `load`.
     pub fn of(settings: &Settings, load: Load) -> Self {
-        let scopes = 1.0 + settings.scopes.len() as f64;
-        let rows = load.tags as f64 * scopes;
-        let (buckets, spilled) = buckets(&settings.windows, load);
-        let heap = spilled * scopes * BUCKET_BYTES * LIST_SLACK;
+        let Sums { rows, buckets, spilled } = Sums::of(settings, load);
+        let slots = (rows / CHUNK as f64).ceil() * CHUNK as f64;
+        let heap = rows * (INDEX_BYTES + TEXT_BLOCK_BYTES) + spilled * BUCKET_BYTES * LIST_SLACK;
         let ids = load.ids as f64;
-        let row = TAG_ROW_BYTES + TEXT_BYTES;
-        let tag_files = rows * row + buckets * scopes * BUCKET_ROW_BYTES;
+        let tag_files = rows * (TAG_ROW_BYTES + TEXT_BYTES) + buckets * BUCKET_ROW_BYTES;
         Self {
             id_bytes: (ids * ID_BYTES) as u64,
-            tag_bytes: (rows * (TAG_BYTES + FILTER_BYTES) + heap) as u64,
+            tag_bytes: (slots * SLOT_BYTES + rows * FILTER_BYTES + heap) as u64,
             segment_bytes: (ids * ID_ROW_BYTES + tag_files) as u64,
         }
     }
 }
 
-/// The buckets of all tags, and those of tags that have more than fit in place.
-fn buckets(windows: &Windows, load: Load) -> (f64, f64) {
-    let slots: Vec<f64> = windows.iter().map(|w| (w.duration_ms / w.slide_ms) as f64).collect();
-    let (finest, coarsest) = (slots[0], slots[slots.len() - 1]);
-    let mentions = load.ids as f64 * load.tags_per_post;
-    let weight = |rank: f64| rank.powf(-load.zipf);
-    // Ranks in bands that grow by a tenth: of each its middle stands for all.
-    let mut bands = Vec::new();
-    let mut from = 1.0;
-    while from <= load.tags as f64 {
-        let to = (from * 1.1_f64).max(from + 1.0).min(load.tags as f64 + 1.0);
-        bands.push((f64::midpoint(from, to - 1.0), to - from));
-        from = to;
+/// What all scopes hold together.
+#[derive(Default)]
+struct Sums {
+    /// Tags, once for each scope that has posts with them.
+    rows: f64,
+    /// Their buckets.
+    buckets: f64,
+    /// Those of rows that have more buckets than fit in place.
+    spilled: f64,
+}
+
+impl Sums {
+    fn of(settings: &Settings, load: Load) -> Self {
+        let mentions = load.ids as f64 * load.tags_per_post;
+        let weight = |rank: f64| rank.powf(-load.zipf);
+        // Ranks in bands that grow by a tenth: of each its middle stands for all.
+        let mut bands = Vec::new();
+        let mut from = 1.0;
+        while from <= load.tags as f64 {
+            let to = (from * 1.1_f64).max(from + 1.0).min(load.tags as f64 + 1.0);
+            bands.push((f64::midpoint(from, to - 1.0), to - from));
+            from = to;
+        }
+        let all: f64 = bands.iter().map(|(rank, tags)| weight(*rank) * tags).sum();
+        // A post is in the whole stream, and in one value of each attribute.
+        let values = settings.scopes.iter().map(|scope| scope.allow.len() as f64);
+        let values: Vec<f64> = std::iter::once(1.0).chain(values).collect();
+        let mut sums = Self::default();
+        for (rank, tags) in bands {
+            let count = mentions * weight(rank) / all;
+            for values in &values {
+                let rows = if *values > 1.0 { hit(*values, count) } else { 1.0 };
+                let buckets = buckets(&settings.windows, count / rows);
+                sums.rows += tags * rows;
+                sums.buckets += tags * rows * buckets;
+                sums.spilled += if buckets > 2.0 { tags * rows * buckets } else { 0.0 };
+            }
+        }
+        sums
     }
-    let all: f64 = bands.iter().map(|(rank, tags)| weight(*rank) * tags).sum();
-    let (mut buckets, mut spilled) = (0.0, 0.0);
-    for (rank, tags) in bands {
-        let count = mentions * weight(rank) / all;
-        let hit = |slots: f64, count: f64| slots * (1.0 - (-count / slots).exp());
-        // The finest window's share of the mentions lies in its own buckets.
-        let share = finest * windows.iter().next().map_or(1.0, |w| w.slide_ms as f64)
-            / windows.iter().last().map_or(1.0, |w| w.duration_ms as f64);
-        let each = (hit(coarsest, count) + hit(finest, count * share)).max(1.0);
-        buckets += each * tags;
-        spilled += if each > 2.0 { each * tags } else { 0.0 };
-    }
-    (buckets, spilled)
+}
+
+/// How many of `slots` are hit by `count` throws.
+fn hit(slots: f64, count: f64) -> f64 {
+    slots * (1.0 - (-count / slots).exp())
+}
+
+/// The buckets of a tag with `count` posts in the longest window.
+fn buckets(windows: &Windows, count: f64) -> f64 {
+    let slots = |window: Window| (window.duration_ms / window.slide_ms) as f64;
+    let Some((first, last)) = windows.iter().next().zip(windows.iter().last()) else { return 0.0 };
+    // The finest window's share of the posts lies in buckets of its own.
+    let share = first.duration_ms as f64 / last.duration_ms as f64;
+    (hit(slots(last), count) + hit(slots(first), count * share)).max(1.0)
 }
 
 #[cfg(test)]

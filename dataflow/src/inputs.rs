@@ -22,10 +22,7 @@ pub enum Origin {
         mode: Mode,
     },
     /// Standard input.
-    Stdin {
-        /// Whether its end is the end of the input.
-        bounded: bool,
-    },
+    Stdin,
     /// Generated posts.
     Generator {
         /// Which.
@@ -64,7 +61,7 @@ pub enum InputError {
 impl InputSpec {
     /// Whether two starts read the same records from it.
     pub(crate) fn is_repeatable(&self) -> bool {
-        !matches!(self.origin, Origin::Stdin { .. })
+        !matches!(self.origin, Origin::Stdin)
     }
 
     /// Opens it for the start of `generation`.
@@ -76,7 +73,7 @@ impl InputSpec {
     ) -> Result<Input, InputError> {
         let log: Arc<dyn Log> = match &self.origin {
             Origin::Files { path, mode } => Arc::new(FileLog::new(path, *mode)?),
-            Origin::Stdin { bounded } => Arc::new(StdinLog::new(generation, *bounded)),
+            Origin::Stdin => Arc::new(StdinLog::new(generation)),
             Origin::Generator { spec, real_time: true } => {
                 Arc::new(GeneratorLog::real_time(spec.clone(), Arc::clone(clock))?)
             }

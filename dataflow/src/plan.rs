@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
+use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Partition, Position};
 
 use crate::log::{Found, LogError, Shape};
@@ -19,8 +20,10 @@ pub(crate) struct OrderedPart {
     pub(crate) partition: String,
     /// Which worker reads it.
     pub(crate) share: u64,
-    /// How far it has been read.
-    pub(crate) state: Partition,
+    /// Where reading goes on.
+    pub(crate) offset: u64,
+    /// The log time up to there.
+    pub(crate) log_time: LogTime,
 }
 
 /// What is to be read.
@@ -44,10 +47,12 @@ impl Plan {
             let found = input.log.discover()?;
             for (name, state) in states.iter_mut() {
                 if !state.done && !found.iter().any(|f| f.partition == *name) {
-                    if input.log.is_bounded() {
+                    if input.log.is_bounded() && input.log.is_repeatable() {
                         return Err(LogError::Gone(name.clone()));
                     }
-                    tracing::warn!(partition = name, "an input partition is gone");
+                    if input.log.is_repeatable() {
+                        tracing::warn!(partition = name, "an input partition is gone");
+                    }
                     state.done = true;
                 }
             }
@@ -59,9 +64,11 @@ impl Plan {
                 match &found.shape {
                     Shape::Ordered { bytes } => {
                         check_size(&found.partition, state, bytes.unwrap_or(u64::MAX))?;
-                        if !is_finished(state, *bytes) {
+                        let offset = continue_in_order(&found.partition, state)?;
+                        let grown = bytes.is_some_and(|bytes| bytes > offset);
+                        if !state.done || grown {
                             state.done = false;
-                            plan.ordered.push(ordered(index, found, state));
+                            plan.ordered.push(ordered(index, found, offset, state));
                         }
                     }
                     Shape::Blocks { bytes, fingerprint } => {
@@ -85,17 +92,20 @@ impl Plan {
     }
 }
 
-/// Whether a partition has been read to its end for good, and did not grow since.
-fn is_finished(state: &Partition, bytes: Option<u64>) -> bool {
-    let grown = match (bytes, &state.position) {
-        (Some(bytes), Position::Offset(read)) => bytes > *read,
-        _ => false,
+/// Where a partition goes on in order. One that was read by blocks does so behind all of them.
+fn continue_in_order(name: &str, state: &mut Partition) -> Result<u64, LogError> {
+    let offset = match &state.position {
+        Position::Offset(offset) => *offset,
+        Position::Blocks(blocks) if blocks.are_done() => blocks.bytes,
+        Position::Blocks(_) => return Err(LogError::HalfRead(name.to_owned())),
     };
-    state.done && !grown
+    state.position = Position::Offset(offset);
+    Ok(offset)
 }
 
-fn ordered(input: usize, found: Found, state: &Partition) -> OrderedPart {
-    OrderedPart { input, partition: found.partition, share: found.share, state: state.clone() }
+fn ordered(input: usize, found: Found, offset: u64, state: &Partition) -> OrderedPart {
+    let Found { partition, share, .. } = found;
+    OrderedPart { input, partition, share, offset, log_time: state.log_time.clone() }
 }
 
 fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError> {
@@ -114,7 +124,10 @@ fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError>
 fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
     let mut blocks = match &state.position {
         Position::Blocks(blocks) => blocks.clone(),
-        Position::Offset(_) => Blocks::default(),
+        // Read in order so far: the blocks before are done, the one it lies in is not.
+        Position::Offset(read) => {
+            Blocks { bytes: *read, done: read.div_ceil(BLOCK_BYTES), ..Blocks::default() }
+        }
     };
     let before = blocks.bytes;
     let last = before / BLOCK_BYTES;
@@ -228,6 +241,23 @@ mod tests {
         let want = [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("b", 2), ("b", 3)];
         assert_eq!(order, want.map(|(file, number)| (file.to_owned(), number)));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_file_changes_between_blocks_and_order_without_gap_or_overlap() {
+        let at = |position| Partition { position, ..Partition::default() };
+        let read = 2 * BLOCK_BYTES + 10;
+        let blocks = continue_blocks(&at(Position::Offset(read)), read + BLOCK_BYTES);
+        let waiting = FileBlocks::new(0, "a".into(), &blocks).waiting;
+        let offsets: Vec<_> = waiting.iter().map(|(n, b)| (*n, b.offset)).collect();
+        assert_eq!(offsets, [(2, read), (3, 3 * BLOCK_BYTES)]);
+        assert!(continue_blocks(&at(Position::Offset(read)), read).are_done());
+
+        let done = Blocks { bytes: read, done: 3, ..Blocks::default() };
+        let mut all = at(Position::Blocks(done.clone()));
+        assert_eq!(continue_in_order("a", &mut all).unwrap(), read);
+        let mut half = at(Position::Blocks(Blocks { done: 2, ..done }));
+        assert!(matches!(continue_in_order("a", &mut half), Err(LogError::HalfRead(_))));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::job::{State, build};
 use crate::log::LogError;
 use crate::own::{own, superseded};
 use crate::plan::Plan;
+use crate::records::Inputs;
 use crate::settings::{Input, Settings};
 use crate::state::tag_table::TagError;
 use crate::status::Status;
@@ -142,19 +143,22 @@ pub enum Started {
 
 /// Starts a job: takes the state over, finds its inputs and loads it.
 pub fn start(spec: JobSpec) -> Result<Started, JobError> {
+    // Before anything is written: a wrong input leaves no trace, and supersedes nobody.
+    let repeatable = open_inputs(spec.inputs.iter().filter(|i| i.is_repeatable()), 0, &spec)?;
     let storage: Arc<dyn Storage> = match &spec.state {
         StateAt::Folder(root) => Arc::new(DiskStorage::create(root)?),
         StateAt::Storage(storage) => Arc::clone(storage),
     };
     let before = newest(&*storage)?;
-    if let Some(before) = &before
-        && is_finished(before, &spec)?
+    let plan = Plan::new(&repeatable, &before.as_ref().map_or_else(Inputs::new, known))?;
+    if let Some(before) = before
+        && is_finished(&before, &plan, &spec)?
     {
-        return Ok(Started::Finished(Box::new(before.clone())));
+        return Ok(Started::Finished(Box::new(before)));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;
-    let inputs = open_inputs(&spec, takeover.header.generation)?;
+    let inputs = open_inputs(&spec.inputs, takeover.header.generation, &spec)?;
     let plan = Plan::new(&inputs, &takeover.body.inputs)?;
     let started_us = spec.clock.mono_us();
     let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
@@ -194,28 +198,36 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
 }
 
-/// Whether the state holds this very run, finished.
-fn is_finished(before: &Manifest, spec: &JobSpec) -> Result<bool, JobError> {
+fn known(manifest: &Manifest) -> Inputs {
+    manifest.body.inputs.clone()
+}
+
+/// Whether the state holds this very run, finished; `plan` is what there is still to read.
+fn is_finished(before: &Manifest, plan: &Plan, spec: &JobSpec) -> Result<bool, JobError> {
     let Some(finished) = &before.body.finished else { return Ok(false) };
-    if spec.settings.live || !spec.inputs.iter().all(InputSpec::is_repeatable) {
-        return Ok(false);
-    }
-    let inputs = open_inputs(spec, before.header.generation)?;
-    if !Plan::new(&inputs, &before.body.inputs)?.is_finished() {
-        return Ok(false);
-    }
-    if finished.until_ms != spec.settings.until_ms {
+    let settings = &spec.settings;
+    let nothing_new = !settings.live
+        && before.body.windows == settings.windows
+        && spec.inputs.iter().all(InputSpec::is_repeatable)
+        && plan.is_finished();
+    // Events that the finished run left out would never be read again.
+    let left_out = before.body.counters.after_until > 0;
+    if finished.until_ms != settings.until_ms && (nothing_new || left_out) {
         let text = finished
             .until_ms
             .map_or("without --until".to_owned(), |ms| format!("with --until {ms}"));
         return Err(JobError::OtherUntil(text));
     }
-    Ok(true)
+    Ok(nothing_new)
 }
 
-fn open_inputs(spec: &JobSpec, generation: u64) -> Result<Vec<Input>, InputError> {
+fn open_inputs<'i>(
+    inputs: impl IntoIterator<Item = &'i InputSpec>,
+    generation: u64,
+    spec: &JobSpec,
+) -> Result<Vec<Input>, InputError> {
     let open = |input: &InputSpec| input.open(generation, &spec.settings, &spec.clock);
-    spec.inputs.iter().map(open).collect()
+    inputs.into_iter().map(open).collect()
 }
 
 fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, JobError> {

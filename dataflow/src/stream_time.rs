@@ -10,7 +10,7 @@ use schemas::manifest::{Blocks, Body, Partition, Position};
 use crate::records::{Cut, Fact, Inputs, Last, News, Tick};
 
 /// Clocks that differ by more than this are not believed to show the same time.
-const AGREE_MS: i64 = 5 * 60_000;
+pub(crate) const AGREE_MS: i64 = 5 * 60_000;
 
 /// What stream time depends on besides the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

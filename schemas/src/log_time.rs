@@ -72,13 +72,14 @@ impl LogTime {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
 
     proptest! {
         #[test]
-        fn equals_its_definition(times in proptest::collection::vec(0_i64..1000, 0..300)) {
+        fn equals_its_definition(times in vec(0_i64..1000, 0..300)) {
             let mut log_time = LogTime::default();
             let mut want = None;
             for n in 1..=times.len() {
@@ -93,7 +94,7 @@ mod tests {
 
         #[test]
         fn blocks_keep_what_the_whole_needs(
-            blocks in proptest::collection::vec(proptest::collection::vec(0_i64..1000, 0..150), 1..5),
+            blocks in vec(vec(0_i64..1000, 0..150), 1..5),
         ) {
             let (mut whole, mut joined) = (LogTime::default(), LogTime::default());
             for block in &blocks {

@@ -381,6 +381,7 @@ impl<'s, T: Table> Iterator for Merge<'s, T> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -460,7 +461,7 @@ mod tests {
     proptest! {
         #[test]
         fn merging_equals_a_map(
-            parts in proptest::collection::vec(proptest::collection::vec((0_u64..40, 0_u32..100), 0..30), 1..6),
+            parts in vec(vec((0_u64..40, 0_u32..100), 0..30), 1..6),
             floor in 0_u32..100,
         ) {
             let mut newest = BTreeMap::new();
@@ -471,7 +472,8 @@ mod tests {
                 segments.push(Segment::<Ids>::open(ids(&rows)).unwrap());
                 newest.extend(unique);
             }
-            let walked: Vec<_> = Merge::new(segments.iter().collect()).map(|(h, r)| (h.hi, r.hour)).collect();
+            let merge = || Merge::new(segments.iter().collect());
+            let walked: Vec<_> = merge().map(|(h, r)| (h.hi, r.hour)).collect();
             prop_assert_eq!(walked, newest.clone().into_iter().collect::<Vec<_>>());
             let after = KeyHash { hi: u64::from(floor) / 2, lo: !(u64::from(floor) / 2) };
             let behind = Merge::new(segments.iter().collect()).behind(after).map(|(h, _)| h.hi);
@@ -479,7 +481,7 @@ mod tests {
             prop_assert_eq!(behind.collect::<Vec<_>>(), want);
 
             let mut out = Vec::new();
-            let rows = Merge::new(segments.iter().collect()).encode(|r| r.hour >= floor, &mut out).unwrap();
+            let rows = merge().encode(|r| r.hour >= floor, &mut out).unwrap();
             newest.retain(|_, hour| *hour >= floor);
             let merged = Segment::<Ids>::open(Bytes::from(out)).unwrap();
             prop_assert_eq!(rows, newest.len());

@@ -321,6 +321,7 @@ fn read_varint(bytes: &mut &[u8]) -> Result<u64, BucketsError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -354,10 +355,11 @@ mod tests {
         #[test]
         fn sums_equal_the_naive_count(
             windows in any_windows(),
-            mut steps in proptest::collection::vec((0_i64..200_000, -90_000_i64..9_000, any::<bool>()), 1..120),
+            mut steps in vec((0_i64..200_000, -90_000_i64..9_000, any::<bool>()), 1..120),
         ) {
             let tiers = windows.tiers();
-            let (mut buckets, mut events, mut as_of) = (Buckets::default(), Vec::new(), 1_700_000_000_000);
+            let (mut buckets, mut events) = (Buckets::default(), Vec::new());
+            let mut as_of = 1_700_000_000_000;
             steps[0].2 = true;
             for (forward_s, offset_s, fold) in steps {
                 as_of += forward_s * if fold { 1000 } else { 10 };
@@ -374,7 +376,8 @@ mod tests {
                     for later in [0, 61_000, 4_000_000, 90_000_000] {
                         let at = as_of + later;
                         let want = naive(&events, window, at);
-                        prop_assert_eq!(buckets.sum(&tiers, i, tiers.slot(at)), want, "window {} at +{}", i, later);
+                        let sum = buckets.sum(&tiers, i, tiers.slot(at));
+                        prop_assert_eq!(sum, want, "window {} at +{}", i, later);
                         prop_assert!(want == 0 || buckets.is_live(&tiers, tiers.slot(at)));
                     }
                 }
@@ -382,7 +385,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn decoding_never_panics(bytes in vec(any::<u8>(), 0..64)) {
             let _ = Buckets::decode(1_000_000, &bytes);
         }
     }

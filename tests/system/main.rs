@@ -13,6 +13,7 @@ mod devtools;
 mod docs;
 mod harness;
 mod live;
+mod modes;
 mod recount;
 mod serve;
 mod takeover;

@@ -201,8 +201,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_a_split(text in r"[ab\n\r ]{0,60}", step in 1_usize..9, limit in 1_usize..4, grows: bool) {
-            let (lines, next, position) = all(Lines::new(Dribble(text.as_bytes(), step), 5, grows), limit);
+        fn equals_a_split(
+            text in r"[ab\n\r ]{0,60}",
+            step in 1_usize..9,
+            limit in 1_usize..4,
+            grows: bool,
+        ) {
+            let dribble = Dribble(text.as_bytes(), step);
+            let (lines, next, position) = all(Lines::new(dribble, 5, grows), limit);
             let mut want = Vec::new();
             let mut at = 0;
             for part in text.split_inclusive('\n') {

@@ -44,6 +44,12 @@ pub enum LogError {
         /// How far it had been read.
         read: u64,
     },
+    /// Read by blocks, in whatever order, with some left.
+    #[error(
+        "{0} was begun by a bounded run without a horizon, which has not ended; let such a run end, \
+         or use another state folder"
+    )]
+    HalfRead(String),
     /// A file with unread records is gone.
     #[error("{0} is gone, and had not been read to its end")]
     Gone(String),
@@ -131,4 +137,9 @@ pub trait Log: Send + Sync {
     ) -> Result<Box<dyn Reader>, LogError>;
     /// Whether no partition will ever come or grow.
     fn is_bounded(&self) -> bool;
+
+    /// Whether a later start finds the same partitions and records.
+    fn is_repeatable(&self) -> bool {
+        true
+    }
 }

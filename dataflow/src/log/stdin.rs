@@ -17,17 +17,16 @@ const CHUNKS_WAITING: usize = 8;
 /// Standard input, read by a thread into a bounded channel.
 pub struct StdinLog {
     partition: String,
-    bounded: bool,
     chunks: Mutex<Option<Receiver<io::Result<Vec<u8>>>>>,
 }
 
 impl StdinLog {
     /// The standard input of the start that made takeover `generation`.
-    pub fn new(generation: u64, bounded: bool) -> Self {
+    pub fn new(generation: u64) -> Self {
         let (sender, chunks) = sync_channel(CHUNKS_WAITING);
         // The thread may stay blocked in a read when the job ends; it ends with the process.
         std::thread::spawn(move || pump(&mut io::stdin(), &sender));
-        Self { partition: format!("stdin@{generation}"), bounded, chunks: Some(chunks).into() }
+        Self { partition: format!("stdin@{generation}"), chunks: Some(chunks).into() }
     }
 }
 
@@ -67,7 +66,12 @@ impl Log for StdinLog {
     }
 
     fn is_bounded(&self) -> bool {
-        self.bounded
+        // Nothing can follow its end.
+        true
+    }
+
+    fn is_repeatable(&self) -> bool {
+        false
     }
 }
 

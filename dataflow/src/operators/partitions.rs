@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::log::{LogError, Next, Reader};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Post};
+use crate::stream_time::AGREE_MS;
 
 /// A partition being read in order.
 struct Ordered {
@@ -102,18 +103,14 @@ impl Partitions {
     }
 
     fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
-        let position = match &part.state.position {
-            Position::Offset(offset) => *offset,
-            // A bounded run read it by blocks; what follows their end can be read in order.
-            Position::Blocks(blocks) => blocks.bytes,
-        };
-        let reader = self.context.inputs[part.input].log.open(&part.partition, position)?;
+        let reader = self.context.inputs[part.input].log.open(&part.partition, part.offset)?;
+        let start = &self.context.start;
         self.ordered.push(Ordered {
             salt: self.salt(part.input),
-            log_time: part.state.log_time.clone(),
+            log_time: part.log_time.clone(),
             part,
             reader,
-            largest: None,
+            largest: start.body.largest_ts_ms.map(|ts| (ts, self.context.started_us)),
             next: Next::More,
             end_before: None,
             at_end: false,
@@ -238,8 +235,8 @@ impl Partitions {
                 if mine && !known && !self.ordered.iter().any(open) {
                     tracing::info!(partition = found.partition, "a new input partition");
                     let (partition, share) = (found.partition, found.share);
-                    let state = Partition::default();
-                    self.open(OrderedPart { input, partition, share, state })?;
+                    let log_time = LogTime::default();
+                    self.open(OrderedPart { input, partition, share, offset: 0, log_time })?;
                 }
             }
         }
@@ -256,10 +253,7 @@ fn read_ordered(
 ) -> Result<usize, LogError> {
     let mono_us = context.clock.mono_us();
     let latest_ms = context.settings.max_future_ms.map_or(i64::MAX, |ahead| {
-        let by_events = ordered
-            .largest
-            .map_or(0, |(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000));
-        context.clock.wall_ms().max(by_events).saturating_add(ahead)
+        latest_clock_ms(context.clock.wall_ms(), ordered.largest, mono_us).saturating_add(ahead)
     });
     let mut feed = Feed {
         input: &context.inputs[ordered.part.input],
@@ -283,4 +277,31 @@ fn read_ordered(
         ordered.largest = Some((ts, mono_us));
     }
     Ok(read)
+}
+
+/// What time it is at most: the wall clock's word, unless events say that it has fallen behind.
+///
+/// While both agree the wall clock alone counts, so that events each a little ahead of the one
+/// before cannot pull the limit along.
+fn latest_clock_ms(wall_ms: i64, largest: Option<(i64, u64)>, mono_us: u64) -> i64 {
+    let by_events = largest
+        .map(|(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000))
+        .filter(|by_events| *by_events > wall_ms.saturating_add(AGREE_MS));
+    by_events.unwrap_or(wall_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_clock_counts_unless_it_has_fallen_behind() {
+        let minute = 60_000;
+        let now = 1_700_000_000_000;
+        assert_eq!(latest_clock_ms(now, None, 0), now);
+        assert_eq!(latest_clock_ms(now, Some((now + 5 * minute, 7)), 7), now);
+        assert_eq!(latest_clock_ms(now, Some((now - 60 * minute, 7)), 7), now);
+        let ahead = now + 6 * minute;
+        assert_eq!(latest_clock_ms(now, Some((ahead, 1_000_000)), 3_000_000), ahead + 2000);
+    }
 }

@@ -158,7 +158,8 @@ mod tests {
                     counts.iter().filter(|(_, c)| **c > 0).map(|(t, c)| (*c, name(*t))).collect();
                 want.sort_by(|a, b| rank((a.0, &a.1), (b.0, &b.1)));
                 want.truncate(places);
-                let got: Vec<_> = board.top().into_iter().map(|c| (c.count, c.tag.to_string())).collect();
+                let top = board.top().into_iter();
+                let got: Vec<_> = top.map(|c| (c.count, c.tag.to_string())).collect();
                 prop_assert_eq!(got, want, "after {} scans", scans);
             }
         }

@@ -178,7 +178,8 @@ mod tests {
             for (hour, hi, lo) in ids {
                 // Few distinct words, some equal and all at the low end: long runs.
                 let id = KeyHash { hi: hi / 2, lo };
-                prop_assert_eq!(set.insert(hour, id), want.insert((hour, id.hi, id.lo.max(u64::from(id.hi == 0)))));
+                let key = (hour, id.hi, id.lo.max(u64::from(id.hi == 0)));
+                prop_assert_eq!(set.insert(hour, id), want.insert(key));
             }
             prop_assert_eq!(set.len(), want.len());
             set.forget_before(1);

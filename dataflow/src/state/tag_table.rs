@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::records::Mention;
 
 /// The slab grows by so many tags, so that none is ever moved.
-const CHUNK: usize = 4096;
+pub(crate) const CHUNK: usize = 4096;
 /// At each commit one part in so many is looked through for tags to evict.
 const SWEEP_PARTS: usize = 32;
 /// A tag that nothing touched for so many commits is not in use.

@@ -1,0 +1,137 @@
+//! One state and one input, read in different ways one after the other: nothing is left out and
+//! nothing is read twice.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use super::harness::{Job, command, export, fails, fed, folder, newest_commit, ok};
+
+fn generate(path: &Path, posts: u32, more: &str) {
+    let out = path.display();
+    ok(&format!("generate --posts {posts} --duplicates 0 --span 10m --out {out} {more}"));
+}
+
+fn run(input: &Path, state: &Path, more: &str) -> String {
+    format!("run --input {} --state {} {more}", input.display(), state.display())
+}
+
+/// Reads some of the input and stops.
+fn begin(line: &str, state: &Path) {
+    let before = newest_commit(state);
+    let job = Job::start(line);
+    super::harness::eventually("two commits", || (newest_commit(state) > before + 2).then_some(()));
+    job.signal("INT");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+}
+
+/// Follows the input until all `events` of it are counted.
+fn follow(line: &str, state: &Path, events: u64) {
+    let mut job = Job::start(line);
+    super::harness::eventually("all events", || {
+        assert!(job.lives());
+        (export(state, "").1.events >= events).then_some(())
+    });
+    job.signal("INT");
+    assert_eq!(job.end().0, Some(0));
+}
+
+#[test]
+fn a_half_read_bounded_run_must_end_before_its_file_is_followed() {
+    let folder = folder();
+    let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    generate(&posts, 60_000, "");
+    begin(&run(&posts, &state, "--bounded --limit-rate 10000"), &state);
+    let before = export(&state, "").1;
+    assert!(before.events < 60_000, "it was stopped half-way");
+    for more in ["", "--bounded --horizon 48h"] {
+        let error = fails(&run(&posts, &state, more), 1);
+        assert!(error.contains("posts.ndjson") && error.contains("not ended"), "{error}");
+    }
+    assert_eq!(export(&state, "").1, before, "a refused start leaves no trace");
+    ok(&run(&posts, &state, "--bounded"));
+    let more = folder.path().join("more.ndjson");
+    generate(&more, 500, "--seed 9");
+    let mut file = fs::OpenOptions::new().append(true).open(&posts).unwrap();
+    file.write_all(&fs::read(&more).unwrap()).unwrap();
+    follow(&run(&posts, &state, ""), &state, 60_500);
+    let summary = export(&state, "").1;
+    assert_eq!((summary.events, summary.duplicates, summary.dead_letters), (60_500, 0, 0));
+}
+
+#[test]
+fn a_followed_file_is_read_on_by_a_bounded_run() {
+    let folder = folder();
+    let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    generate(&posts, 30_000, "");
+    begin(&run(&posts, &state, "--limit-rate 5000"), &state);
+    let begun = export(&state, "").1.events;
+    assert!((1..30_000).contains(&begun), "{begun}");
+    ok(&run(&posts, &state, "--bounded --workers 2"));
+    let (rows, summary) = export(&state, "");
+    assert_eq!((summary.events, summary.duplicates, summary.dead_letters), (30_000, 0, 0));
+    let other = folder.path().join("other");
+    ok(&run(&posts, &other, "--bounded"));
+    assert_eq!(rows, export(&other, "").0);
+}
+
+#[test]
+fn a_wrong_input_leaves_no_trace() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    assert!(fails(&run(&folder.path().join("no"), &state, "--bounded"), 1).contains("no"));
+    assert!(!state.exists());
+    let posts = folder.path().join("posts.ndjson");
+    generate(&posts, 100, "");
+    ok(&run(&posts, &state, "--bounded"));
+    let commits = newest_commit(&state);
+    fails(&run(&folder.path().join("no"), &state, "--bounded --take-over"), 1);
+    fs::write(&posts, "something else\n").unwrap();
+    fails(&run(&posts, &state, "--bounded --take-over"), 1);
+    assert_eq!(newest_commit(&state), commits);
+}
+
+#[test]
+fn what_until_left_out_is_not_forgotten() {
+    let folder = folder();
+    let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    generate(&posts, 1000, "");
+    let until = "--bounded --until 1700000300000";
+    ok(&run(&posts, &state, until));
+    let mut file = fs::OpenOptions::new().append(true).open(&posts).unwrap();
+    file.write_all(b"{\"event_id\":\"new\",\"ts\":1700000000000,\"caption\":\"#new\"}\n").unwrap();
+    for more in ["", "--bounded", "--bounded --until 1700000400000"] {
+        assert!(fails(&run(&posts, &state, more), 1).contains("--until"), "{more}");
+    }
+    ok(&run(&posts, &state, until));
+    assert!(export(&state, "").0.contains_key(&(String::new(), "new".to_owned())));
+}
+
+#[test]
+fn standard_input_ends_the_job_and_can_be_piped_again() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let posts: String = (0..2000)
+        .map(|i| {
+            format!(
+                "{{\"event_id\":{i},\"ts\":{},\"caption\":\"#a\"}}\n",
+                1_700_000_000_000_i64 + i
+            )
+        })
+        .collect();
+    let line = run(Path::new("stdin:"), &state, "--horizon 90d");
+    let mut child = command(&line).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(&posts.as_bytes()[..50_000]).unwrap();
+    super::harness::eventually("a commit with events", || {
+        (newest_commit(&state) > 1 && export(&state, "").1.events > 0).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fed(&format!("{line} --bounded"), posts.as_bytes());
+    fed(&line, posts.as_bytes());
+    let summary = export(&state, "").1;
+    assert_eq!(summary.events, 2000);
+    assert!(summary.duplicates > 2000);
+}
