@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         let file = &mut files[(index % count) as usize];
         file.write_all(record.as_bytes()).map_err(cannot_write(&args.out))?;
     }
-    files.iter_mut().try_for_each(|file| file.flush()).map_err(cannot_write(&args.out))
+    files.iter_mut().try_for_each(Write::flush).map_err(cannot_write(&args.out))
 }
 
 fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {

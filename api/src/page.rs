@@ -14,10 +14,13 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
-a{color:inherit}h1{margin:.2em 0}.boards{display:flex;gap:3rem;flex-wrap:wrap}\
-table{border-collapse:collapse;min-width:18rem}\
-th,td{text-align:left;padding:.15rem .8rem .15rem 0}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
+a{color:inherit}h1{margin:.2em 0;overflow-wrap:anywhere}\
+.boards{display:flex;gap:1rem 3rem;flex-wrap:wrap}\
+section{flex:1 1 16rem;min-width:0}section table{width:100%}\
+table{border-collapse:collapse}\
+th,td{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top;overflow-wrap:anywhere}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap;padding-right:0}\
+p+table td.n{text-align:left}\
 .total{font-size:2.2rem;font-variant-numeric:tabular-nums}\
 footer{margin-top:2rem;font-size:.85rem;opacity:.75}";
 

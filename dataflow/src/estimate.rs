@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::settings::Settings;
 use crate::state::tag_table::CHUNK;
 
-/// Bytes of an id in memory: the mean between growths of its table (state/id_set.rs).
+/// Bytes of an id in memory: the mean between growths of its table (`state/id_set.rs`).
 const ID_BYTES: f64 = 21.5;
 /// Bytes of an id in a segment: hash and hour.
 const ID_ROW_BYTES: f64 = 20.0;

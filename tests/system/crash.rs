@@ -12,8 +12,15 @@ use sinks::storage::DiskStorage;
 use super::harness::{Job, eventually, export, folder, newest_commit, ok};
 use super::recount::{Input, check};
 
-/// How many kills must hit a living process.
+/// How many kills must hit a living process, where `TAGFLOW_KILLS` names no other number.
 const KILLS: u32 = 20;
+/// Posts that last for as many kills: a start reads a second or two at [`RATE`] before it is hit.
+const POSTS_PER_KILL: u32 = 100_000;
+const RATE: u32 = 30_000;
+
+fn kills() -> u32 {
+    std::env::var("TAGFLOW_KILLS").map_or(KILLS, |number| number.parse().unwrap())
+}
 
 struct Random(u64);
 
@@ -56,7 +63,7 @@ fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
         let workers = 1 + random.below(4);
         let before = newest_commit(state);
         let mut job = Job::start(&format!(
-            "run --input {} --state {} --workers {workers} --bounded --limit-rate 30000",
+            "run --input {} --state {} --workers {workers} --bounded --limit-rate {RATE}",
             input.display(),
             state.display(),
         ));
@@ -71,20 +78,22 @@ fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
 }
 
 #[test]
-fn twenty_kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
+fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
     let mut random = Random(seed);
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let out = input.display();
-    ok(&format!("generate --posts 2000000 --seed {seed} --zipf 1.05 --out {out}"));
+    let kills = kills();
+    let posts = kills * POSTS_PER_KILL;
+    ok(&format!("generate --posts {posts} --seed {seed} --zipf 1.05 --out {out}"));
     let end = Arc::new(AtomicBool::new(false));
     let reader = poll(state.clone(), Arc::clone(&end));
-    kill_often(&input, &state, KILLS, &mut random);
+    kill_often(&input, &state, kills, &mut random);
     ok(&format!("run --input {out} --state {} --workers 2 --bounded", state.display()));
     end.store(true, Ordering::Release);
-    assert!(reader.join().unwrap() > KILLS as usize, "the reader saw commits of every start");
+    assert!(reader.join().unwrap() > kills as usize, "the reader saw commits of every start");
     let (rows, summary) = export(&state, "");
     check(&Input::file(&input), &rows, &summary);
 }

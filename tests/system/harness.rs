@@ -119,7 +119,7 @@ impl Drop for Job {
 pub(crate) fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     #[allow(clippy::disallowed_methods, reason = "a test's deadline is real time")]
     let now = Instant::now;
-    let deadline = now() + Duration::from_secs(60);
+    let deadline = now() + Duration::from_mins(1);
     loop {
         if let Some(value) = ready() {
             return value;
@@ -147,6 +147,7 @@ pub(crate) fn test_data(tests: &str) -> Option<PathBuf> {
 }
 
 /// Says on the terminal, past the capture of a test's output, that tests were left out.
+#[allow(clippy::explicit_write, reason = "a macro's output would be captured")]
 pub(crate) fn skip(tests: usize, why: &str) {
     writeln!(std::io::stderr(), "skipped: {tests} ({why})").unwrap();
 }

@@ -3,11 +3,13 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+mod browser;
 mod cli;
 mod config;
 mod counts;
 mod crash;
 mod damage;
+mod devtools;
 mod docs;
 mod harness;
 mod live;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::harness::{Job, eventually, export, fails, folder, ok};
 
 /// A `serve` process and its address.
-struct Served {
+pub(crate) struct Served {
     _job: Job,
-    address: String,
+    pub(crate) address: String,
 }
 
-fn serve(state: &Path, more: &str) -> Served {
+/// Serves a state on a free port.
+pub(crate) fn serve(state: &Path, more: &str) -> Served {
     let line = format!("serve --state {} --listen 127.0.0.1:0 {more}", state.display());
     let mut job = Job::start(&line);
     let mut first = String::new();
@@ -22,10 +23,11 @@ fn serve(state: &Path, more: &str) -> Served {
     Served { _job: job, address }
 }
 
-struct Answer {
-    status: u16,
+/// An HTTP answer.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -34,7 +36,8 @@ impl Answer {
         self.head.lines().find_map(|line| line.strip_prefix(&prefix))
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// Its body.
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 }
@@ -52,7 +55,8 @@ fn raw(address: &str, request: &str) -> Option<Answer> {
     Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-fn get(address: &str, path: &str) -> Answer {
+/// Gets a path.
+pub(crate) fn get(address: &str, path: &str) -> Answer {
     get_with(address, path, "")
 }
 
@@ -229,7 +233,7 @@ fn silent_clients_are_closed_and_do_not_disturb_others() {
     let connect = |i: usize| {
         let mut stream = TcpStream::connect(&served.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             stream.write_all(b"GET /tags/a HT").unwrap();
         }
         stream

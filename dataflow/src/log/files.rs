@@ -333,7 +333,8 @@ mod tests {
         while (text.len() as u64) < 2 * BLOCK_BYTES + 1000 {
             // Lengths are such that a record starts exactly at a block's first byte as well.
             let left = BLOCK_BYTES - text.len() as u64 % BLOCK_BYTES;
-            let length = if i % 5 == 0 && left < 4000 { left - 1 } else { 500 + i * 37 % 900 };
+            let length =
+                if i.is_multiple_of(5) && left < 4000 { left - 1 } else { 500 + i * 37 % 900 };
             starts.push((text.len() as u64, length));
             text.extend(std::iter::repeat_n('x', length as usize));
             text.push('\n');

@@ -76,7 +76,7 @@ mod tests {
     /// The slope of log count over log rank between two ranks, counted in bands around them.
     fn slope(counts: &[u32], low: usize, high: usize) -> f64 {
         let near = |rank: usize| {
-            let band = &counts[rank..rank + rank / 4 + 1];
+            let band = &counts[rank..=rank + rank / 4];
             f64::from(band.iter().sum::<u32>()) / band.len() as f64
         };
         (near(low) / near(high)).ln() / (high as f64 / low as f64).ln()

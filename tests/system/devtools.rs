@@ -1,0 +1,200 @@
+//! A headless Chromium, driven over its DevTools pipe: no driver and no socket, only the browser.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::harness::{eventually, skip};
+
+const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// A closed network, an empty profile and no sandbox, which containers do not allow.
+const FLAGS: [&str; 11] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+];
+
+/// The browser of `TAGFLOW_BROWSER` or of the search path. Says that `tests` are left out where
+/// there is none.
+pub(crate) fn browser(tests: usize) -> Option<PathBuf> {
+    let found = match std::env::var_os("TAGFLOW_BROWSER") {
+        Some(named) => Some(PathBuf::from(named)),
+        None => on_path(),
+    };
+    if found.is_none() {
+        assert!(std::env::var_os("TAGFLOW_REQUIRE_BROWSER").is_none(), "no chromium found");
+        skip(tests, "browser: no chromium found");
+    }
+    found
+}
+
+fn on_path() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let files = NAMES.iter().flat_map(|name| folders.iter().map(move |f| f.join(name)));
+    files.into_iter().find(|file| file.is_file())
+}
+
+/// One tab of a browser that ends with the test.
+pub(crate) struct Tab {
+    browser: Child,
+    commands: ChildStdin,
+    messages: Receiver<Value>,
+    session: String,
+    last_id: u64,
+    events: VecDeque<Value>,
+    /// What the page's console, its policy and its requests complained of.
+    pub(crate) complaints: Vec<String>,
+}
+
+impl Tab {
+    /// Starts `browser` with its profile in `folder`.
+    pub(crate) fn open(browser: &Path, folder: &Path) -> Self {
+        // The browser reads commands from descriptor 3 and writes to 4.
+        let mut child = Command::new("sh")
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1"])
+            .arg(browser)
+            .args(FLAGS)
+            .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+            .arg("about:blank")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let commands = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (send, messages) = channel();
+        std::thread::spawn(move || {
+            for message in output.split(0).map_while(Result::ok) {
+                if send.send(serde_json::from_slice(&message).unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut tab = Self {
+            browser: child,
+            commands,
+            messages,
+            session: String::new(),
+            last_id: 0,
+            events: VecDeque::new(),
+            complaints: Vec::new(),
+        };
+        let target = tab.call("Target.createTarget", &json!({"url": "about:blank"}));
+        let attach = json!({"targetId": target["targetId"], "flatten": true});
+        let attached = tab.call("Target.attachToTarget", &attach);
+        attached["sessionId"].as_str().unwrap().clone_into(&mut tab.session);
+        for domain in ["Page", "Runtime", "Log", "Network"] {
+            tab.call(&format!("{domain}.enable"), &json!({}));
+        }
+        tab
+    }
+
+    /// Loads `url`, to its end.
+    pub(crate) fn load(&mut self, url: &str) {
+        self.events.clear();
+        let loaded = self.call("Page.navigate", &json!({"url": url}));
+        assert!(loaded["errorText"].is_null(), "{url}: {loaded}");
+        self.wait_for("Page.loadEventFired");
+    }
+
+    /// Waits for an event that has not been waited for yet.
+    pub(crate) fn wait_for(&mut self, event: &str) {
+        eventually(event, || {
+            while let Some(seen) = self.events.pop_front() {
+                if seen["method"] == event {
+                    return Some(());
+                }
+            }
+            self.receive(Duration::from_millis(50));
+            None
+        });
+    }
+
+    /// The value of a JavaScript expression in the page.
+    pub(crate) fn eval(&mut self, expression: &str) -> Value {
+        let ask = json!({"expression": expression, "returnByValue": true});
+        let mut answer = self.call("Runtime.evaluate", &ask);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].take()
+    }
+
+    /// Gives the page a screen of this size.
+    pub(crate) fn resize(&mut self, width: u32, height: u32) {
+        let screen =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": true});
+        self.call("Emulation.setDeviceMetricsOverride", &screen);
+    }
+
+    fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut message = json!({"id": id, "method": method, "params": params});
+        if !self.session.is_empty() {
+            message["sessionId"] = self.session.clone().into();
+        }
+        self.commands.write_all(format!("{message}\0").as_bytes()).unwrap();
+        let mut answer = eventually(method, || {
+            self.receive(Duration::from_millis(50)).filter(|answer| answer["id"] == id)
+        });
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
+    /// The next answer; events are kept for `wait_for`.
+    fn receive(&mut self, wait: Duration) -> Option<Value> {
+        let message = self.messages.recv_timeout(wait).ok()?;
+        if message["id"].is_u64() {
+            return Some(message);
+        }
+        self.judge(&message);
+        self.events.push_back(message);
+        None
+    }
+
+    fn judge(&mut self, event: &Value) {
+        let params = &event["params"];
+        let bad = match event["method"].as_str().unwrap_or_default() {
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Network.loadingFailed" => {
+                true
+            }
+            "Log.entryAdded" => params["entry"]["level"] != "verbose",
+            "Network.responseReceived" => {
+                params["response"]["status"].as_u64().is_some_and(|status| status >= 400)
+            }
+            _ => false,
+        };
+        if bad {
+            self.complaints.push(event.to_string());
+        }
+    }
+}
+
+impl Drop for Tab {
+    fn drop(&mut self) {
+        // Asked to close it takes its children along; killed it would leave them.
+        let _ = self.commands.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        let ended = (0..500).any(|_| {
+            std::thread::park_timeout(Duration::from_millis(10));
+            matches!(self.browser.try_wait(), Ok(Some(_)))
+        });
+        if !ended {
+            let _ = self.browser.kill();
+            let _ = self.browser.wait();
+        }
+    }
+}
