@@ -7,6 +7,7 @@ pub mod hash;
 pub mod log_time;
 pub mod manifest;
 pub mod mapping;
+pub mod planted;
 pub mod rows;
 pub mod segment;
 pub mod suggest;

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::hash::KeyHash;
+use crate::planted::{Bug, planted};
 
 /// The most rows of one record batch: look-ups search the first keys of batches, then one batch.
 pub const BATCH_ROWS: usize = 65_536;
@@ -319,6 +320,10 @@ impl<'s, T: Table> Merge<'s, T> {
                 if let Some((found, older)) = least
                     && found == hash
                 {
+                    if planted(Bug::MergeKeepsOlder) {
+                        self.advance(segment);
+                        continue;
+                    }
                     self.advance(older);
                 }
                 least = Some((hash, segment));

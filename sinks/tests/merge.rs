@@ -93,7 +93,7 @@ const SHORT: Retention = Retention { keep_ms: 10_000, bytes: Some(u64::MAX), gra
 fn busy_batch(rng: &mut Rng, commit: u64) -> Batch {
     let tags = (0..8).map(|_| (rng.below(200) as u32, rng.below(1000) as i64)).collect();
     let hour = 10 + commit as u32 / 50;
-    let ids = (0..6).map(|_| (rng.next(), hour - rng.below(4) as u32)).collect();
+    let ids = (0..6).map(|_| (rng.bits(), hour - rng.below(4) as u32)).collect();
     Batch {
         tags,
         boards: [(rng.below(6) as u32, commit as u32)].into(),

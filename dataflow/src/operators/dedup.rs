@@ -3,8 +3,9 @@
 //! Invariants: an id is in the set from the event that was accepted until the floor passes its
 //! hour; the rows of a commit are the ids accepted in it.
 
-use schemas::hash::KeyHash;
+use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
+use schemas::planted::{Bug, planted};
 use schemas::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash};
 use schemas::segment::Rows;
 use sinks::commits::{CommitError, open_table};
@@ -58,7 +59,8 @@ impl Dedup {
         let floor = start.body.floor_ms.map_or(0, hour);
         for segment in open_table::<Ids>(&*context.storage, start)? {
             for (id, row) in segment.rows.iter() {
-                if owns(index, peers, id.bin()) && row.hour >= floor {
+                let bin = id.bin() + u64::from(planted(Bug::ReshardByWrongHash));
+                if owns(index, peers, bin % BINS) && row.hour >= floor {
                     dedup.ids.insert(row.hour, id);
                 }
             }
@@ -134,11 +136,15 @@ impl Dedup {
     /// Ends a commit: hands over what it has to write, and forgets what lies below the floor.
     fn close(&mut self, close: Close, acker: &mut Acker) {
         acker.begin(close.commit, close.last, std::mem::take(&mut self.counters));
-        acker.write(std::mem::take(&mut self.accepted), self.last_hour.take());
+        let accepted = std::mem::take(&mut self.accepted);
+        if !planted(Bug::DedupMissing) {
+            acker.write(accepted, self.last_hour.take());
+        }
         acker.write(std::mem::take(&mut self.dead), None);
         self.floor_ms = close.floor_ms;
         if let Some(floor) = close.floor_ms {
-            self.ids.forget_before(hour(floor));
+            let early = u32::from(planted(Bug::HorizonTooShort));
+            self.ids.forget_before(hour(floor) + early);
         }
         self.commit = close.commit + 1;
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use schemas::manifest::Manifest;
+use schemas::planted::{Bug, planted};
 
 use super::files::{CommitError, create, make_visible};
 use super::merge::Merged;
@@ -101,13 +102,15 @@ pub struct CommitTask {
     latest: Arc<Latest>,
     waiting: Receiver<(Manifest, Reply)>,
     failed: bool,
+    /// Taken up and not created yet: only where a bug is planted.
+    early: Option<(Manifest, Reply)>,
 }
 
 impl CommitTask {
     /// A task, and where to send it manifests. It ends when all senders are gone.
     pub fn new(storage: Arc<dyn Storage>, latest: Arc<Latest>) -> (Self, CommitQueue) {
         let (sender, waiting) = channel();
-        (Self { storage, latest, waiting, failed: false }, CommitQueue(sender))
+        (Self { storage, latest, waiting, failed: false, early: None }, CommitQueue(sender))
     }
 
     /// Creates the next manifest, if one is waiting; whether there was one.
@@ -115,9 +118,22 @@ impl CommitTask {
         if self.failed {
             return false;
         }
-        let Ok((manifest, reply)) = self.waiting.try_recv() else { return false };
+        let waiting = self.early.take().or_else(|| self.waiting.try_recv().ok());
+        let Some((manifest, reply)) = waiting else { return false };
+        if planted(Bug::PublishBeforeCommit) && self.latest_number() < manifest.header.commit {
+            let before = self.latest.current();
+            if let Ok(early) = Snapshot::open(&*self.storage, manifest.clone(), Some(&before)) {
+                self.latest.set(Arc::new(early));
+            }
+            self.early = Some((manifest, reply));
+            return true;
+        }
         self.answer(manifest, reply);
         true
+    }
+
+    fn latest_number(&self) -> u64 {
+        self.latest.current().manifest.header.commit
     }
 
     /// Creates manifests until no more can come.

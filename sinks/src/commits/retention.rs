@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use schemas::manifest::{Header, Manifest, encode};
+use schemas::planted::{Bug, planted};
 
 use super::files::{CommitError, list_commits, load_parts, manifest_name};
 use crate::storage::{Storage, StorageError, replace};
@@ -208,7 +209,10 @@ impl RetentionTask {
         let commit = name.strip_prefix("commits/").and_then(|n| n.strip_suffix(".manifest"));
         let commit = commit.and_then(|commit| commit.parse().ok());
         let known = commit.and_then(|commit: u64| self.known.get_mut(&commit));
-        let Some(takeover) = known.filter(|known| known.header.takeover) else { return Ok(false) };
+        let takeover = known.filter(|known| known.header.takeover);
+        let Some(takeover) = takeover.filter(|_| !planted(Bug::TakeoverDeleted)) else {
+            return Ok(false);
+        };
         let bytes = encode(&takeover.header, None)
             .map_err(|error| CommitError::Manifest { file: self.storage.display(name), error })?;
         replace(&*self.storage, name, &bytes)?;

@@ -5,17 +5,16 @@
 mod faults;
 mod job;
 mod model;
-mod power;
-mod wire;
 
 use std::sync::Arc;
 
 pub(crate) use faults::{Call, Hooked, Mode, countdown};
 pub(crate) use job::{Job, start};
 pub(crate) use model::{Batch, Content, Tag, assert_holds, assert_shows, key_of, windows};
-pub(crate) use power::{Choices, PowerDisk};
+pub(crate) use simulate::disk::{Choices, PowerDisk};
+pub(crate) use simulate::rng::Rng;
+pub(crate) use simulate::wire::{Faults, Wire, Write};
 use sinks::storage::{MemoryStorage, Storage};
-pub(crate) use wire::{Faults, Wire, Write};
 
 /// An empty state.
 pub(crate) fn memory() -> Arc<MemoryStorage> {
@@ -31,27 +30,6 @@ pub(crate) fn all_files(storage: &dyn Storage) -> Vec<String> {
     }
     files.sort_unstable();
     files
-}
-
-/// A small generator of numbers; the seed is printed by the test that made it.
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
 }
 
 /// Names the seed of a test that fails while this is there.

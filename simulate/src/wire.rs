@@ -2,61 +2,68 @@
 //! or twice, long after the process that sent them has died.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, PublishRow, Publisher};
 
-use super::Rng;
+use crate::rng::Rng;
 
 /// One write on its way.
 #[derive(Clone, Debug)]
-pub(crate) enum Write {
+pub enum Write {
+    /// A row of a table.
     Row(PublishRow),
+    /// The job's own row.
     Job(JobRow),
 }
 
 /// How often what goes wrong, in percent.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// The write never happens.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// It happens, and nobody is told.
-    pub(crate) unanswered: u64,
+    pub unanswered: u64,
     /// It happens later, and nobody is told.
-    pub(crate) late: u64,
+    pub late: u64,
     /// It happens now and again later.
-    pub(crate) twice: u64,
+    pub twice: u64,
     /// The database does not say what has been published, or answers a part of the rows.
-    pub(crate) silent: u64,
+    pub silent: u64,
 }
 
 /// The wire, its database, and what has gone over it.
-pub(crate) struct Line {
-    pub(crate) store: MemoryStore,
-    pub(crate) faults: Faults,
-    pub(crate) late: Vec<Write>,
+pub struct Line {
+    /// The database.
+    pub store: MemoryStore,
+    /// How often what goes wrong.
+    pub faults: Faults,
+    /// Writes that have not arrived yet.
+    pub late: Vec<Write>,
     /// Every write that was sent since somebody looked.
-    pub(crate) sent: Vec<Write>,
+    pub sent: Vec<Write>,
     /// How often each fault has struck: lost, unanswered, late, twice, silent.
-    pub(crate) struck: [u64; 5],
+    pub struck: [u64; 5],
     /// The most rows in one call.
-    pub(crate) most_rows: usize,
+    pub most_rows: usize,
     rng: Rng,
 }
 
 /// A publisher at one end of the wire.
 #[derive(Clone)]
-pub(crate) struct Wire(Arc<Mutex<Line>>);
+pub struct Wire(Arc<Mutex<Line>>);
 
 impl Line {
     fn apply(&mut self, write: Write) {
         match write {
             Write::Row(row) => self.store.apply(row),
-            Write::Job(row) => assert_eq!(self.store.set_job(&row).unwrap(), Outcome::Acknowledged),
+            // A store in memory takes everything.
+            Write::Job(row) => drop(self.store.set_job(&row)),
         }
     }
 
-    fn send(&mut self, write: Write) -> Outcome {
+    /// Sends a write; what its sender learns.
+    pub fn send(&mut self, write: Write) -> Outcome {
         self.sent.push(write.clone());
         let Faults { lost, unanswered, late, twice, .. } = self.faults;
         let mut dice = self.rng.below(100);
@@ -88,19 +95,20 @@ impl Line {
     }
 
     /// Delivers the late write `which`.
-    pub(crate) fn deliver(&mut self, which: usize) {
+    pub fn deliver(&mut self, which: usize) {
         let write = self.late.swap_remove(which);
         self.apply(write);
     }
 
     /// The row of job `job`.
-    pub(crate) fn job(&mut self) -> Option<JobRow> {
-        self.store.job("job").unwrap().unwrap()
+    pub fn job(&mut self) -> Option<JobRow> {
+        self.store.job("job").ok().flatten().flatten()
     }
 }
 
 impl Wire {
-    pub(crate) fn new(faults: Faults, seed: u64) -> Self {
+    /// A wire to an empty database.
+    pub fn new(faults: Faults, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Line {
             store: MemoryStore::default(),
             faults,
@@ -112,8 +120,9 @@ impl Wire {
         })))
     }
 
-    pub(crate) fn line(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().unwrap()
+    /// What there is on it.
+    pub fn line(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,7 +137,7 @@ impl Publisher for Wire {
         line.most_rows = line.most_rows.max(rows.len());
         let key = |row: &PublishRow| (matches!(row.content, Content::Tag { .. }), row.hash);
         let keys: BTreeSet<_> = rows.iter().map(key).collect();
-        assert_eq!(keys.len(), rows.len(), "no two rows have one key");
+        debug_assert_eq!(keys.len(), rows.len(), "no two rows have one key");
         let mut outcomes: Vec<_> =
             rows.iter().map(|row| line.send(Write::Row(row.clone()))).collect();
         if line.is_silent() {

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sinks::storage::{Storage, StorageError, folder_of};
 
-use super::Rng;
+use crate::rng::Rng;
 
 #[derive(Clone, Default)]
 struct File {
@@ -42,7 +42,7 @@ struct Disk {
 
 /// Enumerates the outcomes of a number of choices, like a counter whose digits differ in base.
 #[derive(Default)]
-pub(crate) struct Choices {
+pub struct Choices {
     taken: Vec<(usize, usize)>,
     at: usize,
     /// Takes outcomes at random instead.
@@ -51,7 +51,7 @@ pub(crate) struct Choices {
 
 impl Choices {
     /// Outcomes that follow from `seed` alone.
-    pub(crate) fn random(seed: u64) -> Self {
+    pub fn random(seed: u64) -> Self {
         Self { rng: Some(Rng(seed)), ..Self::default() }
     }
 
@@ -68,7 +68,7 @@ impl Choices {
     }
 
     /// Moves on to the next outcomes; false after the last.
-    pub(crate) fn next(&mut self) -> bool {
+    pub fn next(&mut self) -> bool {
         self.at = 0;
         while let Some((value, of)) = self.taken.pop() {
             if value + 1 < of {
@@ -134,22 +134,34 @@ impl Disk {
 
 /// A disk whose power can go.
 #[derive(Default)]
-pub(crate) struct PowerDisk(Mutex<Disk>);
+pub struct PowerDisk(Mutex<Disk>);
 
 impl PowerDisk {
     /// A disk whose power goes before effect `n`.
-    pub(crate) fn dying_at(n: usize) -> Arc<Self> {
+    pub fn dying_at(n: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Disk { dies_at: Some(n), ..Disk::default() })))
     }
 
     /// The number of effects so far.
-    pub(crate) fn effects(&self) -> usize {
-        self.0.lock().unwrap().effects
+    pub fn effects(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).effects
     }
 
     /// One of the states the disk may be in when the power has come back.
-    pub(crate) fn after_loss(&self, choices: &mut Choices) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(self.0.lock().unwrap().after_loss(choices))))
+    pub fn after_loss(&self, choices: &mut Choices) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).after_loss(choices),
+        )))
+    }
+
+    /// Flips a bit of a file; the same call flips it back.
+    pub fn flip(&self, name: &str, bit: u64) {
+        let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = disk.names.get(name).copied() {
+            let bytes = &mut disk.files[file].bytes;
+            let at = (bit / 8) as usize % bytes.len().max(1);
+            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (bit % 8));
+        }
     }
 
     fn effect<T>(
@@ -158,7 +170,7 @@ impl PowerDisk {
         name: &str,
         run: impl FnOnce(&mut Disk) -> Result<T, io::ErrorKind>,
     ) -> Result<T, StorageError> {
-        let mut disk = self.0.lock().unwrap();
+        let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let error = |source| StorageError { doing, name: name.to_owned(), source };
         if disk.dies_at.is_some_and(|n| disk.effects >= n) {
             return Err(error(io::Error::other("no power")));
@@ -226,14 +238,15 @@ impl Storage for PowerDisk {
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
-        let disk = self.0.lock().unwrap();
+        let disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = disk.names.get(name).map(|file| disk.files[*file].bytes.clone().into());
         let source = || io::ErrorKind::NotFound.into();
         bytes.ok_or_else(|| StorageError { doing: "open", name: name.to_owned(), source: source() })
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
-        let (disk, prefix) = (self.0.lock().unwrap(), format!("{folder}/"));
+        let (disk, prefix) =
+            (self.0.lock().unwrap_or_else(PoisonError::into_inner), format!("{folder}/"));
         let names = disk.names.keys();
         Ok(names.filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
     }

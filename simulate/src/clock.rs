@@ -1,0 +1,73 @@
+//! Simulated time: it moves with the steps, and a process may be wrong about it.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dataflow::JobError;
+use dataflow::clock::Clock;
+
+use crate::rng::Rng;
+
+/// When simulations begin: a whole number of hours since 1970.
+pub const START_MS: i64 = 1_699_999_200_000;
+
+/// The time that all processes share.
+#[derive(Clone, Default)]
+pub struct Time {
+    us: Arc<AtomicU64>,
+    /// How far the host's wall clock is off.
+    wrong_ms: Arc<AtomicI64>,
+}
+
+impl Time {
+    /// Moves on.
+    pub fn pass(&self, us: u64) {
+        self.us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Sets how far the wall clock is off.
+    pub fn jump(&self, wrong_ms: i64) {
+        self.wrong_ms.store(wrong_ms, Ordering::Relaxed);
+    }
+
+    /// The true time.
+    pub fn now_ms(&self) -> i64 {
+        START_MS.saturating_add_unsigned(self.us.load(Ordering::Relaxed) / 1000)
+    }
+}
+
+/// The clock of one process.
+pub struct SimClock {
+    time: Time,
+    /// The monotonic clock counts from the process's start.
+    since_us: u64,
+    rng: Mutex<Rng>,
+}
+
+impl SimClock {
+    /// The clock of a process that starts now; `seed` makes its random bits.
+    pub fn new(time: &Time, seed: u64) -> Self {
+        let since_us = time.us.load(Ordering::Relaxed);
+        Self { time: time.clone(), since_us, rng: Mutex::new(Rng(seed)) }
+    }
+}
+
+impl Clock for SimClock {
+    fn wall_ms(&self) -> i64 {
+        self.time.now_ms() + self.time.wrong_ms.load(Ordering::Relaxed)
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.time.us.load(Ordering::Relaxed) - self.since_us
+    }
+
+    fn pause(&self, _: Duration) -> Option<Duration> {
+        None
+    }
+
+    fn random(&self) -> Result<u128, JobError> {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(u128::from(rng.bits()) << 64 | u128::from(rng.bits()))
+    }
+}

@@ -1,0 +1,107 @@
+//! Runs simulations of a range of seeds: `tagflow-simulate 1..1000`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use schemas::planted::{Bug, plant};
+use simulate::checks::{Check, Violation};
+use simulate::plan::{Plan, shorten};
+use simulate::world::{each_seed, run};
+
+/// Run simulations, and say what fails
+#[derive(Parser)]
+struct Args {
+    /// The seeds, as FIRST..LAST, both included
+    #[arg(required_unless_present = "plant")]
+    seeds: Option<String>,
+    /// Run each seed twice and compare the traces
+    #[arg(long)]
+    twice: bool,
+    /// Plant this bug, and see which seeds catch it; `list` names the bugs
+    #[arg(long, value_name = "BUG")]
+    plant: Option<String>,
+    /// Say what each seed came to
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.plant.as_deref() == Some("list") {
+        Bug::ALL.iter().for_each(|bug| println!("{}", bug.name()));
+        return ExitCode::SUCCESS;
+    }
+    let range = args.seeds.as_deref().and_then(|seeds| seeds.split_once(".."));
+    let Some((first, last)) = range.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+    else {
+        eprintln!("error: write the seeds as FIRST..LAST");
+        return ExitCode::from(2);
+    };
+    match &args.plant {
+        None => simulate(first, last, &args),
+        Some(name) => match Bug::ALL.into_iter().find(|bug| bug.name() == *name) {
+            Some(bug) => catch(bug, first, last),
+            None => {
+                eprintln!("error: no bug is called {name:?}; --plant list names them");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn simulate(first: u64, last: u64, args: &Args) -> ExitCode {
+    let (mut kills, mut faults, mut failures) = (0, 0, 0);
+    each_seed(first..=last, |plan, outcome| {
+        kills += outcome.kills;
+        faults += outcome.faults.values().sum::<u64>();
+        if args.verbose {
+            println!("seed {}: {outcome:?}", plan.seed);
+        }
+        if args.twice && run(plan).trace != outcome.trace {
+            println!("seed {}: two runs differ", plan.seed);
+            failures += 1;
+        }
+        if let Some(violation) = &outcome.violation {
+            tell(plan, violation);
+            failures += 1;
+        }
+    });
+    println!("{} seeds, {kills} kills, {faults} faults, {failures} failures", last + 1 - first);
+    if failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Says what failed, how to have it again, and the least that it takes.
+fn tell(plan: &Plan, violation: &Violation) {
+    let seed = plan.seed;
+    println!("seed {seed}: {} does not hold: {}", violation.check, violation.what);
+    println!("  again: scripts/simulate {seed}..{seed}");
+    let short = shorten(plan, |plan| fails(plan, violation.check));
+    println!("  {} of {} actions are enough:", short.actions.len(), plan.actions.len());
+    for action in &short.actions {
+        println!("    after {} steps {:?}", action.steps, action.act);
+    }
+}
+
+fn fails(plan: &Plan, check: Check) -> bool {
+    run(plan).violation.is_some_and(|violation| violation.check == check)
+}
+
+/// Counts the seeds that catch a planted bug.
+fn catch(bug: Bug, first: u64, last: u64) -> ExitCode {
+    plant(Some(bug));
+    let mut caught = Vec::new();
+    each_seed(first..=last, |plan, outcome| {
+        caught.extend(outcome.violation.clone().map(|violation| (plan.seed, violation)));
+    });
+    caught.sort_unstable_by_key(|(seed, _)| *seed);
+    let seeds = last + 1 - first;
+    let Some((seed, violation)) = caught.first() else {
+        println!("caught by 0 of {seeds} seeds");
+        return ExitCode::FAILURE;
+    };
+    tell(&Plan::of(*seed), violation);
+    println!("caught by {} of {seeds} seeds, first {seed}", caught.len());
+    ExitCode::SUCCESS
+}

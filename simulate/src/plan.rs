@@ -1,0 +1,189 @@
+//! What happens in a simulation: a list of actions that follows from a seed, and that can be made
+//! shorter without the others changing.
+
+use std::ops::Range;
+
+use crate::rng::Rng;
+
+/// Partitions that are written to.
+const PARTITIONS: u64 = 3;
+
+/// Something that happens to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Some records are produced to a partition.
+    Produce {
+        /// Which partition.
+        partition: usize,
+        /// How many.
+        records: u64,
+    },
+    /// The job is killed before one of its next effects, and started again.
+    Kill {
+        /// Effects that it still has.
+        effects: u64,
+    },
+    /// The power goes: what was not synced may be gone, whole or in part.
+    PowerLoss,
+    /// Another job takes the state over while the first one lives on.
+    TakeOver,
+    /// The disk is full for the job.
+    DiskFull,
+    /// Syncing a file fails.
+    SyncFails,
+    /// A segment cannot be opened.
+    OpenFails,
+    /// Reading the log fails.
+    ReadFails,
+    /// Reading the log is slow.
+    SlowReads {
+        /// Reads that find nothing.
+        reads: u64,
+    },
+    /// A bit of a file of the newest commit flips; the job must refuse it, and it flips back.
+    BitFlip,
+    /// The wall clock jumps, to so many milliseconds off.
+    Jump {
+        /// How far it is off.
+        wrong_ms: i64,
+    },
+    /// The store's wire loses, delays and doubles so many percent of writes each.
+    BadWire {
+        /// Percent of writes for each kind of trouble.
+        percent: u64,
+    },
+    /// All is well with the wire and the clock again.
+    Calm,
+}
+
+/// An action, after so many steps of the jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Steps before it.
+    pub steps: u64,
+    /// The randomness of the action and of the steps before it.
+    pub seed: u64,
+    /// What happens.
+    pub act: Act,
+}
+
+/// A whole simulation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The seed that it came from.
+    pub seed: u64,
+    /// Whether events beyond the horizon are counted.
+    pub count_beyond: bool,
+    /// What happens, in order.
+    pub actions: Vec<Action>,
+}
+
+impl Plan {
+    /// The plan of a seed: each kind of trouble is there or not, more or less of it.
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng(seed);
+        let count_beyond = rng.chance(20);
+        let mut kinds = vec![(100, 0)];
+        for kind in 1..12 {
+            if rng.chance(50) {
+                kinds.push((1 + rng.below(8), kind));
+            }
+        }
+        // Kills are what this is about: no seed goes without.
+        kinds.push((6, 1));
+        let weight: u64 = kinds.iter().map(|(weight, _)| weight).sum();
+        let mut actions = Vec::new();
+        let mut produced = 0;
+        while produced < 320 {
+            let mut at = rng.below(weight);
+            let kind = kinds.iter().find_map(|(weight, kind)| {
+                let hit = at < *weight;
+                at = at.saturating_sub(*weight);
+                hit.then_some(*kind)
+            });
+            let act = act(kind.unwrap_or_default(), &mut rng);
+            if let Act::Produce { records, .. } = act {
+                produced += records;
+            }
+            actions.push(Action { steps: rng.below(50), seed: rng.bits(), act });
+        }
+        Self { seed, count_beyond, actions }
+    }
+}
+
+fn act(kind: u64, rng: &mut Rng) -> Act {
+    match kind {
+        0 => Act::Produce { partition: rng.below(PARTITIONS) as usize, records: 1 + rng.below(12) },
+        1 => Act::Kill { effects: rng.below(60) },
+        2 => Act::PowerLoss,
+        3 => Act::TakeOver,
+        4 => Act::DiskFull,
+        5 => Act::SyncFails,
+        6 => Act::OpenFails,
+        7 => Act::ReadFails,
+        8 => Act::SlowReads { reads: 1 + rng.below(40) },
+        9 => Act::BitFlip,
+        10 => Act::Jump { wrong_ms: rng.below(7_200_000).cast_signed() - 3_600_000 },
+        11 => Act::BadWire { percent: 1 + rng.below(20) },
+        _ => Act::Calm,
+    }
+}
+
+/// Makes a failing plan shorter by leaving out what it fails without (delta debugging, Zeller and
+/// Hildebrandt 2002); `fails` runs a plan.
+pub fn shorten(plan: &Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
+    let mut best = plan.clone();
+    let mut chunk = best.actions.len().div_ceil(2);
+    loop {
+        let (mut from, mut shorter) = (0, false);
+        while from < best.actions.len() {
+            let to = (from + chunk).min(best.actions.len());
+            match [true, false].map(|keep| without(&best, from..to, keep)).into_iter().find(&fails)
+            {
+                Some(candidate) => (best, shorter) = (candidate, true),
+                None => from = to,
+            }
+        }
+        match chunk {
+            1 if !shorter => break,
+            _ => chunk = chunk.div_ceil(2).max(1),
+        }
+        if chunk == 1 && best.actions.len() <= 1 {
+            break;
+        }
+    }
+    join(best, fails)
+}
+
+/// Joins what is produced by neighbouring actions, where the plan still fails.
+fn join(mut best: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
+    let mut at = 0;
+    while at + 1 < best.actions.len() {
+        let (one, two) = (best.actions[at], best.actions[at + 1]);
+        if let (Act::Produce { partition, records }, Act::Produce { records: more, .. }) =
+            (one.act, two.act)
+        {
+            let mut candidate = best.clone();
+            candidate.actions.remove(at);
+            let act = Act::Produce { partition, records: records + more };
+            candidate.actions[at] = Action { steps: one.steps + two.steps, seed: one.seed, act };
+            if fails(&candidate) {
+                best = candidate;
+                continue;
+            }
+        }
+        at += 1;
+    }
+    best
+}
+
+/// The plan without some actions; their steps may stay, with what follows.
+fn without(plan: &Plan, which: Range<usize>, keep_steps: bool) -> Plan {
+    let mut shorter = plan.clone();
+    let left_out = shorter.actions.drain(which.clone());
+    let steps: u64 = left_out.map(|action| action.steps).sum();
+    if keep_steps && let Some(next) = shorter.actions.get_mut(which.start) {
+        next.steps += steps;
+    }
+    shorter
+}

@@ -1,0 +1,221 @@
+//! A simulated process: what dies with it, and what goes wrong for it alone.
+//!
+//! Every effect of a process on the outside passes [`Process::effect`]: a kill lands between any
+//! two of them.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use schemas::manifest::{Header, decode};
+use sinks::publish::{JobRow, Outcome, PublishError, PublishRow, Publisher};
+use sinks::storage::{Storage, StorageError};
+
+use crate::disk::PowerDisk;
+use crate::wire::{Wire, Write};
+
+/// What has gone over the edges of all processes, in order.
+#[derive(Default)]
+pub struct Probe(Mutex<Seen>);
+
+/// What a [`Probe`] has seen.
+#[derive(Default)]
+pub struct Seen {
+    /// A hash of every effect and its order.
+    pub trace: u64,
+    /// Their number.
+    pub effects: u64,
+    /// Headers of manifests that were created since somebody looked.
+    pub created: Vec<Header>,
+}
+
+impl Probe {
+    /// What it has seen so far.
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an effect.
+    pub fn note(&self, doing: &str, name: &str) {
+        let mut seen = self.seen();
+        let text = doing.bytes().chain(name.bytes());
+        seen.trace = text.fold(seen.trace.wrapping_add(1), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        seen.effects += 1;
+    }
+}
+
+/// What is wrong with a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ills {
+    /// Effects until it is killed; none: it is not.
+    pub left: Option<u64>,
+    /// It was killed.
+    pub dead: bool,
+    /// The disk is full for it.
+    pub full: bool,
+    /// Syncing fails.
+    pub sync_fails: bool,
+    /// The next file cannot be opened.
+    pub open_fails: bool,
+    /// The next read of the log fails.
+    pub read_fails: bool,
+    /// So many reads of the log find nothing, though there is something.
+    pub slow_reads: u64,
+    /// Something of the above has struck: an error is no surprise.
+    pub struck: bool,
+}
+
+/// One process.
+pub struct Process {
+    ills: Mutex<Ills>,
+    probe: Arc<Probe>,
+}
+
+impl Process {
+    /// A healthy one.
+    pub fn new(probe: Arc<Probe>) -> Arc<Self> {
+        Arc::new(Self { ills: Mutex::default(), probe })
+    }
+
+    /// What is wrong with it.
+    pub fn ills(&self) -> MutexGuard<'_, Ills> {
+        self.ills.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An effect on the outside; an error where the process does not live to have it.
+    pub fn effect(&self, doing: &str, name: &str) -> Result<(), io::Error> {
+        let mut ills = self.ills();
+        if ills.left == Some(0) {
+            ills.dead = true;
+        }
+        ills.left = ills.left.map(|left| left.saturating_sub(1));
+        let fails = match doing {
+            "write" | "create" => ills.full,
+            "sync" => ills.sync_fails,
+            _ => false,
+        };
+        ills.struck |= ills.dead || fails;
+        if ills.dead {
+            return Err(io::Error::other("killed"));
+        }
+        drop(ills);
+        self.probe.note(doing, name);
+        if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// A look at the outside.
+    fn look(&self, opens: bool) -> Result<(), io::Error> {
+        let mut ills = self.ills();
+        let fails = opens && std::mem::take(&mut ills.open_fails);
+        ills.struck |= ills.dead || fails;
+        if ills.dead || fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
+    }
+}
+
+/// A disk as a process sees it.
+pub struct Mounted {
+    /// The disk.
+    pub disk: Arc<PowerDisk>,
+    /// The process.
+    pub process: Arc<Process>,
+}
+
+impl Mounted {
+    fn effect(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
+        let effect = self.process.effect(doing, name);
+        effect.map_err(|source| StorageError { doing, name: name.to_owned(), source })
+    }
+
+    fn look(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
+        let look = self.process.look(doing == "open" && name.starts_with("segments/"));
+        look.map_err(|source| StorageError { doing, name: name.to_owned(), source })
+    }
+}
+
+impl Storage for Mounted {
+    fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        self.effect("write", name)?;
+        self.disk.append(name, bytes)
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StorageError> {
+        self.effect("sync", name)?;
+        self.disk.sync(name)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
+        self.effect("create", to)?;
+        let created = self.disk.link(from, to)?;
+        if created && to.starts_with("commits/") {
+            let header = decode(&self.disk.open(to)?).map(|(header, _)| header);
+            self.process.probe.seen().created.extend(header);
+        }
+        Ok(created)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        self.effect("rename", to)?;
+        self.disk.rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
+        self.effect("sync", folder)?;
+        self.disk.sync_folder(folder)
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), StorageError> {
+        self.effect("remove", name)?;
+        self.disk.unlink(name)
+    }
+
+    fn open(&self, name: &str) -> Result<Bytes, StorageError> {
+        self.look("open", name)?;
+        self.disk.open(name)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
+        self.look("list", folder)?;
+        self.disk.list(folder)
+    }
+
+    fn display(&self, name: &str) -> String {
+        name.to_owned()
+    }
+}
+
+/// A store as a process sees it.
+pub struct Connected {
+    /// The wire to it.
+    pub wire: Wire,
+    /// The process.
+    pub process: Arc<Process>,
+}
+
+impl Connected {
+    fn effect(&self, doing: &str, name: &str) -> Result<(), PublishError> {
+        self.process.effect(doing, name).map_err(|error| PublishError::Fatal(error.to_string()))
+    }
+}
+
+impl Publisher for Connected {
+    fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError> {
+        self.effect("ask", name)?;
+        self.wire.job(name)
+    }
+
+    fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.effect("upsert", &format!("{:x}@{}", row.hash.lo, row.version))?;
+            outcomes.push(self.wire.line().send(Write::Row(row.clone())));
+        }
+        Ok(outcomes)
+    }
+
+    fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
+        self.effect("published", &row.published.to_string())?;
+        self.wire.set_job(row)
+    }
+}

@@ -1,0 +1,476 @@
+//! Running a plan: the jobs that live, the disk, the store, the topic and a reader, step by step.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dataflow::lockstep::{Lockstep, Task};
+use dataflow::{
+    Beyond, InputSpec, JobError, JobSpec, LogTimeKind, Origin, Scope, Settings, StateAt,
+};
+use schemas::event::Decoder;
+use schemas::manifest::{Header, Manifest};
+use schemas::mapping::Mapping;
+use sinks::commits::{Follower, Retention, list_commits, load, manifest_name, newest, visible};
+
+use crate::checks::{Check, Tally, Violation, counts, monotone, offset, rises, stored, violated};
+use crate::clock::{SimClock, Time};
+use crate::disk::{Choices, PowerDisk};
+use crate::events::Producer;
+use crate::log::{Subscribed, Topic, partition_name};
+use crate::plan::{Act, Action, Plan};
+use crate::process::{Connected, Mounted, Probe, Process};
+use crate::recount::Rules;
+use crate::rng::Rng;
+use crate::wire::{Faults, Wire, Write};
+
+const HORIZON_MS: i64 = 2 * 3_600_000;
+const REGIONS: [&str; 2] = ["us", "eu"];
+/// Steps that a world without trouble may take to catch up, and to end.
+const STEPS_MAX: u64 = 10_000;
+
+/// What a simulation came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// A hash of every effect and its order.
+    pub trace: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Jobs that were killed, by hand or by a loss of power.
+    pub kills: u64,
+    /// Records produced.
+    pub records: u64,
+    /// Faults of each kind that struck.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// How often each check was made.
+    pub checks: Tally,
+    /// The check that does not hold, if any.
+    pub violation: Option<Violation>,
+}
+
+struct Job {
+    lockstep: Lockstep,
+    process: Arc<Process>,
+}
+
+/// Everything there is.
+struct World<'p> {
+    plan: &'p Plan,
+    decoder: Decoder,
+    time: Time,
+    topic: Topic,
+    producer: Producer,
+    disk: Arc<PowerDisk>,
+    wire: Wire,
+    probe: Arc<Probe>,
+    job: Option<Job>,
+    /// Jobs that another one has taken over from and that do not know yet.
+    zombies: Vec<Job>,
+    follower: Follower,
+    /// The newest commit that the reader has seen.
+    seen: Option<Header>,
+    /// Every manifest that exists, or did before it was removed.
+    manifests: BTreeMap<u64, Manifest>,
+    versions: BTreeMap<i64, u64>,
+    outcome: Outcome,
+}
+
+/// Runs a plan to its end, or to the first check that does not hold.
+pub fn run(plan: &Plan) -> Outcome {
+    let mut world = World::new(plan);
+    let ended = world.run();
+    let mut outcome = std::mem::take(&mut world.outcome);
+    outcome.violation = ended.err();
+    outcome.trace = world.probe.seen().trace;
+    for (fault, struck) in ["write lost", "answer lost", "write late", "write twice"]
+        .iter()
+        .zip(world.wire.line().struck)
+    {
+        *outcome.faults.entry(fault).or_default() += struck;
+    }
+    outcome
+}
+
+/// Runs the plans of `seeds` on all cores; `each` is told of one after the other, in no order.
+pub fn each_seed(seeds: RangeInclusive<u64>, each: impl FnMut(&Plan, &Outcome) + Send) {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (next, each) = (AtomicU64::new(*seeds.start()), Mutex::new(each));
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    let plan = Plan::of(seed);
+                    let outcome = run(&plan);
+                    (each.lock().unwrap_or_else(PoisonError::into_inner))(&plan, &outcome);
+                }
+            });
+        }
+    });
+}
+
+impl<'p> World<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        let disk = Arc::new(PowerDisk::default());
+        let probe = Arc::new(Probe::default());
+        let follower = Follower::new(Arc::clone(&disk) as _);
+        Self {
+            plan,
+            decoder: Decoder::new(Mapping::default(), &["region".to_owned()]),
+            time: Time::default(),
+            topic: Topic::default(),
+            producer: Producer::default(),
+            disk,
+            wire: Wire::new(Faults::default(), plan.seed),
+            probe,
+            job: None,
+            zombies: Vec::new(),
+            follower,
+            seen: None,
+            manifests: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Violation> {
+        for action in &self.plan.actions {
+            let mut rng = Rng(action.seed);
+            for _ in 0..action.steps {
+                self.step(&mut rng)?;
+            }
+            self.act(action, &mut rng)?;
+        }
+        self.drain(&mut Rng(self.plan.seed ^ 0x5eed))
+    }
+
+    fn count(&mut self, fault: &'static str) {
+        *self.outcome.faults.entry(fault).or_default() += 1;
+    }
+
+    fn act(&mut self, action: &Action, rng: &mut Rng) -> Result<(), Violation> {
+        match action.act {
+            Act::Produce { partition, records } => {
+                for _ in 0..records {
+                    let record = self.producer.record(rng, self.time.now_ms());
+                    self.topic.produce(partition, record);
+                }
+                self.outcome.records += records;
+            }
+            Act::Kill { effects } => self.afflict("kill", |ills| ills.left = Some(effects)),
+            Act::PowerLoss => self.lose_power(rng)?,
+            Act::TakeOver => {
+                self.count("takeover");
+                self.zombies.extend(self.job.take());
+            }
+            Act::DiskFull => self.afflict("disk full", |ills| ills.full = true),
+            Act::SyncFails => self.afflict("sync fails", |ills| ills.sync_fails = true),
+            Act::OpenFails => self.afflict("open fails", |ills| ills.open_fails = true),
+            Act::ReadFails => self.afflict("read fails", |ills| ills.read_fails = true),
+            Act::SlowReads { reads } => self.afflict("slow reads", |ills| ills.slow_reads = reads),
+            Act::BitFlip => self.flip(rng)?,
+            Act::Jump { wrong_ms } => {
+                self.count("clock jump");
+                self.time.jump(wrong_ms);
+            }
+            Act::BadWire { percent } => {
+                let [lost, unanswered, late, twice] = [percent; 4];
+                self.wire.line().faults = Faults { lost, unanswered, late, twice, silent: 0 };
+            }
+            Act::Calm => self.calm(),
+        }
+        Ok(())
+    }
+
+    fn calm(&mut self) {
+        self.time.jump(0);
+        self.wire.line().faults = Faults::default();
+    }
+
+    fn afflict(&mut self, fault: &'static str, change: impl FnOnce(&mut crate::process::Ills)) {
+        if let Some(job) = &self.job {
+            change(&mut job.process.ills());
+            self.count(fault);
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let allow = REGIONS.map(str::to_owned).to_vec();
+        Settings {
+            every_ms: 900_000,
+            horizon_ms: Some(HORIZON_MS),
+            beyond: if self.plan.count_beyond { Beyond::Count } else { Beyond::DeadLetter },
+            scopes: vec![Scope { attribute: "region".to_owned(), allow }],
+            top_k: 3,
+            retention: Retention { keep_ms: 1_800_000, bytes: None, grace_ms: 600_000 },
+            ..Settings::default()
+        }
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules {
+            decoder: &self.decoder,
+            scope: ("region", &REGIONS),
+            horizon_ms: HORIZON_MS,
+            count_beyond: self.plan.count_beyond,
+        }
+    }
+
+    /// Starts a job on some number of workers, in a process of its own.
+    fn start(&mut self, rng: &mut Rng, process: &Arc<Process>) -> Result<Lockstep, JobError> {
+        let log = Subscribed { topic: self.topic.clone(), process: Arc::clone(process) };
+        let disk = Mounted { disk: Arc::clone(&self.disk), process: Arc::clone(process) };
+        let wire = Connected { wire: self.wire.clone(), process: Arc::clone(process) };
+        let input = InputSpec {
+            name: "input".to_owned(),
+            origin: Origin::Log(Arc::new(log)),
+            mapping: Mapping::default(),
+            log_time: LogTimeKind::Event,
+        };
+        let started = Lockstep::start(JobSpec {
+            settings: self.settings(),
+            inputs: vec![input],
+            state: StateAt::Storage(Arc::new(disk)),
+            workers: 1 + rng.below(rng.clone().below(8) + 1) as usize,
+            take_over: true,
+            clock: Arc::new(SimClock::new(&self.time, rng.bits())),
+            host: "sim".to_owned(),
+            publisher: Some(("job".to_owned(), Box::new(wire))),
+        });
+        Ok(started?.unwrap_or_else(|| unreachable!("an endless run is never finished")))
+    }
+
+    fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        let process = Process::new(Arc::clone(&self.probe));
+        match self.start(rng, &process) {
+            Ok(lockstep) => {
+                let takeover = lockstep.takeover().clone();
+                self.look(rng)?;
+                self.recount(&takeover)?;
+                self.job = Some(Job { lockstep, process });
+                Ok(())
+            }
+            Err(error) => violated(Check::Caused, format!("a start failed: {error}")),
+        }
+    }
+
+    /// C1 for one commit.
+    fn recount(&mut self, manifest: &Manifest) -> Result<(), Violation> {
+        self.outcome.checks.count(Check::Recount);
+        let topic = self.topic.partitions();
+        counts(&*self.disk, manifest, &topic, &self.rules()).map(drop)
+    }
+
+    /// Somebody has a turn.
+    fn step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.outcome.steps += 1;
+        self.time.pass(rng.below(12_000_000));
+        let late = self.wire.line().late.len() as u64;
+        if late > 0 && rng.chance(3) {
+            self.wire.line().deliver(rng.below(late) as usize);
+        }
+        if !self.zombies.is_empty() && rng.chance(30) {
+            let which = rng.below(self.zombies.len() as u64) as usize;
+            if turn(&mut self.zombies[which], rng).is_err() {
+                self.zombies.swap_remove(which);
+            }
+            return self.look(rng);
+        }
+        let Some(job) = &mut self.job else { return self.restart(rng) };
+        if let Err(error) = turn(job, rng) {
+            let struck = job.process.ills().struck;
+            self.outcome.kills += u64::from(job.process.ills().dead);
+            self.job = None;
+            self.outcome.checks.count(Check::Caused);
+            if !struck {
+                return violated(Check::Caused, format!("the job ended by itself: {error}"));
+            }
+        }
+        self.look(rng)
+    }
+
+    /// Checks what has happened at the edges since the last look.
+    fn look(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        let created = std::mem::take(&mut self.probe.seen().created);
+        for header in created {
+            let Ok(manifest) = load(&*self.disk, header.commit) else { continue };
+            self.outcome.checks.count(Check::Rises);
+            if self.manifests.contains_key(&header.commit) {
+                let what = format!("commit {} was created twice", header.commit);
+                return violated(Check::Rises, what);
+            }
+            if let Some((_, before)) = self.manifests.range(..header.commit).next_back() {
+                rises(before, &manifest)?;
+            }
+            self.versions.insert(header.version, header.commit);
+            self.manifests.insert(header.commit, manifest);
+        }
+        let sent = std::mem::take(&mut self.wire.line().sent);
+        let shown = if sent.is_empty() { None } else { visible(&*self.disk).ok().flatten() };
+        for write in sent {
+            let version = match write {
+                Write::Row(row) => row.version,
+                Write::Job(row) => row.version,
+            };
+            self.outcome.checks.count(Check::Committed);
+            if self.versions.get(&version).is_none_or(|commit| Some(*commit) > shown) {
+                let what = format!("a row of version {version}, which no visible commit has");
+                return violated(Check::Committed, what);
+            }
+        }
+        if rng.chance(10) { self.read() } else { Ok(()) }
+    }
+
+    /// The reader looks at what is visible.
+    fn read(&mut self) -> Result<(), Violation> {
+        self.outcome.checks.count(Check::Monotone);
+        match self.follower.step() {
+            Ok(_) => {}
+            Err(error) => return violated(Check::Monotone, format!("the reader: {error}")),
+        }
+        if let Some(snapshot) = self.follower.current() {
+            let header = &snapshot.manifest.header;
+            monotone(self.seen.as_ref(), header)?;
+            self.seen = Some(header.clone());
+        }
+        Ok(())
+    }
+
+    fn lose_power(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.count("power loss");
+        self.outcome.kills += u64::from(self.job.is_some());
+        (self.job, self.zombies) = (None, Vec::new());
+        self.look(rng)?;
+        self.disk = self.disk.after_loss(&mut Choices::random(rng.bits()));
+        self.follower = Follower::new(Arc::clone(&self.disk) as _);
+        let left = list_commits(&*self.disk).unwrap_or_default();
+        let newest = left.last().copied().unwrap_or_default();
+        // A commit that was created but not synced may be gone: its number is free again.
+        let gone = self.manifests.split_off(&(newest + 1));
+        self.versions.retain(|_, commit| !gone.contains_key(commit));
+        self.outcome.checks.count(Check::Durable);
+        let published = self.wire.line().job().map_or(0, |row| row.published);
+        let known = self.seen.as_ref().map_or(0, |header| header.commit).max(published);
+        if known > newest {
+            let what =
+                format!("commit {known} had been seen; after a loss of power {newest} is newest");
+            return violated(Check::Durable, what);
+        }
+        Ok(())
+    }
+
+    /// Damages the newest commit while no job lives: a start must refuse it.
+    fn flip(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        (self.job, self.zombies) = (None, Vec::new());
+        let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
+        let mut files = vec![manifest_name(manifest.header.commit)];
+        let tables = ["ids", "tags", "boards"];
+        let segments = manifest.body.segments.iter();
+        let loaded = segments.filter(|s| tables.contains(&s.table.as_str()));
+        files.extend(loaded.map(|segment| segment.name.clone()));
+        let (file, bit) = (rng.pick(&files).clone(), rng.bits() >> 16);
+        self.count("bit flip");
+        self.outcome.checks.count(Check::Refused);
+        self.disk.flip(&file, bit);
+        let process = Process::new(Arc::clone(&self.probe));
+        let refused = match self.start(rng, &process) {
+            Err(error) => error.to_string(),
+            // What the graph loads it reads at the workers' first turns.
+            Ok(mut lockstep) => (0..64)
+                .find_map(|_| {
+                    let task = *rng.pick(&lockstep.tasks());
+                    lockstep.step(task).err().map(|error| error.to_string())
+                })
+                .unwrap_or_default(),
+        };
+        self.disk.flip(&file, bit);
+        self.look(rng)?;
+        if refused.contains(&file) || refused.contains(file.rsplit('/').next().unwrap_or(&file)) {
+            return Ok(());
+        }
+        violated(Check::Refused, format!("{file} was damaged, and the job said {refused:?}"))
+    }
+
+    /// All trouble has ended: the job must catch up with the log, publish it and end.
+    fn drain(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.calm();
+        let limit = self.outcome.steps + STEPS_MAX;
+        self.outcome.checks.count(Check::Drains);
+        let mut healed = false;
+        let last = loop {
+            if self.outcome.steps > limit {
+                return violated(Check::Drains, format!("not caught up in {STEPS_MAX} steps"));
+            }
+            self.step(rng)?;
+            if let Some(job) = &self.job {
+                if !healed {
+                    // What was on its way may still strike once.
+                    healed = true;
+                    let mut ills = job.process.ills();
+                    (ills.slow_reads, ills.left) = (0, ills.left.filter(|_| ills.dead));
+                }
+                let latest = job.lockstep.latest().current();
+                let published = job.lockstep.published().map_or(0, |done| done.commit);
+                if self.caught_up(&latest.manifest) && published >= latest.manifest.header.commit {
+                    break self.end(rng, limit)?;
+                }
+            }
+        };
+        self.recount(&last)?;
+        let late = self.wire.line().late.len();
+        (0..late).for_each(|_| self.wire.line().deliver(0));
+        self.outcome.checks.count(Check::Stored);
+        let opened = sinks::commits::Snapshot::open(&*self.disk, last, None);
+        let Ok(snapshot) = opened else {
+            return violated(Check::Stored, "the last commit cannot be opened");
+        };
+        stored(&snapshot, self.wire.line().store.rows())?;
+        self.read()
+    }
+
+    fn caught_up(&self, manifest: &Manifest) -> bool {
+        let topic = self.topic.partitions();
+        let read = |partition: usize| {
+            let name = partition_name(partition);
+            let known = manifest.body.inputs.values().find_map(|p| p.get(&name));
+            known.map_or(0, |known| offset(&known.position))
+        };
+        topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
+    }
+
+    /// Asks the job to end; its last commit.
+    fn end(&mut self, rng: &mut Rng, limit: u64) -> Result<Manifest, Violation> {
+        self.zombies.clear();
+        if let Some(job) = &self.job {
+            job.lockstep.stop();
+        }
+        loop {
+            if self.outcome.steps > limit {
+                return violated(Check::Drains, format!("not ended in {STEPS_MAX} steps"));
+            }
+            self.step(rng)?;
+            let Some(job) = &self.job else {
+                return violated(Check::Drains, "the job failed while it was to end");
+            };
+            let latest = job.lockstep.latest().current();
+            let published = job.lockstep.published().map_or(0, |done| done.commit);
+            if job.lockstep.is_done() && published >= latest.manifest.header.commit {
+                return Ok(latest.manifest.clone());
+            }
+        }
+    }
+}
+
+/// Gives a task of `job` a turn; the workers most often.
+fn turn(job: &mut Job, rng: &mut Rng) -> Result<bool, JobError> {
+    let mut tasks = job.lockstep.tasks();
+    if !rng.chance(15) {
+        tasks.retain(|task| *task != Task::Housekeeper);
+    }
+    let task = *rng.pick(&tasks);
+    job.lockstep.step(task)
+}
