@@ -1,6 +1,12 @@
-//! The clock of a job: the one place where time comes from, so that it can be simulated.
+//! The clock of a job, and its source of random bits: the one place where both come from, so that
+//! they can be simulated.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use crate::run::JobError;
 
 /// Wall-clock and monotonic time.
 pub trait Clock: Send + Sync {
@@ -11,6 +17,8 @@ pub trait Clock: Send + Sync {
     /// How long a source that has nothing to do may really wait for `wait` to pass; none where
     /// time moves by itself from step to step.
     fn pause(&self, wait: Duration) -> Option<Duration>;
+    /// Bits that nobody else can foresee.
+    fn random(&self) -> Result<u128, JobError>;
 }
 
 /// The host's clocks.
@@ -39,5 +47,11 @@ impl Clock for SystemClock {
 
     fn pause(&self, wait: Duration) -> Option<Duration> {
         Some(wait)
+    }
+
+    fn random(&self) -> Result<u128, JobError> {
+        let mut bytes = [0; 16];
+        SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
+        Ok(u128::from_le_bytes(bytes))
     }
 }

@@ -10,6 +10,7 @@ mod estimate;
 mod failure;
 mod inputs;
 mod job;
+pub mod lockstep;
 pub mod log;
 mod operators;
 mod own;

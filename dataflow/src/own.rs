@@ -6,8 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
 use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
@@ -35,7 +33,7 @@ pub(crate) fn own(
     let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
     let start = Start {
         owner: owner.id.clone(),
-        hash_key: HashKey::new(random()?),
+        hash_key: HashKey::new(spec.clock.random()?),
         windows: spec.settings.windows.clone(),
         wall_ms: owner.started_ms,
     };
@@ -89,7 +87,7 @@ pub fn roll_back(
     let _lock = Lock::take(root, &owner)?;
     let start = Start {
         owner: owner.id,
-        hash_key: HashKey::new(random()?),
+        hash_key: HashKey::new(clock.random()?),
         windows: Windows::default(),
         wall_ms: owner.started_ms,
     };
@@ -111,15 +109,9 @@ fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, Stora
 
 fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, JobError> {
     Ok(Owner {
-        id: format!("{:032x}", random()?),
+        id: format!("{:032x}", clock.random()?),
         pid: std::process::id(),
         host: host.to_owned(),
         started_ms: clock.wall_ms(),
     })
-}
-
-fn random() -> Result<u128, JobError> {
-    let mut bytes = [0; 16];
-    SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
-    Ok(u128::from_le_bytes(bytes))
 }

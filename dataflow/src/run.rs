@@ -141,8 +141,45 @@ pub enum Started {
     Finished(Box<Manifest>),
 }
 
+/// A job that owns its state and has done nothing else yet.
+pub(crate) struct Ready {
+    pub(crate) context: Context,
+    pub(crate) workers: usize,
+    pub(crate) writer: SegmentWriter,
+    pub(crate) commits: CommitTask,
+    pub(crate) housekeeper: Housekeeper,
+    pub(crate) publisher: Option<PublishTask<Box<dyn Publisher>>>,
+    lock: Option<Lock>,
+}
+
+/// What became of getting ready.
+pub(crate) enum Prepared {
+    /// The job can begin.
+    Ready(Box<Ready>),
+    /// The state holds this very run, finished.
+    Finished(Box<Manifest>),
+}
+
 /// Starts a job: takes the state over, finds its inputs and loads it.
 pub fn start(spec: JobSpec) -> Result<Started, JobError> {
+    let ready = match prepare(spec)? {
+        Prepared::Ready(ready) => *ready,
+        Prepared::Finished(manifest) => return Ok(Started::Finished(manifest)),
+    };
+    let Ready { context, workers, writer, commits, housekeeper, publisher, lock } = ready;
+    let mut threads = vec![
+        std::thread::spawn(|| writer.run()),
+        std::thread::spawn(|| commits.run()),
+        spawn_housekeeper(&context, housekeeper),
+    ];
+    threads.extend(publisher.map(|task| spawn_publisher(&context, task)));
+    let ending = StopOnDrop(Arc::clone(&context.stop));
+    let guards = spawn_workers(&context, workers)?;
+    Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
+}
+
+/// Takes the state over and finds the inputs; nothing runs yet.
+pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
     // Before anything is written: a wrong input leaves no trace, and supersedes nobody.
     let repeatable = open_inputs(spec.inputs.iter().filter(|i| i.is_repeatable()), 0, &spec)?;
     let storage: Arc<dyn Storage> = match &spec.state {
@@ -154,7 +191,7 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     if let Some(before) = before
         && is_finished(&before, &plan, &spec)?
     {
-        return Ok(Started::Finished(Box::new(before)));
+        return Ok(Prepared::Finished(Box::new(before)));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;
@@ -165,6 +202,13 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     let latest = Arc::new(Latest::new(first));
     let (writer_task, writer) = SegmentWriter::new(Arc::clone(&storage));
     let (commit_task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
+    let merges = Arc::new(MergeQueue::default());
+    let housekeeper = Housekeeper::new(
+        Arc::clone(&storage),
+        &takeover.header,
+        spec.settings.retention,
+        Arc::clone(&merges),
+    );
     let status = Arc::new(Status::default());
     status.committed(&takeover, 0);
     let context = Context {
@@ -179,23 +223,21 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
         latest,
         writer,
         commits,
-        merges: Arc::new(MergeQueue::default()),
+        merges,
         failure: Arc::new(Failure::default()),
         stop: Arc::new(Stop::default()),
         slice: Arc::new(SliceCount::new(spec.workers)),
         status,
     };
-    let mut threads = vec![
-        std::thread::spawn(|| writer_task.run()),
-        std::thread::spawn(|| commit_task.run()),
-        spawn_housekeeper(&context),
-    ];
-    if let Some((name, publisher)) = spec.publisher {
-        threads.push(spawn_publisher(&context, PublishTask::new(name, publisher)));
-    }
-    let ending = StopOnDrop(Arc::clone(&context.stop));
-    let guards = spawn_workers(&context, spec.workers)?;
-    Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
+    Ok(Prepared::Ready(Box::new(Ready {
+        context,
+        workers: spec.workers,
+        writer: writer_task,
+        commits: commit_task,
+        housekeeper,
+        publisher: spec.publisher.map(|(name, publisher)| PublishTask::new(name, publisher)),
+        lock,
+    })))
 }
 
 fn known(manifest: &Manifest) -> Inputs {
@@ -230,6 +272,23 @@ fn open_inputs<'i>(
     inputs.into_iter().map(open).collect()
 }
 
+/// Loads the worker's part of the state and builds its graph.
+pub(crate) fn install(worker: &mut timely::worker::Worker, context: &Context) {
+    match State::load(context, worker.index(), worker.peers()) {
+        Ok(state) => worker.dataflow(|scope| build(scope, state, context)),
+        Err(error) => context.failure.set(error),
+    }
+}
+
+/// On an error every worker of the process leaves: no peer waits for another's progress.
+pub(crate) fn abandon(worker: &mut timely::worker::Worker, context: &Context) {
+    if context.failure.is_set() {
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    }
+}
+
 fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, JobError> {
     let communication = match workers {
         1 => CommunicationConfig::Thread,
@@ -239,28 +298,15 @@ fn spawn_workers(context: &Context, workers: usize) -> Result<WorkerGuards<()>, 
     let config = timely::Config { communication, worker };
     let context = context.clone();
     let run = move |worker: &mut timely::worker::Worker| {
-        match State::load(&context, worker.index(), worker.peers()) {
-            Ok(state) => {
-                worker.dataflow(|scope| build(scope, state, &context));
-                let pause = Some(Duration::from_millis(100));
-                while !context.failure.is_set() && worker.step_or_park(pause) {}
-            }
-            Err(error) => context.failure.set(error),
-        }
-        // On an error every worker of the process leaves: no peer waits for another's progress.
-        if context.failure.is_set() {
-            for dataflow in worker.installed_dataflows() {
-                worker.drop_dataflow(dataflow);
-            }
-        }
+        install(worker, &context);
+        let pause = Some(Duration::from_millis(100));
+        while !context.failure.is_set() && worker.step_or_park(pause) {}
+        abandon(worker, &context);
     };
     timely::execute(config, run).map_err(JobError::Worker)
 }
 
-fn spawn_housekeeper(context: &Context) -> JoinHandle<()> {
-    let (header, retention) = (context.start.header.clone(), context.settings.retention);
-    let queue = Arc::clone(&context.merges);
-    let mut keeper = Housekeeper::new(Arc::clone(&context.storage), &header, retention, queue);
+fn spawn_housekeeper(context: &Context, mut keeper: Housekeeper) -> JoinHandle<()> {
     let context = context.clone();
     std::thread::spawn(move || {
         let mut seen = 0;
@@ -278,14 +324,16 @@ fn spawn_housekeeper(context: &Context) -> JoinHandle<()> {
 fn spawn_publisher(context: &Context, mut task: PublishTask<Box<dyn Publisher>>) -> JoinHandle<()> {
     let context = context.clone();
     std::thread::spawn(move || {
-        let mut seen = 0;
-        while !context.latest.is_closed() {
+        loop {
+            // In this order: a commit that closes the job is published as well.
+            let closed = context.latest.is_closed();
             let newest = context.latest.current();
             match task.step(&newest) {
                 Ok(true) => context.status.published(task.done().commit),
+                Ok(false) if closed => return,
                 Ok(false) => {
-                    seen = seen.max(task.done().commit);
-                    context.latest.wait(seen, Duration::from_millis(100));
+                    let tried = newest.manifest.header.commit;
+                    context.latest.wait(tried, Duration::from_millis(100));
                 }
                 Err(error) => return context.failure.set(error),
             }

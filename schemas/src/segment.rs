@@ -134,22 +134,30 @@ impl<T: Table> Batch<T> {
     }
 }
 
-/// Checks that the buffers of a record batch lie inside its bytes: the decoder takes that for
-/// granted.
-fn check_message(bytes: &[u8], metadata: i32) -> Result<(), SegmentError> {
+/// Checks that the buffers of a record batch lie inside its bytes, and that those of offsets hold
+/// whole ones: the decoder takes both for granted.
+fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), SegmentError> {
     let metadata = usize::try_from(metadata).map_err(|_| SegmentError::Bounds)?;
     let (head, body) = bytes.split_at_checked(metadata).ok_or(SegmentError::Bounds)?;
     // A message begins with its length, behind a marker of four 0xff in all but the oldest files.
     let skip = if head.starts_with(&[0xff; 4]) { 8 } else { 4 };
     let message = head.get(skip..).and_then(|m| arrow_ipc::root_as_message(m).ok());
     let batch = message.as_ref().and_then(arrow_ipc::Message::header_as_record_batch);
-    let batch = batch.ok_or(SegmentError::Bounds)?;
+    let batch = batch.filter(|b| b.length() >= 0).ok_or(SegmentError::Bounds)?;
     let inside = |offset: i64, length: i64| {
         let end = usize::try_from(offset).ok().zip(usize::try_from(length).ok());
         end.and_then(|(o, l)| o.checked_add(l)).is_some_and(|end| end <= body.len())
     };
-    let buffers_fit = batch.buffers().iter().flatten().all(|b| inside(b.offset(), b.length()));
-    if batch.length() >= 0 && buffers_fit { Ok(()) } else { Err(SegmentError::Bounds) }
+    let mut buffers = batch.buffers().into_iter().flatten();
+    let buffers_fit = buffers.clone().all(|b| inside(b.offset(), b.length()));
+    // A column has a buffer of nulls, one of values or offsets and, with offsets, one of bytes.
+    let offsets_fit = schema.fields().iter().all(|field| match field.data_type() {
+        DataType::Utf8 | DataType::Binary => {
+            buffers.nth(1).is_some_and(|b| b.length() % 4 == 0) && buffers.next().is_some()
+        }
+        _ => buffers.nth(1).is_some(),
+    });
+    if buffers_fit && offsets_fit { Ok(()) } else { Err(SegmentError::Bounds) }
 }
 
 /// An open segment.
@@ -173,7 +181,7 @@ impl<T: Table> Segment<T> {
         if schema.fields() != expected.fields() {
             return Err(SegmentError::Schema);
         }
-        let decoder = FileDecoder::new(expected, footer.version());
+        let decoder = FileDecoder::new(Arc::clone(&expected), footer.version());
         let mut segment = Self { batches: Vec::new(), rows: 0 };
         for block in footer.recordBatches().into_iter().flatten() {
             let offset = usize::try_from(block.offset()).map_err(|_| SegmentError::Bounds)?;
@@ -183,7 +191,7 @@ impl<T: Table> Segment<T> {
                 return Err(SegmentError::Bounds);
             }
             let bytes = buffer.slice_with_length(offset, length);
-            check_message(&bytes, block.metaDataLength())?;
+            check_message(&bytes, block.metaDataLength(), &expected)?;
             if let Some(record) = decoder.read_record_batch(block, &bytes)? {
                 segment.push(record)?;
             }

@@ -5,16 +5,19 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use common::{Batch, Content, Hooked, Job, Rng, all_files, assert_holds, assert_shows, memory};
+use common::{
+    Batch, Content, Hooked, Job, Rng, Seed, all_files, assert_holds, assert_shows, memory,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::hash::KeyHash;
 use schemas::manifest::{Manifest, TableName};
 use schemas::rows::Tags;
 use sinks::commits::{
-    CommitError, Follower, Snapshot, create, load, make_visible, manifest_name, open_segment,
+    CommitError, Follower, Housekeeper, Retention, Snapshot, create, load, make_visible,
+    manifest_name, open_segment,
 };
 use sinks::storage::{DiskStorage, MemoryStorage, Storage};
 
@@ -324,4 +327,77 @@ fn readers_beside_a_writer_see_whole_commits_in_their_order() {
         let (last, seen) = reader.join().unwrap();
         assert!(last == 199 && seen > 1, "ended at {last} after {seen} commits");
     }
+}
+
+/// A job that keeps house and is restarted now and then, and what its commits held.
+struct Busy {
+    rng: Rng,
+    job: Job,
+    keeper: Housekeeper,
+    contents: BTreeMap<u64, Content>,
+}
+
+impl Busy {
+    fn start(storage: Arc<dyn Storage>, owner: u64) -> (Job, Housekeeper) {
+        let job = Job::start(Arc::clone(&storage), owner, 0).unwrap();
+        let none = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
+        let keeper = Housekeeper::new(storage, &job.start, none, Arc::clone(&job.merges));
+        (job, keeper)
+    }
+
+    fn act(&mut self) {
+        let commit = self.job.commit_number() + 1;
+        let before = self.contents[&(commit - 1)].clone();
+        if self.rng.chance(5) {
+            (self.job, self.keeper) = Self::start(Arc::clone(&self.job.storage), commit);
+            self.contents.insert(commit, before);
+            return;
+        }
+        let rng = &mut self.rng;
+        let tags: Vec<_> = (0..4).map(|_| (rng.below(20) as u32, rng.below(99) as i64)).collect();
+        let batch = Batch::of_tags(commit as i64, &tags).with_board(commit as u32 % 3, 7);
+        self.contents.insert(commit, before.after(commit, &batch));
+        self.job.commit(&batch).unwrap();
+        self.keeper.step(&self.job.last, commit * 1000).unwrap();
+    }
+}
+
+#[test]
+fn a_reader_is_indifferent_to_what_happens_between_any_two_of_its_calls() {
+    let (mut passed, mut shown_commits) = (0, 0);
+    for seed in 0..60 {
+        let _told = Seed(seed);
+        let storage = memory();
+        let (job, keeper) = Busy::start(storage.clone(), 1);
+        let contents = BTreeMap::from([(1, Content::default())]);
+        let rng = Rng(seed);
+        let busy = Arc::new(Mutex::new(Busy { rng, job, keeper, contents }));
+        let other = Arc::clone(&busy);
+        let follower = Follower::new(Hooked::new(storage, move |_| {
+            let mut busy = other.lock().unwrap();
+            // From a commit in fifty calls to two in every one.
+            while busy.rng.chance(2 + seed) {
+                busy.act();
+            }
+            None
+        }));
+        let (mut last, mut kept) = (0, Vec::new());
+        for _ in 0..40 {
+            let moved = follower.step().unwrap();
+            passed += u64::from(!moved);
+            let Some(snapshot) = follower.current() else { continue };
+            let commit = snapshot.manifest.header.commit;
+            assert!(commit > last || !moved && commit == last, "{commit} after {last}");
+            assert_shows(&snapshot, &busy.lock().unwrap().contents[&commit]);
+            shown_commits += u64::from(moved);
+            last = commit;
+            kept.push(snapshot);
+        }
+        // Those who still hold old ones read on in them, whatever has been removed since.
+        for snapshot in kept {
+            let commit = snapshot.manifest.header.commit;
+            assert_shows(&snapshot, &busy.lock().unwrap().contents[&commit]);
+        }
+    }
+    assert!(passed > 100 && shown_commits > 100, "{passed} passed over, {shown_commits} shown");
 }

@@ -134,9 +134,21 @@ pub fn make_visible(storage: &dyn Storage, header: &Header) -> Result<(), Commit
 
 /// The commit that readers see, by the pointer of the highest generation; none before the first.
 pub fn visible(storage: &dyn Storage) -> Result<Option<u64>, CommitError> {
-    let generations = storage.list("visible")?;
-    let newest = generations.iter().filter_map(|name| name.parse::<u64>().ok()).max();
-    newest.map(|generation| read_visible(storage, generation)).transpose()
+    let mut gone = None;
+    loop {
+        let names = storage.list("visible")?;
+        let newest = names.iter().filter_map(|name| name.parse::<u64>().ok()).max();
+        let Some(generation) = newest else { return Ok(None) };
+        match read_visible(storage, generation) {
+            // It is removed only once a newer generation has its own: look again.
+            Err(CommitError::Storage(error))
+                if error.is_not_found() && gone != Some(generation) =>
+            {
+                gone = Some(generation);
+            }
+            other => return other.map(Some),
+        }
+    }
 }
 
 /// The commit that the pointer of `generation` names.

@@ -1,19 +1,20 @@
 //! Going back to an older commit: an explicit act, made as a takeover with the older content.
 //!
-//! Invariants: version and `as_of` stay above the old ones; every key touched since is marked as
-//! changed, with its restored row or a total of 0; the files carry names of the new generation, so
-//! that no older owner can remove them.
+//! Invariants: version and `as_of` stay above the old ones, as far as those can still be read;
+//! every key touched since is marked as changed, with its restored row, or a total of 0, or an
+//! empty board; the files carry names of the new generation, so that no older owner can remove
+//! them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::KeyHash;
-use schemas::manifest::{Body, Header, Manifest, SegmentMeta, TableName};
-use schemas::rows::{Boards, DeadLetters, Ids, TagRow, Tags};
+use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum};
+use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, TagRow, Tags, board_hash};
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
 
 use super::files::{CommitError, create, list_commits, load, make_visible, segment_name};
-use super::snapshot::{Snapshot, open_table};
+use super::snapshot::{Named, Snapshot, open_table};
 use super::takeover::Start;
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, StorageError, temporary};
@@ -56,12 +57,14 @@ pub fn rollback(
         commits.iter().filter(|c| **c > to).filter_map(|c| load(storage, *c).ok()).collect();
     let header = header(&old, &later, newest, start);
     let mut segments = relink(storage, &old, &header)?;
-    let (rows, unreadable) = restored_rows(storage, &old, &header)?;
-    if !rows.is_empty() {
-        segments.push(write_rows(storage, rows, &header)?);
-    }
+    let mut since = Since::new(storage, &old, &later);
+    let snapshot = Snapshot::open(storage, old.clone(), None)?;
+    let tags = since.tags(&snapshot, header.commit)?;
+    segments.extend(write_rows(storage, tags, &header)?);
+    let boards = since.boards(&snapshot, header.commit)?;
+    segments.extend(write_rows(storage, boards, &header)?);
     storage.sync_folder("segments")?;
-    let as_of_ms = later.iter().filter_map(|m| m.body.as_of_ms).max().max(old.body.as_of_ms);
+    let Since { as_of_ms, unreadable, .. } = since;
     let body = Body { as_of_ms, finished: None, clean: true, segments, ..old.body };
     let manifest = Manifest { header, body };
     create(storage, &manifest)?;
@@ -101,87 +104,147 @@ fn relink(
     linked.collect()
 }
 
-/// A tag row that owns its texts.
-struct Touched {
-    scope: String,
-    tag: String,
-    display: String,
+/// A row that changed since the old commit: what is needed to write it as one that is gone.
+struct Touched<Texts> {
+    commit: u64,
+    texts: Texts,
+    /// The least and the greatest event time, and `as_of`.
     times: [i64; 3],
 }
 
-/// The rows to mark as changed: of every key in a tag file newer than `old`.
-fn restored_rows(
-    storage: &dyn Storage,
-    old: &Manifest,
-    header: &Header,
-) -> Result<(Rows<Tags>, Vec<String>), CommitError> {
-    let mut touched: BTreeMap<KeyHash, Touched> = BTreeMap::new();
-    let mut unreadable = Vec::new();
-    for file in storage.list("segments")? {
-        let newer = tag_commit(&file).is_some_and(|c| c > old.header.commit && c < header.commit);
-        if !newer {
-            continue;
-        }
-        let name = format!("segments/{file}");
-        let Ok(segment) = Segment::<Tags>::open(storage.open(&name)?) else {
-            unreadable.push(storage.display(&name));
-            continue;
-        };
-        for (hash, row) in segment.iter().filter(|(_, row)| row.commit > old.header.commit) {
-            touched.entry(hash).or_insert_with(|| Touched {
-                scope: row.scope.to_owned(),
-                tag: row.tag.to_owned(),
-                display: row.display.to_owned(),
-                times: [row.first_seen, row.last_seen, row.as_of],
-            });
-        }
+type TouchedKeys<Texts> = BTreeMap<KeyHash, Touched<Texts>>;
+
+fn touch<Texts>(keys: &mut TouchedKeys<Texts>, hash: KeyHash, row: Touched<Texts>) {
+    if keys.get(&hash).is_none_or(|known| known.commit < row.commit) {
+        keys.insert(hash, row);
     }
-    let snapshot = Snapshot::open(storage, old.clone(), None)?;
-    let mut rows = Rows::default();
-    for (hash, t) in &touched {
-        let [first_seen, last_seen, as_of] = t.times;
-        let (scope, tag, display) = (t.scope.as_str(), t.tag.as_str(), t.display.as_str());
-        let nothing = TagRow {
-            scope,
-            tag,
-            display,
-            total: 0,
-            recent: &[],
-            first_seen,
-            last_seen,
-            as_of,
-            commit: 0,
-        };
-        let row = snapshot.tag(*hash).unwrap_or(nothing);
-        rows.push(*hash, &TagRow { commit: header.commit, ..row });
-    }
-    Ok((rows, unreadable))
 }
 
-/// The commit in the name of a file of tag rows.
-fn tag_commit(file: &str) -> Option<u64> {
+/// What has happened since the old commit, as far as its files can be read.
+struct Since<'s> {
+    storage: &'s dyn Storage,
+    old: &'s Manifest,
+    /// What later manifests say of their files.
+    metas: HashMap<&'s str, &'s SegmentMeta>,
+    as_of_ms: Option<i64>,
+    unreadable: Vec<String>,
+}
+
+impl<'s> Since<'s> {
+    fn new(storage: &'s dyn Storage, old: &'s Manifest, later: &'s [Manifest]) -> Self {
+        let all = || later.iter().chain([old]);
+        let metas = all().flat_map(|m| &m.body.segments).map(|s| (s.name.as_str(), s)).collect();
+        let as_of_ms = all().filter_map(|m| m.body.as_of_ms).max();
+        Self { storage, old, metas, as_of_ms, unreadable: Vec::new() }
+    }
+
+    /// Shows `look` every row of a table's files newer than the old commit, whose manifests may be
+    /// damaged as well as they themselves. `look` tells whether a row is as it was written.
+    fn rows<T: Named>(
+        &mut self,
+        mut look: impl FnMut(KeyHash, &T::Row<'_>) -> bool,
+    ) -> Result<(), CommitError> {
+        for file in self.storage.list("segments")? {
+            if commit_of::<T>(&file).is_none_or(|commit| commit <= self.old.header.commit) {
+                continue;
+            }
+            let name = format!("segments/{file}");
+            let bytes = self.storage.open(&name)?;
+            let meta = self.metas.get(name.as_str());
+            let mut whole = meta.is_none_or(|meta| meta.xxh3 == checksum(&bytes));
+            match Segment::<T>::open(bytes) {
+                Ok(segment) => segment.iter().for_each(|(hash, row)| whole &= look(hash, &row)),
+                Err(_) => whole = false,
+            }
+            if !whole {
+                self.unreadable.push(self.storage.display(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tag rows to mark as changed by `commit`.
+    fn tags(&mut self, snapshot: &Snapshot, commit: u64) -> Result<Rows<Tags>, CommitError> {
+        let (to, hasher) = (self.old.header.commit, self.old.body.hash_key.hasher());
+        let (mut keys, mut as_of_ms) = (TouchedKeys::new(), self.as_of_ms);
+        self.rows::<Tags>(|hash, row| {
+            if hash != hasher.scoped(row.scope, hasher.tag(row.tag)) {
+                return false;
+            }
+            if row.commit > to && row.commit < commit {
+                as_of_ms = as_of_ms.max(Some(row.as_of));
+                let texts = [row.scope, row.tag, row.display].map(str::to_owned);
+                let times = [row.first_seen, row.last_seen, row.as_of];
+                touch(&mut keys, hash, Touched { commit: row.commit, texts, times });
+            }
+            true
+        })?;
+        self.as_of_ms = as_of_ms;
+        let mut rows = Rows::default();
+        for (hash, Touched { texts: [scope, tag, display], times, .. }) in &keys {
+            let [first_seen, last_seen, as_of] = *times;
+            let (total, recent) = (0, &[][..]);
+            let gone =
+                TagRow { scope, tag, display, total, recent, first_seen, last_seen, as_of, commit };
+            rows.push(*hash, &TagRow { commit, ..snapshot.tag(*hash).unwrap_or(gone) });
+        }
+        Ok(rows)
+    }
+
+    /// The boards to mark as changed by `commit`.
+    fn boards(&mut self, snapshot: &Snapshot, commit: u64) -> Result<Rows<Boards>, CommitError> {
+        let (to, mut keys) = (self.old.header.commit, TouchedKeys::new());
+        self.rows::<Boards>(|hash, row| {
+            if hash != board_hash(row.scope, row.window) {
+                return false;
+            }
+            if row.commit > to && row.commit < commit {
+                let texts = [row.scope, row.window].map(str::to_owned);
+                touch(
+                    &mut keys,
+                    hash,
+                    Touched { commit: row.commit, texts, times: [row.as_of; 3] },
+                );
+            }
+            true
+        })?;
+        let mut rows = Rows::default();
+        for (hash, Touched { texts: [scope, window], times: [as_of, ..], .. }) in &keys {
+            let gone = BoardRow { scope, window, doc: "[]", as_of: *as_of, commit };
+            let row = snapshot.board(scope, window).unwrap_or(gone);
+            rows.push(*hash, &BoardRow { commit, ..row });
+        }
+        Ok(rows)
+    }
+}
+
+/// The commit in the name of a file of this table's rows.
+fn commit_of<T: Named>(file: &str) -> Option<u64> {
     let mut parts = file.split('-');
     let (commit, table) = (parts.nth(2)?, parts.next()?);
-    (table == TableName::Tags.as_str()).then(|| commit.parse().ok())?
+    (table == T::NAME.as_str()).then(|| commit.parse().ok())?
 }
 
-fn write_rows(
+fn write_rows<T: Named>(
     storage: &dyn Storage,
-    rows: Rows<Tags>,
+    rows: Rows<T>,
     header: &Header,
-) -> Result<SegmentMeta, RollbackError> {
-    let name = segment_name(header, header.commit, TableName::Tags, "w0");
+) -> Result<Option<SegmentMeta>, RollbackError> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let name = segment_name(header, header.commit, T::NAME, "w0");
     let count = rows.len() as u64;
     let (bytes, xxh3) = write_temporary(storage, &name, |out| rows.encode(out))?;
     storage.rename(&temporary(&name), &name)?;
-    Ok(SegmentMeta {
+    Ok(Some(SegmentMeta {
         name,
-        table: TableName::Tags,
+        table: T::NAME,
         first_commit: header.commit,
         last_commit: header.commit,
         rows: count,
         bytes,
         xxh3,
         last_hour: None,
-    })
+    }))
 }

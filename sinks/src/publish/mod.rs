@@ -121,7 +121,7 @@ pub enum PublishError {
     Fatal(String),
     /// The database has seen commits that this state does not have.
     #[error(
-        "the store has published commit {published} (generation {generation}); this state is at commit {newest}. It is another state's store: name another keyspace, or bring the state back"
+        "the store has published commit {published} (generation {generation}), which is not one of this state, now at commit {newest}. It is another state's store: name another keyspace, or bring the state back"
     )]
     StoreAhead {
         /// What the store says.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use schemas::hash::KeyHash;
+use schemas::manifest::Header;
 
 use super::{JobRow, Outcome, PublishError, PublishRow, Publisher};
 use crate::commits::Snapshot;
@@ -104,7 +105,7 @@ impl<P: Publisher> PublishTask<P> {
         {
             let header = &newest.manifest.header;
             if let Some(row) = &row
-                && row.published > header.commit
+                && is_of_another_state(row, header)
             {
                 return Err(PublishError::StoreAhead {
                     published: row.published,
@@ -142,6 +143,13 @@ impl<P: Publisher> PublishTask<P> {
             }
         }
     }
+}
+
+/// Whether a state whose newest commit is `newest` cannot have written `row`. Versions rise from
+/// commit to commit; against a higher one every write would be lost though it is acknowledged.
+fn is_of_another_state(row: &JobRow, newest: &Header) -> bool {
+    let by_commit = row.published.cmp(&newest.commit);
+    by_commit.is_gt() || by_commit != row.version.cmp(&newest.version)
 }
 
 impl Round {

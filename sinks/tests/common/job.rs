@@ -22,7 +22,7 @@ use super::model::{Batch, Content, Tag, id_hash, key_of, windows};
 /// What the start of owner `owner` brings along.
 pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
     Start {
-        owner: format!("{owner:032x}"),
+        owner: format!("{owner:08x}{owner:024x}"),
         hash_key: HashKey::new(u128::from(owner) + 1),
         windows: windows(),
         wall_ms,
@@ -174,13 +174,13 @@ fn tag_rows(
     let mut rows = Rows::default();
     for (k, total) in &batch.tags {
         let (scope, name) = key_of(*k);
-        let tag = Tag { total: *total, as_of: batch.as_of, commit };
+        let tag = Tag::new(*total, batch.as_of, commit);
         let row = TagRow {
             scope: &scope,
             tag: &name,
             display: &name.to_uppercase(),
             total: tag.total,
-            recent: &tag.recent(),
+            recent: &tag.recent,
             first_seen: 1,
             last_seen: batch.as_of,
             as_of: batch.as_of,

@@ -6,6 +6,7 @@ mod faults;
 mod job;
 mod model;
 mod power;
+mod wire;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ pub(crate) use job::{Job, start};
 pub(crate) use model::{Batch, Content, Tag, assert_holds, assert_shows, key_of, windows};
 pub(crate) use power::{Choices, PowerDisk};
 use sinks::storage::{MemoryStorage, Storage};
+pub(crate) use wire::{Faults, Wire, Write};
 
 /// An empty state.
 pub(crate) fn memory() -> Arc<MemoryStorage> {
@@ -49,5 +51,17 @@ impl Rng {
 
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+}
+
+/// Names the seed of a test that fails while this is there.
+pub(crate) struct Seed(pub(crate) u64);
+
+impl Drop for Seed {
+    #[allow(clippy::print_stderr)]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
+        }
     }
 }

@@ -54,12 +54,14 @@ pub(crate) struct Tag {
     pub(crate) total: i64,
     pub(crate) as_of: i64,
     pub(crate) commit: u64,
+    /// What these tests put in place of a bucket list.
+    pub(crate) recent: Vec<u8>,
 }
 
 impl Tag {
-    /// The bytes that these tests put in place of a bucket list.
-    pub(crate) fn recent(&self) -> Vec<u8> {
-        format!("{}@{}", self.total, self.as_of).into_bytes()
+    /// The tag as commit `commit` writes it.
+    pub(crate) fn new(total: i64, as_of: i64, commit: u64) -> Self {
+        Self { total, as_of, commit, recent: format!("{total}@{as_of}").into_bytes() }
     }
 }
 
@@ -80,8 +82,7 @@ impl Content {
     pub(crate) fn after(&self, commit: u64, batch: &Batch) -> Self {
         let mut next = self.clone();
         for (k, total) in &batch.tags {
-            let tag = Tag { total: *total, as_of: batch.as_of, commit };
-            next.tags.insert(key_of(*k), tag);
+            next.tags.insert(key_of(*k), Tag::new(*total, batch.as_of, commit));
         }
         for (board, doc) in &batch.boards {
             let key = (key_of(*board).0, format!("w{board}"));
@@ -92,6 +93,23 @@ impl Content {
         next.floor_hour = next.floor_hour.max(batch.floor_hour.unwrap_or_default());
         let floor = next.floor_hour;
         next.ids.retain(|_, hour| *hour >= floor);
+        next
+    }
+
+    /// The content after commit `commit` has gone back from here to `old`, the content of commit
+    /// `to`: what has changed since is marked.
+    pub(crate) fn gone_back(&self, to: u64, old: &Self, commit: u64) -> Self {
+        let mut next = old.clone();
+        for (key, tag) in self.tags.iter().filter(|(_, tag)| tag.commit > to) {
+            let gone = Tag { total: 0, recent: Vec::new(), ..tag.clone() };
+            next.tags.entry(key.clone()).or_insert(gone).commit = commit;
+        }
+        for (key, (_, as_of, at)) in &self.boards {
+            if *at > to {
+                let gone = ("[]".to_owned(), *as_of, 0);
+                next.boards.entry(key.clone()).or_insert(gone).2 = commit;
+            }
+        }
         next
     }
 }
@@ -107,7 +125,7 @@ fn assert_tag(row: &TagRow<'_>, key: &(String, String), tag: &Tag) {
         tag: &key.1,
         display: &key.1.to_uppercase(),
         total: tag.total,
-        recent: &tag.recent(),
+        recent: &tag.recent,
         first_seen: 1,
         last_seen: tag.as_of,
         as_of: tag.as_of,

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use sinks::storage::{Storage, StorageError, folder_of};
 
+use super::Rng;
+
 #[derive(Clone, Default)]
 struct File {
     bytes: Vec<u8>,
@@ -43,11 +45,21 @@ struct Disk {
 pub(crate) struct Choices {
     taken: Vec<(usize, usize)>,
     at: usize,
+    /// Takes outcomes at random instead.
+    rng: Option<Rng>,
 }
 
 impl Choices {
+    /// Outcomes that follow from `seed` alone.
+    pub(crate) fn random(seed: u64) -> Self {
+        Self { rng: Some(Rng(seed)), ..Self::default() }
+    }
+
     /// The outcome of the next choice between `of`.
     fn pick(&mut self, of: usize) -> usize {
+        if let Some(rng) = &mut self.rng {
+            return rng.below(of as u64) as usize;
+        }
         if self.at == self.taken.len() {
             self.taken.push((0, of));
         }

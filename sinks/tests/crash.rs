@@ -1,0 +1,186 @@
+//! Storage that fails and power that goes, at every call of a job: the job ends with that error,
+//! and the next start finds every commit that was acknowledged, whole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{
+    Batch, Choices, Content, Hooked, Job, Mode, PowerDisk, assert_holds, assert_shows, memory,
+};
+use sinks::commits::{CommitError, Follower, Housekeeper, Retention, newest, visible};
+use sinks::storage::Storage;
+
+/// Two starts, of so many commits each.
+#[derive(Clone, Copy)]
+struct Plan {
+    commits: u64,
+    workers: u64,
+    keeps_house: bool,
+}
+
+impl Plan {
+    /// What each commit holds. The first of a start is its takeover.
+    fn contents(self) -> BTreeMap<u64, Content> {
+        let mut contents = BTreeMap::from([(0, Content::default())]);
+        for commit in 1..=2 * (self.commits + 1) {
+            let is_takeover = commit % (self.commits + 1) == 1;
+            let batch = if is_takeover { Batch::default() } else { batch_of(commit) };
+            contents.insert(commit, contents[&(commit - 1)].after(commit, &batch));
+        }
+        contents
+    }
+
+    /// Runs on `storage`; `acknowledged` is the last commit that succeeded.
+    fn run(self, storage: &Arc<dyn Storage>, acknowledged: &mut u64) -> Result<(), CommitError> {
+        for owner in 1..3 {
+            let mut job = Job::start(Arc::clone(storage), owner, 0)?;
+            job.workers = self.workers;
+            let mut keeper = keeper(&job);
+            *acknowledged = job.commit_number();
+            for _ in 0..self.commits {
+                let batch = batch_of(job.commit_number() + 1);
+                job.commit(&batch)?;
+                *acknowledged = job.commit_number();
+                if self.keeps_house {
+                    keeper.step(&job.last, *acknowledged * 1000)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Merges, and removes whatever may go at once.
+fn keeper(job: &Job) -> Housekeeper {
+    let retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
+    Housekeeper::new(Arc::clone(&job.storage), &job.start, retention, Arc::clone(&job.merges))
+}
+
+fn batch_of(commit: u64) -> Batch {
+    let number = commit as i64;
+    // A commit that writes nothing itself, and takes up a merge of what is before it.
+    if commit.is_multiple_of(6) {
+        return Batch::of_tags(number, &[]);
+    }
+    let mut batch = Batch::of_tags(number, &[(1, number), (2 + commit as u32 % 3, -number)]);
+    batch.ids.insert(commit, 5);
+    batch.dead.insert(commit);
+    batch.with_board(commit as u32 % 2, commit as u32)
+}
+
+/// Checks what a crash has left behind, and that a job can go on from it.
+fn check(storage: &Arc<dyn Storage>, contents: &BTreeMap<u64, Content>, acknowledged: u64) {
+    let found = newest(&**storage).unwrap();
+    let commit = found.as_ref().map_or(0, |manifest| manifest.header.commit);
+    assert!(commit == acknowledged || commit == acknowledged + 1, "{commit}, {acknowledged}");
+    if let Some(manifest) = &found {
+        assert_holds(&**storage, manifest, &contents[&commit]);
+    }
+    // What was acknowledged is visible, and what is visible is there.
+    let shown = visible(&**storage).unwrap().unwrap_or_default();
+    assert!((acknowledged..=commit).contains(&shown), "{shown} is visible of {commit}");
+    let follower = Follower::new(Arc::clone(storage));
+    follower.step().unwrap();
+    if let Some(snapshot) = follower.current() {
+        assert_eq!(snapshot.manifest.header.commit, shown);
+        assert_shows(&snapshot, &contents[&shown]);
+    }
+
+    let mut job = Job::start(Arc::clone(storage), 9, 0).unwrap();
+    assert_eq!(job.commit_number(), commit + 1);
+    let mut content = contents[&commit].clone();
+    let mut keeper = keeper(&job);
+    for _ in 0..2 {
+        let batch = batch_of(job.commit_number() + 1);
+        content = content.after(job.commit_number() + 1, &batch);
+        job.commit(&batch).unwrap();
+        keeper.step(&job.last, job.commit_number() * 1000).unwrap();
+        assert_holds(&**storage, &job.last, &content);
+    }
+}
+
+#[test]
+fn a_job_whose_storage_fails_ends_with_that_error_and_loses_nothing() {
+    let plan = Plan { commits: 4, workers: 2, keeps_house: true };
+    let contents = plan.contents();
+    for (mode, for_ever) in [
+        (Mode::Before, false),
+        (Mode::Torn, false),
+        (Mode::After, false),
+        (Mode::Before, true),
+        (Mode::Torn, true),
+    ] {
+        for n in 0.. {
+            let inner: Arc<dyn Storage> = memory();
+            let calls = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&calls);
+            let failing: Arc<dyn Storage> = Hooked::new(Arc::clone(&inner), move |_| {
+                let call = count.fetch_add(1, Ordering::SeqCst);
+                (call == n || for_ever && call > n).then_some(mode)
+            });
+            let mut acknowledged = 0;
+            let ended = plan.run(&failing, &mut acknowledged);
+            if let Err(error) = ended {
+                assert!(error.to_string().contains("injected"), "call {n}, {mode:?}: {error}");
+            }
+            // A file that is not there to be removed is no failure, whatever else is said of it.
+            check(&inner, &contents, acknowledged);
+            if n >= calls.load(Ordering::SeqCst) {
+                assert!(n > 300, "{n} calls");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_state_that_a_loss_of_power_leaves_is_whole() {
+    let plan = Plan { commits: 3, workers: 3, keeps_house: false };
+    let contents = plan.contents();
+    let mut states = 0;
+    for n in 0.. {
+        let disk = PowerDisk::dying_at(n);
+        let storage: Arc<dyn Storage> = disk.clone();
+        let mut acknowledged = 0;
+        let ended = plan.run(&storage, &mut acknowledged);
+        let mut choices = Choices::default();
+        loop {
+            let after: Arc<dyn Storage> = disk.after_loss(&mut choices);
+            check(&after, &contents, acknowledged);
+            states += 1;
+            if !choices.next() {
+                break;
+            }
+        }
+        if ended.is_ok() {
+            assert!(n > 100 && states > 400, "{n} effects, {states} states");
+            break;
+        }
+    }
+}
+
+#[test]
+fn nor_does_it_harm_while_files_are_merged_and_removed() {
+    let plan = Plan { commits: 5, workers: 1, keeps_house: true };
+    let contents = plan.contents();
+    for n in 0.. {
+        let disk = PowerDisk::dying_at(n);
+        let storage: Arc<dyn Storage> = disk.clone();
+        let mut acknowledged = 0;
+        let ended = plan.run(&storage, &mut acknowledged);
+        // Too many states to try them all.
+        for seed in 0..8 {
+            let _told = common::Seed(seed);
+            let after: Arc<dyn Storage> = disk.after_loss(&mut Choices::random(seed));
+            check(&after, &contents, acknowledged);
+        }
+        if ended.is_ok() {
+            assert!(n > 200, "{n} effects");
+            break;
+        }
+    }
+}
