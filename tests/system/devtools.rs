@@ -101,22 +101,31 @@ impl Tab {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             tab.call(&format!("{domain}.enable"), &json!({}));
         }
+        tab.call("Page.setLifecycleEventsEnabled", &json!({"enabled": true}));
         tab
     }
 
     /// Loads `url`, to its end.
     pub(crate) fn load(&mut self, url: &str) {
-        self.events.clear();
         let loaded = self.call("Page.navigate", &json!({"url": url}));
         assert!(loaded["errorText"].is_null(), "{url}: {loaded}");
-        self.wait_for("Page.loadEventFired");
+        // The page before may have renewed itself just now: its load is not this one's.
+        self.wait_for(url, |event| {
+            let params = &event["params"];
+            params["loaderId"] == loaded["loaderId"] && params["name"] == "load"
+        });
+    }
+
+    /// Waits until the page has been loaded once more, by itself.
+    pub(crate) fn renewed(&mut self) {
+        self.wait_for("the page again", |event| event["method"] == "Page.loadEventFired");
     }
 
     /// Waits for an event that has not been waited for yet.
-    pub(crate) fn wait_for(&mut self, event: &str) {
-        eventually(event, || {
+    fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) {
+        eventually(what, || {
             while let Some(seen) = self.events.pop_front() {
-                if seen["method"] == event {
+                if is_it(&seen) {
                     return Some(());
                 }
             }
@@ -125,12 +134,17 @@ impl Tab {
         });
     }
 
-    /// The value of a JavaScript expression in the page.
+    /// The value of a JavaScript expression in the page, once the page is whole and the value is
+    /// not null.
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
-        let ask = json!({"expression": expression, "returnByValue": true});
-        let mut answer = self.call("Runtime.evaluate", &ask);
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].take()
+        let whole = format!("document.readyState == 'complete' ? ({expression}) : null");
+        let ask = json!({"expression": whole, "returnByValue": true});
+        eventually(expression, || {
+            // A page that renews itself meanwhile takes the question with it.
+            let mut answer = self.ask("Runtime.evaluate", &ask);
+            assert!(answer["result"]["exceptionDetails"].is_null(), "{expression}: {answer}");
+            Some(answer["result"]["result"]["value"].take()).filter(|value| !value.is_null())
+        })
     }
 
     /// Gives the page a screen of this size.
@@ -141,6 +155,12 @@ impl Tab {
     }
 
     fn call(&mut self, method: &str, params: &Value) -> Value {
+        let mut answer = self.ask(method, params);
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.last_id += 1;
         let id = self.last_id;
         let mut message = json!({"id": id, "method": method, "params": params});
@@ -148,11 +168,9 @@ impl Tab {
             message["sessionId"] = self.session.clone().into();
         }
         self.commands.write_all(format!("{message}\0").as_bytes()).unwrap();
-        let mut answer = eventually(method, || {
+        eventually(method, || {
             self.receive(Duration::from_millis(50)).filter(|answer| answer["id"] == id)
-        });
-        assert!(answer["error"].is_null(), "{method}: {answer}");
-        answer["result"].take()
+        })
     }
 
     /// The next answer; events are kept for `wait_for`.
@@ -169,9 +187,9 @@ impl Tab {
     fn judge(&mut self, event: &Value) {
         let params = &event["params"];
         let bad = match event["method"].as_str().unwrap_or_default() {
-            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Network.loadingFailed" => {
-                true
-            }
+            "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => true,
+            // A page that is left or renewed gives up what it was loading.
+            "Network.loadingFailed" => params["canceled"] != true,
             "Log.entryAdded" => params["entry"]["level"] != "verbose",
             "Network.responseReceived" => {
                 params["response"]["status"].as_u64().is_some_and(|status| status >= 400)
