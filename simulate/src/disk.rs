@@ -68,7 +68,7 @@ impl Choices {
     }
 
     /// Moves on to the next outcomes; false after the last.
-    pub fn next(&mut self) -> bool {
+    pub fn move_on(&mut self) -> bool {
         self.at = 0;
         while let Some((value, of)) = self.taken.pop() {
             if value + 1 < of {

@@ -152,7 +152,7 @@ fn every_state_that_a_loss_of_power_leaves_is_whole() {
             let after: Arc<dyn Storage> = disk.after_loss(&mut choices);
             check(&after, &contents, acknowledged);
             states += 1;
-            if !choices.next() {
+            if !choices.move_on() {
                 break;
             }
         }
