@@ -10,7 +10,7 @@ use sinks::commits::Follower;
 use sinks::storage::DiskStorage;
 
 use super::harness::{Job, eventually, export, folder, newest_commit, ok};
-use super::recount::{Input, check};
+use super::recount::{Input, Recount, check, differing};
 
 /// How many kills must hit a living process, where `TAGFLOW_KILLS` names no other number.
 const KILLS: u32 = 20;
@@ -95,5 +95,7 @@ fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     end.store(true, Ordering::Release);
     assert!(reader.join().unwrap() > kills as usize, "the reader saw commits of every start");
     let (rows, summary) = export(&state, "");
+    let count = Recount::of(&Input::file(&input), summary.as_of.unwrap());
+    println!("{kills} kills, {} keys differ", differing(&count, &rows).count());
     check(&Input::file(&input), &rows, &summary);
 }

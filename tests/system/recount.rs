@@ -135,6 +135,15 @@ impl Recount {
     }
 }
 
+/// The keys of which an export and a count say different things.
+pub(crate) fn differing<'c>(
+    count: &'c Recount,
+    rows: &'c BTreeMap<(String, String), Row>,
+) -> impl Iterator<Item = &'c (String, String)> {
+    let unknown = rows.keys().filter(|key| !count.rows.contains_key(*key));
+    count.rows.keys().chain(unknown).filter(|key| count.rows.get(*key) != rows.get(*key))
+}
+
 /// Holds an export against a count of `input`; names the first key that differs, with its events.
 pub(crate) fn check(
     input: &Input<'_>,
@@ -142,11 +151,8 @@ pub(crate) fn check(
     summary: &Summary,
 ) -> Recount {
     let count = Recount::of(input, summary.as_of.unwrap_or_default());
-    for key in count.rows.keys().chain(rows.keys()) {
+    if let Some(key) = differing(&count, rows).next() {
         let (want, got) = (count.rows.get(key), rows.get(key));
-        if want == got {
-            continue;
-        }
         let mut with = Vec::new();
         events(input, &mut Recount::default(), |_, event| {
             if tags(input, event).iter().any(|(s, k, _)| (s, k) == (&key.0, &key.1)) {
