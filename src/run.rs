@@ -43,6 +43,7 @@ pub(crate) struct Args {
     bounded: bool,
     /// Read events up to this time, and evaluate windows at it
     #[arg(long, value_name = "MS", requires = "bounded")]
+    #[arg(value_parser = clap::value_parser!(i64).range(0..10_000_000_000_000))]
     until: Option<i64>,
     /// Read at most so many records a second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
