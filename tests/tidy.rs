@@ -80,6 +80,16 @@ fn lines_and_files_are_short() {
     none(&format!("over {LINE_MAX} columns or {FILE_MAX} lines"), findings);
 }
 
+/// What everything is held against must be checked by eye.
+#[test]
+fn the_oracle_is_under_200_lines() {
+    let oracle = fs::read_to_string(root().join("tests/recount/src/lib.rs")).unwrap();
+    assert!(oracle.lines().count() < 200);
+    let crates = ["sinks", "dataflow", "api", "simulate"];
+    let named = |name: &&str| oracle.contains(&format!("{name}::"));
+    assert_eq!(crates.iter().find(|name| named(name)), None, "it shares no code with the job");
+}
+
 #[test]
 fn functions_are_short() {
     let mut findings = Vec::new();

@@ -1,10 +1,31 @@
 //! Counters of the service. Labels are routes and status codes, never tags.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use sinks::invariants::{Invariant, checked};
+
+/// How often this process has checked each invariant that it can know of.
+#[derive(Debug)]
+struct Invariants;
+
+impl Collector for Invariants {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Checks of what must always hold, by the id of docs/simulations.md";
+        let kind = MetricType::Counter;
+        let mut family = encoder.encode_descriptor("invariant_checks", help, None, kind)?;
+        Invariant::IN_PRODUCTION.into_iter().try_for_each(|invariant| {
+            let labels = [("id", invariant.id())];
+            ConstCounter::new(checked(invariant)).encode(family.encode_family(&labels)?)
+        })
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -25,6 +46,7 @@ impl Metrics {
         let requests = self.requests.clone();
         registry.register("http_requests", "Answers, by route and status code", requests);
         registry.register("http_connections", "Open connections", self.connections.clone());
+        registry.register_collector(Box::new(Invariants));
     }
 
     pub(crate) fn answered(&self, route: &'static str, code: u16) {

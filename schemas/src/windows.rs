@@ -256,6 +256,15 @@ impl Buckets {
             .sum()
     }
 
+    /// The most that [`Self::sum`] can come to, at `as_of` or later, if nothing is added: events
+    /// of buckets that lie ahead of `as_of` are counted once it has come to them.
+    pub fn most(&self, tiers: &Tiers, index: usize, as_of: u32) -> i64 {
+        let Tier { slide, duration, .. } = tiers.tiers[index];
+        let first = (as_of - as_of % slide + slide).saturating_sub(duration);
+        let live = self.list.iter().rev().take_while(|b| b.start >= first);
+        live.map(|b| i64::from(b.count)).sum()
+    }
+
     /// Whether any bucket still lies in the longest window at `as_of`.
     pub fn is_live(&self, tiers: &Tiers, as_of: u32) -> bool {
         self.list.last().is_some_and(|b| b.start >= tiers.oldest(as_of))

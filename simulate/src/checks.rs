@@ -2,73 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
-use schemas::manifest::{Header, Manifest, Position};
+use recount::{Key, Refused, Row, Rules, differing, recount};
+use schemas::manifest::Manifest;
 use schemas::rows::DeadLetters;
 use sinks::commits::{Snapshot, open_table};
+use sinks::invariants::reached;
 use sinks::publish::{Content, PublishRow};
 use sinks::storage::Storage;
-use sinks::store::evaluate;
+use sinks::store::{CommitView, evaluate};
 
 use crate::log::partition_name;
-use crate::recount::{Counted, Read, Refused, Row, Rules, recount};
 
-/// A check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Check {
-    /// C1: a commit counts to what the log up to its positions counts to.
-    Recount,
-    /// C2: no reader sees a commit, a version or a stream time go back.
-    Monotone,
-    /// C3: the store gets rows of visible commits only.
-    Committed,
-    /// C4: from commit to commit positions, counters, versions and generations never fall.
-    Rises,
-    /// C5: when all trouble has ended the job catches up and ends in a bounded number of steps.
-    Drains,
-    /// C6: a damaged commit is refused with the file's name.
-    Refused,
-    /// C7: a job ends on an error only where something went wrong for it.
-    Caused,
-    /// C8: the store shows the last commit once all of it is published.
-    Stored,
-    /// C9: what readers have seen is there after a loss of power.
-    Durable,
-}
+/// Tags on a board, in simulations.
+pub(crate) const TOP_K: usize = 3;
 
-impl Check {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Recount,
-        Self::Monotone,
-        Self::Committed,
-        Self::Rises,
-        Self::Drains,
-        Self::Refused,
-        Self::Caused,
-        Self::Stored,
-        Self::Durable,
-    ];
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "C{} ({self:?})", *self as usize + 1)
-    }
-}
-
-/// A check that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which.
-    pub check: Check,
-    /// What was seen.
-    pub what: String,
-}
+pub use sinks::invariants::{Broken as Violation, Invariant as Check};
 
 /// Shorthand for a violation.
-pub(crate) fn violated<T>(check: Check, what: impl Into<String>) -> Result<T, Violation> {
-    Err(Violation { check, what: what.into() })
+pub(crate) fn violated<T>(invariant: Check, what: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { invariant, what: what.into() })
 }
 
 /// How often each check was made.
@@ -81,93 +35,107 @@ impl Tally {
     }
 }
 
-/// C4: `next` against the commit before it.
-pub(crate) fn rises(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
-    let (a, b) = (&before.header, &next.header);
-    let mut falls = Vec::new();
-    let mut check = |what: &str, holds: bool| {
-        if !holds {
-            falls.push(what.to_owned());
-        }
-    };
-    check("version", b.version > a.version);
-    check("generation", b.generation >= a.generation);
-    check("history", b.history >= a.history);
-    check("as_of", next.body.as_of_ms >= before.body.as_of_ms);
-    check("floor", next.body.floor_ms >= before.body.floor_ms);
-    for ((name, was), (_, is)) in
-        before.body.counters.named().into_iter().zip(next.body.counters.named())
-    {
-        check(name, is >= was);
-    }
-    // What is behind holds stream time back, unless it had been further already.
+/// C4, which no running process can know: what is behind holds stream time back, unless it had been
+/// further already.
+pub(crate) fn held_back(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
     let behind = next.body.inputs.values().flatten().filter(|(_, p)| !p.at_end && !p.done);
     let least = behind.map(|(_, partition)| partition.log_time.value_ms()).min();
-    if let Some(least) = least {
-        check("as_of while behind", next.body.as_of_ms <= before.body.as_of_ms.max(least));
-    }
-    for (partition, was) in before.body.inputs.values().flatten() {
-        let is = next.body.inputs.values().find_map(|partitions| partitions.get(partition));
-        check(partition, is.is_some_and(|is| offset(&is.position) >= offset(&was.position)));
-    }
-    if falls.is_empty() {
-        return Ok(());
-    }
-    let what = format!("commit {} falls behind {} in {}", b.commit, a.commit, falls.join(", "));
-    violated(Check::Rises, what)
-}
-
-pub(crate) fn offset(position: &Position) -> u64 {
-    match position {
-        Position::Offset(offset) => *offset,
-        Position::Blocks(blocks) => blocks.bytes,
+    let (was, is) = (before.body.as_of_ms, next.body.as_of_ms);
+    match least {
+        Some(least) if is > was.max(least) => {
+            let commit = next.header.commit;
+            violated(Check::Rises, format!("as_of of commit {commit} is ahead of what is behind"))
+        }
+        _ => Ok(()),
     }
 }
 
-/// C1: the content of `manifest` against a recount of the log up to its positions.
+/// What a commit shows: the rows of an export, and the boards of each scope.
+pub(crate) struct Shown {
+    rows: BTreeMap<Key, Row>,
+    /// By scope and window, the tags and their counts.
+    boards: BTreeMap<(String, String), Vec<(String, i64)>>,
+}
+
+impl Shown {
+    /// Reads a commit.
+    pub(crate) fn read(storage: &dyn Storage, manifest: &Manifest) -> Result<Self, String> {
+        let text = |error: &dyn fmt::Display| error.to_string();
+        let body = &manifest.body;
+        let snapshot = Snapshot::open(storage, manifest.clone(), None).map_err(|e| text(&e))?;
+        let mut rows = BTreeMap::new();
+        for (_, row) in snapshot.tags_changed(0, None).filter(|(_, row)| row.total != 0) {
+            let tag = evaluate(&row, &body.windows, body.as_of_ms).map_err(|e| text(&e))?;
+            let row = Row {
+                scope: tag.scope.clone(),
+                key: tag.name.clone(),
+                display: tag.display,
+                total: tag.total,
+                first_seen: tag.first_seen_ms,
+                last_seen: tag.last_seen_ms,
+                c1h: tag.windows[0].1,
+                c24h: tag.windows[1].1,
+            };
+            rows.insert((tag.scope, tag.name), row);
+        }
+        let scopes: BTreeSet<String> = rows.keys().map(|(scope, _)| scope.clone()).collect();
+        let view = CommitView::new(Arc::new(snapshot));
+        let mut boards = BTreeMap::new();
+        for scope in scopes {
+            let found = view.boards(&scope).map_err(|e| text(&e))?;
+            for board in found.into_iter().filter(|board| !board.entries.is_empty()) {
+                let entries = board.entries.into_iter().map(|entry| (entry.tag, entry.count));
+                boards.insert((scope.clone(), board.window), entries.collect());
+            }
+        }
+        Ok(Self { rows, boards })
+    }
+
+    /// C11: posts by scope.
+    pub(crate) fn sums(&self) -> BTreeMap<&str, i64> {
+        let mut sums = BTreeMap::new();
+        for ((scope, _), row) in &self.rows {
+            *sums.entry(scope.as_str()).or_default() += row.total;
+        }
+        sums
+    }
+}
+
+/// C1 and C10: what `manifest` shows against a recount of the log up to its positions.
 pub(crate) fn counts(
     storage: &dyn Storage,
     manifest: &Manifest,
     topic: &[Vec<Vec<u8>>],
     rules: &Rules<'_>,
-) -> Result<Counted, Violation> {
+) -> Result<Shown, Violation> {
+    let commit = manifest.header.commit;
     let fail = |what: String| Violation {
-        check: Check::Recount,
-        what: format!("commit {}: {what}", manifest.header.commit),
+        invariant: Check::Recount,
+        what: format!("commit {commit}: {what}"),
     };
     let body = &manifest.body;
-    let positions = body.inputs.values().flatten();
-    let read: Read<'_> = positions
-        .filter_map(|(name, partition)| {
-            let records = (0..topic.len()).find(|i| partition_name(*i) == *name)?;
-            let upto = offset(&partition.position) as usize;
-            Some((name.clone(), topic[records].get(..upto)?))
-        })
-        .collect();
+    let mut records = Vec::new();
+    for (name, partition) in body.inputs.values().flatten() {
+        let known = (0..topic.len()).find(|i| partition_name(*i) == *name);
+        let read = known.and_then(|i| topic[i].get(..reached(&partition.position) as usize));
+        let read = read.ok_or_else(|| fail(format!("{name} has not as many records")))?;
+        records.extend(read.iter().enumerate().map(|(at, r)| (name.as_str(), at as u64, r)));
+    }
     let segments = open_table::<DeadLetters>(storage, manifest).map_err(|e| fail(e.to_string()))?;
     let refused: Refused = segments
         .iter()
         .flat_map(|segment| segment.rows.iter())
         .map(|(_, row)| ((row.partition.to_owned(), row.position), row.reason.to_owned()))
         .collect();
+    let rules = Rules { refused: Some(&refused), ..*rules };
     let as_of_ms = body.as_of_ms.unwrap_or_default();
-    let want = recount(&read, &refused, rules, as_of_ms).map_err(fail)?;
-    let snapshot =
-        Snapshot::open(storage, manifest.clone(), None).map_err(|e| fail(e.to_string()))?;
-    let mut got = BTreeMap::new();
-    for (_, row) in snapshot.tags_changed(0, None).filter(|(_, row)| row.total != 0) {
-        let tag = evaluate(&row, &body.windows, body.as_of_ms).map_err(|e| fail(e.to_string()))?;
-        let windows = [tag.windows[0].1, tag.windows[1].1];
-        let (first_ms, last_ms) = (row.first_seen, row.last_seen);
-        let row = Row { display: tag.display, total: row.total, first_ms, last_ms, windows };
-        got.insert((tag.scope, tag.name), row);
-    }
-    let keys: BTreeSet<_> = want.rows.keys().chain(got.keys()).collect();
-    for key in keys {
-        let (want, got) = (want.rows.get(key), got.get(key));
-        if want != got {
-            return Err(fail(format!("{key:?}: want {want:?}, got {got:?}")));
-        }
+    let want = recount(records.iter().copied(), &rules, as_of_ms, None).map_err(fail)?;
+    let shown = Shown::read(storage, manifest).map_err(fail)?;
+    if let Some(key) = differing(&want.rows, &shown.rows).next() {
+        let evidence =
+            recount(records.iter().copied(), &rules, as_of_ms, Some(key)).map_err(fail)?.evidence;
+        let (want, got) = (want.rows.get(key), shown.rows.get(key));
+        return Err(fail(format!("{key:?}: want {want:?}, got {got:?}, events {evidence:?}")));
     }
     let c = &body.counters;
     let got = [c.events, c.duplicates, c.beyond_horizon, c.unsupported, c.dead_letters];
@@ -177,7 +145,31 @@ pub(crate) fn counts(
         let names = "events, duplicates, beyond, unsupported, dead letters";
         return Err(fail(format!("{names}: want {sums:?}, got {got:?}")));
     }
-    Ok(want)
+    let boards = boards(&want.rows);
+    if boards != shown.boards {
+        let what = format!("commit {commit}: want {boards:?}, got {:?}", shown.boards);
+        return violated(Check::Boards, what);
+    }
+    Ok(shown)
+}
+
+/// C10: the top tags of each scope and window, by count descending, then by key.
+fn boards(rows: &BTreeMap<Key, Row>) -> BTreeMap<(String, String), Vec<(String, i64)>> {
+    let mut boards: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for ((scope, key), row) in rows {
+        for (window, count) in [("1h", row.c1h), ("24h", row.c24h), ("all", row.total)] {
+            if count > 0 {
+                let board = boards.entry((scope.clone(), window.to_owned())).or_default();
+                board.push((key.clone(), count));
+            }
+        }
+    }
+    for board in boards.values_mut() {
+        // Keys came in order, which a stable sort keeps.
+        board.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        board.truncate(TOP_K);
+    }
+    boards
 }
 
 /// C8: the rows of the store against the commit they show.
@@ -197,15 +189,4 @@ pub(crate) fn stored<'s>(
         }
     }
     Ok(())
-}
-
-/// C2: what a reader sees now against what it saw before.
-pub(crate) fn monotone(seen: Option<&Header>, now: &Header) -> Result<(), Violation> {
-    match seen {
-        Some(seen) if now.commit < seen.commit || now.version < seen.version => violated(
-            Check::Monotone,
-            format!("a reader saw commit {} and then {}", seen.commit, now.commit),
-        ),
-        _ => Ok(()),
-    }
 }

@@ -11,7 +11,6 @@ pub mod events;
 pub mod log;
 pub mod plan;
 pub mod process;
-pub mod recount;
 pub mod rng;
 pub mod wire;
 pub mod world;

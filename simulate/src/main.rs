@@ -27,6 +27,9 @@ struct Args {
     verbose: bool,
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.plant.as_deref() == Some("list") {
@@ -75,9 +78,9 @@ fn simulate(first: u64, last: u64, args: &Args) -> ExitCode {
 /// Says what failed, how to have it again, and the least that it takes.
 fn tell(plan: &Plan, violation: &Violation) {
     let seed = plan.seed;
-    println!("seed {seed}: {} does not hold: {}", violation.check, violation.what);
+    println!("seed {seed}: {} does not hold: {}", violation.invariant, violation.what);
     println!("  again: scripts/simulate {seed}..{seed}");
-    let short = shorten(plan, |plan| fails(plan, violation.check));
+    let short = shorten(plan, |plan| fails(plan, violation.invariant));
     println!("  {} of {} actions are enough:", short.actions.len(), plan.actions.len());
     for action in &short.actions {
         println!("    after {} steps {:?}", action.steps, action.act);
@@ -85,7 +88,7 @@ fn tell(plan: &Plan, violation: &Violation) {
 }
 
 fn fails(plan: &Plan, check: Check) -> bool {
-    run(plan).violation.is_some_and(|violation| violation.check == check)
+    run(plan).violation.is_some_and(|violation| violation.invariant == check)
 }
 
 /// Counts the seeds that catch a planted bug.

@@ -9,19 +9,20 @@ use dataflow::lockstep::{Lockstep, Task};
 use dataflow::{
     Beyond, InputSpec, JobError, JobSpec, LogTimeKind, Origin, Scope, Settings, StateAt,
 };
+use recount::Rules;
 use schemas::event::Decoder;
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
 use sinks::commits::{Follower, Retention, list_commits, load, manifest_name, newest, visible};
+use sinks::invariants::{monotone, reached, rises};
 
-use crate::checks::{Check, Tally, Violation, counts, monotone, offset, rises, stored, violated};
+use crate::checks::{Check, Shown, TOP_K, Tally, Violation, counts, held_back, stored, violated};
 use crate::clock::{SimClock, Time};
 use crate::disk::{Choices, PowerDisk};
 use crate::events::Producer;
 use crate::log::{Subscribed, Topic, partition_name};
 use crate::plan::{Act, Action, Plan};
 use crate::process::{Connected, Mounted, Probe, Process};
-use crate::recount::Rules;
 use crate::rng::Rng;
 use crate::wire::{Faults, Wire, Write};
 
@@ -58,6 +59,7 @@ struct Job {
 struct World<'p> {
     plan: &'p Plan,
     decoder: Decoder,
+    scopes: Vec<(String, Vec<String>)>,
     time: Time,
     topic: Topic,
     producer: Producer,
@@ -76,6 +78,16 @@ struct World<'p> {
     outcome: Outcome,
 }
 
+/// What may become of a write on its way to the store.
+const STORE_FAULTS: [&str; 4] = ["write lost", "answer lost", "write late", "write twice"];
+
+impl Outcome {
+    /// Writes to the store that went wrong.
+    pub fn store_faults(&self) -> u64 {
+        STORE_FAULTS.iter().filter_map(|fault| self.faults.get(fault)).sum()
+    }
+}
+
 /// Runs a plan to its end, or to the first check that does not hold.
 pub fn run(plan: &Plan) -> Outcome {
     let mut world = World::new(plan);
@@ -83,10 +95,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let mut outcome = std::mem::take(&mut world.outcome);
     outcome.violation = ended.err();
     outcome.trace = world.probe.seen().trace;
-    for (fault, struck) in ["write lost", "answer lost", "write late", "write twice"]
-        .iter()
-        .zip(world.wire.line().struck)
-    {
+    for (fault, struck) in STORE_FAULTS.iter().zip(world.wire.line().struck) {
         *outcome.faults.entry(fault).or_default() += struck;
     }
     outcome
@@ -94,7 +103,8 @@ pub fn run(plan: &Plan) -> Outcome {
 
 /// Runs the plans of `seeds` on all cores; `each` is told of one after the other, in no order.
 pub fn each_seed(seeds: RangeInclusive<u64>, each: impl FnMut(&Plan, &Outcome) + Send) {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // A world waits for its workers whenever a turn is handed on, so a core has room for two.
+    let cores = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (next, each) = (AtomicU64::new(*seeds.start()), Mutex::new(each));
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -121,6 +131,7 @@ impl<'p> World<'p> {
         Self {
             plan,
             decoder: Decoder::new(Mapping::default(), &["region".to_owned()]),
+            scopes: vec![("region".to_owned(), REGIONS.map(str::to_owned).to_vec())],
             time: Time::default(),
             topic: Topic::default(),
             producer: Producer::default(),
@@ -199,13 +210,16 @@ impl<'p> World<'p> {
     }
 
     fn settings(&self) -> Settings {
-        let allow = REGIONS.map(str::to_owned).to_vec();
+        let scope = |(attribute, allow): &(String, Vec<String>)| Scope {
+            attribute: attribute.clone(),
+            allow: allow.clone(),
+        };
         Settings {
             every_ms: 900_000,
             horizon_ms: Some(HORIZON_MS),
             beyond: if self.plan.count_beyond { Beyond::Count } else { Beyond::DeadLetter },
-            scopes: vec![Scope { attribute: "region".to_owned(), allow }],
-            top_k: 3,
+            scopes: self.scopes.iter().map(scope).collect(),
+            top_k: TOP_K,
             retention: Retention { keep_ms: 1_800_000, bytes: None, grace_ms: 600_000 },
             ..Settings::default()
         }
@@ -214,9 +228,11 @@ impl<'p> World<'p> {
     fn rules(&self) -> Rules<'_> {
         Rules {
             decoder: &self.decoder,
-            scope: ("region", &REGIONS),
-            horizon_ms: HORIZON_MS,
+            scopes: &self.scopes,
+            horizon_ms: Some(HORIZON_MS),
             count_beyond: self.plan.count_beyond,
+            until_ms: i64::MAX,
+            refused: None,
         }
     }
 
@@ -246,23 +262,34 @@ impl<'p> World<'p> {
 
     fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         let process = Process::new(Arc::clone(&self.probe));
+        let before = newest(&*self.disk).ok().flatten();
+        let before = before.map(|manifest| Shown::read(&*self.disk, &manifest));
         match self.start(rng, &process) {
             Ok(lockstep) => {
                 let takeover = lockstep.takeover().clone();
                 self.look(rng)?;
-                self.recount(&takeover)?;
+                let shown = self.recount(&takeover)?;
                 self.job = Some(Job { lockstep, process });
-                Ok(())
+                self.outcome.checks.count(Check::Sums);
+                match before {
+                    Some(Err(what)) => violated(Check::Sums, what),
+                    Some(Ok(before)) if before.sums() != shown.sums() => violated(
+                        Check::Sums,
+                        format!("{:?} before a start, {:?} after", before.sums(), shown.sums()),
+                    ),
+                    _ => Ok(()),
+                }
             }
             Err(error) => violated(Check::Caused, format!("a start failed: {error}")),
         }
     }
 
-    /// C1 for one commit.
-    fn recount(&mut self, manifest: &Manifest) -> Result<(), Violation> {
+    /// C1 and C10 for one commit.
+    fn recount(&mut self, manifest: &Manifest) -> Result<Shown, Violation> {
         self.outcome.checks.count(Check::Recount);
+        self.outcome.checks.count(Check::Boards);
         let topic = self.topic.partitions();
-        counts(&*self.disk, manifest, &topic, &self.rules()).map(drop)
+        counts(&*self.disk, manifest, &topic, &self.rules())
     }
 
     /// Somebody has a turn.
@@ -305,6 +332,7 @@ impl<'p> World<'p> {
             }
             if let Some((_, before)) = self.manifests.range(..header.commit).next_back() {
                 rises(before, &manifest)?;
+                held_back(before, &manifest)?;
             }
             self.versions.insert(header.version, header.commit);
             self.manifests.insert(header.commit, manifest);
@@ -334,7 +362,7 @@ impl<'p> World<'p> {
         }
         if let Some(snapshot) = self.follower.current() {
             let header = &snapshot.manifest.header;
-            monotone(self.seen.as_ref(), header)?;
+            self.seen.as_ref().map_or(Ok(()), |seen| monotone(seen, header))?;
             self.seen = Some(header.clone());
         }
         Ok(())
@@ -437,7 +465,7 @@ impl<'p> World<'p> {
         let read = |partition: usize| {
             let name = partition_name(partition);
             let known = manifest.body.inputs.values().find_map(|p| p.get(&name));
-            known.map_or(0, |known| offset(&known.position))
+            known.map_or(0, |known| reached(&known.position))
         };
         topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
     }

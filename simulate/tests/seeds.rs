@@ -1,45 +1,102 @@
 //! Seeds in numbers: every check holds, every fault strikes often, and a seed is a whole run.
 //!
-//! `TAGFLOW_SEEDS` says how many; the first ones are always the same, the others new by the day.
+//! `TAGFLOW_SEEDS` says how many, `TAGFLOW_FIRST_SEED` from which on. Those that failed once
+//! (`seeds.txt`) run as well.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::RangeInclusive;
 
-use simulate::checks::{Check, Tally};
+use simulate::checks::Check;
 use simulate::plan::Plan;
-use simulate::world::{each_seed, run};
+use simulate::world::{Outcome, each_seed, run};
 
-/// Faults of each kind that must have struck, and times that each check must have been made, in a
-/// full run.
+/// A full run, and what must have happened in it.
 const SEEDS: u64 = 3000;
 const FAULTS_MIN: u64 = 100;
 const CHECKS_MIN: u64 = 1000;
+/// Per seed: kills, records, and writes to the store that go wrong.
+const KILLS_MIN: f64 = 1.5;
+const RECORDS_MIN: f64 = 300.0;
+const STORE_FAULTS_MIN: f64 = 10.0;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What many seeds came to.
+#[derive(Debug, Default)]
+struct Sums {
+    kills: u64,
+    records: u64,
+    store_faults: u64,
+    faults: BTreeMap<&'static str, u64>,
+    checks: BTreeMap<Check, u64>,
+    failures: Vec<String>,
+}
+
+impl Sums {
+    fn add(&mut self, plan: &Plan, outcome: &Outcome) {
+        self.kills += outcome.kills;
+        self.records += outcome.records;
+        self.store_faults += outcome.store_faults();
+        outcome.faults.iter().for_each(|(name, n)| *self.faults.entry(name).or_default() += n);
+        let checks = outcome.checks.0.iter();
+        checks.for_each(|(check, n)| *self.checks.entry(*check).or_default() += n);
+        if let Some(violation) = &outcome.violation {
+            let what = format!("{} {}", violation.invariant, violation.what);
+            self.failures.push(format!("scripts/simulate {0}..{0}: {what}", plan.seed));
+        }
+    }
+
+    fn of(seeds: RangeInclusive<u64>) -> Self {
+        let mut sums = Self::default();
+        each_seed(seeds, |plan, outcome| sums.add(plan, outcome));
+        sums
+    }
+}
+
+/// Fails with all that are below `least`.
+fn all_reach<K: Debug>(what: &str, found: impl IntoIterator<Item = (K, u64)>, least: u64) {
+    let rare: Vec<_> = found.into_iter().filter(|(_, n)| *n < least).collect();
+    assert!(rare.is_empty(), "{what} fewer than {least} times: {rare:?}");
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
 
 #[test]
 fn every_check_holds_whatever_goes_wrong() {
-    let seeds = std::env::var("TAGFLOW_SEEDS").map_or(SEEDS, |text| text.parse().unwrap());
-    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    let (mut checks, mut kills, mut records) = (Tally::default(), 0, 0);
-    let mut failures = Vec::new();
-    each_seed(1..=seeds, |plan, outcome| {
-        kills += outcome.kills;
-        records += outcome.records;
-        outcome.faults.iter().for_each(|(name, n)| *faults.entry(name).or_default() += n);
-        outcome.checks.0.iter().for_each(|(check, n)| *checks.0.entry(*check).or_default() += n);
-        if let Some(violation) = &outcome.violation {
-            let what = format!("{} {}", violation.check, violation.what);
-            failures.push(format!("scripts/simulate {0}..{0}: {what}", plan.seed));
-        }
-    });
-    println!("{seeds} seeds, {kills} kills, {records} records, {faults:?}, {checks:?}");
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let (first, seeds) = (number("TAGFLOW_FIRST_SEED", 1), number("TAGFLOW_SEEDS", SEEDS));
+    let sums = Sums::of(first..=first + seeds - 1);
+    println!("{seeds} seeds: {sums:?}");
+    assert!(sums.failures.is_empty(), "{}", sums.failures.join("\n"));
     if seeds >= SEEDS {
-        assert!(kills * 2 >= seeds * 3, "{kills} kills in {seeds} seeds");
-        assert!(records >= 300 * seeds);
-        assert!(faults.values().all(|n| *n >= FAULTS_MIN), "{faults:?}");
-        let rare = |check: &Check| checks.0.get(check).is_none_or(|n| *n < CHECKS_MIN);
-        assert!(!Check::ALL.iter().any(rare), "{checks:?}");
+        let per_seed = |n: u64| n as f64 / seeds as f64;
+        assert!(per_seed(sums.kills) >= KILLS_MIN, "{} kills", sums.kills);
+        assert!(per_seed(sums.records) >= RECORDS_MIN, "{} records", sums.records);
+        assert!(
+            per_seed(sums.store_faults) >= STORE_FAULTS_MIN,
+            "{} at the store",
+            sums.store_faults
+        );
+        assert!(sums.faults.len() >= 16, "{:?}", sums.faults.keys());
+        all_reach("faults that struck", sums.faults, FAULTS_MIN);
+        let checks = |check| (check, sums.checks.get(&check).copied().unwrap_or_default());
+        all_reach("checks made", Check::ALL.map(checks), CHECKS_MIN);
+    }
+}
+
+#[test]
+fn seeds_that_failed_once_do_not_fail_again() {
+    let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<u64> = lines.map(|l| l.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(!seeds.is_empty());
+    for seed in seeds {
+        let sums = Sums::of(seed..=seed);
+        assert_eq!(sums.failures, [""; 0]);
     }
 }
 

@@ -19,10 +19,10 @@ fn every_planted_bug_is_caught_and_shown_by_few_actions() {
         let violation = |plan: &Plan| run(plan).violation;
         let caught = (1..=SEEDS).find_map(|seed| {
             let plan = Plan::of(seed);
-            violation(&plan).map(|violation| (plan, violation.check))
+            violation(&plan).map(|violation| (plan, violation.invariant))
         });
         let (plan, check) = caught.unwrap_or_else(|| panic!("{} is not caught", bug.name()));
-        let fails = |plan: &Plan| violation(plan).is_some_and(|found| found.check == check);
+        let fails = |plan: &Plan| violation(plan).is_some_and(|found| found.invariant == check);
         let short = shorten(&plan, fails);
         let (seed, actions) = (plan.seed, short.actions.len());
         println!("{}: seed {seed}, {check}, {actions} actions", bug.name());

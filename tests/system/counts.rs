@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, test_data};
-use super::recount::{Input, check};
+use super::recount::{Input, check, largest};
 
 const REAL: &str = "event_id=id,ts=created_at,caption=text,user_id=user";
 
@@ -48,7 +48,7 @@ fn real_posts_at_the_instants_of_their_truth() {
         let (rows, summary) = export(&state, "");
         assert_eq!(summary.as_of, Some(as_of));
         for (window, count) in [("1h", 0), ("24h", 1)] {
-            let counts = |row: &super::harness::Row| [row.c1h, row.c24h][count];
+            let counts = |row: &recount::Row| [row.c1h, row.c24h][count];
             let mut top: Vec<(i64, &str)> =
                 rows.values().map(|r| (counts(r), r.key.as_str())).filter(|r| r.0 > 0).collect();
             top.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
@@ -125,7 +125,7 @@ fn any_number_of_workers_and_a_restart_on_another_give_the_same_export() {
         ok(&format!("run --input {from} {scopes} --state {at} --workers {workers} --bounded"));
         let (rows, summary) = export(&state, "");
         let recount = check(&all, &rows, &summary);
-        assert_eq!(summary.as_of, Some(recount.largest(64)));
+        assert_eq!(summary.as_of, Some(largest(&recount, 64)));
         events = recount.events;
         assert!(rows.keys().any(|(scope, _)| scope == "region=eu"));
         assert_eq!(*first.get_or_insert_with(|| rows.clone()), rows);

@@ -1,16 +1,20 @@
-//! `kill -9` at any moment, on a random number of workers: counts end exact, and no reader sees a
-//! commit or a version go back.
+//! `kill -9` at any moment, of the job on a random number of workers and of the service that reads
+//! its commits: counts end exact, and no reader sees a commit, a version or a count go back.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use schemas::tags::Extractor;
 use sinks::commits::Follower;
 use sinks::storage::DiskStorage;
 
 use super::harness::{Job, eventually, export, folder, newest_commit, ok};
-use super::recount::{Input, Recount, check, differing};
+use super::recount::{Input, check, count};
+use super::serve::{get, serve};
 
 /// How many kills must hit a living process, where `TAGFLOW_KILLS` names no other number.
 const KILLS: u32 = 20;
@@ -56,6 +60,56 @@ fn poll(state: PathBuf, end: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> 
     })
 }
 
+/// What a client of the API has seen last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    commit: u64,
+    version: u64,
+    total: u64,
+}
+
+/// Asks a service for one tag, and kills the service and starts another one, again and again;
+/// fails if an answer is older than one before. Returns how many services it killed.
+fn ask(state: PathBuf, tag: String, end: Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
+    std::thread::spawn(move || {
+        let mut random = Random(u64::from(std::process::id()) + 1);
+        let (mut last, mut kills) = (Seen::default(), 0);
+        eventually("a commit", || (newest_commit(&state) > 1).then_some(()));
+        while !end.load(Ordering::Acquire) {
+            let mut served = serve(&state, "");
+            for _ in 0..=random.below(40) {
+                let answer = get(&served.address, &format!("/tags/{tag}"));
+                // Before the first commit there is nothing to serve, and the tag is unknown.
+                if answer.status == 200 {
+                    let tag = answer.json();
+                    let number = |name: &str| tag[name].as_u64().unwrap();
+                    let [commit, version, total] = ["commit", "version", "total"].map(number);
+                    let now = Seen { commit, version, total };
+                    let newer = commit >= last.commit && version >= last.version;
+                    assert!(newer && total >= last.total, "{last:?} went back to {now:?}");
+                    last = now;
+                } else {
+                    assert_eq!(last.commit, 0, "{} after {last:?}", answer.status);
+                }
+                std::thread::park_timeout(Duration::from_millis(random.below(50)));
+            }
+            kills += u32::from(served.job.kill());
+        }
+        assert!(last.total > 0, "{last:?}");
+        kills
+    })
+}
+
+/// The first tag of a file of posts: what is common comes early.
+fn first_tag(input: &Path) -> String {
+    let text = BufReader::new(File::open(input).unwrap()).lines().next().unwrap().unwrap();
+    let caption = serde_json::from_str::<serde_json::Value>(&text).unwrap()["caption"].clone();
+    let mut first = None;
+    let caption = caption.as_str().unwrap();
+    Extractor::default().each(caption, |_, key, _| first = first.take().or(Some(key.to_owned())));
+    first.unwrap()
+}
+
 /// Starts the job again and again and kills it; true once `kills` have hit.
 fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
     let mut hits = 0;
@@ -90,12 +144,16 @@ fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     ok(&format!("generate --posts {posts} --seed {seed} --zipf 1.05 --out {out}"));
     let end = Arc::new(AtomicBool::new(false));
     let reader = poll(state.clone(), Arc::clone(&end));
+    let client = ask(state.clone(), first_tag(&input), Arc::clone(&end));
     kill_often(&input, &state, kills, &mut random);
     ok(&format!("run --input {out} --state {} --workers 2 --bounded", state.display()));
     end.store(true, Ordering::Release);
     assert!(reader.join().unwrap() > kills as usize, "the reader saw commits of every start");
+    let services = client.join().unwrap();
+    assert!(services >= kills / 2, "{services} services were killed");
+    println!("{services} services were killed as well");
     let (rows, summary) = export(&state, "");
-    let count = Recount::of(&Input::file(&input), summary.as_of.unwrap());
-    println!("{kills} kills, {} keys differ", differing(&count, &rows).count());
+    let counted = count(&Input::file(&input), summary.as_of.unwrap(), None);
+    println!("{kills} kills, {} keys differ", recount::differing(&counted.rows, &rows).count());
     check(&Input::file(&input), &rows, &summary);
 }

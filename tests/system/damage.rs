@@ -95,7 +95,7 @@ fn a_rollback_restores_an_older_commit_under_a_newer_number() {
     let (rows, summary) = export(&state, "");
     assert_eq!((summary.events, summary.commit), (old.events, newest + 1));
     assert!(summary.as_of >= new.as_of, "stream time does not go back");
-    let totals = |rows: &std::collections::BTreeMap<_, super::harness::Row>| {
+    let totals = |rows: &std::collections::BTreeMap<_, recount::Row>| {
         rows.values().map(|r| (r.key.clone(), r.total, r.first_seen)).collect::<Vec<_>>()
     };
     assert_eq!(totals(&rows), totals(&old_rows));

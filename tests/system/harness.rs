@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use recount::Row;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -150,20 +151,6 @@ pub(crate) fn test_data(tests: &str) -> Option<PathBuf> {
 #[allow(clippy::explicit_write, reason = "a macro's output would be captured")]
 pub(crate) fn skip(tests: usize, why: &str) {
     writeln!(std::io::stderr(), "skipped: {tests} ({why})").unwrap();
-}
-
-/// A row of `checkpoint export`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Row {
-    pub(crate) scope: String,
-    pub(crate) key: String,
-    pub(crate) display: String,
-    pub(crate) total: i64,
-    pub(crate) first_seen: i64,
-    pub(crate) last_seen: i64,
-    pub(crate) c1h: i64,
-    pub(crate) c24h: i64,
 }
 
 /// The last line of `checkpoint export`.

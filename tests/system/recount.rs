@@ -1,20 +1,14 @@
-//! The oracle: counts the retained input by itself, event by event, into one map.
-//!
-//! It shares record types and tag rules with the product, and no other code.
+//! Exports held against the oracle's count of the input (`tests/recount`).
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use schemas::event::{Decoder, Event, Kind};
+use recount::{Counted, Key, Row, Rules, differing, recount};
+use schemas::event::Decoder;
 use schemas::mapping::Mapping;
-use schemas::tags::Extractor;
 
-use super::harness::{Row, Summary};
-
-const MINUTE: i64 = 60_000;
-const TEN_MINUTES: i64 = 600_000;
+use super::harness::Summary;
 
 /// What is to be counted.
 pub(crate) struct Input<'a> {
@@ -32,137 +26,46 @@ impl Input<'static> {
     }
 }
 
-/// What an input counts to at one instant.
-#[derive(Default)]
-pub(crate) struct Recount {
-    pub(crate) rows: BTreeMap<(String, String), Row>,
-    pub(crate) events: u64,
-    duplicates: u64,
-    unsupported: u64,
-    dead_letters: u64,
-    times: Vec<i64>,
-}
-
-/// Calls `each` with every first-time event; counts the rest.
-fn events(input: &Input<'_>, count: &mut Recount, mut each: impl FnMut(&mut Recount, &Event<'_>)) {
-    let attributes: Vec<String> = input.scopes.iter().map(|(name, _)| (*name).into()).collect();
+/// Counts `input`, with windows at `as_of`, and keeps the evidence of one key.
+pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted {
+    let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+    let scopes: Vec<(String, Vec<String>)> =
+        input.scopes.iter().map(|(name, values)| ((*name).to_owned(), owned(values))).collect();
+    let attributes: Vec<String> = scopes.iter().map(|(name, _)| name.clone()).collect();
     let names: Vec<&str> = attributes.iter().map(String::as_str).collect();
-    let decoder = Decoder::new(Mapping::parse(input.mapping, &names).unwrap(), &attributes);
-    let mut seen: HashSet<String> = HashSet::new();
-    let lines =
-        input.paths.iter().flat_map(|p| BufReader::new(File::open(p).unwrap()).split(b'\n'));
-    for line in lines.map(Result::unwrap).filter(|line| !line.trim_ascii().is_empty()) {
-        match decoder.decode(&line) {
-            Err(_) => count.dead_letters += 1,
-            Ok(event) if event.kind != Kind::PostPublished => count.unsupported += 1,
-            Ok(event) if event.ts_ms > input.until => {}
-            Ok(event) => {
-                count.times.push(event.ts_ms);
-                if seen.contains(&*event.event_id) {
-                    count.duplicates += 1;
-                } else {
-                    seen.insert(event.event_id.to_string());
-                    count.events += 1;
-                    each(count, &event);
-                }
-            }
-        }
-    }
-}
-
-/// The (scope, key)s of an event, each with its least spelling.
-fn tags(input: &Input<'_>, event: &Event<'_>) -> Vec<(String, String, String)> {
-    let mut in_scopes = vec![String::new()];
-    for (value, (name, allowed)) in event.attributes.iter().zip(input.scopes) {
-        let value = value.as_deref().filter(|v| allowed.contains(v));
-        in_scopes.extend(value.map(|v| format!("{name}={v}")));
-    }
-    let mut spelled: BTreeMap<String, &str> = BTreeMap::new();
-    Extractor::default().each(&event.caption, |o, key, _| {
-        let kept = spelled.entry(key.to_owned()).or_insert(o.tag);
-        *kept = (*kept).min(o.tag);
-    });
-    let in_scope = |scope: &String| {
-        let tag = |(key, spelling): (&String, &&str)| {
-            (scope.clone(), key.clone(), (*spelling).to_owned())
-        };
-        spelled.iter().map(tag).collect::<Vec<_>>()
+    let rules = Rules {
+        decoder: &Decoder::new(Mapping::parse(input.mapping, &names).unwrap(), &attributes),
+        scopes: &scopes,
+        horizon_ms: None,
+        count_beyond: false,
+        until_ms: input.until,
+        refused: None,
     };
-    in_scopes.iter().flat_map(in_scope).collect()
+    let files: Vec<Vec<u8>> = input.paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    let lines = files.iter().flat_map(|file| file.split(|byte| *byte == b'\n'));
+    let records = lines.filter(|line| !line.trim_ascii().is_empty()).zip(0..);
+    recount(records.map(|(line, at)| ("input", at, line)), &rules, as_of, of).unwrap()
 }
 
-fn within(ts: i64, as_of: i64, width: i64, buckets: i64) -> i64 {
-    let (bucket, last) = (ts.div_euclid(width), as_of.div_euclid(width));
-    i64::from(bucket <= last && bucket > last - buckets)
-}
-
-impl Recount {
-    /// Counts `input`, with windows at `as_of`.
-    pub(crate) fn of(input: &Input<'_>, as_of: i64) -> Self {
-        let mut count = Self::default();
-        events(input, &mut count, |count, event| {
-            let ts = event.ts_ms;
-            for (scope, key, spelling) in tags(input, event) {
-                let at = (scope.clone(), key.clone());
-                let row = count.rows.entry(at).or_insert_with(|| Row {
-                    scope,
-                    key,
-                    display: spelling.clone(),
-                    total: 0,
-                    first_seen: ts,
-                    last_seen: ts,
-                    c1h: 0,
-                    c24h: 0,
-                });
-                if (ts, &spelling) < (row.first_seen, &row.display) {
-                    row.display = spelling;
-                }
-                row.total += 1;
-                row.first_seen = row.first_seen.min(ts);
-                row.last_seen = row.last_seen.max(ts);
-                row.c1h += within(ts, as_of, MINUTE, 60);
-                row.c24h += within(ts, as_of, TEN_MINUTES, 144);
-            }
-        });
-        count
-    }
-
-    /// The k-th largest event time, from 1.
-    pub(crate) fn largest(&self, k: usize) -> i64 {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        times[times.len() - k]
-    }
-}
-
-/// The keys of which an export and a count say different things.
-pub(crate) fn differing<'c>(
-    count: &'c Recount,
-    rows: &'c BTreeMap<(String, String), Row>,
-) -> impl Iterator<Item = &'c (String, String)> {
-    let unknown = rows.keys().filter(|key| !count.rows.contains_key(*key));
-    count.rows.keys().chain(unknown).filter(|key| count.rows.get(*key) != rows.get(*key))
+/// The k-th largest event time, from 1.
+pub(crate) fn largest(counted: &Counted, k: usize) -> i64 {
+    let mut times = counted.times.clone();
+    times.sort_unstable();
+    times[times.len() - k]
 }
 
 /// Holds an export against a count of `input`; names the first key that differs, with its events.
-pub(crate) fn check(
-    input: &Input<'_>,
-    rows: &BTreeMap<(String, String), Row>,
-    summary: &Summary,
-) -> Recount {
-    let count = Recount::of(input, summary.as_of.unwrap_or_default());
-    if let Some(key) = differing(&count, rows).next() {
-        let (want, got) = (count.rows.get(key), rows.get(key));
-        let mut with = Vec::new();
-        events(input, &mut Recount::default(), |_, event| {
-            if tags(input, event).iter().any(|(s, k, _)| (s, k) == (&key.0, &key.1)) {
-                with.push((event.event_id.to_string(), event.ts_ms));
-            }
-        });
-        panic!("{key:?}\nwant {want:?}\ngot  {got:?}\nas of {:?}, events {with:?}", summary.as_of);
+pub(crate) fn check(input: &Input<'_>, rows: &BTreeMap<Key, Row>, summary: &Summary) -> Counted {
+    let as_of = summary.as_of.unwrap_or_default();
+    let counted = count(input, as_of, None);
+    if let Some(key) = differing(&counted.rows, rows).next() {
+        let (want, got) = (counted.rows.get(key), rows.get(key));
+        let events = count(input, as_of, Some(key)).evidence;
+        panic!("{key:?}\nwant {want:?}\ngot  {got:?}\nas of {as_of}, events {events:?}");
     }
-    let want = (count.events, count.duplicates, count.unsupported, count.dead_letters);
+    let c = &counted;
+    let want = (c.events, c.duplicates, c.unsupported, c.dead_letters);
     let got = (summary.events, summary.duplicates, summary.unsupported, summary.dead_letters);
     assert_eq!(want, got, "events, duplicates, unsupported, dead letters");
-    count
+    counted
 }

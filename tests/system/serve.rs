@@ -9,7 +9,7 @@ use super::harness::{Job, eventually, export, fails, folder, ok};
 
 /// A `serve` process and its address.
 pub(crate) struct Served {
-    _job: Job,
+    pub(crate) job: Job,
     pub(crate) address: String,
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn serve(state: &Path, more: &str) -> Served {
     let mut first = String::new();
     BufReader::new(job.stdout()).read_line(&mut first).unwrap();
     let address = first.trim().strip_prefix("http://").expect("the URL alone").to_owned();
-    Served { _job: job, address }
+    Served { job, address }
 }
 
 /// An HTTP answer.

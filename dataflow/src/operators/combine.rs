@@ -91,8 +91,9 @@ pub(crate) struct Combine {
     hasher: Hasher,
     /// Scope names; 0 is the whole stream.
     scopes: Arc<[String]>,
-    /// The earliest event whose text was sent, of recently sent tags.
-    sent: Box<[(KeyHash, i64)]>,
+    /// Recently sent tags, each with the time of the earliest event whose text was sent; zeroes
+    /// where there is none, so that an unused table costs nothing.
+    sent: (Box<[u128]>, Box<[i64]>),
 }
 
 impl Combine {
@@ -101,7 +102,7 @@ impl Combine {
             tiers: context.settings.windows.tiers(),
             hasher: context.start.body.hash_key.hasher(),
             scopes: context.settings.scope_names(),
-            sent: vec![(KeyHash::default(), i64::MAX); SENT_TAGS].into_boxed_slice(),
+            sent: (vec![0; SENT_TAGS].into(), vec![0; SENT_TAGS].into()),
         }
     }
 
@@ -117,10 +118,12 @@ impl Combine {
     }
 
     fn mention(&mut self, slice: &Slice, sum: &Sum) -> Mention {
-        let sent = &mut self.sent[sum.tag.lo as usize % SENT_TAGS];
-        let known = sent.0 == sum.tag && sent.1 < sum.first_ms;
+        let at = sum.tag.lo as usize % SENT_TAGS;
+        let (tag, first_ms) = (&mut self.sent.0[at], &mut self.sent.1[at]);
+        let hash = u128::from(sum.tag.hi) << 64 | u128::from(sum.tag.lo);
+        let known = hash != 0 && *tag == hash && *first_ms < sum.first_ms;
         if !known {
-            *sent = (sum.tag, sum.first_ms);
+            (*tag, *first_ms) = (hash, sum.first_ms);
         }
         let text = || {
             let spelling = part(&slice.spellings, sum.spelling).to_owned();
@@ -186,7 +189,7 @@ mod tests {
             tiers: Windows::default().tiers(),
             hasher: HashKey::new(1).hasher(),
             scopes: [String::new(), "region=eu".to_owned()].into(),
-            sent: vec![(KeyHash::default(), i64::MAX); SENT_TAGS].into_boxed_slice(),
+            sent: (vec![0; SENT_TAGS].into(), vec![0; SENT_TAGS].into()),
         }
     }
 

@@ -15,7 +15,7 @@ use super::ack::owns;
 use crate::context::Context;
 use crate::records::{Close, Mention, Ranked};
 use crate::run::JobError;
-use crate::state::board::Board;
+use crate::state::board::{Board, Standing};
 use crate::state::tag_table::{TagError, TagTable, View};
 
 /// The tags of one worker's bins.
@@ -56,7 +56,8 @@ impl TagState {
             }
             if let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
                 let all_time = state.boards.get_mut(&(scope as u16, windows));
-                all_time.into_iter().for_each(|b| b.offer(hash, row.total, row.tag, row.display));
+                let standing = Standing { count: row.total, most: row.total };
+                all_time.into_iter().for_each(|b| b.offer(hash, standing, row.tag, row.display));
             }
         }
         for view in state.table.views() {
@@ -97,28 +98,30 @@ impl TagState {
     fn rank(&mut self, commit: u64, as_of: u32) -> Vec<Ranked> {
         let Self { table, tiers, boards, .. } = self;
         let windows = tiers.len();
-        let mut short = Vec::new();
+        // Boards that have to be scanned for, each with one for this commit alone.
+        let mut short = BTreeMap::new();
         for ((scope, window), board) in boards.iter_mut() {
             let index = usize::from(*window);
-            let count = |hash| table.view(hash).map_or(0, |v| v.count(tiers, index, as_of));
-            // Totals do not fall as time passes, so the board of all time need not be recounted.
-            if index < windows && !board.recount(count) {
-                board.refill();
-                short.push((*scope, *window));
+            let of = |hash| table.view(hash).map(|view| view.standing(tiers, index, as_of));
+            // Totals do not change as time passes, so the board of all time need not be recounted.
+            if index < windows && !board.recount(|hash| of(hash).unwrap_or_default()) {
+                short.insert((*scope, *window), board.refill());
             }
         }
         if !short.is_empty() {
             for view in table.views() {
-                for key in short.iter().filter(|(scope, _)| *scope == view.scope) {
-                    let count = view.count(tiers, usize::from(key.1), as_of);
-                    if let Some(board) = boards.get_mut(key) {
-                        board.offer(view.hash, count, view.key, view.display);
+                for ((_, window), now) in short.range_mut((view.scope, 0)..=(view.scope, u16::MAX))
+                {
+                    let standing = view.standing(tiers, usize::from(*window), as_of);
+                    now.offer(view.hash, standing.now(), view.key, view.display);
+                    if let Some(board) = boards.get_mut(&(view.scope, *window)) {
+                        board.offer(view.hash, standing, view.key, view.display);
                     }
                 }
             }
         }
-        let ranked = boards.iter().flat_map(|((scope, window), board)| {
-            board.top().into_iter().map(|c| Ranked {
+        let ranked = boards.iter().flat_map(|(key @ (scope, window), board)| {
+            short.get(key).unwrap_or(board).top().into_iter().map(|c| Ranked {
                 commit,
                 scope: *scope,
                 window: *window,
@@ -140,7 +143,7 @@ impl TagState {
 
 fn offer(boards: &mut BTreeMap<(u16, u16), Board>, tiers: &Tiers, as_of: u32, view: View<'_>) {
     for (key, board) in boards.range_mut((view.scope, 0)..=(view.scope, u16::MAX)) {
-        let count = view.count(tiers, usize::from(key.1), as_of);
-        board.offer(view.hash, count, view.key, view.display);
+        let standing = view.standing(tiers, usize::from(key.1), as_of);
+        board.offer(view.hash, standing, view.key, view.display);
     }
 }

@@ -12,6 +12,7 @@ use schemas::windows::{Buckets, BucketsError, Tiers};
 use thiserror::Error;
 
 use crate::records::Mention;
+use crate::state::board::Standing;
 
 /// The slab grows by so many tags, so that none is ever moved.
 pub(crate) const CHUNK: usize = 4096;
@@ -78,12 +79,16 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    /// The count of window `index` at slot `as_of`; the index behind the last window is all time.
-    pub(crate) fn count(&self, tiers: &Tiers, index: usize, as_of: u32) -> i64 {
+    /// Where it stands in window `index` at slot `as_of`; the index behind the last window is all
+    /// time.
+    pub(crate) fn standing(&self, tiers: &Tiers, index: usize, as_of: u32) -> Standing {
+        let Tag { total, buckets, .. } = self.tag;
         if index == tiers.len() {
-            self.tag.total
-        } else {
-            self.tag.buckets.sum(tiers, index, as_of)
+            return Standing { count: *total, most: *total };
+        }
+        Standing {
+            count: buckets.sum(tiers, index, as_of),
+            most: buckets.most(tiers, index, as_of),
         }
     }
 }

@@ -4,6 +4,7 @@ use schemas::manifest::{Header, Manifest, ManifestError, TableName, decode};
 use schemas::planted::{Bug, planted};
 use thiserror::Error;
 
+use crate::invariants::{Broken, Invariant, count};
 use crate::storage::{Storage, StorageError, replace, temporary};
 
 /// Why a commit could not be made or read.
@@ -41,6 +42,9 @@ pub enum CommitError {
     /// There is no such commit, or no longer.
     #[error("there is no commit {0}; `tagflow checkpoint ls` shows those that are kept")]
     Missing(u64),
+    /// Something that always holds does not.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// The pointer to the visible commit is damaged.
     #[error("{0} is damaged: it does not name a commit")]
     Visible(String),
@@ -97,6 +101,7 @@ pub(super) fn load_parts(
         other => other?,
     };
     let damaged = |error| CommitError::Manifest { file: storage.display(&name), error };
+    count(Invariant::Refused);
     let (header, body) = decode(&bytes).map_err(damaged)?;
     if header.commit != commit {
         let error = format!("it is that of commit {}", header.commit);

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::files::{CommitError, load, read_visible, visible};
 use super::snapshot::Snapshot;
+use crate::invariants::monotone;
 use crate::storage::Storage;
 
 /// How many steps look only at the pointer they know before one looks for a newer generation's.
@@ -46,6 +47,9 @@ impl Follower {
                 // Another thread may have shown a newer one while this one opened its files.
                 let newer = !shown.as_ref().is_some_and(is_old);
                 if newer {
+                    if let Some(shown) = shown.as_ref() {
+                        monotone(&shown.manifest.header, &snapshot.manifest.header)?;
+                    }
                     *shown = Some(Arc::new(snapshot));
                 }
                 Ok(newer)

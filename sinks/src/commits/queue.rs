@@ -11,6 +11,7 @@ use schemas::planted::{Bug, planted};
 use super::files::{CommitError, create, make_visible};
 use super::merge::Merged;
 use super::snapshot::Snapshot;
+use crate::invariants::rises;
 use crate::storage::Storage;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,9 +153,10 @@ impl CommitTask {
     }
 
     fn commit(&self, manifest: Manifest) -> Result<(), CommitError> {
+        let before = self.latest.current();
+        rises(&before.manifest, &manifest)?;
         create(&*self.storage, &manifest)?;
         make_visible(&*self.storage, &manifest.header)?;
-        let before = self.latest.current();
         let snapshot = Snapshot::open(&*self.storage, manifest, Some(&before))?;
         self.latest.set(Arc::new(snapshot));
         Ok(())

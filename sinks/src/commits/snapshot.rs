@@ -10,6 +10,7 @@ use schemas::segment::{Segment, Table};
 
 use super::files::CommitError;
 use super::filter::Filter;
+use crate::invariants::{Invariant, count};
 use crate::storage::Storage;
 
 /// A table by its type.
@@ -63,6 +64,7 @@ pub fn open_segment<T: Table>(
         Err(error) if error.is_not_found() => return Err(damaged("it is missing".into())),
         other => other?,
     };
+    count(Invariant::Refused);
     if bytes.len() as u64 != meta.bytes {
         return Err(damaged(format!("it has {} of {} bytes", bytes.len(), meta.bytes)));
     }

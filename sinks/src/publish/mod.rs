@@ -13,6 +13,8 @@ use schemas::rows::{BoardRow, TagRow};
 pub use task::{PublishTask, Published};
 use thiserror::Error;
 
+use crate::invariants::Broken;
+
 /// A row on its way to the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishRow {
@@ -116,6 +118,9 @@ pub enum Outcome {
 /// Why publishing cannot go on. Anything passing is an [`Outcome::Unknown`] instead.
 #[derive(Debug, Error)]
 pub enum PublishError {
+    /// Something that always holds does not.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// The database is not usable for this job.
     #[error("the store cannot be used: {0}")]
     Fatal(String),

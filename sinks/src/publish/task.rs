@@ -12,6 +12,7 @@ use schemas::planted::{Bug, planted};
 
 use super::{JobRow, Outcome, PublishError, PublishRow, Publisher};
 use crate::commits::Snapshot;
+use crate::invariants::{Broken, Invariant, check};
 
 /// The most rows in flight.
 const CHUNK_ROWS: usize = 4096;
@@ -74,7 +75,7 @@ impl<P: Publisher> PublishTask<P> {
             None => return Ok(false),
         };
         if round.unknown.is_empty() {
-            round.take_rows(published);
+            round.take_rows(published)?;
         }
         if round.unknown.is_empty() {
             return self.finish(round);
@@ -162,19 +163,28 @@ impl Round {
     }
 
     /// Takes up the next rows that changed after `published`: tags, then boards.
-    fn take_rows(&mut self, published: u64) {
-        let version = self.snapshot.manifest.header.version;
+    fn take_rows(&mut self, published: u64) -> Result<(), Broken> {
+        let Header { commit, version, .. } = self.snapshot.manifest.header;
+        let mut changed = 0;
         let row = |hash, content| PublishRow { hash, version, content };
         if !self.tags_done {
             let tags = self.snapshot.tags_changed(published, self.last).take(CHUNK_ROWS);
-            self.unknown.extend(tags.map(|(hash, tag)| row(hash, tag.into())));
+            self.unknown.extend(tags.map(|(hash, tag)| {
+                changed = tag.commit.max(changed);
+                row(hash, tag.into())
+            }));
             self.tags_done = self.unknown.is_empty();
             self.last = self.unknown.last().map(|row| row.hash);
         }
         if self.tags_done {
             let boards = self.snapshot.boards_changed(published, self.last).take(CHUNK_ROWS);
-            self.unknown.extend(boards.map(|(hash, board)| row(hash, board.into())));
+            self.unknown.extend(boards.map(|(hash, board)| {
+                changed = board.commit.max(changed);
+                row(hash, board.into())
+            }));
             self.last = self.unknown.last().map(|row| row.hash).or(self.last);
         }
+        let what = || format!("a row of commit {changed} is to be published from commit {commit}");
+        check(Invariant::Committed, changed <= commit, what)
     }
 }

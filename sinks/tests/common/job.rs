@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) latest: Arc<Latest>,
     pub(crate) merges: Arc<MergeQueue>,
     pub(crate) workers: u64,
+    /// The order in which segments come to the writer, and how many come in its first turn.
+    pub(crate) order: Option<(Vec<usize>, usize)>,
     writer: SegmentWriter,
     jobs: Sender<WriteJob>,
     task: CommitTask,
@@ -71,7 +73,20 @@ impl Job {
         let (task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
         let (start, merges) = (takeover.header.clone(), Arc::default());
         let (last, workers) = (takeover, 1);
-        Ok(Self { storage, start, last, latest, merges, workers, writer, jobs, task, commits })
+        let order = None;
+        Ok(Self {
+            storage,
+            start,
+            last,
+            latest,
+            merges,
+            workers,
+            order,
+            writer,
+            jobs,
+            task,
+            commits,
+        })
     }
 
     /// The number of the newest commit.
@@ -123,15 +138,31 @@ impl Job {
     fn write(&mut self, commit: u64, batch: &Batch) -> Result<Vec<SegmentMeta>, CommitError> {
         let replies = Arc::new(Mutex::new(Vec::new()));
         let key = self.last.body.hash_key.clone();
-        let mut sent = 0;
+        let mut jobs = Vec::new();
         for worker in 0..self.workers {
             let mine = |hash: KeyHash| hash.bin() % self.workers == worker;
-            sent += self.send(commit, worker, tag_rows(&key, commit, batch, mine), None, &replies);
+            jobs.extend(self.job(
+                commit,
+                worker,
+                tag_rows(&key, commit, batch, mine),
+                None,
+                &replies,
+            ));
             let ids = id_rows(&key, batch, mine);
-            sent += self.send(commit, worker, ids, batch.ids.values().max().copied(), &replies);
+            jobs.extend(self.job(commit, worker, ids, batch.ids.values().max().copied(), &replies));
         }
-        sent += self.send(commit, 0, board_rows(commit, batch), None, &replies);
-        sent += self.send(commit, 0, dead_rows(commit, batch), None, &replies);
+        jobs.extend(self.job(commit, 0, board_rows(commit, batch), None, &replies));
+        jobs.extend(self.job(commit, 0, dead_rows(commit, batch), None, &replies));
+        let sent = jobs.len();
+        let (order, first) = self.order.clone().unwrap_or_else(|| ((0..sent).collect(), sent));
+        assert_eq!(order.len(), sent, "an order of all segments");
+        let mut jobs: Vec<Option<WriteJob>> = jobs.into_iter().map(Some).collect();
+        for (turn, job) in order.into_iter().enumerate() {
+            if turn == first {
+                self.writer.step();
+            }
+            self.jobs.send(jobs[job].take().unwrap()).unwrap();
+        }
         self.writer.step();
         let replies = std::mem::take(&mut *replies.lock().unwrap());
         let answered = replies.len();
@@ -142,25 +173,24 @@ impl Job {
         Ok(metas)
     }
 
-    fn send<T: Named>(
+    fn job<T: Named>(
         &self,
         commit: u64,
         worker: u64,
         rows: Rows<T>,
         last_hour: Option<u32>,
         replies: &Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>,
-    ) -> usize
+    ) -> Option<WriteJob>
     where
         T::Builder: Send,
     {
         if rows.is_empty() {
-            return 0;
+            return None;
         }
         let name = segment_name(&self.start, commit, T::NAME, &format!("t{worker}"));
         let replies = Arc::clone(replies);
         let reply = move |written| replies.lock().unwrap().push(written);
-        self.jobs.send(WriteJob::new(name, commit, rows, last_hour, reply)).unwrap();
-        1
+        Some(WriteJob::new(name, commit, rows, last_hour, reply))
     }
 }
 

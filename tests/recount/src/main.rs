@@ -1,0 +1,162 @@
+//! `recount`: counts files of posts by itself, and says where an export of Tagflow's differs.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use recount::{Counted, Key, Refused, Row, Rules, differing, recount};
+use schemas::event::Decoder;
+use schemas::mapping::Mapping;
+use serde_json::{Value, json};
+
+/// Count files of posts in one thread, and hold an export of Tagflow's against it
+#[derive(Parser)]
+struct Args {
+    /// A file of records, one a line, or a folder of such files
+    #[arg(long)]
+    input: PathBuf,
+    /// Where fields are found, as in `tagflow run --map`
+    #[arg(long, default_value = "")]
+    map: String,
+    /// Group by an attribute's values, as in `tagflow run --scope`: NAME=VALUE,VALUE
+    #[arg(long)]
+    scope: Vec<String>,
+    /// Read events up to this time, in milliseconds
+    #[arg(long, default_value_t = i64::MAX)]
+    until: i64,
+    /// How long ids are remembered, in milliseconds [default: for good]
+    #[arg(long)]
+    horizon_ms: Option<i64>,
+    /// Count events beyond the horizon as they are
+    #[arg(long)]
+    count_beyond: bool,
+    /// The records that the job refused: what `tagflow dead-letters ls --json` prints
+    #[arg(long)]
+    dead_letters: Option<PathBuf>,
+    /// The end of the windows, in milliseconds [default: that of the export]
+    #[arg(long, required_unless_present = "against")]
+    as_of: Option<i64>,
+    /// What `tagflow checkpoint export` printed
+    #[arg(long)]
+    against: Option<PathBuf>,
+}
+
+type Lines = Vec<(String, u64, Vec<u8>)>;
+
+/// The lines of a file, with the file's name and their byte offsets.
+fn lines(path: &Path, name: &str, into: &mut Lines) -> std::io::Result<()> {
+    let mut offset = 0;
+    for line in fs::read(path)?.split_inclusive(|byte| *byte == b'\n') {
+        let record = line.trim_ascii_end();
+        if !record.trim_ascii().is_empty() {
+            into.push((name.to_owned(), offset, record.to_vec()));
+        }
+        offset += line.len() as u64;
+    }
+    Ok(())
+}
+
+/// The lines of `path`, which is a file or a folder below `root`.
+fn read(path: &Path, root: &Path, into: &mut Lines) -> Result<(), Box<dyn Error>> {
+    if path.is_dir() {
+        let mut paths: Vec<_> = fs::read_dir(path)?.collect::<Result<_, _>>()?;
+        paths.sort_by_key(fs::DirEntry::path);
+        return paths.iter().try_for_each(|entry| read(&entry.path(), root, into));
+    }
+    let name =
+        if path == root { path.file_name().map(Path::new) } else { path.strip_prefix(root).ok() };
+    let name = name.unwrap_or(path).to_string_lossy().into_owned();
+    lines(path, &name, into).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether the counts agree, where there is an export to agree with.
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    let scopes = args.scope.iter().map(|scope| {
+        let (name, values) = scope.split_once('=').ok_or("a scope is NAME=VALUE,VALUE")?;
+        Ok((name.to_owned(), values.split(',').map(str::to_owned).collect()))
+    });
+    let scopes: Vec<(String, Vec<String>)> = scopes.collect::<Result<_, &str>>()?;
+    let attributes: Vec<String> = scopes.iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<&str> = attributes.iter().map(String::as_str).collect();
+    let refused = args.dead_letters.as_deref().map(refused).transpose()?;
+    let rules = Rules {
+        decoder: &Decoder::new(Mapping::parse(&args.map, &names)?, &attributes),
+        scopes: &scopes,
+        horizon_ms: args.horizon_ms,
+        count_beyond: args.count_beyond,
+        until_ms: args.until,
+        refused: refused.as_ref(),
+    };
+    let mut records = Lines::new();
+    read(&args.input, &args.input, &mut records)?;
+    let count = |as_of_ms: i64, of: Option<&Key>| {
+        let records = records.iter().map(|(name, at, record)| (name.as_str(), *at, record));
+        recount(records, &rules, as_of_ms, of)
+    };
+    let Some(against) = &args.against else {
+        let counted = count(args.as_of.unwrap_or_default(), None)?;
+        for row in counted.rows.values() {
+            println!("{}", serde_json::to_string(row)?);
+        }
+        println!("{}", counters(&counted));
+        return Ok(true);
+    };
+    let text = fs::read_to_string(against).map_err(|e| format!("{}: {e}", against.display()))?;
+    let (rows, summary) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
+    let rows = rows.lines().map(serde_json::from_str).collect::<Result<Vec<Row>, _>>()?;
+    let keyed = rows.into_iter().map(|row| ((row.scope.clone(), row.key.clone()), row));
+    let got: BTreeMap<Key, Row> = keyed.collect();
+    let mut summary: Value = serde_json::from_str(summary)?;
+    let as_of_ms = args.as_of.or(summary["as_of"].as_i64()).unwrap_or_default();
+    let want = count(as_of_ms, None)?;
+    let keys: Vec<&Key> = differing(&want.rows, &got).collect();
+    if let Some(key) = keys.first() {
+        println!("{key:?}\n  want {:?}\n  got  {:?}", want.rows.get(*key), got.get(*key));
+        for ((partition, position), id, ts_ms) in count(as_of_ms, Some(key))?.evidence {
+            println!("  {partition}@{position}: event {id} at {ts_ms}");
+        }
+    }
+    summary.as_object_mut().map(|fields| (fields.remove("as_of"), fields.remove("commit")));
+    let same = summary == counters(&want);
+    if !same {
+        println!("counters: want {}, got {summary}", counters(&want));
+    }
+    println!("{} keys, {} differ", want.rows.len().max(got.len()), keys.len());
+    Ok(keys.is_empty() && same)
+}
+
+fn counters(counted: &Counted) -> Value {
+    json!({
+        "events": counted.events,
+        "duplicates": counted.duplicates,
+        "beyond_horizon": counted.beyond_horizon,
+        "unsupported": counted.unsupported,
+        "dead_letters": counted.dead_letters,
+    })
+}
+
+fn refused(path: &Path) -> Result<Refused, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let parsed = text.lines().map(|line| {
+        let row: Value = serde_json::from_str(line)?;
+        let field = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        Ok(((field("partition"), row["position"].as_u64().unwrap_or_default()), field("reason")))
+    });
+    parsed.collect()
+}
