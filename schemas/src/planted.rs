@@ -35,11 +35,13 @@ pub enum Bug {
     MergeKeepsOlder,
     /// Stream time follows the wall clock while the job is behind.
     AsOfFromWallClock,
+    /// A board takes a tag at what it counts now, and forgets what lies ahead.
+    BoardForgetsAhead,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -54,6 +56,7 @@ impl Bug {
         Self::HorizonTooShort,
         Self::MergeKeepsOlder,
         Self::AsOfFromWallClock,
+        Self::BoardForgetsAhead,
     ];
 
     /// Its name on the command line.

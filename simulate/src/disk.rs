@@ -154,14 +154,13 @@ impl PowerDisk {
         )))
     }
 
-    /// Flips a bit of a file; the same call flips it back.
-    pub fn flip(&self, name: &str, bit: u64) {
+    /// Gives a file another content, as no job does; the one it had.
+    pub fn overwrite(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = disk.names.get(name).copied() {
-            let bytes = &mut disk.files[file].bytes;
-            let at = (bit / 8) as usize % bytes.len().max(1);
-            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (bit % 8));
-        }
+        let Some(file) = disk.names.get(name).copied() else { return Vec::new() };
+        let before = disk.files[file].bytes.clone();
+        change(&mut disk.files[file].bytes);
+        before
     }
 
     fn effect<T>(

@@ -16,11 +16,11 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// The next record, at time `now_ms`.
-    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> Vec<u8> {
+    /// The next record, at time `now_ms`, and what is wrong with it, if anything.
+    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (Vec<u8>, Option<&'static str>) {
         let dice = rng.below(100);
         if dice < 16 && !self.made.is_empty() {
-            return rng.pick(&self.made).clone();
+            return (rng.pick(&self.made).clone(), Some("repeated event"));
         }
         let id = self.made.len();
         let caption = caption(rng);
@@ -37,7 +37,14 @@ impl Producer {
             _ => event(id, late(rng, 60_000), &caption, region),
         };
         self.made.push(record.clone().into_bytes());
-        record.into_bytes()
+        let wrong = match dice {
+            16..22 => Some("late event"),
+            22..25 => Some("event ahead"),
+            28 => Some("unsupported event"),
+            25..30 => Some("broken event"),
+            _ => None,
+        };
+        (record.into_bytes(), wrong)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod disk;
 pub mod events;
 pub mod log;
+pub mod outcome;
 pub mod plan;
 pub mod process;
 pub mod rng;

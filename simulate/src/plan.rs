@@ -40,8 +40,9 @@ pub enum Act {
         /// Reads that find nothing.
         reads: u64,
     },
-    /// A bit of a file of the newest commit flips; the job must refuse it, and it flips back.
-    BitFlip,
+    /// A bit of a file of the newest commit flips, or its end is cut off; the job must refuse it,
+    /// and the file is mended.
+    Damage,
     /// The wall clock jumps, to so many milliseconds off.
     Jump {
         /// How far it is off.
@@ -122,7 +123,7 @@ fn act(kind: u64, rng: &mut Rng) -> Act {
         6 => Act::OpenFails,
         7 => Act::ReadFails,
         8 => Act::SlowReads { reads: 1 + rng.below(40) },
-        9 => Act::BitFlip,
+        9 => Act::Damage,
         10 => Act::Jump { wrong_ms: rng.below(7_200_000).cast_signed() - 3_600_000 },
         11 => Act::BadWire { percent: 1 + rng.below(20) },
         _ => Act::Calm,

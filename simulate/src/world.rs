@@ -16,11 +16,12 @@ use schemas::mapping::Mapping;
 use sinks::commits::{Follower, Retention, list_commits, load, manifest_name, newest, visible};
 use sinks::invariants::{monotone, reached, rises};
 
-use crate::checks::{Check, Shown, TOP_K, Tally, Violation, counts, held_back, stored, violated};
+use crate::checks::{Check, Shown, TOP_K, Violation, counts, held_back, stored, violated};
 use crate::clock::{SimClock, Time};
 use crate::disk::{Choices, PowerDisk};
 use crate::events::Producer;
 use crate::log::{Subscribed, Topic, partition_name};
+use crate::outcome::{Outcome, STORE_FAULTS};
 use crate::plan::{Act, Action, Plan};
 use crate::process::{Connected, Mounted, Probe, Process};
 use crate::rng::Rng;
@@ -30,25 +31,6 @@ const HORIZON_MS: i64 = 2 * 3_600_000;
 const REGIONS: [&str; 2] = ["us", "eu"];
 /// Steps that a world without trouble may take to catch up, and to end.
 const STEPS_MAX: u64 = 10_000;
-
-/// What a simulation came to.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// A hash of every effect and its order.
-    pub trace: u64,
-    /// Steps taken.
-    pub steps: u64,
-    /// Jobs that were killed, by hand or by a loss of power.
-    pub kills: u64,
-    /// Records produced.
-    pub records: u64,
-    /// Faults of each kind that struck.
-    pub faults: BTreeMap<&'static str, u64>,
-    /// How often each check was made.
-    pub checks: Tally,
-    /// The check that does not hold, if any.
-    pub violation: Option<Violation>,
-}
 
 struct Job {
     lockstep: Lockstep,
@@ -67,6 +49,8 @@ struct World<'p> {
     wire: Wire,
     probe: Arc<Probe>,
     job: Option<Job>,
+    /// Of the last start.
+    workers: usize,
     /// Jobs that another one has taken over from and that do not know yet.
     zombies: Vec<Job>,
     follower: Follower,
@@ -76,16 +60,6 @@ struct World<'p> {
     manifests: BTreeMap<u64, Manifest>,
     versions: BTreeMap<i64, u64>,
     outcome: Outcome,
-}
-
-/// What may become of a write on its way to the store.
-const STORE_FAULTS: [&str; 4] = ["write lost", "answer lost", "write late", "write twice"];
-
-impl Outcome {
-    /// Writes to the store that went wrong.
-    pub fn store_faults(&self) -> u64 {
-        STORE_FAULTS.iter().filter_map(|fault| self.faults.get(fault)).sum()
-    }
 }
 
 /// Runs a plan to its end, or to the first check that does not hold.
@@ -139,6 +113,7 @@ impl<'p> World<'p> {
             wire: Wire::new(Faults::default(), plan.seed),
             probe,
             job: None,
+            workers: 0,
             zombies: Vec::new(),
             follower,
             seen: None,
@@ -167,7 +142,8 @@ impl<'p> World<'p> {
         match action.act {
             Act::Produce { partition, records } => {
                 for _ in 0..records {
-                    let record = self.producer.record(rng, self.time.now_ms());
+                    let (record, wrong) = self.producer.record(rng, self.time.now_ms());
+                    wrong.into_iter().for_each(|wrong| self.count(wrong));
                     self.topic.produce(partition, record);
                 }
                 self.outcome.records += records;
@@ -183,7 +159,7 @@ impl<'p> World<'p> {
             Act::OpenFails => self.afflict("open fails", |ills| ills.open_fails = true),
             Act::ReadFails => self.afflict("read fails", |ills| ills.read_fails = true),
             Act::SlowReads { reads } => self.afflict("slow reads", |ills| ills.slow_reads = reads),
-            Act::BitFlip => self.flip(rng)?,
+            Act::Damage => self.damage(rng)?,
             Act::Jump { wrong_ms } => {
                 self.count("clock jump");
                 self.time.jump(wrong_ms);
@@ -247,11 +223,15 @@ impl<'p> World<'p> {
             mapping: Mapping::default(),
             log_time: LogTimeKind::Event,
         };
+        let workers = 1 + rng.below(rng.clone().below(8) + 1) as usize;
+        if std::mem::replace(&mut self.workers, workers) != workers {
+            self.count("rescale");
+        }
         let started = Lockstep::start(JobSpec {
             settings: self.settings(),
             inputs: vec![input],
             state: StateAt::Storage(Arc::new(disk)),
-            workers: 1 + rng.below(rng.clone().below(8) + 1) as usize,
+            workers,
             take_over: true,
             clock: Arc::new(SimClock::new(&self.time, rng.bits())),
             host: "sim".to_owned(),
@@ -392,7 +372,7 @@ impl<'p> World<'p> {
     }
 
     /// Damages the newest commit while no job lives: a start must refuse it.
-    fn flip(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+    fn damage(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         (self.job, self.zombies) = (None, Vec::new());
         let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
         let mut files = vec![manifest_name(manifest.header.commit)];
@@ -400,10 +380,18 @@ impl<'p> World<'p> {
         let segments = manifest.body.segments.iter();
         let loaded = segments.filter(|s| tables.contains(&s.table.as_str()));
         files.extend(loaded.map(|segment| segment.name.clone()));
-        let (file, bit) = (rng.pick(&files).clone(), rng.bits() >> 16);
-        self.count("bit flip");
+        let (file, bits) = (rng.pick(&files).clone(), rng.bits() >> 16);
+        let cut = rng.chance(50);
+        self.count(if cut { "file cut off" } else { "bit flip" });
         self.outcome.checks.count(Check::Refused);
-        self.disk.flip(&file, bit);
+        let before = self.disk.overwrite(&file, |bytes| {
+            let bit = bits as usize % (bytes.len() * 8).max(1);
+            if cut {
+                bytes.truncate(bit / 8);
+            } else {
+                bytes.iter_mut().skip(bit / 8).take(1).for_each(|byte| *byte ^= 1 << (bit % 8));
+            }
+        });
         let process = Process::new(Arc::clone(&self.probe));
         let refused = match self.start(rng, &process) {
             Err(error) => error.to_string(),
@@ -415,7 +403,7 @@ impl<'p> World<'p> {
                 })
                 .unwrap_or_default(),
         };
-        self.disk.flip(&file, bit);
+        self.disk.overwrite(&file, |bytes| *bytes = before);
         self.look(rng)?;
         if refused.contains(&file) || refused.contains(file.rsplit('/').next().unwrap_or(&file)) {
             return Ok(());

@@ -6,6 +6,7 @@
 
 use hashbrown::HashTable;
 use schemas::hash::{BINS, KeyHash};
+use schemas::planted::{Bug, planted};
 use schemas::rows::{TagRow, Tags};
 use schemas::segment::Rows;
 use schemas::windows::{Buckets, BucketsError, Tiers};
@@ -86,10 +87,11 @@ impl View<'_> {
         if index == tiers.len() {
             return Standing { count: *total, most: *total };
         }
-        Standing {
+        let standing = Standing {
             count: buckets.sum(tiers, index, as_of),
             most: buckets.most(tiers, index, as_of),
-        }
+        };
+        if planted(Bug::BoardForgetsAhead) { standing.now() } else { standing }
     }
 }
 
