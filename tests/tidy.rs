@@ -53,7 +53,8 @@ fn product(text: &str) -> &str {
 }
 
 fn is_test(file: &Path) -> bool {
-    file.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")))
+    let test = |part: &str| matches!(part, "tests" | "tests.rs" | "fuzz");
+    file.components().any(|part| part.as_os_str().to_str().is_some_and(test))
 }
 
 #[test]

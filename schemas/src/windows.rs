@@ -390,7 +390,12 @@ mod tests {
                         let sum = buckets.sum(&tiers, i, tiers.slot(at));
                         prop_assert_eq!(sum, want, "window {} at +{}", i, later);
                         prop_assert!(want == 0 || buckets.is_live(&tiers, tiers.slot(at)));
+                        prop_assert!(want <= buckets.most(&tiers, i, tiers.slot(as_of)));
                     }
+                    let ahead = |ts: &&i64| **ts / window.slide_ms > as_of / window.slide_ms;
+                    let ahead = events.iter().filter(ahead).count() as i64;
+                    let most = naive(&events, window, as_of) + ahead;
+                    prop_assert_eq!(buckets.most(&tiers, i, tiers.slot(as_of)), most);
                 }
             }
         }
