@@ -1,7 +1,8 @@
 //! Exports held against the oracle's count of the input (`tests/recount`).
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use recount::{Counted, Key, Row, Rules, differing, recount};
@@ -41,8 +42,8 @@ pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted 
         until_ms: input.until,
         refused: None,
     };
-    let files: Vec<Vec<u8>> = input.paths.iter().map(|path| fs::read(path).unwrap()).collect();
-    let lines = files.iter().flat_map(|file| file.split(|byte| *byte == b'\n'));
+    let lines = |path: &PathBuf| BufReader::new(File::open(path).unwrap()).split(b'\n');
+    let lines = input.paths.iter().flat_map(lines).map(Result::unwrap);
     let records = lines.filter(|line| !line.trim_ascii().is_empty()).zip(0..);
     recount(records.map(|(line, at)| ("input", at, line)), &rules, as_of, of).unwrap()
 }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -46,32 +48,32 @@ struct Args {
     against: Option<PathBuf>,
 }
 
-type Lines = Vec<(String, u64, Vec<u8>)>;
-
-/// The lines of a file, with the file's name and their byte offsets.
-fn lines(path: &Path, name: &str, into: &mut Lines) -> std::io::Result<()> {
-    let mut offset = 0;
-    for line in fs::read(path)?.split_inclusive(|byte| *byte == b'\n') {
-        let record = line.trim_ascii_end();
-        if !record.trim_ascii().is_empty() {
-            into.push((name.to_owned(), offset, record.to_vec()));
-        }
-        offset += line.len() as u64;
+/// The files of `path`, which is one or a folder below `root`, with the names that the job has for
+/// them.
+fn files(path: &Path, root: &Path, into: &mut Vec<(String, PathBuf)>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    if path.is_dir() {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut entries = entries.map_err(failed)?;
+        entries.sort_by_key(fs::DirEntry::path);
+        return entries.iter().try_for_each(|entry| files(&entry.path(), root, into));
     }
+    let below = path.strip_prefix(root).ok().filter(|name| !name.as_os_str().is_empty());
+    let name = below.or(path.file_name().map(Path::new)).unwrap_or(path);
+    into.push((name.to_string_lossy().into_owned(), path.to_owned()));
     Ok(())
 }
 
-/// The lines of `path`, which is a file or a folder below `root`.
-fn read(path: &Path, root: &Path, into: &mut Lines) -> Result<(), Box<dyn Error>> {
-    if path.is_dir() {
-        let mut paths: Vec<_> = fs::read_dir(path)?.collect::<Result<_, _>>()?;
-        paths.sort_by_key(fs::DirEntry::path);
-        return paths.iter().try_for_each(|entry| read(&entry.path(), root, into));
-    }
-    let name =
-        if path == root { path.file_name().map(Path::new) } else { path.strip_prefix(root).ok() };
-    let name = name.unwrap_or(path).to_string_lossy().into_owned();
-    lines(path, &name, into).map_err(|error| format!("{}: {error}", path.display()).into())
+/// The lines of a file that are not empty, with their byte offsets; none after an error.
+fn lines(file: File, failed: &Cell<Option<io::Error>>) -> impl Iterator<Item = (u64, Vec<u8>)> {
+    let lines = BufReader::new(file).split(b'\n');
+    let read = lines.map_while(|line| line.map_err(|error| failed.set(Some(error))).ok());
+    let placed = read.scan(0, |offset, line| {
+        let at = *offset;
+        *offset += line.len() as u64 + 1;
+        Some((at, line))
+    });
+    placed.filter(|(_, line)| !line.trim_ascii().is_empty())
 }
 
 fn main() -> ExitCode {
@@ -103,11 +105,21 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
         until_ms: args.until,
         refused: refused.as_ref(),
     };
-    let mut records = Lines::new();
-    read(&args.input, &args.input, &mut records)?;
+    let mut inputs = Vec::new();
+    files(&args.input, &args.input, &mut inputs)?;
     let count = |as_of_ms: i64, of: Option<&Key>| {
-        let records = records.iter().map(|(name, at, record)| (name.as_str(), *at, record));
-        recount(records, &rules, as_of_ms, of)
+        let failed = Cell::new(None);
+        let open = |(name, path): &'_ (String, PathBuf)| match File::open(path) {
+            Ok(file) => Ok((name.clone(), file)),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        };
+        let open = inputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let (names, files): (Vec<String>, Vec<File>) = open.into_iter().unzip();
+        let records = names.iter().zip(files).flat_map(|(name, file)| {
+            lines(file, &failed).map(|(at, record)| (name.as_str(), at, record))
+        });
+        let counted = recount(records, &rules, as_of_ms, of);
+        failed.take().map_or(counted, |error| Err(error.to_string()))
     };
     let Some(against) = &args.against else {
         let counted = count(args.as_of.unwrap_or_default(), None)?;
