@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,13 +15,13 @@ use simulate::world::{each_seed, run};
 #[derive(Parser)]
 struct Args {
     /// The seeds, as FIRST..LAST, both included
-    #[arg(required_unless_present = "plant")]
-    seeds: Option<String>,
+    #[arg(required_unless_present = "plant", value_parser = seeds)]
+    seeds: Option<RangeInclusive<u64>>,
     /// Run each seed twice and compare the traces
     #[arg(long)]
     twice: bool,
     /// Plant this bug, and see which seeds catch it; `list` names the bugs
-    #[arg(long, value_name = "BUG")]
+    #[arg(long, value_name = "BUG", conflicts_with = "twice")]
     plant: Option<String>,
     /// Say what each seed came to
     #[arg(long)]
@@ -30,22 +31,30 @@ struct Args {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let range = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..=b.parse().ok()?));
+    let range: RangeInclusive<u64> = range.ok_or("write the seeds as FIRST..LAST")?;
+    if range.is_empty() { Err("the last seed comes before the first".into()) } else { Ok(range) }
+}
+
+fn number_of(seeds: &RangeInclusive<u64>) -> u64 {
+    (seeds.end() - seeds.start()).saturating_add(1)
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.plant.as_deref() == Some("list") {
         Bug::ALL.iter().for_each(|bug| println!("{}", bug.name()));
         return ExitCode::SUCCESS;
     }
-    let range = args.seeds.as_deref().and_then(|seeds| seeds.split_once(".."));
-    let Some((first, last)) = range.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
-    else {
-        eprintln!("error: write the seeds as FIRST..LAST");
+    let Some(seeds) = args.seeds.clone() else {
+        eprintln!("error: which seeds? Write them as FIRST..LAST");
         return ExitCode::from(2);
     };
     match &args.plant {
-        None => simulate(first, last, &args),
+        None => simulate(seeds, &args),
         Some(name) => match Bug::ALL.into_iter().find(|bug| bug.name() == *name) {
-            Some(bug) => catch(bug, first, last),
+            Some(bug) => catch(bug, seeds),
             None => {
                 eprintln!("error: no bug is called {name:?}; --plant list names them");
                 ExitCode::from(2)
@@ -54,9 +63,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn simulate(first: u64, last: u64, args: &Args) -> ExitCode {
+fn simulate(seeds: RangeInclusive<u64>, args: &Args) -> ExitCode {
+    let number = number_of(&seeds);
     let (mut kills, mut faults, mut failures) = (0, 0, 0);
-    each_seed(first..=last, |plan, outcome| {
+    each_seed(seeds, |plan, outcome| {
         kills += outcome.kills;
         faults += outcome.faults.values().sum::<u64>();
         if args.verbose {
@@ -71,7 +81,7 @@ fn simulate(first: u64, last: u64, args: &Args) -> ExitCode {
             failures += 1;
         }
     });
-    println!("{} seeds, {kills} kills, {faults} faults, {failures} failures", last + 1 - first);
+    println!("{number} seeds, {kills} kills, {faults} faults, {failures} failures");
     if failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -92,19 +102,19 @@ fn fails(plan: &Plan, check: Check) -> bool {
 }
 
 /// Counts the seeds that catch a planted bug.
-fn catch(bug: Bug, first: u64, last: u64) -> ExitCode {
+fn catch(bug: Bug, seeds: RangeInclusive<u64>) -> ExitCode {
+    let number = number_of(&seeds);
     plant(Some(bug));
     let mut caught = Vec::new();
-    each_seed(first..=last, |plan, outcome| {
+    each_seed(seeds, |plan, outcome| {
         caught.extend(outcome.violation.clone().map(|violation| (plan.seed, violation)));
     });
     caught.sort_unstable_by_key(|(seed, _)| *seed);
-    let seeds = last + 1 - first;
     let Some((seed, violation)) = caught.first() else {
-        println!("caught by 0 of {seeds} seeds");
+        println!("caught by 0 of {number} seeds");
         return ExitCode::FAILURE;
     };
     tell(&Plan::of(*seed), violation);
-    println!("caught by {} of {seeds} seeds, first {seed}", caught.len());
+    println!("caught by {} of {number} seeds, first {seed}", caught.len());
     ExitCode::SUCCESS
 }
