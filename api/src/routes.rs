@@ -160,7 +160,8 @@ async fn tag_json(
     let body = serde_json::to_vec(&TagAnswer::new(tag, &at)).unwrap_or_default();
     let mut response = cacheable(request, JSON, body, &at);
     if !name.is_canonical() {
-        let path = page::tag_path("/tags/", name.key());
+        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+        let path = page::tag_path("/tags/", name.key()) + &query;
         if let Ok(location) = HeaderValue::try_from(path) {
             response.headers_mut().insert(CONTENT_LOCATION, location);
         }
@@ -249,7 +250,9 @@ fn cacheable(
 ) -> Response<Full<Bytes>> {
     let tag = format!("\"{}-{}\"", at.commit, at.version);
     let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|value| {
-        let listed = |text: &str| text.split(',').any(|t| t.trim() == tag || t.trim() == "*");
+        // Compared weakly (RFC 9110 13.1.2): a proxy that compresses marks the tag as weak.
+        let same = |t: &str| t.strip_prefix("W/").unwrap_or(t) == tag || t == "*";
+        let listed = |text: &str| text.split(',').any(|t| same(t.trim()));
         value.to_str().is_ok_and(listed)
     });
     let mut response = if known {

@@ -35,6 +35,7 @@ pub(crate) fn own(
         owner: owner.id.clone(),
         hash_key: HashKey::new(spec.clock.random()?),
         windows: spec.settings.windows.clone(),
+        scopes: Some(spec.settings.scopes_sorted()),
         wall_ms: owner.started_ms,
     };
     let mut watched = Ok(());
@@ -89,6 +90,7 @@ pub fn roll_back(
         owner: owner.id,
         hash_key: HashKey::new(clock.random()?),
         windows: Windows::default(),
+        scopes: None,
         wall_ms: owner.started_ms,
     };
     Ok(rollback(&storage, to, &start)?)

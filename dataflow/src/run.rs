@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use schemas::manifest::Manifest;
+use schemas::rows::{DeadLetters, Ids};
 use sinks::commits::{
     CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, RollbackError,
-    SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest,
+    SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest, open_table, visible,
 };
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -191,6 +192,7 @@ pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
     if let Some(before) = before
         && is_finished(&before, &plan, &spec)?
     {
+        show_finished(&*storage, &before)?;
         return Ok(Prepared::Finished(Box::new(before)));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
@@ -240,6 +242,18 @@ pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
     })))
 }
 
+/// A finished state is as good as its files, and is seen: its last start may have been killed
+/// before it could show the last commit.
+fn show_finished(storage: &dyn Storage, last: &Manifest) -> Result<(), CommitError> {
+    Snapshot::open(storage, last.clone(), None)?;
+    open_table::<Ids>(storage, last)?;
+    open_table::<DeadLetters>(storage, last)?;
+    if visible(storage).ok().flatten() != Some(last.header.commit) {
+        make_visible(storage, &last.header)?;
+    }
+    Ok(())
+}
+
 fn known(manifest: &Manifest) -> Inputs {
     manifest.body.inputs.clone()
 }
@@ -250,6 +264,7 @@ fn is_finished(before: &Manifest, plan: &Plan, spec: &JobSpec) -> Result<bool, J
     let settings = &spec.settings;
     let nothing_new = !settings.live
         && before.body.windows == settings.windows
+        && before.body.scopes.as_ref().is_none_or(|scopes| *scopes == settings.scopes_sorted())
         && spec.inputs.iter().all(InputSpec::is_repeatable)
         && plan.is_finished();
     // Events that the finished run left out would never be read again.

@@ -119,6 +119,13 @@ impl Settings {
         std::iter::once(String::new()).chain(values).collect()
     }
 
+    /// The names of scopes besides the whole stream, sorted.
+    pub fn scopes_sorted(&self) -> Vec<String> {
+        let mut names = self.scope_names()[1..].to_vec();
+        names.sort_unstable();
+        names
+    }
+
     /// The decoder of records with these names, which reads the scopes' attributes as well.
     pub fn decoder(&self, mapping: &Mapping) -> Decoder {
         let attributes: Vec<String> = self.scopes.iter().map(|s| s.attribute.clone()).collect();

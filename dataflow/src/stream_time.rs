@@ -3,7 +3,7 @@
 //! A function of the log, but for the caught-up live case, which follows the wall clock while the
 //! clocks agree. Invariants: `as_of` and the floor never decrease; positions are those of one cut.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use schemas::manifest::{Blocks, Body, Partition, Position};
 use schemas::planted::{Bug, planted};
@@ -28,6 +28,8 @@ pub(crate) struct TimeRules {
 pub(crate) struct StreamTime {
     rules: TimeRules,
     inputs: Inputs,
+    /// The inputs that are read now. One that no longer is holds nothing back.
+    read: BTreeSet<String>,
     as_of_ms: Option<i64>,
     floor_ms: Option<i64>,
     /// The largest event time, and the monotonic time at which it was read in this run.
@@ -36,11 +38,19 @@ pub(crate) struct StreamTime {
 }
 
 impl StreamTime {
-    /// Continues from a commit with the partitions of `inputs`; `mono_us` is now.
-    pub(crate) fn new(rules: TimeRules, from: &Body, inputs: Inputs, mono_us: u64) -> Self {
+    /// Continues from a commit with the partitions of `inputs`, of which those of `read` are read
+    /// now; `mono_us` is now.
+    pub(crate) fn new(
+        rules: TimeRules,
+        from: &Body,
+        inputs: Inputs,
+        read: impl IntoIterator<Item = String>,
+        mono_us: u64,
+    ) -> Self {
         Self {
             rules,
             inputs,
+            read: read.into_iter().collect(),
             as_of_ms: from.as_of_ms,
             floor_ms: from.floor_ms,
             largest: from.largest_ts_ms.map(|ts| (ts, mono_us)),
@@ -96,7 +106,8 @@ impl StreamTime {
     }
 
     fn partitions(&self) -> impl Iterator<Item = &Partition> {
-        self.inputs.values().flat_map(BTreeMap::values)
+        let read = self.inputs.iter().filter(|(input, _)| self.read.contains(*input));
+        read.flat_map(|(_, partitions)| partitions.values())
     }
 
     fn largest_log_time(&self) -> Option<i64> {
@@ -144,6 +155,8 @@ fn take_blocks(position: &mut Position) -> Blocks {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use schemas::hash::HashKey;
     use schemas::log_time::LogTime;
     use schemas::manifest::{Block, Counters};
@@ -166,13 +179,23 @@ mod tests {
             hash_key: HashKey::new(0),
             rules: 1,
             windows: Windows::default(),
+            scopes: None,
             finished: None,
             clean: false,
             inputs: BTreeMap::new(),
             counters: Counters::default(),
             segments: Vec::new(),
         };
-        StreamTime::new(rules, &body, inputs, 0)
+        StreamTime::new(rules, &body, inputs, ["i".to_owned()], 0)
+    }
+
+    #[test]
+    fn an_input_that_is_no_longer_read_holds_nothing_back() {
+        let half_read = Partition { log_time: LogTime::default(), ..Partition::default() };
+        let gone = [("f".to_owned(), half_read)].into();
+        let mut time = with(TimeRules::default(), [("gone".to_owned(), gone)].into());
+        time.learn(ordered("p", &[5, 5, 5], true));
+        assert_eq!(time.close(tick(1, 0, None)).as_of_ms, Some(5));
     }
 
     fn ordered(name: &str, times: &[i64], at_end: bool) -> Fact {

@@ -61,6 +61,9 @@ pub struct Body {
     pub rules: u32,
     /// The windows that tag rows keep buckets for.
     pub windows: Windows,
+    /// The scopes that it counts by besides the whole stream, sorted, such as `region=eu`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scopes: Option<Vec<String>>,
     /// Set when a bounded run had read everything.
     pub finished: Option<Finished>,
     /// Whether the owner left in order with this commit.
@@ -406,6 +409,7 @@ mod tests {
                 hash_key: HashKey::new(3),
                 rules: 1,
                 windows: Windows::default(),
+                scopes: Some(vec!["region=eu".into()]),
                 finished: Some(Finished { until_ms: None }),
                 clean: true,
                 inputs: [("input".to_owned(), partitions.into())].into(),

@@ -120,6 +120,7 @@ fn bodies() -> impl Strategy<Value = Body> {
             hash_key: HashKey::new(seed),
             rules,
             windows: Windows::default(),
+            scopes: clean.then(|| vec!["region=eu".to_owned()]),
             finished: has_ended.then_some(Finished { until_ms }),
             clean,
             inputs,

@@ -13,5 +13,6 @@ pub mod outcome;
 pub mod plan;
 pub mod process;
 pub mod rng;
+pub mod seeds;
 pub mod wire;
 pub mod world;

@@ -82,11 +82,13 @@ impl Reader for Cursor {
         let mut ills = self.process.ills();
         if std::mem::take(&mut ills.read_fails) {
             ills.struck = true;
+            self.process.strike("read fails");
             let source = std::io::Error::other("broker not available");
             return Err(LogError::Io { file: partition_name(self.partition), source });
         }
         if ills.slow_reads > 0 {
             ills.slow_reads -= 1;
+            self.process.strike("slow read");
             return Ok(Next::Wait);
         }
         drop(ills);

@@ -9,7 +9,8 @@ use clap::Parser;
 use schemas::planted::{Bug, plant};
 use simulate::checks::{Check, Violation};
 use simulate::plan::{Plan, shorten};
-use simulate::world::{each_seed, run};
+use simulate::seeds::each_seed;
+use simulate::world::run;
 
 /// Run simulations, and say what fails
 #[derive(Parser)]
@@ -73,7 +74,7 @@ fn simulate(seeds: RangeInclusive<u64>, args: &Args) -> ExitCode {
             println!("seed {}: {outcome:?}", plan.seed);
         }
         if args.twice && run(plan).trace != outcome.trace {
-            println!("seed {}: two runs differ", plan.seed);
+            println!("seed {0}: two runs differ: scripts/simulate {0}..{0} --twice", plan.seed);
             failures += 1;
         }
         if let Some(violation) = &outcome.violation {

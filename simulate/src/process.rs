@@ -3,6 +3,7 @@
 //! Every effect of a process on the outside passes [`Process::effect`]: a kill lands between any
 //! two of them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,8 @@ pub struct Seen {
     pub trace: u64,
     /// Their number.
     pub effects: u64,
+    /// How often each fault has struck a process.
+    pub struck: BTreeMap<&'static str, u64>,
     /// Headers of manifests that were created since somebody looked.
     pub created: Vec<Header>,
 }
@@ -35,10 +38,15 @@ impl Probe {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an effect.
-    pub fn note(&self, doing: &str, name: &str) {
+    /// Notes that a fault has struck.
+    pub fn strike(&self, fault: &'static str) {
+        *self.seen().struck.entry(fault).or_default() += 1;
+    }
+
+    /// Notes an effect, and what it writes.
+    pub fn note(&self, doing: &str, name: &str, content: &[u8]) {
         let mut seen = self.seen();
-        let text = doing.bytes().chain(name.bytes());
+        let text = doing.bytes().chain(name.bytes()).chain(content.iter().copied());
         seen.trace = text.fold(seen.trace.wrapping_add(1), |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -79,16 +87,22 @@ impl Process {
         Arc::new(Self { ills: Mutex::default(), probe })
     }
 
+    /// Notes that a fault has struck it.
+    pub fn strike(&self, fault: &'static str) {
+        self.probe.strike(fault);
+    }
+
     /// What is wrong with it.
     pub fn ills(&self) -> MutexGuard<'_, Ills> {
         self.ills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An effect on the outside; an error where the process does not live to have it.
-    pub fn effect(&self, doing: &str, name: &str) -> Result<(), io::Error> {
+    pub fn effect(&self, doing: &str, name: &str, content: &[u8]) -> Result<(), io::Error> {
         let mut ills = self.ills();
-        if ills.left == Some(0) {
+        if ills.left == Some(0) && !ills.dead {
             ills.dead = true;
+            self.probe.strike("kill");
         }
         ills.left = ills.left.map(|left| left.saturating_sub(1));
         let fails = match doing {
@@ -101,7 +115,10 @@ impl Process {
             return Err(io::Error::other("killed"));
         }
         drop(ills);
-        self.probe.note(doing, name);
+        if fails {
+            self.probe.strike(if doing == "sync" { "sync fails" } else { "disk full" });
+        }
+        self.probe.note(doing, name, content);
         if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -110,6 +127,9 @@ impl Process {
         let mut ills = self.ills();
         let fails = opens && std::mem::take(&mut ills.open_fails);
         ills.struck |= ills.dead || fails;
+        if fails {
+            self.probe.strike("open fails");
+        }
         if ills.dead || fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 }
@@ -124,7 +144,11 @@ pub struct Mounted {
 
 impl Mounted {
     fn effect(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
-        let effect = self.process.effect(doing, name);
+        self.write(doing, name, b"")
+    }
+
+    fn write(&self, doing: &'static str, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let effect = self.process.effect(doing, name, bytes);
         effect.map_err(|source| StorageError { doing, name: name.to_owned(), source })
     }
 
@@ -136,7 +160,7 @@ impl Mounted {
 
 impl Storage for Mounted {
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.effect("write", name)?;
+        self.write("write", name, bytes)?;
         self.disk.append(name, bytes)
     }
 
@@ -195,7 +219,9 @@ pub struct Connected {
 
 impl Connected {
     fn effect(&self, doing: &str, name: &str) -> Result<(), PublishError> {
-        self.process.effect(doing, name).map_err(|error| PublishError::Fatal(error.to_string()))
+        self.process
+            .effect(doing, name, b"")
+            .map_err(|error| PublishError::Fatal(error.to_string()))
     }
 }
 
@@ -208,14 +234,14 @@ impl Publisher for Connected {
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
         let mut outcomes = Vec::with_capacity(rows.len());
         for row in rows {
-            self.effect("upsert", &format!("{:x}@{}", row.hash.lo, row.version))?;
+            self.effect("upsert", &format!("{row:?}"))?;
             outcomes.push(self.wire.line().send(Write::Row(row.clone())));
         }
         Ok(outcomes)
     }
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
-        self.effect("published", &row.published.to_string())?;
+        self.effect("published", &format!("{row:?}"))?;
         self.wire.set_job(row)
     }
 }

@@ -1,9 +1,7 @@
 //! Running a plan: the jobs that live, the disk, the store, the topic and a reader, step by step.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use dataflow::lockstep::{Lockstep, Task};
 use dataflow::{
@@ -13,8 +11,11 @@ use recount::Rules;
 use schemas::event::Decoder;
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
-use sinks::commits::{Follower, Retention, list_commits, load, manifest_name, newest, visible};
+use sinks::commits::{
+    CommitError, Follower, Retention, list_commits, load, manifest_name, newest, visible,
+};
 use sinks::invariants::{monotone, reached, rises};
+use sinks::publish::PublishError;
 
 use crate::checks::{Check, Shown, TOP_K, Violation, counts, held_back, stored, violated};
 use crate::clock::{SimClock, Time};
@@ -72,29 +73,8 @@ pub fn run(plan: &Plan) -> Outcome {
     for (fault, struck) in STORE_FAULTS.iter().zip(world.wire.line().struck) {
         *outcome.faults.entry(fault).or_default() += struck;
     }
+    outcome.faults.append(&mut world.probe.seen().struck);
     outcome
-}
-
-/// Runs the plans of `seeds` on all cores; `each` is told of one after the other, in no order.
-pub fn each_seed(seeds: RangeInclusive<u64>, each: impl FnMut(&Plan, &Outcome) + Send) {
-    // A world waits for its workers whenever a turn is handed on, so a core has room for two.
-    let cores = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (next, each) = (AtomicU64::new(*seeds.start()), Mutex::new(each));
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if !seeds.contains(&seed) {
-                        return;
-                    }
-                    let plan = Plan::of(seed);
-                    let outcome = run(&plan);
-                    (each.lock().unwrap_or_else(PoisonError::into_inner))(&plan, &outcome);
-                }
-            });
-        }
-    });
 }
 
 impl<'p> World<'p> {
@@ -148,17 +128,19 @@ impl<'p> World<'p> {
                 }
                 self.outcome.records += records;
             }
-            Act::Kill { effects } => self.afflict("kill", |ills| ills.left = Some(effects)),
+            Act::Kill { effects } => self.afflict(|ills| ills.left = Some(effects)),
             Act::PowerLoss => self.lose_power(rng)?,
             Act::TakeOver => {
-                self.count("takeover");
-                self.zombies.extend(self.job.take());
+                if let Some(job) = self.job.take() {
+                    self.count("takeover");
+                    self.zombies.push(job);
+                }
             }
-            Act::DiskFull => self.afflict("disk full", |ills| ills.full = true),
-            Act::SyncFails => self.afflict("sync fails", |ills| ills.sync_fails = true),
-            Act::OpenFails => self.afflict("open fails", |ills| ills.open_fails = true),
-            Act::ReadFails => self.afflict("read fails", |ills| ills.read_fails = true),
-            Act::SlowReads { reads } => self.afflict("slow reads", |ills| ills.slow_reads = reads),
+            Act::DiskFull => self.afflict(|ills| ills.full = true),
+            Act::SyncFails => self.afflict(|ills| ills.sync_fails = true),
+            Act::OpenFails => self.afflict(|ills| ills.open_fails = true),
+            Act::ReadFails => self.afflict(|ills| ills.read_fails = true),
+            Act::SlowReads { reads } => self.afflict(|ills| ills.slow_reads = reads),
             Act::Damage => self.damage(rng)?,
             Act::Jump { wrong_ms } => {
                 self.count("clock jump");
@@ -178,10 +160,10 @@ impl<'p> World<'p> {
         self.wire.line().faults = Faults::default();
     }
 
-    fn afflict(&mut self, fault: &'static str, change: impl FnOnce(&mut crate::process::Ills)) {
+    /// Makes something go wrong for the job soon; it counts once it does.
+    fn afflict(&mut self, change: impl FnOnce(&mut crate::process::Ills)) {
         if let Some(job) = &self.job {
             change(&mut job.process.ills());
-            self.count(fault);
         }
     }
 
@@ -224,7 +206,8 @@ impl<'p> World<'p> {
             log_time: LogTimeKind::Event,
         };
         let workers = 1 + rng.below(rng.clone().below(8) + 1) as usize;
-        if std::mem::replace(&mut self.workers, workers) != workers {
+        let before = std::mem::replace(&mut self.workers, workers);
+        if before != 0 && before != workers {
             self.count("rescale");
         }
         let started = Lockstep::start(JobSpec {
@@ -282,8 +265,9 @@ impl<'p> World<'p> {
         }
         if !self.zombies.is_empty() && rng.chance(30) {
             let which = rng.below(self.zombies.len() as u64) as usize;
-            if turn(&mut self.zombies[which], rng).is_err() {
+            if let Err(error) = turn(&mut self.zombies[which], rng) {
                 self.zombies.swap_remove(which);
+                broken(&error)?;
             }
             return self.look(rng);
         }
@@ -292,6 +276,7 @@ impl<'p> World<'p> {
             let struck = job.process.ills().struck;
             self.outcome.kills += u64::from(job.process.ills().dead);
             self.job = None;
+            broken(&error)?;
             self.outcome.checks.count(Check::Caused);
             if !struck {
                 return violated(Check::Caused, format!("the job ended by itself: {error}"));
@@ -304,7 +289,12 @@ impl<'p> World<'p> {
     fn look(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         let created = std::mem::take(&mut self.probe.seen().created);
         for header in created {
-            let Ok(manifest) = load(&*self.disk, header.commit) else { continue };
+            let manifest = match load(&*self.disk, header.commit) {
+                Ok(manifest) => manifest,
+                // It has been removed since, or shrunk.
+                Err(CommitError::Missing(_)) => continue,
+                Err(error) => return violated(Check::Refused, error.to_string()),
+            };
             self.outcome.checks.count(Check::Rises);
             if self.manifests.contains_key(&header.commit) {
                 let what = format!("commit {} was created twice", header.commit);
@@ -478,6 +468,15 @@ impl<'p> World<'p> {
                 return Ok(latest.manifest.clone());
             }
         }
+    }
+}
+
+/// No trouble excuses a job that has found an invariant broken.
+fn broken(error: &JobError) -> Result<(), Violation> {
+    match error {
+        JobError::Commit(CommitError::Broken(broken))
+        | JobError::Publish(PublishError::Broken(broken)) => Err(broken.clone()),
+        _ => Ok(()),
     }
 }
 

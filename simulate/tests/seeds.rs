@@ -12,7 +12,8 @@ use std::ops::RangeInclusive;
 use simulate::checks::Check;
 use simulate::outcome::Outcome;
 use simulate::plan::Plan;
-use simulate::world::{each_seed, run};
+use simulate::seeds::each_seed;
+use simulate::world::run;
 
 /// A full run, and what must have happened in it.
 const SEEDS: u64 = 3000;

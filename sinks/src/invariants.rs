@@ -144,6 +144,28 @@ pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
 pub fn reached(position: &Position) -> u64 {
     match position {
         Position::Offset(offset) => *offset,
-        Position::Blocks(blocks) => blocks.done.saturating_mul(BLOCK_BYTES).min(blocks.bytes),
+        Position::Blocks(blocks) => {
+            // A block whose last line crosses its border has been read to the border, not beyond.
+            // Where a file has grown, its former last block is open again behind the former end.
+            let start = blocks.done.saturating_mul(BLOCK_BYTES);
+            let open = blocks.open.get(&blocks.done).map_or(0, |block| block.offset);
+            open.clamp(start, start.saturating_add(BLOCK_BYTES)).min(blocks.bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::manifest::{Block, Blocks};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_has_grown_is_read_as_far_as_before() {
+        let before = Blocks { bytes: BLOCK_BYTES + 9, done: 2, ..Blocks::default() };
+        let again = Block { offset: BLOCK_BYTES + 9, ..Block::default() };
+        let grown = Blocks { bytes: 3 * BLOCK_BYTES, done: 1, open: [(1, again)].into() };
+        let [before, grown] = [before, grown].map(|blocks| reached(&Position::Blocks(blocks)));
+        assert_eq!((before, grown), (BLOCK_BYTES + 9, BLOCK_BYTES + 9));
     }
 }

@@ -154,6 +154,7 @@ fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Lat
     let first = job.prepare(&Batch::of_tags(5, &[(1, 1)])).unwrap();
     let mut second = first.clone();
     second.header.commit += 1;
+    second.header.version += 1;
     let calls = AtomicUsize::new(0);
     let failing = Hooked::new(storage.clone(), move |_| {
         (Some(calls.fetch_add(1, Ordering::SeqCst)) == fails).then_some(Mode::Before)

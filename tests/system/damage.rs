@@ -143,3 +143,47 @@ fn commits_are_listed_and_shown() {
     assert!(shown.starts_with("commit 3 of generation 1\n"), "{shown}");
     assert_eq!(ok(&format!("checkpoint ls --state {at}")).lines().count(), rows.len());
 }
+
+#[test]
+fn a_finished_run_is_seen_and_whole_or_refused() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    ok(&format!("generate --posts 3000 --out {}", input.display()));
+    let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
+    ok(&line);
+    // As a kill leaves it between the last manifest and the pointer to it.
+    let pointer = state.join("visible/0000000001");
+    fs::write(&pointer, "1\n").unwrap();
+    assert_eq!(export(&state, "").1.events, 0);
+    ok(&line);
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+    fs::remove_file(&pointer).unwrap();
+    ok(&line);
+    assert_eq!(export(&state, "").0, rows);
+    let ids = fs::read_dir(state.join("segments")).unwrap().map(|entry| entry.unwrap().path());
+    let ids = ids.into_iter().find(|path| path.to_string_lossy().contains("-ids-")).unwrap();
+    let mut bytes = fs::read(&ids).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&ids, bytes).unwrap();
+    let error = fails(&line, 1);
+    assert!(error.contains(ids.file_name().unwrap().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_commit_that_readers_have_seen_must_be_there() {
+    let folder = folder();
+    let (input, state) = stopped_state(folder.path());
+    let newest = newest_commit(&state);
+    let name = format!("{newest:010}.manifest");
+    fs::remove_file(state.join("commits").join(&name)).unwrap();
+    let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
+    let error = fails(&line, 1);
+    assert!(error.contains(&name) && error.contains("is missing"), "{error}");
+    ok(&format!("checkpoint rollback --state {} --to {}", state.display(), newest - 1));
+    assert_eq!(newest_commit(&state), newest + 1, "its number is not used again");
+    ok(&line);
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&input), &rows, &summary);
+}

@@ -135,3 +135,30 @@ fn standard_input_ends_the_job_and_can_be_piped_again() {
     assert_eq!(summary.events, 2000);
     assert!(summary.duplicates > 2000);
 }
+
+#[test]
+fn other_scopes_need_another_state() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    generate(&input, 60_000, "");
+    begin(&run(&input, &state, "--bounded --scope region=eu,us --limit-rate 20000"), &state);
+    for other in ["", "--scope region=eu", "--scope region=eu,us,asia"] {
+        let error = fails(&run(&input, &state, &format!("--bounded {other}")), 1);
+        assert!(error.contains("the state counts by region=eu, region=us, not by "), "{error}");
+    }
+    // The order in which they are named is of no account.
+    ok(&run(&input, &state, "--bounded --scope region=us,eu"));
+    assert_eq!(export(&state, "").1.events, 60_000);
+    fails(&run(&input, &state, "--bounded --scope region=eu"), 1);
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_by_name() {
+    let folder = folder();
+    let (pipe, state) = (folder.path().join("pipe.ndjson"), folder.path().join("state"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for input in [&*pipe, folder.path()] {
+        let error = fails(&run(input, &state, "--bounded"), 1);
+        assert!(error.contains("pipe.ndjson is no regular file"), "{error}");
+    }
+}

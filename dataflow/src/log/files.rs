@@ -97,6 +97,9 @@ impl FileLog {
     fn shape(&self, name: &str) -> Result<Shape, LogError> {
         let path = self.path(name);
         let meta = fs::metadata(&path).map_err(|e| error(&path, e))?;
+        if !meta.is_file() {
+            return Err(LogError::NoFile(path.display().to_string()));
+        }
         if packing(&path) != Packing::Plain {
             return Ok(Shape::Ordered { bytes: None });
         }

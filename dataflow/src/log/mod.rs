@@ -31,6 +31,9 @@ pub enum LogError {
     /// No record can come from there.
     #[error("{0} holds no input: name an NDJSON file (.ndjson, .jsonl, .json, also .gz or .zst)")]
     Empty(String),
+    /// Not a file: it might never end, or never begin.
+    #[error("{0} is no regular file; read it through standard input, `--input stdin:`")]
+    NoFile(String),
     /// Not the file that had been read before.
     #[error("{0} does not begin as the file that this state has read; it was replaced")]
     Changed(String),

@@ -42,6 +42,16 @@ pub enum CommitError {
     /// There is no such commit, or no longer.
     #[error("there is no commit {0}; `tagflow checkpoint ls` shows those that are kept")]
     Missing(u64),
+    /// Readers have seen a commit whose manifest is not there.
+    #[error(
+        "{file} is missing, and readers have seen commit {commit}. Restore the file, or go back with `tagflow checkpoint rollback`"
+    )]
+    Gone {
+        /// The missing file.
+        file: String,
+        /// The commit.
+        commit: u64,
+    },
     /// Something that always holds does not.
     #[error(transparent)]
     Broken(#[from] Broken),
@@ -79,7 +89,19 @@ pub fn list_commits(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
 
 /// The newest commit, visible or not; none in an empty state.
 pub fn newest(storage: &dyn Storage) -> Result<Option<Manifest>, CommitError> {
+    // Looked at before the list, for a manifest is made before it is shown.
+    let shown = match visible(storage) {
+        Err(CommitError::Visible(file)) => {
+            tracing::warn!(file, "the pointer to the visible commit is damaged; it is made anew");
+            None
+        }
+        shown => shown?,
+    };
     let last = list_commits(storage)?.last().copied();
+    if let Some(commit) = shown.filter(|_| shown > last) {
+        let file = storage.display(&manifest_name(commit));
+        return Err(CommitError::Gone { file, commit });
+    }
     last.map(|commit| load(storage, commit)).transpose()
 }
 

@@ -167,6 +167,7 @@ mod tests {
             hash_key: HashKey::new(0),
             rules: 1,
             windows: Windows::default(),
+            scopes: None,
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),

@@ -13,7 +13,7 @@ use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, TagRow, Tags, board_hash
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
 
-use super::files::{CommitError, create, list_commits, load, make_visible, segment_name};
+use super::files::{CommitError, create, list_commits, load, make_visible, segment_name, visible};
 use super::snapshot::{Named, Snapshot, open_table};
 use super::takeover::Start;
 use super::writer::{WriteError, write_temporary};
@@ -47,7 +47,9 @@ pub fn rollback(
     start: &Start,
 ) -> Result<(Manifest, Vec<String>), RollbackError> {
     let commits = list_commits(storage)?;
-    let newest = commits.last().copied().ok_or(CommitError::Missing(to))?;
+    let last = commits.last().copied().ok_or(CommitError::Missing(to))?;
+    // A number that readers have seen is not used again, though its manifest be gone.
+    let newest = visible(storage).ok().flatten().map_or(last, |shown| last.max(shown));
     if newest == to {
         return Err(RollbackError::Newest(to));
     }

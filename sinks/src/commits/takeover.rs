@@ -22,6 +22,9 @@ pub struct Start {
     pub hash_key: HashKey,
     /// The windows to keep, which an existing state must have been made with.
     pub windows: Windows,
+    /// The scopes to count by, sorted, which an existing state must have been made with; none where
+    /// nothing is to be counted.
+    pub scopes: Option<Vec<String>>,
     /// The wall clock, in milliseconds.
     pub wall_ms: i64,
 }
@@ -37,6 +40,16 @@ pub enum TakeoverError {
         "the state is used by {0}, which still commits. Stop it, or take over with --take-over"
     )]
     Living(Owner),
+    /// The state was made with other scopes.
+    #[error(
+        "the state counts by {state}, not by {asked}: what it has read before would be missing there. Start over with another state folder"
+    )]
+    Scopes {
+        /// Those of the state.
+        state: String,
+        /// Those asked for.
+        asked: String,
+    },
     /// The state was made with other windows.
     #[error(
         "the state was made with the windows {state}, not {asked}. Start over with another state folder"
@@ -97,6 +110,15 @@ fn check(before: &Manifest, start: &Start) -> Result<(), TakeoverError> {
     if state != asked {
         return Err(TakeoverError::Windows { state: names(state), asked: names(asked) });
     }
+    if let (Some(state), Some(asked)) = (&before.body.scopes, &start.scopes)
+        && state != asked
+    {
+        let names = |scopes: &[String]| match scopes {
+            [] => "no scope".to_owned(),
+            scopes => scopes.join(", "),
+        };
+        return Err(TakeoverError::Scopes { state: names(state), asked: names(asked) });
+    }
     if before.body.rules != RULES_VERSION {
         return Err(TakeoverError::Rules(before.body.rules));
     }
@@ -124,13 +146,17 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             hash_key: start.hash_key.clone(),
             rules: RULES_VERSION,
             windows: start.windows.clone(),
+            scopes: start.scopes.clone(),
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),
             counters: Counters::default(),
             segments: Vec::new(),
         },
-        |before| Body { finished: None, clean: false, ..before.body },
+        |before| {
+            let scopes = start.scopes.clone().or(before.body.scopes);
+            Body { finished: None, clean: false, scopes, ..before.body }
+        },
     );
     Manifest { header, body }
 }

@@ -25,6 +25,7 @@ pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
         owner: format!("{owner:08x}{owner:024x}"),
         hash_key: HashKey::new(u128::from(owner) + 1),
         windows: windows(),
+        scopes: None,
         wall_ms,
     }
 }
