@@ -27,6 +27,6 @@ pub use estimate::{Estimate, Load};
 pub use inputs::{InputError, InputSpec, Origin};
 pub use own::roll_back;
 pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
-pub use settings::{Beyond, Input, LogTimeKind, Scope, Settings};
+pub use settings::{Beyond, Idle, Input, LogTimeKind, Scope, Settings};
 pub use state::tag_table::TagError;
-pub use status::{Progress, StateSize, Status};
+pub use status::{Progress, StateSize, Status, Work};

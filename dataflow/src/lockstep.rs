@@ -4,6 +4,8 @@
 //! the next turn is decided outside. Invariant: no two steps at once, so that with a clock, a
 //! storage and logs that are functions of a seed the run is one too.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +17,9 @@ use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
 
 use crate::context::Context;
+use crate::own::reason;
 use crate::run::{JobError, JobSpec, Prepared, Ready, abandon, install, prepare};
+use crate::status::Status;
 
 /// Who can have a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,15 @@ impl Lockstep {
 
     /// Gives `task` a turn; whether it did anything, as far as it knows. An error ends the job.
     pub fn step(&mut self, task: Task) -> Result<bool, JobError> {
-        let did = match task {
+        let did = self.turn(task);
+        match self.context.failure.take().map_or(did, Err) {
+            Err(error) => Err(reason(error, &*self.context.storage, &self.context.start)),
+            did => did,
+        }
+    }
+
+    fn turn(&mut self, task: Task) -> Result<bool, JobError> {
+        Ok(match task {
             Task::Worker(index) => self.play(index),
             Task::Writer => self.writer.step(),
             Task::Commits => self.commits.step(),
@@ -85,11 +97,7 @@ impl Lockstep {
                 Some(task) => task.step(&self.context.latest.current())?,
                 None => false,
             },
-        };
-        match self.context.failure.take() {
-            Some(error) => Err(error),
-            None => Ok(did),
-        }
+        })
     }
 
     fn play(&mut self, index: usize) -> bool {
@@ -121,6 +129,11 @@ impl Lockstep {
         Arc::clone(&self.context.latest)
     }
 
+    /// What it is doing.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.context.status)
+    }
+
     /// What the publisher has done.
     pub fn published(&self) -> Option<Published> {
         self.publisher.as_ref().map(PublishTask::done)
@@ -133,6 +146,12 @@ impl Drop for Lockstep {
         self.turns.clear();
         self.guards = None;
     }
+}
+
+/// What a panic said.
+fn words(panic: &dyn Any) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn spawn(
@@ -153,13 +172,19 @@ fn spawn(
         drop(takers);
         let mut installed = false;
         while turns.recv().is_ok() {
-            if !installed {
-                install(worker, &context);
-                installed = true;
-            }
-            worker.step();
-            abandon(worker, &context);
-            let goes_on = !worker.installed_dataflows().is_empty();
+            // In production a panic ends the process; here it would leave the others waiting.
+            let stepped = catch_unwind(AssertUnwindSafe(|| {
+                if !std::mem::replace(&mut installed, true) {
+                    install(worker, &context);
+                }
+                worker.step();
+                abandon(worker, &context);
+                !worker.installed_dataflows().is_empty()
+            }));
+            let goes_on = stepped.unwrap_or_else(|panic| {
+                context.failure.set(JobError::Worker(words(&*panic)));
+                false
+            });
             if play.send(goes_on).is_err() || !goes_on {
                 break;
             }

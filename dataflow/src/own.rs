@@ -61,11 +61,19 @@ pub(crate) fn own(
     Ok((takeover, lock))
 }
 
-/// Whether another start owns the state by now: then that is why anything else failed.
-pub(crate) fn superseded(storage: &dyn Storage, start: &Manifest) -> Option<CommitError> {
-    let commit = list_commits(storage).ok()?.last().copied()?;
-    let newest = load(storage, commit).ok()?;
-    (newest.header.owner != start.header.owner).then_some(CommitError::Fenced { commit })
+/// What a job that `start` began ends with after `error`. Where another start owns the state by
+/// now, that is why anything failed, except for what no circumstance excuses.
+pub(crate) fn reason(error: JobError, storage: &dyn Storage, start: &Manifest) -> JobError {
+    if error.is_defect() {
+        return error;
+    }
+    let newest = || load(storage, list_commits(storage).ok()?.last().copied()?).ok();
+    match newest() {
+        Some(newest) if newest.header.owner != start.header.owner => {
+            CommitError::Fenced { commit: newest.header.commit }.into()
+        }
+        _ => error,
+    }
 }
 
 /// Goes back to commit `to` of the state in `root`, on which no job may live: the new commit, and

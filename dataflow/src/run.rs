@@ -23,7 +23,7 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::log::LogError;
-use crate::own::{own, superseded};
+use crate::own::{own, reason};
 use crate::plan::Plan;
 use crate::records::Inputs;
 use crate::settings::{Input, Settings};
@@ -77,6 +77,16 @@ pub enum JobError {
 }
 
 impl JobError {
+    /// Whether the program itself is at fault: no circumstance brings that about.
+    pub fn is_defect(&self) -> bool {
+        matches!(
+            self,
+            Self::Worker(_)
+                | Self::Commit(CommitError::Broken(_))
+                | Self::Publish(PublishError::Broken(_))
+        )
+    }
+
     /// Whether another job owns the state now: a supervisor must not start this one again.
     pub fn is_fenced(&self) -> bool {
         matches!(
@@ -386,7 +396,7 @@ impl Running {
             }
         }
         match failure.take() {
-            Some(error) => Err(superseded(&*storage, &start).map_or(error, JobError::from)),
+            Some(error) => Err(reason(error, &*storage, &start)),
             None => Ok(latest.current().manifest.clone()),
         }
     }

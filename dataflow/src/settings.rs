@@ -59,6 +59,21 @@ pub struct Scope {
     pub allow: Vec<String>,
 }
 
+/// When a tag that nothing needs in memory leaves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// A tag that nothing touched for so many commits is not in use.
+    pub commits: u64,
+    /// At each commit one part in so many is looked through for tags to let go.
+    pub parts: usize,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self { commits: 60, parts: 32 }
+    }
+}
+
 /// A job's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -84,6 +99,8 @@ pub struct Settings {
     pub limit_rate: Option<u64>,
     /// How long old commits stay.
     pub retention: Retention,
+    /// When tags leave memory.
+    pub idle: Idle,
 }
 
 impl Default for Settings {
@@ -100,6 +117,7 @@ impl Default for Settings {
             top_k: 100,
             limit_rate: None,
             retention: Retention::default(),
+            idle: Idle::default(),
         }
     }
 }

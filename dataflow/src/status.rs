@@ -49,6 +49,17 @@ pub struct StateSize {
     pub segment_bytes: u64,
 }
 
+/// What keeping hot state over cold takes: how often, since a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Tags read back from segments.
+    pub cold_reads: u64,
+    /// Tags let go from memory.
+    pub evicted: u64,
+    /// Scans of all tags in memory because a board had too few candidates.
+    pub board_scans: u64,
+}
+
 /// Metrics of a job; cheap to update, shared by all its threads.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -67,6 +78,9 @@ pub struct Status {
     commit_milliseconds: Gauge,
     merges: Counter,
     removed_files: Counter,
+    cold_reads: Counter,
+    evicted: Counter,
+    board_scans: Counter,
     published: Gauge,
     counted: Counted,
 }
@@ -105,6 +119,10 @@ impl Status {
             gauge(&format!("committed_{name}"), help, value);
         }
         registry.register("records", "Records read by this process", self.records.clone());
+        registry.register("cold_reads", "Tags read from segments", self.cold_reads.clone());
+        registry.register("evicted_tags", "Tags let go from memory", self.evicted.clone());
+        let help = "Scans of all tags in memory for a board";
+        registry.register("board_scans", help, self.board_scans.clone());
         registry.register("merges", "Background merges of segments", self.merges.clone());
         registry.register(
             "removed_files",
@@ -182,6 +200,21 @@ impl Status {
         for ((_, count), gauge) in body.counters.named().iter().zip(&self.counted.0) {
             gauge.set(*count as i64);
         }
+    }
+
+    /// What keeping hot state over cold has taken in this process.
+    pub fn work(&self) -> Work {
+        Work {
+            cold_reads: self.cold_reads.get(),
+            evicted: self.evicted.get(),
+            board_scans: self.board_scans.get(),
+        }
+    }
+
+    pub(crate) fn worked(&self, work: Work) {
+        self.cold_reads.inc_by(work.cold_reads);
+        self.evicted.inc_by(work.evicted);
+        self.board_scans.inc_by(work.board_scans);
     }
 
     pub(crate) fn kept_house(&self, merges: u64, removed: u64) {

@@ -37,11 +37,21 @@ pub enum Bug {
     AsOfFromWallClock,
     /// A board takes a tag at what it counts now, and forgets what lies ahead.
     BoardForgetsAhead,
+    /// Events are taken however far ahead of the clock they are dated.
+    FutureAccepted,
+    /// A restart forgets the floor until its first commit ends.
+    FloorForgotten,
+    /// Events up to an hour above the floor are refused.
+    FloorTooHigh,
+    /// A tag is let go from memory though its last change is not durable.
+    EvictedTooEarly,
+    /// A round of publishing passes over the last row of a full call.
+    PageLosesRow,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -57,6 +67,11 @@ impl Bug {
         Self::MergeKeepsOlder,
         Self::AsOfFromWallClock,
         Self::BoardForgetsAhead,
+        Self::FutureAccepted,
+        Self::FloorForgotten,
+        Self::FloorTooHigh,
+        Self::EvictedTooEarly,
+        Self::PageLosesRow,
     ];
 
     /// Its name on the command line.

@@ -5,16 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use recount::{Key, Refused, Row, Rules, differing, recount};
-use schemas::manifest::Manifest;
+use schemas::manifest::{Manifest, Position};
 use schemas::rows::DeadLetters;
-use sinks::commits::{Snapshot, open_table};
-use sinks::invariants::reached;
+use sinks::commits::{OpenSegment, Snapshot};
 use sinks::publish::{Content, PublishRow};
 use sinks::storage::Storage;
 use sinks::store::{CommitView, evaluate};
 
-use crate::log::partition_name;
+use crate::log::{Retained, partition_name};
 
+/// How long ids are remembered, in simulations.
+pub(crate) const HORIZON_MS: i64 = 2 * 3_600_000;
+/// How far ahead of the clock an event may be dated.
+const FUTURE_MS: i64 = 5 * 60_000;
 /// Tags on a board, in simulations.
 pub(crate) const TOP_K: usize = 3;
 
@@ -33,6 +36,88 @@ impl Tally {
     pub(crate) fn count(&mut self, check: Check) {
         *self.0.entry(check).or_default() += 1;
     }
+}
+
+/// The records that a commit refused, and why.
+pub(crate) fn refused(segments: &[OpenSegment<DeadLetters>]) -> Refused {
+    let rows = segments.iter().flat_map(|segment| segment.rows.iter());
+    rows.map(|(_, row)| ((row.partition.to_owned(), row.position), row.reason.to_owned())).collect()
+}
+
+/// The position of a partition that is read in order.
+pub(crate) fn offset(position: &Position) -> u64 {
+    if let Position::Offset(offset) = position { *offset } else { u64::MAX }
+}
+
+/// C4: nothing falls from one commit to the next.
+pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
+    let stands = |manifest: &Manifest| {
+        let Manifest { header, body } = manifest;
+        let numbers = [header.commit, header.generation, header.history];
+        let counters = body.counters.named().map(|(_, count)| count);
+        let times = [Some(header.version), body.as_of_ms, body.floor_ms];
+        (numbers.to_vec(), counters.to_vec(), times.to_vec())
+    };
+    let (was, is) = (stands(before), stands(next));
+    let fell = |a: &[u64], b: &[u64]| a.iter().zip(b).any(|(a, b)| b < a);
+    let times_fell = was.2.iter().zip(&is.2).any(|(a, b)| b < a);
+    if fell(&was.0, &is.0) || fell(&was.1, &is.1) || times_fell || is.2[0] == was.2[0] {
+        return violated(Check::Rises, format!("{is:?} after {was:?}"));
+    }
+    for (name, partition) in before.body.inputs.values().flatten() {
+        let now = next.body.inputs.values().find_map(|partitions| partitions.get(name));
+        let now = now.map(|now| offset(&now.position));
+        let was = offset(&partition.position);
+        if now.is_none_or(|now| now < was) {
+            return violated(Check::Rises, format!("{name} was read to {was}, then to {now:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// What the time was, and how far clocks had been off: the slowest and the fastest.
+#[derive(Clone, Copy)]
+pub(crate) struct Clocks {
+    pub(crate) now_ms: i64,
+    pub(crate) off_ms: (i64, i64),
+}
+
+/// C1, decisions that are no function of the log: whether a clock or the floor of the commit before
+/// could have made them for the records between two commits, and would have had to.
+pub(crate) fn decisions(
+    [before, next]: [&Manifest; 2],
+    topic: &[Vec<Retained>],
+    refused: &Refused,
+    clocks: Clocks,
+    count_beyond: bool,
+) -> Result<(), Violation> {
+    let Clocks { now_ms, off_ms: (slowest_ms, fastest_ms) } = clocks;
+    let floor_ms = before.body.floor_ms.unwrap_or(i64::MIN);
+    let from = |name: &String| {
+        let known = before.body.inputs.values().find_map(|partitions| partitions.get(name));
+        known.map_or(0, |known| offset(&known.position))
+    };
+    for (name, partition) in next.body.inputs.values().flatten() {
+        let horizon_ms = partition.log_time.value_ms().map_or(i64::MIN, |now| now - HORIZON_MS);
+        let records = (0..topic.len()).find(|i| partition_name(*i) == *name).map(|i| &topic[i]);
+        for at in from(name)..offset(&partition.position) {
+            let Some(record) = records.and_then(|records| records.get(at as usize)) else { break };
+            let Some(ts_ms) = record.made.ts_ms else { continue };
+            let reason = refused.get(&(name.clone(), at)).map(String::as_str);
+            let holds = match reason {
+                Some("future") => ts_ms > record.at_ms + slowest_ms + FUTURE_MS,
+                Some(_) => ts_ms < floor_ms.max(horizon_ms),
+                // Where clocks have been wrong events correct them, and nobody knows how far.
+                None if fastest_ms == 0 && ts_ms > now_ms + FUTURE_MS => false,
+                None => count_beyond || ts_ms >= floor_ms,
+            };
+            if !holds {
+                let what = format!("{name}@{at} of time {ts_ms}: {reason:?}, floor {floor_ms}");
+                return violated(Check::Recount, what);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// C4, which no running process can know: what is behind holds stream time back, unless it had been
@@ -91,13 +176,13 @@ impl Shown {
         Ok(Self { rows, boards })
     }
 
-    /// C11: posts by scope.
-    pub(crate) fn sums(&self) -> BTreeMap<&str, i64> {
-        let mut sums = BTreeMap::new();
-        for ((scope, _), row) in &self.rows {
-            *sums.entry(scope.as_str()).or_default() += row.total;
-        }
-        sums
+    /// The first thing that another commit shows otherwise.
+    pub(crate) fn differs(&self, other: &Self) -> Option<String> {
+        let row = differing(&self.rows, &other.rows).next();
+        let row =
+            row.map(|key| format!("{key:?}: {:?}", (self.rows.get(key), other.rows.get(key))));
+        let boards = (self.boards != other.boards).then(|| "the boards".to_owned());
+        row.or(boards)
     }
 }
 
@@ -105,7 +190,7 @@ impl Shown {
 pub(crate) fn counts(
     storage: &dyn Storage,
     manifest: &Manifest,
-    topic: &[Vec<Vec<u8>>],
+    topic: &[Vec<Retained>],
     rules: &Rules<'_>,
 ) -> Result<Shown, Violation> {
     let commit = manifest.header.commit;
@@ -117,23 +202,17 @@ pub(crate) fn counts(
     let mut records = Vec::new();
     for (name, partition) in body.inputs.values().flatten() {
         let known = (0..topic.len()).find(|i| partition_name(*i) == *name);
-        let read = known.and_then(|i| topic[i].get(..reached(&partition.position) as usize));
+        let read = known.and_then(|i| topic[i].get(..offset(&partition.position) as usize));
         let read = read.ok_or_else(|| fail(format!("{name} has not as many records")))?;
-        records.extend(read.iter().enumerate().map(|(at, r)| (name.as_str(), at as u64, r)));
+        let at = |(at, record)| (name.as_str(), at as u64, record);
+        records.extend(read.iter().enumerate().map(at));
     }
-    let segments = open_table::<DeadLetters>(storage, manifest).map_err(|e| fail(e.to_string()))?;
-    let refused: Refused = segments
-        .iter()
-        .flat_map(|segment| segment.rows.iter())
-        .map(|(_, row)| ((row.partition.to_owned(), row.position), row.reason.to_owned()))
-        .collect();
-    let rules = Rules { refused: Some(&refused), ..*rules };
+    let bytes = || records.iter().map(|(name, at, record)| (*name, *at, &record.made.bytes));
     let as_of_ms = body.as_of_ms.unwrap_or_default();
-    let want = recount(records.iter().copied(), &rules, as_of_ms, None).map_err(fail)?;
+    let want = recount(bytes(), rules, as_of_ms, None).map_err(fail)?;
     let shown = Shown::read(storage, manifest).map_err(fail)?;
     if let Some(key) = differing(&want.rows, &shown.rows).next() {
-        let evidence =
-            recount(records.iter().copied(), &rules, as_of_ms, Some(key)).map_err(fail)?.evidence;
+        let evidence = recount(bytes(), rules, as_of_ms, Some(key)).map_err(fail)?.evidence;
         let (want, got) = (want.rows.get(key), shown.rows.get(key));
         return Err(fail(format!("{key:?}: want {want:?}, got {got:?}, events {evidence:?}")));
     }
@@ -144,6 +223,16 @@ pub(crate) fn counts(
     if got != sums {
         let names = "events, duplicates, beyond, unsupported, dead letters";
         return Err(fail(format!("{names}: want {sums:?}, got {got:?}")));
+    }
+    let elsewhere = records.iter().filter(|(_, _, record)| record.made.elsewhere);
+    let is_refused =
+        |at: (&str, u64)| rules.refused.is_some_and(|r| r.contains_key(&(at.0.to_owned(), at.1)));
+    let (all, kept) = elsewhere.fold((0, 0), |(all, kept), (name, at, _)| {
+        (all + 1, kept + u64::from(!is_refused((name, *at))))
+    });
+    let others = [c.after_until, c.tags_too_long, c.tags_too_many, c.texts_truncated];
+    if !(kept..=all).contains(&c.scope_overflow) || others != [0; 4] {
+        return Err(fail(format!("{kept} to {all} from elsewhere: {c:?}")));
     }
     let boards = boards(&want.rows);
     if boards != shown.boards {
@@ -177,16 +266,18 @@ pub(crate) fn stored<'s>(
     snapshot: &Snapshot,
     rows: impl Iterator<Item = &'s PublishRow>,
 ) -> Result<(), Violation> {
-    let rows: BTreeMap<_, _> = rows
-        .filter(|row| matches!(row.content, Content::Tag { .. }))
-        .map(|row| (row.hash, &row.content))
-        .collect();
-    for (hash, row) in snapshot.tags_changed(0, None) {
-        let want = Content::from(row);
-        if rows.get(&hash) != Some(&&want) {
-            let got = rows.get(&hash);
-            return violated(Check::Stored, format!("want {want:?}, the store has {got:?}"));
+    let is_board = |content: &Content| matches!(content, Content::Board { .. });
+    let got: BTreeMap<_, _> =
+        rows.map(|row| ((is_board(&row.content), row.hash), row.content.clone())).collect();
+    let tags = snapshot.tags_changed(0, None).map(|(hash, row)| ((false, hash), row.into()));
+    let boards = snapshot.boards_changed(0, None).map(|(hash, row)| ((true, hash), row.into()));
+    let want: BTreeMap<_, Content> = tags.chain(boards).collect();
+    let keys: BTreeSet<_> = want.keys().chain(got.keys()).collect();
+    match keys.into_iter().find(|key| want.get(key) != got.get(key)) {
+        Some(key) => {
+            let (want, got) = (want.get(key), got.get(key));
+            violated(Check::Stored, format!("want {want:?}, the store has {got:?}"))
         }
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -31,6 +31,11 @@ impl Time {
         self.wrong_ms.store(wrong_ms, Ordering::Relaxed);
     }
 
+    /// How far the wall clock is off.
+    pub fn wrong_ms(&self) -> i64 {
+        self.wrong_ms.load(Ordering::Relaxed)
+    }
+
     /// The true time.
     pub fn now_ms(&self) -> i64 {
         START_MS.saturating_add_unsigned(self.us.load(Ordering::Relaxed) / 1000)
@@ -40,22 +45,24 @@ impl Time {
 /// The clock of one process.
 pub struct SimClock {
     time: Time,
+    /// How far it is off, besides the host's.
+    skew_ms: i64,
     /// The monotonic clock counts from the process's start.
     since_us: u64,
     rng: Mutex<Rng>,
 }
 
 impl SimClock {
-    /// The clock of a process that starts now; `seed` makes its random bits.
-    pub fn new(time: &Time, seed: u64) -> Self {
+    /// The clock of a process that starts now, `skew_ms` off; `seed` makes its random bits.
+    pub fn new(time: &Time, skew_ms: i64, seed: u64) -> Self {
         let since_us = time.us.load(Ordering::Relaxed);
-        Self { time: time.clone(), since_us, rng: Mutex::new(Rng(seed)) }
+        Self { time: time.clone(), skew_ms, since_us, rng: Mutex::new(Rng(seed)) }
     }
 }
 
 impl Clock for SimClock {
     fn wall_ms(&self) -> i64 {
-        self.time.now_ms() + self.time.wrong_ms.load(Ordering::Relaxed)
+        self.time.now_ms() + self.time.wrong_ms() + self.skew_ms
     }
 
     fn mono_us(&self) -> u64 {

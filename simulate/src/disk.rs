@@ -154,6 +154,13 @@ impl PowerDisk {
         )))
     }
 
+    /// Every name, and the bytes under it.
+    pub fn content(&self) -> BTreeMap<String, Vec<u8>> {
+        let disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = disk.names.iter();
+        names.map(|(name, file)| (name.clone(), disk.files[*file].bytes.clone())).collect()
+    }
+
     /// Gives a file another content, as no job does; the one it had.
     pub fn overwrite(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,15 +9,29 @@ const TAGS: [&str; 16] = [
 const REGIONS: [&str; 3] = ["us", "eu", "mars"];
 const HOUR_MS: i64 = 3_600_000;
 
+/// Tags that few posts carry.
+const RARE: u64 = 200;
+
+/// A record, and what its producer knows of it.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The time of the post in it; none where there is no post.
+    pub ts_ms: Option<i64>,
+    /// Whether the post is from a region that is not counted by itself.
+    pub elsewhere: bool,
+}
+
 /// Makes records; remembers them, so that some come again.
 #[derive(Default)]
 pub struct Producer {
-    made: Vec<Vec<u8>>,
+    made: Vec<Made>,
 }
 
 impl Producer {
     /// The next record, at time `now_ms`, and what is wrong with it, if anything.
-    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (Vec<u8>, Option<&'static str>) {
+    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (Made, Option<&'static str>) {
         let dice = rng.below(100);
         if dice < 16 && !self.made.is_empty() {
             return (rng.pick(&self.made).clone(), Some("repeated event"));
@@ -26,17 +40,23 @@ impl Producer {
         let caption = caption(rng);
         let region = rng.pick(&REGIONS);
         let late = |rng: &mut Rng, most_ms: i64| now_ms - rng.below(most_ms as u64) as i64;
+        let ts_ms = match dice {
+            16..22 => Some(late(rng, 4 * HOUR_MS)),
+            22..25 => Some(now_ms + HOUR_MS),
+            25..30 => None,
+            _ => Some(late(rng, 60_000)),
+        };
         let record = match dice {
-            16..22 => event(id, late(rng, 4 * HOUR_MS), &caption, region),
-            22..25 => event(id, now_ms + HOUR_MS, &caption, region),
             25 => format!("{{\"event_id\":\"e{id}\",\"ts\":{now_ms}"),
             26 => format!("{{\"ts\":{now_ms},\"caption\":\"#lost\"}}"),
             27 => "[".repeat(200),
             28 => format!("{{\"event_id\":\"e{id}\",\"type\":\"liked\",\"ts\":{now_ms}}}"),
             29 => "\0\u{fffd}".to_owned(),
-            _ => event(id, late(rng, 60_000), &caption, region),
+            _ => event(id, ts_ms.unwrap_or_default(), &caption, region),
         };
-        self.made.push(record.clone().into_bytes());
+        let elsewhere = ts_ms.is_some() && *region == REGIONS[2];
+        let made = Made { bytes: record.into_bytes(), ts_ms, elsewhere };
+        self.made.push(made.clone());
         let wrong = match dice {
             16..22 => Some("late event"),
             22..25 => Some("event ahead"),
@@ -44,15 +64,18 @@ impl Producer {
             25..30 => Some("broken event"),
             _ => None,
         };
-        (record.into_bytes(), wrong)
+        (made, wrong)
     }
 }
 
 fn caption(rng: &mut Rng) -> String {
     let tags = (0..rng.below(5)).map(|_| {
-        // A few tags are in most posts.
-        let most = if rng.chance(60) { 4 } else { TAGS.len() as u64 };
-        format!("#{}", TAGS[rng.below(most) as usize])
+        // A few tags are in most posts, and many in one or two.
+        match rng.below(10) {
+            0..5 => format!("#{}", TAGS[rng.below(4) as usize]),
+            5..7 => format!("#{}", rng.pick(&TAGS)),
+            _ => format!("#rare{}", rng.below(RARE)),
+        }
     });
     tags.collect::<Vec<_>>().join(" ")
 }

@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod clock;
 pub mod disk;
+mod ending;
 pub mod events;
 pub mod log;
 pub mod outcome;
@@ -14,5 +15,6 @@ pub mod plan;
 pub mod process;
 pub mod rng;
 pub mod seeds;
+mod watch;
 pub mod wire;
 pub mod world;

@@ -5,23 +5,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dataflow::log::{Found, Log, LogError, Next, Reader, Record, Shape};
 use schemas::manifest::Fingerprint;
 
+use crate::events::Made;
 use crate::process::Process;
+
+/// A record that the topic retains.
+pub struct Retained {
+    /// The record.
+    pub made: Made,
+    /// When it was produced.
+    pub at_ms: i64,
+}
 
 /// The retained records by partition, which all processes read.
 #[derive(Clone, Default)]
-pub struct Topic(Arc<Mutex<Vec<Vec<Vec<u8>>>>>);
+pub struct Topic(Arc<Mutex<Vec<Vec<Retained>>>>);
 
 impl Topic {
     /// The partitions.
-    pub fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Vec<u8>>>> {
+    pub fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Retained>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a record to a partition, which may be a new one.
-    pub fn produce(&self, partition: usize, record: Vec<u8>) {
+    pub fn produce(&self, partition: usize, record: Retained) {
         let mut partitions = self.partitions();
         if partitions.len() <= partition {
-            partitions.resize(partition + 1, Vec::new());
+            partitions.resize_with(partition + 1, Vec::new);
         }
         partitions[partition].push(record);
     }
@@ -96,7 +105,8 @@ impl Reader for Cursor {
         let records = &partitions[self.partition];
         // Few at a time, so that slices and commits end between any two.
         let end = records.len().min(self.next + limit.min(7)).max(self.next);
-        for bytes in records.iter().take(end).skip(self.next) {
+        for record in records.iter().take(end).skip(self.next) {
+            let bytes = &record.made.bytes;
             let (position, size) = (self.next as u64, bytes.len() as u64);
             each(Record { position, bytes, size, stamp_ms: None });
             self.next += 1;

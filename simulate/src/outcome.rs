@@ -17,6 +17,8 @@ pub struct Outcome {
     pub records: u64,
     /// Faults of each kind that struck.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What the state's upkeep took: cold reads and the like.
+    pub work: BTreeMap<&'static str, u64>,
     /// How often each check was made.
     pub checks: Tally,
     /// The check that does not hold, if any.

@@ -7,6 +7,8 @@ use crate::rng::Rng;
 
 /// Partitions that are written to.
 const PARTITIONS: u64 = 3;
+/// Kinds of actions.
+const KINDS: u64 = 15;
 
 /// Something that happens to the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,16 @@ pub enum Act {
         /// Percent of writes for each kind of trouble.
         percent: u64,
     },
+    /// The next change of a file's name fails, before it is made or after.
+    NameFails {
+        /// Whether it has been made all the same.
+        made: bool,
+    },
+    /// Nobody does anything for so many hours.
+    Idle {
+        /// How many.
+        hours: u64,
+    },
     /// All is well with the wire and the clock again.
     Calm,
 }
@@ -75,6 +87,8 @@ pub struct Plan {
     pub seed: u64,
     /// Whether events beyond the horizon are counted.
     pub count_beyond: bool,
+    /// Whether the clock of each process is a little off.
+    pub skewed: bool,
     /// What happens, in order.
     pub actions: Vec<Action>,
 }
@@ -83,9 +97,9 @@ impl Plan {
     /// The plan of a seed: each kind of trouble is there or not, more or less of it.
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng(seed);
-        let count_beyond = rng.chance(20);
+        let (count_beyond, skewed) = (rng.chance(20), rng.chance(50));
         let mut kinds = vec![(100, 0)];
-        for kind in 1..12 {
+        for kind in 1..KINDS {
             if rng.chance(50) {
                 kinds.push((1 + rng.below(8), kind));
             }
@@ -108,7 +122,7 @@ impl Plan {
             }
             actions.push(Action { steps: rng.below(50), seed: rng.bits(), act });
         }
-        Self { seed, count_beyond, actions }
+        Self { seed, count_beyond, skewed, actions }
     }
 }
 
@@ -126,6 +140,8 @@ fn act(kind: u64, rng: &mut Rng) -> Act {
         9 => Act::Damage,
         10 => Act::Jump { wrong_ms: rng.below(7_200_000).cast_signed() - 3_600_000 },
         11 => Act::BadWire { percent: 1 + rng.below(20) },
+        12 => Act::NameFails { made: rng.chance(50) },
+        13 => Act::Idle { hours: 1 + rng.below(30) },
         _ => Act::Calm,
     }
 }

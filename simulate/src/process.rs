@@ -54,6 +54,15 @@ impl Probe {
     }
 }
 
+/// On which side of an effect its error comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It has not happened.
+    Before,
+    /// It has, and its maker does not know.
+    After,
+}
+
 /// What is wrong with a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ills {
@@ -65,6 +74,8 @@ pub struct Ills {
     pub full: bool,
     /// Syncing fails.
     pub sync_fails: bool,
+    /// The next change of a name fails: before it is made, or after.
+    pub names_fail: Option<Side>,
     /// The next file cannot be opened.
     pub open_fails: bool,
     /// The next read of the log fails.
@@ -100,7 +111,8 @@ impl Process {
     /// An effect on the outside; an error where the process does not live to have it.
     pub fn effect(&self, doing: &str, name: &str, content: &[u8]) -> Result<(), io::Error> {
         let mut ills = self.ills();
-        if ills.left == Some(0) && !ills.dead {
+        let dies = ills.left == Some(0) && !ills.dead;
+        if dies {
             ills.dead = true;
             self.probe.strike("kill");
         }
@@ -112,7 +124,8 @@ impl Process {
         };
         ills.struck |= ills.dead || fails;
         if ills.dead {
-            return Err(io::Error::other("killed"));
+            let kind = if dies { io::ErrorKind::Interrupted } else { io::ErrorKind::Other };
+            return Err(io::Error::new(kind, "killed"));
         }
         drop(ills);
         if fails {
@@ -152,6 +165,27 @@ impl Mounted {
         effect.map_err(|source| StorageError { doing, name: name.to_owned(), source })
     }
 
+    /// A change of a name, which may fail on either side.
+    fn name<T>(
+        &self,
+        doing: &'static str,
+        name: &str,
+        change: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        self.effect(doing, name)?;
+        let fails = self.process.ills().names_fail.take();
+        if let Some(side) = fails {
+            self.process.ills().struck = true;
+            self.process.strike("name fails");
+            if side == Side::After {
+                change()?;
+            }
+            let source = io::Error::other("input/output error");
+            return Err(StorageError { doing, name: name.to_owned(), source });
+        }
+        change()
+    }
+
     fn look(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
         let look = self.process.look(doing == "open" && name.starts_with("segments/"));
         look.map_err(|source| StorageError { doing, name: name.to_owned(), source })
@@ -160,8 +194,15 @@ impl Mounted {
 
 impl Storage for Mounted {
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.write("write", name, bytes)?;
-        self.disk.append(name, bytes)
+        use io::ErrorKind::{Interrupted, StorageFull};
+        let effect = self.write("write", name, bytes);
+        if let Err(error) = &effect
+            && matches!(error.source.kind(), Interrupted | StorageFull)
+        {
+            self.process.strike("write torn");
+            self.disk.append(name, &bytes[..bytes.len() / 2])?;
+        }
+        effect.and_then(|()| self.disk.append(name, bytes))
     }
 
     fn sync(&self, name: &str) -> Result<(), StorageError> {
@@ -170,18 +211,18 @@ impl Storage for Mounted {
     }
 
     fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
-        self.effect("create", to)?;
-        let created = self.disk.link(from, to)?;
-        if created && to.starts_with("commits/") {
-            let header = decode(&self.disk.open(to)?).map(|(header, _)| header);
-            self.process.probe.seen().created.extend(header);
-        }
-        Ok(created)
+        self.name("create", to, || {
+            let created = self.disk.link(from, to)?;
+            if created && to.starts_with("commits/") {
+                let header = decode(&self.disk.open(to)?).map(|(header, _)| header);
+                self.process.probe.seen().created.extend(header);
+            }
+            Ok(created)
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        self.effect("rename", to)?;
-        self.disk.rename(from, to)
+        self.name("rename", to, || self.disk.rename(from, to))
     }
 
     fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
@@ -190,8 +231,7 @@ impl Storage for Mounted {
     }
 
     fn unlink(&self, name: &str) -> Result<(), StorageError> {
-        self.effect("remove", name)?;
-        self.disk.unlink(name)
+        self.name("remove", name, || self.disk.unlink(name))
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
@@ -232,6 +272,7 @@ impl Publisher for Connected {
     }
 
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        self.wire.line().full_calls += u64::from(rows.len() == self.rows_max());
         let mut outcomes = Vec::with_capacity(rows.len());
         for row in rows {
             self.effect("upsert", &format!("{row:?}"))?;
@@ -243,5 +284,10 @@ impl Publisher for Connected {
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         self.effect("published", &format!("{row:?}"))?;
         self.wire.set_job(row)
+    }
+
+    fn rows_max(&self) -> usize {
+        // Few, so that a round takes several.
+        16
     }
 }

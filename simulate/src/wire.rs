@@ -1,9 +1,10 @@
 //! What lies between a publisher and its database: requests and answers get lost, writes come late
 //! or twice, long after the process that sent them has died.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use schemas::hash::KeyHash;
 use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, PublishRow, Publisher};
 
 use crate::rng::Rng;
@@ -46,6 +47,13 @@ pub struct Line {
     pub struck: [u64; 5],
     /// The most rows in one call.
     pub most_rows: usize,
+    /// Calls that were as long as they may be.
+    pub full_calls: u64,
+    /// The newest version of each row that anybody could read, and of the job's.
+    versions: BTreeMap<(bool, KeyHash), i64>,
+    published: u64,
+    /// The first row whose version or job whose commit went back.
+    pub fell: Option<String>,
     rng: Rng,
 }
 
@@ -56,9 +64,25 @@ pub struct Wire(Arc<Mutex<Line>>);
 impl Line {
     fn apply(&mut self, write: Write) {
         match write {
-            Write::Row(row) => self.store.apply(row),
-            // A store in memory takes everything.
-            Write::Job(row) => drop(self.store.set_job(&row)),
+            Write::Row(row) => {
+                let key = (matches!(row.content, Content::Board { .. }), row.hash);
+                self.store.apply(row);
+                let now = self.store.version(key).unwrap_or(i64::MIN);
+                let before = self.versions.insert(key, now);
+                if before.is_some_and(|before| now < before) {
+                    self.fell.get_or_insert(format!("{key:?} went from {before:?} to {now}"));
+                }
+            }
+            Write::Job(row) => {
+                // A store in memory takes everything.
+                drop(self.store.set_job(&row));
+                let now = self.job().map_or(0, |row| row.published);
+                if now < self.published {
+                    let fell = format!("the job went from {} to {now}", self.published);
+                    self.fell.get_or_insert(fell);
+                }
+                self.published = now;
+            }
         }
     }
 
@@ -116,6 +140,10 @@ impl Wire {
             sent: Vec::new(),
             struck: [0; 5],
             most_rows: 0,
+            full_calls: 0,
+            versions: BTreeMap::new(),
+            published: 0,
+            fell: None,
             rng: Rng(seed),
         })))
     }

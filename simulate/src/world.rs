@@ -5,62 +5,65 @@ use std::sync::Arc;
 
 use dataflow::lockstep::{Lockstep, Task};
 use dataflow::{
-    Beyond, InputSpec, JobError, JobSpec, LogTimeKind, Origin, Scope, Settings, StateAt,
+    Beyond, Idle, InputSpec, JobError, JobSpec, LogTimeKind, Origin, Scope, Settings, StateAt,
+    Status, Work,
 };
-use recount::Rules;
+use recount::{Refused, Rules};
 use schemas::event::Decoder;
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
-use sinks::commits::{
-    CommitError, Follower, Retention, list_commits, load, manifest_name, newest, visible,
-};
-use sinks::invariants::{monotone, reached, rises};
+use sinks::commits::{CommitError, Follower, Retention, list_commits, manifest_name, newest};
 use sinks::publish::PublishError;
 
-use crate::checks::{Check, Shown, TOP_K, Violation, counts, held_back, stored, violated};
+use crate::checks::{Check, HORIZON_MS, Shown, TOP_K, Violation, violated};
 use crate::clock::{SimClock, Time};
 use crate::disk::{Choices, PowerDisk};
 use crate::events::Producer;
-use crate::log::{Subscribed, Topic, partition_name};
+use crate::log::{Retained, Subscribed, Topic};
 use crate::outcome::{Outcome, STORE_FAULTS};
 use crate::plan::{Act, Action, Plan};
-use crate::process::{Connected, Mounted, Probe, Process};
+use crate::process::{Connected, Mounted, Probe, Process, Side};
 use crate::rng::Rng;
-use crate::wire::{Faults, Wire, Write};
+use crate::wire::{Faults, Wire};
 
-const HORIZON_MS: i64 = 2 * 3_600_000;
 const REGIONS: [&str; 2] = ["us", "eu"];
-/// Steps that a world without trouble may take to catch up, and to end.
-const STEPS_MAX: u64 = 10_000;
+/// How far the clock of a process may be off.
+const SKEW_MS: i64 = 60_000;
 
-struct Job {
-    lockstep: Lockstep,
-    process: Arc<Process>,
+pub(crate) struct Job {
+    pub(crate) lockstep: Lockstep,
+    pub(crate) process: Arc<Process>,
 }
 
 /// Everything there is.
-struct World<'p> {
-    plan: &'p Plan,
-    decoder: Decoder,
-    scopes: Vec<(String, Vec<String>)>,
-    time: Time,
-    topic: Topic,
-    producer: Producer,
-    disk: Arc<PowerDisk>,
-    wire: Wire,
-    probe: Arc<Probe>,
-    job: Option<Job>,
+pub(crate) struct World<'p> {
+    pub(crate) plan: &'p Plan,
+    pub(crate) decoder: Decoder,
+    pub(crate) scopes: Vec<(String, Vec<String>)>,
+    pub(crate) time: Time,
+    pub(crate) topic: Topic,
+    pub(crate) producer: Producer,
+    pub(crate) disk: Arc<PowerDisk>,
+    pub(crate) wire: Wire,
+    pub(crate) probe: Arc<Probe>,
+    pub(crate) job: Option<Job>,
     /// Of the last start.
-    workers: usize,
+    pub(crate) workers: usize,
     /// Jobs that another one has taken over from and that do not know yet.
-    zombies: Vec<Job>,
-    follower: Follower,
+    pub(crate) zombies: Vec<Job>,
+    pub(crate) follower: Follower,
     /// The newest commit that the reader has seen.
-    seen: Option<Header>,
+    pub(crate) seen: Option<Header>,
+    /// The newest generation of which a commit has been recounted.
+    pub(crate) generation: u64,
+    /// How far clocks have been off so far: the slowest, and the fastest.
+    pub(crate) clocks_off_ms: (i64, i64),
+    /// What the jobs so far are doing, or did.
+    pub(crate) statuses: Vec<Arc<Status>>,
     /// Every manifest that exists, or did before it was removed.
-    manifests: BTreeMap<u64, Manifest>,
-    versions: BTreeMap<i64, u64>,
-    outcome: Outcome,
+    pub(crate) manifests: BTreeMap<u64, Manifest>,
+    pub(crate) versions: BTreeMap<i64, u64>,
+    pub(crate) outcome: Outcome,
 }
 
 /// Runs a plan to its end, or to the first check that does not hold.
@@ -74,6 +77,15 @@ pub fn run(plan: &Plan) -> Outcome {
         *outcome.faults.entry(fault).or_default() += struck;
     }
     outcome.faults.append(&mut world.probe.seen().struck);
+    for work in world.statuses.iter().map(|status| status.work()) {
+        let Work { cold_reads, evicted, board_scans } = work;
+        for (name, n) in
+            [("cold read", cold_reads), ("tag let go", evicted), ("board scan", board_scans)]
+        {
+            *outcome.work.entry(name).or_default() += n;
+        }
+    }
+    outcome.work.insert("full call to the store", world.wire.line().full_calls);
     outcome
 }
 
@@ -97,6 +109,9 @@ impl<'p> World<'p> {
             zombies: Vec::new(),
             follower,
             seen: None,
+            generation: 0,
+            clocks_off_ms: (0, 0),
+            statuses: Vec::new(),
             manifests: BTreeMap::new(),
             versions: BTreeMap::new(),
             outcome: Outcome::default(),
@@ -122,9 +137,10 @@ impl<'p> World<'p> {
         match action.act {
             Act::Produce { partition, records } => {
                 for _ in 0..records {
-                    let (record, wrong) = self.producer.record(rng, self.time.now_ms());
+                    let at_ms = self.time.now_ms();
+                    let (made, wrong) = self.producer.record(rng, at_ms);
                     wrong.into_iter().for_each(|wrong| self.count(wrong));
-                    self.topic.produce(partition, record);
+                    self.topic.produce(partition, Retained { made, at_ms });
                 }
                 self.outcome.records += records;
             }
@@ -145,17 +161,35 @@ impl<'p> World<'p> {
             Act::Jump { wrong_ms } => {
                 self.count("clock jump");
                 self.time.jump(wrong_ms);
+                self.clock_is_off(wrong_ms);
             }
             Act::BadWire { percent } => {
                 let [lost, unanswered, late, twice] = [percent; 4];
                 self.wire.line().faults = Faults { lost, unanswered, late, twice, silent: 0 };
             }
-            Act::Calm => self.calm(),
+            Act::NameFails { made } => {
+                let side = if made { Side::After } else { Side::Before };
+                self.afflict(|ills| ills.names_fail = Some(side));
+            }
+            Act::Idle { hours } => {
+                self.count("idle hours");
+                self.time.pass(hours * 3_600_000_000);
+            }
+            Act::Calm => {
+                self.count("calm");
+                self.calm();
+            }
         }
         Ok(())
     }
 
-    fn calm(&mut self) {
+    /// Remembers how far clocks have been off.
+    fn clock_is_off(&mut self, by_ms: i64) {
+        let (slowest, fastest) = self.clocks_off_ms;
+        self.clocks_off_ms = (slowest.min(by_ms - SKEW_MS), fastest.max(by_ms + SKEW_MS));
+    }
+
+    pub(crate) fn calm(&mut self) {
         self.time.jump(0);
         self.wire.line().faults = Faults::default();
     }
@@ -179,18 +213,19 @@ impl<'p> World<'p> {
             scopes: self.scopes.iter().map(scope).collect(),
             top_k: TOP_K,
             retention: Retention { keep_ms: 1_800_000, bytes: None, grace_ms: 600_000 },
+            idle: Idle { commits: 1, parts: 1 },
             ..Settings::default()
         }
     }
 
-    fn rules(&self) -> Rules<'_> {
+    pub(crate) fn rules<'r>(&'r self, refused: &'r Refused) -> Rules<'r> {
         Rules {
             decoder: &self.decoder,
             scopes: &self.scopes,
             horizon_ms: Some(HORIZON_MS),
             count_beyond: self.plan.count_beyond,
             until_ms: i64::MAX,
-            refused: None,
+            refused: Some(refused),
         }
     }
 
@@ -210,17 +245,25 @@ impl<'p> World<'p> {
         if before != 0 && before != workers {
             self.count("rescale");
         }
+        let mut skew_ms = 0;
+        if self.plan.skewed {
+            self.count("clock skew");
+            skew_ms = rng.below(2 * SKEW_MS as u64).cast_signed() - SKEW_MS;
+            self.clock_is_off(0);
+        }
         let started = Lockstep::start(JobSpec {
             settings: self.settings(),
             inputs: vec![input],
             state: StateAt::Storage(Arc::new(disk)),
             workers,
             take_over: true,
-            clock: Arc::new(SimClock::new(&self.time, rng.bits())),
+            clock: Arc::new(SimClock::new(&self.time, skew_ms, rng.bits())),
             host: "sim".to_owned(),
             publisher: Some(("job".to_owned(), Box::new(wire))),
         });
-        Ok(started?.unwrap_or_else(|| unreachable!("an endless run is never finished")))
+        let lockstep = started?.unwrap_or_else(|| unreachable!("an endless run is never finished"));
+        self.statuses.push(lockstep.status());
+        Ok(lockstep)
     }
 
     fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
@@ -231,32 +274,23 @@ impl<'p> World<'p> {
             Ok(lockstep) => {
                 let takeover = lockstep.takeover().clone();
                 self.look(rng)?;
-                let shown = self.recount(&takeover)?;
                 self.job = Some(Job { lockstep, process });
-                self.outcome.checks.count(Check::Sums);
-                match before {
-                    Some(Err(what)) => violated(Check::Sums, what),
-                    Some(Ok(before)) if before.sums() != shown.sums() => violated(
-                        Check::Sums,
-                        format!("{:?} before a start, {:?} after", before.sums(), shown.sums()),
-                    ),
-                    _ => Ok(()),
+                let Some(before) = before else { return Ok(()) };
+                let shows = |shown: Result<Shown, String>| {
+                    shown.map_err(|what| Violation { invariant: Check::Sums, what })
+                };
+                let (before, now) = (shows(before)?, shows(Shown::read(&*self.disk, &takeover))?);
+                match before.differs(&now) {
+                    Some(what) => violated(Check::Sums, format!("a takeover changed {what}")),
+                    None => Ok(()),
                 }
             }
             Err(error) => violated(Check::Caused, format!("a start failed: {error}")),
         }
     }
 
-    /// C1 and C10 for one commit.
-    fn recount(&mut self, manifest: &Manifest) -> Result<Shown, Violation> {
-        self.outcome.checks.count(Check::Recount);
-        self.outcome.checks.count(Check::Boards);
-        let topic = self.topic.partitions();
-        counts(&*self.disk, manifest, &topic, &self.rules())
-    }
-
     /// Somebody has a turn.
-    fn step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+    pub(crate) fn step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         self.outcome.steps += 1;
         self.time.pass(rng.below(12_000_000));
         let late = self.wire.line().late.len() as u64;
@@ -266,8 +300,13 @@ impl<'p> World<'p> {
         if !self.zombies.is_empty() && rng.chance(30) {
             let which = rng.below(self.zombies.len() as u64) as usize;
             if let Err(error) = turn(&mut self.zombies[which], rng) {
-                self.zombies.swap_remove(which);
+                let zombie = self.zombies.swap_remove(which);
                 broken(&error)?;
+                self.outcome.checks.count(Check::Caused);
+                if !error.is_fenced() && !zombie.process.ills().struck {
+                    let what = format!("a job that was taken over from ended with: {error}");
+                    return violated(Check::Caused, what);
+                }
             }
             return self.look(rng);
         }
@@ -283,59 +322,6 @@ impl<'p> World<'p> {
             }
         }
         self.look(rng)
-    }
-
-    /// Checks what has happened at the edges since the last look.
-    fn look(&mut self, rng: &mut Rng) -> Result<(), Violation> {
-        let created = std::mem::take(&mut self.probe.seen().created);
-        for header in created {
-            let manifest = match load(&*self.disk, header.commit) {
-                Ok(manifest) => manifest,
-                // It has been removed since, or shrunk.
-                Err(CommitError::Missing(_)) => continue,
-                Err(error) => return violated(Check::Refused, error.to_string()),
-            };
-            self.outcome.checks.count(Check::Rises);
-            if self.manifests.contains_key(&header.commit) {
-                let what = format!("commit {} was created twice", header.commit);
-                return violated(Check::Rises, what);
-            }
-            if let Some((_, before)) = self.manifests.range(..header.commit).next_back() {
-                rises(before, &manifest)?;
-                held_back(before, &manifest)?;
-            }
-            self.versions.insert(header.version, header.commit);
-            self.manifests.insert(header.commit, manifest);
-        }
-        let sent = std::mem::take(&mut self.wire.line().sent);
-        let shown = if sent.is_empty() { None } else { visible(&*self.disk).ok().flatten() };
-        for write in sent {
-            let version = match write {
-                Write::Row(row) => row.version,
-                Write::Job(row) => row.version,
-            };
-            self.outcome.checks.count(Check::Committed);
-            if self.versions.get(&version).is_none_or(|commit| Some(*commit) > shown) {
-                let what = format!("a row of version {version}, which no visible commit has");
-                return violated(Check::Committed, what);
-            }
-        }
-        if rng.chance(10) { self.read() } else { Ok(()) }
-    }
-
-    /// The reader looks at what is visible.
-    fn read(&mut self) -> Result<(), Violation> {
-        self.outcome.checks.count(Check::Monotone);
-        match self.follower.step() {
-            Ok(_) => {}
-            Err(error) => return violated(Check::Monotone, format!("the reader: {error}")),
-        }
-        if let Some(snapshot) = self.follower.current() {
-            let header = &snapshot.manifest.header;
-            self.seen.as_ref().map_or(Ok(()), |seen| monotone(seen, header))?;
-            self.seen = Some(header.clone());
-        }
-        Ok(())
     }
 
     fn lose_power(&mut self, rng: &mut Rng) -> Result<(), Violation> {
@@ -400,75 +386,6 @@ impl<'p> World<'p> {
         }
         violated(Check::Refused, format!("{file} was damaged, and the job said {refused:?}"))
     }
-
-    /// All trouble has ended: the job must catch up with the log, publish it and end.
-    fn drain(&mut self, rng: &mut Rng) -> Result<(), Violation> {
-        self.calm();
-        let limit = self.outcome.steps + STEPS_MAX;
-        self.outcome.checks.count(Check::Drains);
-        let mut healed = false;
-        let last = loop {
-            if self.outcome.steps > limit {
-                return violated(Check::Drains, format!("not caught up in {STEPS_MAX} steps"));
-            }
-            self.step(rng)?;
-            if let Some(job) = &self.job {
-                if !healed {
-                    // What was on its way may still strike once.
-                    healed = true;
-                    let mut ills = job.process.ills();
-                    (ills.slow_reads, ills.left) = (0, ills.left.filter(|_| ills.dead));
-                }
-                let latest = job.lockstep.latest().current();
-                let published = job.lockstep.published().map_or(0, |done| done.commit);
-                if self.caught_up(&latest.manifest) && published >= latest.manifest.header.commit {
-                    break self.end(rng, limit)?;
-                }
-            }
-        };
-        self.recount(&last)?;
-        let late = self.wire.line().late.len();
-        (0..late).for_each(|_| self.wire.line().deliver(0));
-        self.outcome.checks.count(Check::Stored);
-        let opened = sinks::commits::Snapshot::open(&*self.disk, last, None);
-        let Ok(snapshot) = opened else {
-            return violated(Check::Stored, "the last commit cannot be opened");
-        };
-        stored(&snapshot, self.wire.line().store.rows())?;
-        self.read()
-    }
-
-    fn caught_up(&self, manifest: &Manifest) -> bool {
-        let topic = self.topic.partitions();
-        let read = |partition: usize| {
-            let name = partition_name(partition);
-            let known = manifest.body.inputs.values().find_map(|p| p.get(&name));
-            known.map_or(0, |known| reached(&known.position))
-        };
-        topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
-    }
-
-    /// Asks the job to end; its last commit.
-    fn end(&mut self, rng: &mut Rng, limit: u64) -> Result<Manifest, Violation> {
-        self.zombies.clear();
-        if let Some(job) = &self.job {
-            job.lockstep.stop();
-        }
-        loop {
-            if self.outcome.steps > limit {
-                return violated(Check::Drains, format!("not ended in {STEPS_MAX} steps"));
-            }
-            self.step(rng)?;
-            let Some(job) = &self.job else {
-                return violated(Check::Drains, "the job failed while it was to end");
-            };
-            let latest = job.lockstep.latest().current();
-            let published = job.lockstep.published().map_or(0, |done| done.commit);
-            if job.lockstep.is_done() && published >= latest.manifest.header.commit {
-                return Ok(latest.manifest.clone());
-            }
-        }
-    }
 }
 
 /// No trouble excuses a job that has found an invariant broken.
@@ -476,6 +393,7 @@ fn broken(error: &JobError) -> Result<(), Violation> {
     match error {
         JobError::Commit(CommitError::Broken(broken))
         | JobError::Publish(PublishError::Broken(broken)) => Err(broken.clone()),
+        JobError::Worker(what) => violated(Check::Caused, format!("a worker panicked: {what}")),
         _ => Ok(()),
     }
 }

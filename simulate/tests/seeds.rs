@@ -35,6 +35,7 @@ struct Sums {
     store_faults: u64,
     faults: BTreeMap<&'static str, u64>,
     checks: BTreeMap<Check, u64>,
+    work: BTreeMap<&'static str, u64>,
     failures: Vec<String>,
 }
 
@@ -44,6 +45,7 @@ impl Sums {
         self.records += outcome.records;
         self.store_faults += outcome.store_faults();
         outcome.faults.iter().for_each(|(name, n)| *self.faults.entry(name).or_default() += n);
+        outcome.work.iter().for_each(|(name, n)| *self.work.entry(name).or_default() += n);
         let checks = outcome.checks.0.iter();
         checks.for_each(|(check, n)| *self.checks.entry(*check).or_default() += n);
         if let Some(violation) = &outcome.violation {
@@ -84,8 +86,9 @@ fn every_check_holds_whatever_goes_wrong() {
             "{} at the store",
             sums.store_faults
         );
-        assert!(sums.faults.len() >= 21, "{:?}", sums.faults.keys());
+        assert!(sums.faults.len() >= 26, "{:?}", sums.faults.keys());
         all_reach("faults that struck", sums.faults, FAULTS_MIN);
+        all_reach("kinds of upkeep", sums.work, FAULTS_MIN);
         let checks = |check| (check, sums.checks.get(&check).copied().unwrap_or_default());
         all_reach("checks made", Check::ALL.map(checks), CHECKS_MIN);
     }

@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -176,62 +177,77 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
     orders(last).into_iter().flat_map(insert).collect()
 }
 
+/// States that a loss of power left behind: how many were looked at, and which there are.
+#[derive(Default)]
+struct States {
+    visits: u64,
+    distinct: BTreeSet<u64>,
+}
+
 #[test]
-fn every_state_of_one_commit_in_every_order_of_its_files_is_whole() {
+fn every_state_of_one_commit_is_whole() {
     let before = Batch::of_tags(1, &[(1, 1), (2, 2)]);
     let mut batch = Batch::of_tags(2, &[(1, 5)]).with_board(0, 1);
     batch.ids.insert(7, 5);
     batch.dead.insert(7);
-    let mut contents = BTreeMap::from([(1, Content::default())]);
-    contents.insert(2, contents[&1].after(2, &before));
-    contents.insert(3, contents[&2].after(3, &batch));
-    let mut states = 0;
+    let mut states = States::default();
+    // Few files in every order, and many files in two.
     for order in orders(4) {
         for first in 1..=order.len() {
-            states += states_of_one_commit(&contents, [&before, &batch], &(order.clone(), first));
+            states.visit(1, [&before, &batch], &(order.clone(), first));
         }
     }
-    println!("{states} states of one commit");
-    assert!(states >= 1000, "{states} states");
+    let tags: Vec<_> = (1..30).map(|tag| (tag, 5)).collect();
+    let wide = Batch { tags: tags.into_iter().collect(), ..batch };
+    for (order, first) in [((0..9).collect(), 9), ((0..9).rev().collect(), 4)] {
+        states.visit(6, [&before, &wide], &(order, first));
+    }
+    let States { visits, distinct } = states;
+    println!("{visits} states of one commit, {} of them distinct", distinct.len());
+    assert!(distinct.len() >= 1000, "{} states", distinct.len());
 }
 
-/// Loses power before each effect of the second of two commits, whose files are written in
-/// `order`; checks every state that this can leave, and returns their number.
-fn states_of_one_commit(
-    contents: &BTreeMap<u64, Content>,
-    batches: [&Batch; 2],
-    order: &(Vec<usize>, usize),
-) -> u64 {
-    let mut states = 0;
-    let mut from = None;
-    for n in 0.. {
-        let at = from.map_or(usize::MAX, |from: usize| from + n);
-        let disk = PowerDisk::dying_at(at);
-        let storage: Arc<dyn Storage> = disk.clone();
-        let mut job = Job::start(storage, 1, 0).unwrap();
-        job.commit(batches[0]).unwrap();
-        if from.is_none() {
-            // The first run only tells where the second commit begins.
-            from = Some(disk.effects() - 1);
-            continue;
-        }
-        job.order = Some(order.clone());
-        let ended = job.commit(batches[1]).map(drop);
-        let acknowledged = 2 + u64::from(ended.is_ok());
-        let mut choices = Choices::default();
-        loop {
-            let after: Arc<dyn Storage> = disk.after_loss(&mut choices);
-            check(&after, contents, acknowledged);
-            states += 1;
-            if !choices.move_on() {
-                break;
+impl States {
+    /// Loses power before each effect of the second of two commits, whose files are written in
+    /// `order`, and checks every state that this can leave.
+    fn visit(&mut self, workers: u64, batches: [&Batch; 2], order: &(Vec<usize>, usize)) {
+        let mut contents = BTreeMap::from([(1, Content::default())]);
+        contents.insert(2, contents[&1].after(2, batches[0]));
+        contents.insert(3, contents[&2].after(3, batches[1]));
+        let mut from = None;
+        for n in 0.. {
+            let at = from.map_or(usize::MAX, |from: usize| from + n);
+            let disk = PowerDisk::dying_at(at);
+            let storage: Arc<dyn Storage> = disk.clone();
+            let mut job = Job::start(storage, 1, 0).unwrap();
+            job.workers = workers;
+            job.commit(batches[0]).unwrap();
+            if from.is_none() {
+                // The first run only tells where the second commit begins.
+                from = Some(disk.effects() - 1);
+                continue;
+            }
+            job.order = Some(order.clone());
+            let ended = job.commit(batches[1]).map(drop);
+            let acknowledged = 2 + u64::from(ended.is_ok());
+            let mut choices = Choices::default();
+            loop {
+                let after = disk.after_loss(&mut choices);
+                let mut hasher = DefaultHasher::new();
+                after.content().hash(&mut hasher);
+                self.distinct.insert(hasher.finish());
+                let after: Arc<dyn Storage> = after;
+                check(&after, &contents, acknowledged);
+                self.visits += 1;
+                if !choices.move_on() {
+                    break;
+                }
+            }
+            if ended.is_ok() {
+                return;
             }
         }
-        if ended.is_ok() {
-            return states;
-        }
     }
-    unreachable!("a commit has an end")
 }
 
 #[test]

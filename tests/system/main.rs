@@ -12,6 +12,7 @@ mod damage;
 mod devtools;
 mod docs;
 mod harness;
+mod histories;
 mod live;
 mod modes;
 mod recount;

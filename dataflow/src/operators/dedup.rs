@@ -55,7 +55,7 @@ impl Dedup {
     pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, CommitError> {
         let start = &context.start;
         let mut dedup = Self::new(context.settings.beyond, start.header.commit + 1);
-        dedup.floor_ms = start.body.floor_ms;
+        dedup.floor_ms = start.body.floor_ms.filter(|_| !planted(Bug::FloorForgotten));
         let floor = start.body.floor_ms.map_or(0, hour);
         for segment in open_table::<Ids>(&*context.storage, start)? {
             for (id, row) in segment.rows.iter() {
@@ -141,7 +141,8 @@ impl Dedup {
             acker.write(accepted, self.last_hour.take());
         }
         acker.write(std::mem::take(&mut self.dead), None);
-        self.floor_ms = close.floor_ms;
+        let too_high = i64::from(planted(Bug::FloorTooHigh)) * HOUR_MS;
+        self.floor_ms = close.floor_ms.map(|floor| floor + too_high);
         if let Some(floor) = close.floor_ms {
             let early = u32::from(planted(Bug::HorizonTooShort));
             self.ids.forget_before(hour(floor) + early);

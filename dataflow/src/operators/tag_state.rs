@@ -17,6 +17,7 @@ use crate::records::{Close, Mention, Ranked};
 use crate::run::JobError;
 use crate::state::board::{Board, Standing};
 use crate::state::tag_table::{TagError, TagTable, View};
+use crate::status::Work;
 
 /// The tags of one worker's bins.
 pub(crate) struct TagState {
@@ -40,7 +41,7 @@ impl TagState {
         let board = || Board::new(context.settings.top_k);
         let keys = (0..scopes.len() as u16).flat_map(|s| (0..=windows).map(move |w| (s, w)));
         let mut state = Self {
-            table: TagTable::new(tiers.clone(), scopes.to_vec(), commit),
+            table: TagTable::new(tiers.clone(), scopes.to_vec(), commit, context.settings.idle),
             boards: keys.map(|key| (key, board())).collect(),
             tiers,
             read_set: Arc::clone(&snapshot),
@@ -95,6 +96,11 @@ impl TagState {
         (self.table.len(), self.table.bytes())
     }
 
+    /// What was done since this was last asked.
+    pub(crate) fn work(&mut self) -> Work {
+        std::mem::take(&mut self.table.work)
+    }
+
     fn rank(&mut self, commit: u64, as_of: u32) -> Vec<Ranked> {
         let Self { table, tiers, boards, .. } = self;
         let windows = tiers.len();
@@ -109,6 +115,7 @@ impl TagState {
             }
         }
         if !short.is_empty() {
+            table.work.board_scans += 1;
             for view in table.views() {
                 for ((_, window), now) in short.range_mut((view.scope, 0)..=(view.scope, u16::MAX))
                 {

@@ -50,6 +50,7 @@ impl Operator {
         self.state.renew(newest, close.as_of_ms.unwrap_or_default());
         let (tags, bytes) = self.state.size();
         self.context.status.tags(self.index, tags, bytes);
+        self.context.status.worked(self.state.work());
         let mut now = self.held.release(close.commit + 1);
         now.try_for_each(|(_, batch)| self.state.apply(&batch))
     }

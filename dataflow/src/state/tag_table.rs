@@ -13,14 +13,12 @@ use schemas::windows::{Buckets, BucketsError, Tiers};
 use thiserror::Error;
 
 use crate::records::Mention;
+use crate::settings::Idle;
 use crate::state::board::Standing;
+use crate::status::Work;
 
 /// The slab grows by so many tags, so that none is ever moved.
 pub(crate) const CHUNK: usize = 4096;
-/// At each commit one part in so many is looked through for tags to evict.
-const SWEEP_PARTS: usize = 32;
-/// A tag that nothing touched for so many commits is not in use.
-const IDLE_COMMITS: u64 = 60;
 
 /// Why state cannot be continued.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -97,6 +95,9 @@ impl View<'_> {
 
 /// The tags in memory.
 pub(crate) struct TagTable {
+    idle: Idle,
+    /// What was done since somebody took it.
+    pub(crate) work: Work,
     tiers: Tiers,
     /// Scope names; 0 is the whole stream, `""`.
     scopes: Vec<String>,
@@ -114,8 +115,10 @@ pub(crate) struct TagTable {
 
 impl TagTable {
     /// An empty table whose first mentions belong to `commit`.
-    pub(crate) fn new(tiers: Tiers, scopes: Vec<String>, commit: u64) -> Self {
+    pub(crate) fn new(tiers: Tiers, scopes: Vec<String>, commit: u64, idle: Idle) -> Self {
         Self {
+            idle,
+            work: Work::default(),
             tiers,
             scopes,
             bins: (0..BINS).map(|_| HashTable::new()).collect(),
@@ -197,7 +200,10 @@ impl TagTable {
         let index = match self.find(mention.tag) {
             Some(index) => Some(index),
             None => match cold(mention.tag) {
-                Some(row) => self.load(mention.tag, &row)?,
+                Some(row) => {
+                    self.work.cold_reads += 1;
+                    self.load(mention.tag, &row)?
+                }
                 None => None,
             },
         };
@@ -293,12 +299,12 @@ impl TagTable {
     pub(crate) fn sweep(&mut self, as_of_ms: i64, read_set: u64) {
         let as_of = self.tiers.slot(as_of_ms);
         let part = self.swept;
-        self.swept = (self.swept + 1) % SWEEP_PARTS;
-        for chunk in (part..self.slab.len()).step_by(SWEEP_PARTS) {
+        self.swept = (self.swept + 1) % self.idle.parts;
+        for chunk in (part..self.slab.len()).step_by(self.idle.parts) {
             for i in 0..self.slab[chunk].len() {
                 let Some(tag) = &self.slab[chunk][i] else { continue };
-                let in_use = tag.commit > read_set
-                    || tag.commit + IDLE_COMMITS > self.commit
+                let in_use = (tag.commit > read_set && !planted(Bug::EvictedTooEarly))
+                    || tag.commit + self.idle.commits > self.commit
                     || tag.buckets.is_live(&self.tiers, as_of);
                 if in_use {
                     continue;
@@ -311,6 +317,7 @@ impl TagTable {
                 }
                 self.slab[chunk][i] = None;
                 self.free.push(index);
+                self.work.evicted += 1;
             }
         }
     }
@@ -345,7 +352,7 @@ mod tests {
     use crate::records::Text;
 
     fn table() -> TagTable {
-        TagTable::new(Windows::default().tiers(), vec![String::new()], 1)
+        TagTable::new(Windows::default().tiers(), vec![String::new()], 1, Idle::default())
     }
 
     fn mention(tag: &str, ts_ms: i64) -> Mention {
@@ -395,9 +402,9 @@ mod tests {
         table.apply(&mention("old", start), |_| None).unwrap();
         table.apply(&mention("Old", start + 1), |_| None).unwrap();
         let rows = segment(table.close(start, |_| ()).unwrap());
-        table.commit += IDLE_COMMITS;
+        table.commit += table.idle.commits;
         let sweep_all = |table: &mut TagTable, as_of, read_set| {
-            (0..SWEEP_PARTS).for_each(|_| table.sweep(as_of, read_set));
+            (0..table.idle.parts).for_each(|_| table.sweep(as_of, read_set));
             table.len()
         };
         assert_eq!(sweep_all(&mut table, start, 1), 1, "its buckets are live");
@@ -430,7 +437,7 @@ mod tests {
         let got: BTreeMap<String, i64> =
             rows.iter().map(|(_, row)| (row.tag.to_owned(), row.total)).collect();
         assert_eq!(got, want);
-        (0..SWEEP_PARTS).for_each(|_| table.sweep(1_700_020_000_000, 0));
+        (0..table.idle.parts).for_each(|_| table.sweep(1_700_020_000_000, 0));
         assert!(size_of::<Option<Tag>>() <= 104);
         let each = table.bytes() / table.len();
         assert!((100..260).contains(&each), "{each} bytes a tag");

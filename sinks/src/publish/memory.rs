@@ -27,6 +27,11 @@ impl MemoryStore {
         }
     }
 
+    /// The version of a row of table `board`, or else of table `tag`.
+    pub fn version(&self, (is_board, hash): (bool, KeyHash)) -> Option<i64> {
+        self.rows.get(&(is_board, hash)).map(|row| row.version)
+    }
+
     /// Every row, tags before boards, in key order.
     pub fn rows(&self) -> impl Iterator<Item = &PublishRow> {
         self.rows.values()

@@ -147,6 +147,10 @@ pub trait Publisher: Send {
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError>;
     /// Writes the job's row, at its version.
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError>;
+    /// The most rows it is sent at once.
+    fn rows_max(&self) -> usize {
+        4096
+    }
 }
 
 impl Publisher for Box<dyn Publisher> {
@@ -160,5 +164,9 @@ impl Publisher for Box<dyn Publisher> {
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         (**self).set_job(row)
+    }
+
+    fn rows_max(&self) -> usize {
+        (**self).rows_max()
     }
 }

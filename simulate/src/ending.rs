@@ -1,0 +1,83 @@
+//! The end of a world: all trouble ceases, and the job must catch up, publish and end.
+
+use schemas::manifest::Manifest;
+use sinks::invariants::Broken as Violation;
+
+use crate::checks::{Check, offset, stored, violated};
+use crate::log::partition_name;
+use crate::rng::Rng;
+use crate::world::World;
+
+/// Steps that a world without trouble may take to catch up, and to end.
+const STEPS_MAX: u64 = 10_000;
+
+impl World<'_> {
+    /// All trouble has ended: the job must catch up with the log, publish it and end.
+    pub(crate) fn drain(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.calm();
+        let limit = self.outcome.steps + STEPS_MAX;
+        self.outcome.checks.count(Check::Drains);
+        let mut healed = false;
+        let last = loop {
+            if self.outcome.steps > limit {
+                return violated(Check::Drains, format!("not caught up in {STEPS_MAX} steps"));
+            }
+            self.step(rng)?;
+            if let Some(job) = &self.job {
+                if !healed {
+                    // What was on its way may still strike once.
+                    healed = true;
+                    let mut ills = job.process.ills();
+                    (ills.slow_reads, ills.left) = (0, ills.left.filter(|_| ills.dead));
+                }
+                let latest = job.lockstep.latest().current();
+                let published = job.lockstep.published().map_or(0, |done| done.commit);
+                if self.caught_up(&latest.manifest) && published >= latest.manifest.header.commit {
+                    break self.end(rng, limit)?;
+                }
+            }
+        };
+        self.recount(&last)?;
+        let late = self.wire.line().late.len();
+        (0..late).for_each(|_| self.wire.line().deliver(0));
+        self.outcome.checks.count(Check::Stored);
+        let opened = sinks::commits::Snapshot::open(&*self.disk, last, None);
+        let Ok(snapshot) = opened else {
+            return violated(Check::Stored, "the last commit cannot be opened");
+        };
+        stored(&snapshot, self.wire.line().store.rows())?;
+        self.read()
+    }
+
+    fn caught_up(&self, manifest: &Manifest) -> bool {
+        let topic = self.topic.partitions();
+        let read = |partition: usize| {
+            let name = partition_name(partition);
+            let known = manifest.body.inputs.values().find_map(|p| p.get(&name));
+            known.map_or(0, |known| offset(&known.position))
+        };
+        topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
+    }
+
+    /// Asks the job to end; its last commit.
+    fn end(&mut self, rng: &mut Rng, limit: u64) -> Result<Manifest, Violation> {
+        self.zombies.clear();
+        if let Some(job) = &self.job {
+            job.lockstep.stop();
+        }
+        loop {
+            if self.outcome.steps > limit {
+                return violated(Check::Drains, format!("not ended in {STEPS_MAX} steps"));
+            }
+            self.step(rng)?;
+            let Some(job) = &self.job else {
+                return violated(Check::Drains, "the job failed while it was to end");
+            };
+            let latest = job.lockstep.latest().current();
+            let published = job.lockstep.published().map_or(0, |done| done.commit);
+            if job.lockstep.is_done() && published >= latest.manifest.header.commit {
+                return Ok(latest.manifest.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Random histories of one state: files grow, come and go, and are read to their end, in part or
+//! for ever, by other numbers of workers, with steps back between. Nothing is left out, and nothing
+//! is read twice.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::harness::{Job, Summary, eventually, export, folder, newest_commit, ok};
+use super::recount::{Input, check};
+
+const HISTORIES: u64 = 6;
+const ACTIONS: u64 = 10;
+const FILES: u64 = 3;
+/// Posts of the batches that files grow by.
+const BATCHES: [u64; 6] = [1, 300, 1000, 2500, 4000, 60_000];
+
+/// A linear congruential generator; its high bits are good enough.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) % n
+    }
+}
+
+/// A state, its input, and a copy of all that has ever been in the input.
+struct World {
+    folder: TempDir,
+    random: Random,
+    records: u64,
+    /// A bounded run has begun some blocks and not ended them.
+    half_read: bool,
+    /// A file is gone, so that nothing can be read again.
+    removed: bool,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let folder = folder();
+        fs::create_dir(folder.path().join("posts")).unwrap();
+        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut world = Self { folder, random, records: 0, half_read: false, removed: false };
+        world.append();
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn append(&mut self) {
+        let batch = self.path("batch.ndjson");
+        // Some come again, and all their events with them. A large one has several blocks.
+        let (seed, file) = (self.random.below(BATCHES.len() as u64), self.random.below(FILES));
+        let posts = BATCHES[seed as usize];
+        ok(&format!("generate --posts {posts} --seed {seed} --span 10m --out {}", batch.display()));
+        let batch = fs::read(batch).unwrap();
+        for name in [format!("posts/{file}.ndjson"), format!("all-{file}.ndjson")] {
+            let path = self.path(&name);
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            file.write_all(&batch).unwrap();
+        }
+        self.records += posts;
+    }
+
+    fn line(&mut self, more: &str) -> String {
+        let workers = 1 + self.random.below(4);
+        let (input, state) = (self.path("posts"), self.path("state"));
+        let (input, state) = (input.display(), state.display());
+        format!("run --input {input} --state {state} --workers {workers} {more}")
+    }
+
+    fn summary(&self) -> Summary {
+        export(&self.path("state"), "").1
+    }
+
+    /// Reads a part of the input by blocks, or in order.
+    fn begin(&mut self) {
+        let bounded = self.half_read || self.random.below(2) == 0;
+        let more = if bounded { "--bounded --limit-rate 4000" } else { "--limit-rate 4000" };
+        let (line, state) = (self.line(more), self.path("state"));
+        let before = newest_commit(&state);
+        let mut job = Job::start(&line);
+        eventually("two commits, or the end", || {
+            (newest_commit(&state) > before + 2 || !job.lives()).then_some(())
+        });
+        if job.lives() {
+            job.signal("INT");
+        }
+        let (code, _, error) = job.end();
+        assert_eq!(code, Some(0), "{line}: {error}");
+        self.half_read |= bounded;
+    }
+
+    fn run_to_the_end(&mut self) {
+        let line = self.line("--bounded");
+        ok(&line);
+        self.half_read = false;
+        self.check();
+    }
+
+    fn follow(&mut self) {
+        if self.half_read {
+            return self.run_to_the_end();
+        }
+        let line = self.line("");
+        let mut job = Job::start(&line);
+        eventually("all records", || {
+            assert!(job.lives(), "{line}");
+            // The first one is seen a moment after it is made.
+            let known = newest_commit(&self.path("state")) > 1;
+            let read = known.then(|| self.summary()).map(|s| s.events + s.duplicates);
+            (read == Some(self.records)).then_some(())
+        });
+        job.signal("INT");
+        let (code, _, error) = job.end();
+        assert_eq!(code, Some(0), "{line}: {error}");
+        self.check();
+    }
+
+    fn roll_back(&mut self) {
+        let state = self.path("state");
+        let newest = newest_commit(&state);
+        if self.removed || newest < 3 {
+            return;
+        }
+        let to = newest - 1 - self.random.below(2.min(newest - 2));
+        ok(&format!("checkpoint rollback --state {} --to {to}", state.display()));
+        self.half_read = true;
+    }
+
+    /// A file that has been read to its end may go.
+    fn remove(&mut self) {
+        self.run_to_the_end();
+        let which = self.random.below(FILES);
+        let file = self.path(&format!("posts/{which}.ndjson"));
+        let others = fs::read_dir(self.path("posts")).unwrap().count() > 1;
+        if others && file.exists() {
+            fs::remove_file(file).unwrap();
+            self.removed = true;
+            // What is appended from now on would make another file of the same name.
+            self.run_to_the_end();
+        }
+    }
+
+    fn act(&mut self) {
+        match self.random.below(if self.removed { 6 } else { 12 }) {
+            0 | 1 => self.begin(),
+            2 | 3 => self.run_to_the_end(),
+            4 | 5 => self.follow(),
+            6 => self.roll_back(),
+            7 => self.remove(),
+            _ => self.append(),
+        }
+    }
+
+    fn check(&self) {
+        let (rows, summary) = export(&self.path("state"), "");
+        let all = (0..FILES).map(|file| self.path(&format!("all-{file}.ndjson")));
+        let paths = all.filter(|path| path.exists()).collect();
+        check(&Input { paths, ..Input::file(&self.path("posts")) }, &rows, &summary);
+    }
+}
+
+#[test]
+fn whatever_is_done_to_a_state_every_record_counts_once() {
+    for seed in 1..=HISTORIES {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        (0..ACTIONS).for_each(|_| world.act());
+        world.run_to_the_end();
+    }
+}
