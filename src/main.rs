@@ -17,6 +17,7 @@ mod output;
 mod port;
 mod progress;
 mod query;
+mod reconcile;
 mod run;
 mod serve;
 mod service;
@@ -54,6 +55,7 @@ enum Command {
     Query(query::Args),
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
+    Reconcile(reconcile::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
+        Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }

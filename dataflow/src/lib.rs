@@ -15,6 +15,7 @@ pub mod log;
 mod operators;
 mod own;
 mod plan;
+pub mod reconcile;
 mod records;
 mod run;
 mod settings;
