@@ -45,9 +45,12 @@ pub(crate) enum CliError {
     /// The state of a commit is not what the log comes to.
     #[error("{0} values differ from what the log comes to")]
     Drift(u64),
-    /// Whether it is could not be told.
+    /// Whether it is cannot be told.
     #[error("cannot tell: {0}")]
     Untold(#[from] ReconcileError),
+    /// Two states differ.
+    #[error("{0} values differ")]
+    Differ(usize),
     /// Reading or writing failed.
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "a command talks to its user")]
 
 mod checkpoint;
+mod compare;
 mod dead_letters;
 mod demo;
 mod error;
@@ -56,6 +57,7 @@ enum Command {
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
     Reconcile(reconcile::Args),
+    Compare(compare::Args),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +84,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
+        Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }

@@ -7,7 +7,7 @@ use sinks::store::{AsOf, Board, CommitView, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
-use crate::state::{StateArg, open, snapshot};
+use crate::state::{At, StateArg, open, snapshot};
 
 /// Ask a state folder for a tag or for the top tags
 #[derive(clap::Args)]
@@ -40,9 +40,9 @@ struct Options {
     scope: String,
     #[command(flatten)]
     state: StateArg,
-    /// The commit to ask; the visible one by default
-    #[arg(long, value_name = "COMMIT")]
-    at: Option<u64>,
+    /// The commit to ask, or the last one at a time; the visible one by default
+    #[arg(long, value_name = "COMMIT|TIME")]
+    at: Option<At>,
     /// The answer as one JSON object; a tag's is the same as the API's
     #[arg(long)]
     json: bool,

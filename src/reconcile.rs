@@ -19,7 +19,7 @@ use crate::inputs::origin;
 use crate::job::Job;
 use crate::output::Output;
 use crate::progress::LiveLine;
-use crate::state::{manifest, open};
+use crate::state::{At, manifest, open};
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
@@ -50,9 +50,9 @@ pub(crate) struct Args {
     /// The job's state folder
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     state: Option<PathBuf>,
-    /// The commit; the visible one by default
-    #[arg(long, value_name = "COMMIT")]
-    at: Option<u64>,
+    /// The commit, or the last one at a time; the visible one by default
+    #[arg(long, value_name = "COMMIT|TIME")]
+    at: Option<At>,
     /// Read the log so many times, with a share of the keys in memory each time
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=PARTS))]
