@@ -8,6 +8,7 @@ mod dead_letters;
 mod demo;
 mod error;
 mod explain;
+mod explain_count;
 mod extract;
 mod generate;
 mod host;
@@ -58,6 +59,7 @@ enum Command {
     DeadLetters(dead_letters::Args),
     Reconcile(reconcile::Args),
     Compare(compare::Args),
+    ExplainCount(explain_count::Args),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
+        Command::ExplainCount(args) => explain_count::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),

@@ -30,6 +30,34 @@ Examples:
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
   tagflow reconcile --input ./posts --state ./state --tags sunset,beach")]
 pub(crate) struct Args {
+    #[command(flatten)]
+    log: LogArgs,
+    /// Read the log so many times, with a share of the keys in memory each time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=PARTS))]
+    passes: u64,
+    /// Check these of 128 parts of the keys
+    #[arg(long, value_name = "A..B", value_parser = parse_bins, default_value = "0..128")]
+    bins: Range<u64>,
+    /// Check one key in so many
+    #[arg(long, value_name = "1/N", value_parser = parse_sample)]
+    #[arg(conflicts_with_all = ["bins", "passes"])]
+    sample: Option<u64>,
+    /// Check these tags, in every scope
+    #[arg(long, value_name = "TAG,…", value_delimiter = ',')]
+    #[arg(conflicts_with_all = ["bins", "passes", "sample"])]
+    tags: Vec<String>,
+    /// Worker threads; one less than there are cores by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// One JSON object for every value that differs, then one for the result
+    #[arg(long)]
+    json: bool,
+}
+
+/// The log that a commit counts, and which commit.
+#[derive(clap::Args)]
+pub(crate) struct LogArgs {
     /// The dataflow.yaml of the job
     #[arg(value_name = "CONFIG", required_unless_present = "input")]
     config: Option<PathBuf>,
@@ -53,30 +81,9 @@ pub(crate) struct Args {
     /// The commit, or the last one at a time; the visible one by default
     #[arg(long, value_name = "COMMIT|TIME")]
     at: Option<At>,
-    /// Read the log so many times, with a share of the keys in memory each time
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=PARTS))]
-    passes: u64,
-    /// Check these of 128 parts of the keys
-    #[arg(long, value_name = "A..B", value_parser = parse_bins, default_value = "0..128")]
-    bins: Range<u64>,
-    /// Check one key in so many
-    #[arg(long, value_name = "1/N", value_parser = parse_sample)]
-    #[arg(conflicts_with_all = ["bins", "passes"])]
-    sample: Option<u64>,
-    /// Check these tags, in every scope
-    #[arg(long, value_name = "TAG,…", value_delimiter = ',')]
-    #[arg(conflicts_with_all = ["bins", "passes", "sample"])]
-    tags: Vec<String>,
-    /// Worker threads; one less than there are cores by default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: Option<u16>,
     /// Read at most so many records a second, all workers together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,
-    /// One JSON object for every value that differs, then one for the result
-    #[arg(long)]
-    json: bool,
 }
 
 fn parse_bins(text: &str) -> Result<Range<u64>, String> {
@@ -96,7 +103,8 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let request = request(&args)?;
+    let workers = args.workers.map_or_else(worker_default, usize::from);
+    let request = args.log.request(which(&args)?, workers)?;
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let told = reconcile(request, &progress);
@@ -106,57 +114,62 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     if report.drift > 0 { Err(CliError::Drift(report.drift)) } else { Ok(()) }
 }
 
-fn request(args: &Args) -> Result<Request, CliError> {
-    let job = args.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
-    let state = args.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-    let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
-    let storage = open(&state)?;
-    let snapshot = Arc::new(Snapshot::open(&*storage, manifest(&*storage, args.at)?, None)?);
-    let (horizon_ms, beyond) = match &job {
-        Some(job) => (job.settings.horizon_ms, job.settings.beyond),
-        None if args.count_beyond => (Some(args.horizon), Beyond::Count),
-        None => (Some(args.horizon), Beyond::DeadLetter),
-    };
-    // In order, to where the files end now.
-    let settings = |source: &SourceUri| Settings {
-        live: matches!(source, SourceUri::Generator(_)),
-        horizon_ms: Some(args.horizon),
-        ..Settings::default()
-    };
-    let spec = |name: &str, source: &SourceUri, mapping: &Mapping| -> Result<_, CliError> {
-        if *source == SourceUri::Stdin {
-            let what = "standard input cannot be read again: name the file it came from";
-            return Err(CliError::Usage(what.to_owned()));
-        }
-        Ok(InputSpec {
-            name: name.to_owned(),
-            origin: origin(source, &settings(source), &state)?,
-            mapping: mapping.clone(),
-            log_time: LogTimeKind::Event,
+impl LogArgs {
+    /// What is to be checked.
+    pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
+        let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
+        let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
+        let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
+        let storage = open(&state)?;
+        let snapshot = Arc::new(Snapshot::open(&*storage, manifest(&*storage, self.at)?, None)?);
+        let (horizon_ms, beyond) = match &job {
+            Some(job) => (job.settings.horizon_ms, job.settings.beyond),
+            None if self.count_beyond => (Some(self.horizon), Beyond::Count),
+            None => (Some(self.horizon), Beyond::DeadLetter),
+        };
+        // In order, to where the files end now.
+        let settings = |source: &SourceUri| Settings {
+            live: matches!(source, SourceUri::Generator(_)),
+            horizon_ms: Some(self.horizon),
+            ..Settings::default()
+        };
+        let spec = |name: &str, source: &SourceUri, mapping: &Mapping| -> Result<_, CliError> {
+            if *source == SourceUri::Stdin {
+                let what = "standard input cannot be read again: name the file it came from";
+                return Err(CliError::Usage(what.to_owned()));
+            }
+            Ok(InputSpec {
+                name: name.to_owned(),
+                origin: origin(source, &settings(source), &state)?,
+                mapping: mapping.clone(),
+                log_time: LogTimeKind::Event,
+            })
+        };
+        let inputs = match (&job, &self.input) {
+            (Some(job), _) => {
+                job.topics.iter().map(|t| spec(&t.name, &t.source, &t.mapping)).collect()
+            }
+            (None, Some(input)) => {
+                let scopes = snapshot.manifest.body.scopes.iter().flatten();
+                let attributes: Vec<&str> =
+                    scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
+                let mapping = Mapping::parse(&self.map, &attributes);
+                let mapping = mapping.map_err(|e| CliError::Usage(format!("--map: {e}")))?;
+                spec("input", input, &mapping).map(|spec| vec![spec])
+            }
+            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+        };
+        Ok(Request {
+            inputs: inputs?,
+            storage,
+            snapshot,
+            horizon_ms,
+            beyond,
+            which,
+            workers,
+            limit_rate: self.limit_rate,
         })
-    };
-    let inputs = match (&job, &args.input) {
-        (Some(job), _) => job.topics.iter().map(|t| spec(&t.name, &t.source, &t.mapping)).collect(),
-        (None, Some(input)) => {
-            let scopes = snapshot.manifest.body.scopes.iter().flatten();
-            let attributes: Vec<&str> =
-                scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
-            let mapping = Mapping::parse(&args.map, &attributes);
-            let mapping = mapping.map_err(|e| CliError::Usage(format!("--map: {e}")))?;
-            spec("input", input, &mapping).map(|spec| vec![spec])
-        }
-        (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
-    };
-    Ok(Request {
-        inputs: inputs?,
-        storage,
-        snapshot,
-        horizon_ms,
-        beyond,
-        which: which(args)?,
-        workers: args.workers.map_or_else(worker_default, usize::from),
-        limit_rate: args.limit_rate,
-    })
+    }
 }
 
 fn which(args: &Args) -> Result<Which, CliError> {

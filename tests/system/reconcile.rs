@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sinks::commits::{Named, load, open_table, visible};
 use sinks::storage::DiskStorage;
 
-use super::harness::{Job, eventually, fails, folder, newest_commit, ok, run, test_data};
+use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run, test_data};
 
 /// A finished state with scopes, and its input.
 fn state_of(folder: &Path, posts: u32, more: &str) -> String {
@@ -320,4 +320,36 @@ fn every_table_has_a_check_or_a_reason() {
     // Boards follow from tags and are checked by the invariants of the rig; dead letters hold the
     // decisions that a check takes over.
     assert_eq!(TableName::ALL.len(), 4, "a new table needs a check in reconcile");
+}
+
+#[test]
+fn the_events_behind_a_number_are_listed() {
+    let folder = folder();
+    let line = state_of(folder.path(), 20_000, "--scope region=eu,us");
+    let state = folder.path().join("state");
+    let (rows, summary) = export(&state, "");
+    let input = fs::read_to_string(folder.path().join("posts.ndjson")).unwrap();
+    let some = rows.values().filter(|row| row.total > 3).step_by(300);
+    for row in some.chain(rows.values().max_by_key(|row| row.total)) {
+        let (scope, key) = (&row.scope, &row.key);
+        let line = line.replace("reconcile", &format!("explain-count {key} --scope {scope}"));
+        let line = if scope.is_empty() { line.replace("--scope  ", "") } else { line };
+        let text = ok(&line);
+        let mut events: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = events.pop().unwrap();
+        assert_eq!((&last["stored"], &last["recomputed"]), (&json!(row.total), &json!(row.total)));
+        assert_eq!(last["commit"], summary.commit);
+        let counting = |window: &str| {
+            let inside = |e: &&Value| e["windows"].as_array().unwrap().contains(&json!(window));
+            events.iter().filter(inside).count() as i64
+        };
+        assert_eq!((counting("1h"), counting("24h")), (row.c1h, row.c24h), "{key} {scope}");
+        for event in &events {
+            let position = event["position"].as_u64().unwrap() as usize;
+            let record = input[position..].lines().next().unwrap();
+            let (id, spelling) = (event["event_id"].as_str(), event["spelling"].as_str());
+            assert!(record.contains(id.unwrap()) && record.contains(spelling.unwrap()), "{event}");
+        }
+    }
 }

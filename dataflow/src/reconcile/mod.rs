@@ -6,6 +6,7 @@
 //! what it does not mention, of the keys it was asked to check, is equal.
 
 mod accept;
+mod behind;
 mod drift;
 mod pieces;
 mod program;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+pub use behind::{Behind, behind};
 pub use drift::{Drift, Place};
 pub use run::reconcile;
 use schemas::hash::KeyHash;

@@ -28,13 +28,13 @@ use crate::settings::{Scope, Settings};
 const TURN_RECORDS: usize = 4096;
 
 /// What the workers of a check share.
-struct Check {
+pub(super) struct Check {
     pieces: Vec<Piece>,
     /// By input name.
     logs: Vec<(Arc<dyn Log>, Rules)>,
     request: Request,
     ids: Vec<OpenSegment<Ids>>,
-    kept: Kept,
+    pub(super) kept: Kept,
     pace: Pace,
     clock: SystemClock,
     progress: Arc<Progress>,
@@ -51,8 +51,7 @@ pub fn reconcile(
 ) -> Result<(Vec<Drift>, Report), ReconcileError> {
     let parts = parts(&request);
     let mut check = Check::new(request, Arc::clone(progress))?;
-    let span: u64 = check.pieces.iter().map(|piece| piece.end - piece.start()).sum();
-    progress.all.store(span * parts.len() as u64, Ordering::Relaxed);
+    progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
     let mut report =
         Report { commit: check.request.snapshot.manifest.header.commit, ..Report::default() };
     let mut facts = Vec::new();
@@ -117,7 +116,7 @@ fn scopes(names: &[String]) -> Vec<Scope> {
 }
 
 impl Check {
-    fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
+    pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
         let manifest = &request.snapshot.manifest;
         let body = &manifest.body;
         let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
@@ -180,6 +179,11 @@ impl Check {
         })
     }
 
+    /// How much there is to read, in the units of [`Progress`].
+    pub(super) fn span(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.start())).sum()
+    }
+
     fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
         self.logs.iter().find(|(_, rules)| rules.input == piece.input)
     }
@@ -218,7 +222,7 @@ impl Check {
     }
 
     /// Reads the log once more, for names and places.
-    fn look_up(
+    pub(super) fn look_up(
         &self,
         mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &schemas::hash::Hasher),
     ) -> Result<(), ReconcileError> {
