@@ -32,10 +32,10 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,
-    /// Read the log so many times, with a share of the keys in memory each time
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=PARTS))]
-    passes: u64,
+    /// Read the log so many times, with a share of the keys in memory each time; by default as
+    /// many as keep that below about 2 GiB
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PARTS))]
+    passes: Option<u64>,
     /// Check these of 128 parts of the keys
     #[arg(long, value_name = "A..B", value_parser = parse_bins, default_value = "0..128")]
     bins: Range<u64>,
@@ -86,6 +86,10 @@ pub(crate) struct LogArgs {
     limit_rate: Option<u64>,
 }
 
+/// The events of one pass, unless `--passes` says otherwise: they take about 3.4 KiB each
+/// (docs/reconcile.md).
+const EVENTS_PER_PASS: u64 = 600_000;
+
 fn parse_bins(text: &str) -> Result<Range<u64>, String> {
     let (begin, end) = text.split_once("..").ok_or("write two numbers, as in 0..32")?;
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
@@ -104,7 +108,11 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
-    let request = args.log.request(which(&args)?, workers)?;
+    let mut request = args.log.request(which(&args)?, workers)?;
+    if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
+        let events = request.snapshot.manifest.body.counters.records();
+        *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
+    }
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let told = reconcile(request, &progress);
@@ -182,7 +190,7 @@ fn which(args: &Args) -> Result<Which, CliError> {
     };
     let tags = args.tags.iter().map(key).collect::<Result<BTreeSet<_>, _>>()?;
     if tags.is_empty() {
-        return Ok(Which::Bins { bins: args.bins.clone(), passes: args.passes });
+        return Ok(Which::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
     }
     Ok(Which::Tags(tags))
 }
