@@ -18,4 +18,5 @@ mod modes;
 mod reconcile;
 mod recount;
 mod serve;
+mod services;
 mod takeover;
