@@ -22,6 +22,8 @@ mod serve;
 mod service;
 mod signals;
 mod state;
+mod store;
+mod store_args;
 mod validate;
 
 use std::process::ExitCode;
@@ -54,6 +56,7 @@ enum Command {
     Query(query::Args),
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
+    Store(store::Args),
 }
 
 fn main() -> ExitCode {
@@ -81,5 +84,6 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Store(args) => store::run(&args),
     }
 }
