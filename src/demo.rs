@@ -89,8 +89,7 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     output.flush()?;
     drop(output);
     eprintln!("open {} and watch counts rise; Ctrl-C ends", listeners.url);
-    let service = listeners.serve(&state, registry)?;
-    let follower = Arc::clone(&service.follower);
+    let (service, follower) = listeners.serve_state(&state, registry)?;
     let live = LiveLine::start(job.status(), move || top(&follower));
     let (ask, asked) = channel();
     on_stop(move || {

@@ -7,6 +7,7 @@ use dataflow::{InputError, JobError};
 use schemas::config::ConfigError;
 use schemas::tags::NameError;
 use sinks::commits::CommitError;
+use sinks::cql::CqlError;
 use sinks::storage::StorageError;
 use sinks::store::StoreError;
 use thiserror::Error;
@@ -39,6 +40,9 @@ pub(crate) enum CliError {
     /// The state's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Cql(#[from] CqlError),
     /// The store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),

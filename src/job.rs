@@ -9,11 +9,16 @@ use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt
 use schemas::config::{self, Config, SourceUri};
 use schemas::mapping::Mapping;
 use sinks::commits::Retention;
+use sinks::cql::{CqlPublisher, CqlSettings};
+use sinks::publish::Publisher;
 
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
 use crate::inputs::origin;
 use crate::service::ListenArgs;
+
+/// What a job is called that a command line asks for.
+pub(crate) const JOB_NAME: &str = "hashtags";
 
 /// What a job reads.
 pub(crate) struct Topic {
@@ -27,6 +32,8 @@ pub(crate) struct Topic {
 
 /// A job that could be started.
 pub(crate) struct Job {
+    /// Its name.
+    pub(crate) name: String,
     /// What to count, and how.
     pub(crate) settings: Settings,
     /// What to read.
@@ -37,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) workers: usize,
     /// Where to serve the counts, if anywhere.
     pub(crate) listen: Option<ListenArgs>,
+    /// Where to publish them, if anywhere.
+    pub(crate) store: Option<CqlSettings>,
 }
 
 /// Reads and checks a `dataflow.yaml`.
@@ -86,11 +95,13 @@ impl Job {
             mapping: topic.mapping.clone(),
         };
         Self {
+            name: config.meta.name.clone(),
             settings,
             topics: config.topics.iter().map(topic).collect(),
             state: state.path.clone(),
             workers: config.workers.unwrap_or_else(worker_default),
             listen: config.serve.as_ref().map(ListenArgs::from),
+            store: service.sink.as_ref().map(CqlSettings::from),
         }
     }
 
@@ -104,6 +115,13 @@ impl Job {
                 log_time: LogTimeKind::Event,
             })
         });
+        let publisher = match &self.store {
+            Some(store) => {
+                let publisher = CqlPublisher::new(store.clone().with_environment()?)?;
+                Some((self.name.clone(), Box::new(publisher) as Box<dyn Publisher>))
+            }
+            None => None,
+        };
         Ok(JobSpec {
             inputs: inputs.collect::<Result<_, CliError>>()?,
             settings: self.settings.clone(),
@@ -112,7 +130,7 @@ impl Job {
             take_over,
             clock: Arc::new(SystemClock::default()),
             host: host_name(),
-            publisher: None,
+            publisher,
         })
     }
 }

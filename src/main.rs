@@ -25,6 +25,8 @@ mod serve;
 mod service;
 mod signals;
 mod state;
+mod store;
+mod store_args;
 mod validate;
 
 use std::process::ExitCode;
@@ -60,6 +62,7 @@ enum Command {
     Reconcile(reconcile::Args),
     Compare(compare::Args),
     ExplainCount(explain_count::Args),
+    Store(store::Args),
 }
 
 fn main() -> ExitCode {
@@ -90,5 +93,6 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Store(args) => store::run(&args),
     }
 }

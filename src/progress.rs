@@ -7,9 +7,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dataflow::Status;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::Progress;
+use dataflow::{Publishing, Status};
 use schemas::time::format_ms;
 
 /// Posts from so long ago are read for their own sake, not followed.
@@ -112,5 +112,17 @@ fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
             _ => format!(", as of {}", format_ms(as_of)),
         };
     }
-    line + &format!(", commit {}", progress.commit)
+    line += &format!(", commit {}", progress.commit);
+    line + &status.publishing().map(store).unwrap_or_default()
+}
+
+/// How far the store is.
+fn store(publishing: Publishing) -> String {
+    let Publishing { commit, lag_commits, lag_ms, waiting, .. } = publishing;
+    match (waiting, lag_commits) {
+        (true, _) => format!(", waiting for the store, which has commit {commit}"),
+        // One is on its way all the time.
+        (false, 0..=1) => format!(", store {commit}"),
+        (false, _) => format!(", store {commit}, {:.0} s behind", lag_ms as f64 / 1000.0),
+    }
 }

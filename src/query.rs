@@ -1,17 +1,24 @@
-//! `tagflow query`: a tag's counts or the boards, from a state folder.
+//! `tagflow query`: a tag's counts or the boards, from a state folder or a database.
+
+use std::path::PathBuf;
 
 use api::{Boards, TagAnswer};
 use schemas::tags::Name;
 use schemas::time::format_ms;
-use sinks::store::{AsOf, Board, CommitView, Tag};
+use sinks::cql::CqlReader;
+use sinks::store::{AsOf, Board, CommitView, Reader, StoreError, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
-use crate::state::{At, StateArg, open, snapshot};
+use crate::signals::runtime;
+use crate::state::{At, open, snapshot};
+use crate::store_args::{StoreArgs, nowhere};
 
-/// Ask a state folder for a tag or for the top tags
+/// Ask a state folder or a store for a tag or for the top tags
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tagflow query tag sunset --state ./state --json")]
+#[command(after_help = "Examples:
+  tagflow query tag sunset --state ./state --json
+  tagflow query top --store cql://127.0.0.1:9042/tags")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -38,10 +45,13 @@ struct Options {
     /// Count within a scope such as region=eu
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
+    /// The job's state folder
+    #[arg(long, value_name = "DIR", required_unless_present = "store", conflicts_with = "store")]
+    state: Option<PathBuf>,
     #[command(flatten)]
-    state: StateArg,
+    store: StoreArgs,
     /// The commit to ask, or the last one at a time; the visible one by default
-    #[arg(long, value_name = "COMMIT|TIME")]
+    #[arg(long, value_name = "COMMIT|TIME", conflicts_with = "store")]
     at: Option<At>,
     /// The answer as one JSON object; a tag's is the same as the API's
     #[arg(long)]
@@ -49,8 +59,27 @@ struct Options {
 }
 
 impl Options {
-    fn view(&self) -> Result<CommitView, CliError> {
-        Ok(CommitView::new(snapshot(&*open(&self.state.state)?, self.at)?))
+    /// Asks the store that is named, or else the commit.
+    fn ask<T>(
+        &self,
+        store: impl AsyncFnOnce(&dyn Reader) -> Result<T, StoreError>,
+        view: impl FnOnce(&CommitView) -> Result<T, StoreError>,
+    ) -> Result<T, CliError> {
+        match (&self.state, self.store.settings()) {
+            (_, Some(settings)) => {
+                let settings = settings.with_environment()?;
+                let runtime = runtime().map_err(CliError::io("cannot start"))?;
+                runtime.block_on(async {
+                    let reader = CqlReader::open(settings).await?;
+                    Ok(store(&reader).await?)
+                })
+            }
+            (Some(state), None) => {
+                let view_of = CommitView::new(snapshot(&*open(state)?, self.at)?);
+                Ok(view(&view_of)?)
+            }
+            (None, None) => Err(nowhere()),
+        }
     }
 }
 
@@ -60,23 +89,28 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     match args.what {
         What::Tag { name, options } => {
             let parsed = Name::parse(&name).map_err(|error| CliError::Name { name, error })?;
-            let view = options.view()?;
-            let tag = view
-                .tag(&options.scope, parsed.key())?
-                .ok_or_else(|| none(parsed.key(), &options.scope))?;
+            let (scope, key) = (&options.scope, parsed.key());
+            let (at, tag) = options.ask(
+                async |store| store.tag(scope, key).await,
+                |view| Ok((view.as_of(), view.tag(scope, key)?)),
+            )?;
+            let tag = tag.ok_or_else(|| none(key, scope))?;
             if options.json {
-                output.json(&TagAnswer::new(tag, &view.as_of()))?;
+                output.json(&TagAnswer::new(tag, &at))?;
             } else {
-                tell_tag(&mut output, &tag, &view.as_of())?;
+                tell_tag(&mut output, &tag, &at)?;
             }
         }
         What::Top { options } => {
-            let view = options.view()?;
-            let boards = view.boards(&options.scope)?;
+            let scope = &options.scope;
+            let (at, boards) = options.ask(
+                async |store| store.boards(scope).await,
+                |view| Ok((view.as_of(), view.boards(scope)?)),
+            )?;
             if options.json {
-                output.json(&Boards::new(options.scope, boards, &view.as_of()))?;
+                output.json(&Boards::new(options.scope, boards, &at))?;
             } else {
-                tell_boards(&mut output, &boards, &view.as_of())?;
+                tell_boards(&mut output, &boards, &at)?;
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::{Beyond, Scope, Settings, Started, StateSize, start};
+use dataflow::{
+    Beyond, Publication, Publishing, Scope, Settings, Started, StateSize, Status, start,
+};
 use prometheus_client::registry::Registry;
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
@@ -14,17 +16,19 @@ use sinks::commits::Retention;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::job::{Job, Topic};
+use crate::job::{JOB_NAME, Job, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
-use crate::service::{ListenArgs, Listeners, Service};
+use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
+use crate::store_args::StoreArgs;
 
 /// Count the hashtags of an input, with commits that survive a crash
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow run dataflow.yaml
   tagflow run --input examples/posts.ndjson --state ./state --bounded
+  tagflow run --input ./posts --state ./state --store cql://127.0.0.1:9042/tags
   tagflow run --input ./posts --map event_id=id,ts=created_at,caption=text --state ./state")]
 pub(crate) struct Args {
     /// A dataflow.yaml, which says all that --input and its companions would
@@ -35,6 +39,11 @@ pub(crate) struct Args {
     /// The state folder, made where it does not exist
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     state: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// How long a run waits at its end for a store that does not answer
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration_ms)]
+    store_wait: i64,
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -112,6 +121,9 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             eprintln!("this run had been finished before; nothing was changed");
             return tell(&manifest, None, args.json);
         }
+        Started::Publishing(manifest, publication) => {
+            return publish(&manifest, publication, args.json);
+        }
     };
     let stop = running.stop();
     on_stop(move || stop.set());
@@ -122,15 +134,53 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         if let Some(url) = &listeners.metrics_url {
             eprintln!("metrics {url}/metrics");
         }
-        listeners.serve(&job.state, registry)
+        listeners.serve_state(&job.state, registry)
     };
     let service = listeners.map(serve).transpose()?;
     let status = running.status();
     let live = LiveLine::start(Arc::clone(&status), String::new);
     let ended = running.wait();
     drop(live);
-    service.into_iter().for_each(Service::stop);
-    tell(&ended?, Some(status.state_size()), args.json)
+    service.into_iter().for_each(|(service, _)| service.stop());
+    let manifest = ended?;
+    tell(&manifest, Some(&status), args.json)?;
+    match unpublished(&status, manifest.header.commit) {
+        // A bounded run promises that its counts can be read where it says.
+        Some(what) if args.bounded => Err(CliError::Failed(what)),
+        Some(what) => {
+            eprintln!("{what}");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Publishes what the store may lack of a run that had been finished.
+fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<(), CliError> {
+    eprintln!("this run had been finished before; no event was read");
+    let (stop, status) = (publication.stop(), publication.status());
+    on_stop(move || stop.set());
+    let live = LiveLine::start(Arc::clone(&status), String::new);
+    let done = publication.wait();
+    drop(live);
+    done?;
+    tell(manifest, Some(&status), json)?;
+    unpublished(&status, manifest.header.commit).map_or(Ok(()), |what| Err(CliError::Failed(what)))
+}
+
+/// What the store lacks of `commit` at the end, and what to do about it.
+pub(crate) fn unpublished(status: &Status, commit: u64) -> Option<String> {
+    let published = status.publishing()?.commit;
+    (published < commit).then(|| {
+        let has = match published {
+            0 => "no commit".to_owned(),
+            published => format!("commit {published}"),
+        };
+        format!(
+            "counts are committed up to commit {commit}; the store has {has} in full. `tagflow \
+             run` again or `tagflow store rebuild` publishes the rest"
+        )
+    })
 }
 
 /// The job of the arguments, or of the file they name with what they say besides.
@@ -143,6 +193,10 @@ fn job(args: &Args) -> Result<Job, CliError> {
     if let Some(state) = &args.state {
         job.state.clone_from(state);
     }
+    if let Some(store) = args.store.settings() {
+        job.store = Some(store);
+    }
+    job.settings.store_wait_ms = args.store_wait.unsigned_abs();
     job.workers = args.workers.map_or(job.workers, usize::from);
     job.settings.until_ms = args.until;
     job.settings.limit_rate = args.limit_rate;
@@ -163,11 +217,13 @@ impl JobArgs {
             .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
         let metrics = self.metrics.clone();
         Ok(Job {
+            name: JOB_NAME.to_owned(),
             settings,
             topics: vec![Topic { name: "input".to_owned(), source: input.clone(), mapping }],
             state: PathBuf::new(),
             workers: worker_default(),
             listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),
+            store: None,
         })
     }
 }
@@ -181,9 +237,11 @@ struct Ended {
     counters: schemas::manifest::Counters,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<StateSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<Publishing>,
 }
 
-fn tell(manifest: &Manifest, state: Option<StateSize>, json: bool) -> Result<(), CliError> {
+fn tell(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), CliError> {
     let Manifest { header, body } = manifest;
     let mut output = Output::new();
     if json {
@@ -192,12 +250,19 @@ fn tell(manifest: &Manifest, state: Option<StateSize>, json: bool) -> Result<(),
             as_of: body.as_of_ms,
             finished: body.finished.is_some(),
             counters: body.counters,
-            state,
+            state: status.map(Status::state_size),
+            store: status.and_then(Status::publishing),
         })?;
     } else {
         output.line(format!("commit {}", header.commit))?;
         for (name, count) in body.counters.named().iter().filter(|(_, count)| *count > 0) {
             output.line(format!("{name:<16} {count:>12}"))?;
+        }
+        let store = status.and_then(Status::publishing).unwrap_or_default();
+        for (name, count) in [("published rows", store.rows), ("refused rows", store.refused)] {
+            if count > 0 {
+                output.line(format!("{name:<16} {count:>12}"))?;
+            }
         }
     }
     output.flush()

@@ -1,4 +1,5 @@
-//! `tagflow serve`: the API and the pages from a state folder, in a process of its own.
+//! `tagflow serve`: the API and the pages from a state folder or a database, in a process of its
+//! own.
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -9,14 +10,19 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
+use crate::store_args::{StoreArgs, nowhere};
 
-/// Serve the counts of a state folder over HTTP, following its commits
+/// Serve the counts of a state folder or a store over HTTP, following its commits
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tagflow serve --state ./state --listen 127.0.0.1:8080")]
+#[command(after_help = "Examples:
+  tagflow serve --state ./state --listen 127.0.0.1:8080
+  tagflow serve --store cql://127.0.0.1:9042/tags")]
 pub(crate) struct Args {
     /// The job's state folder
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "store", conflicts_with = "store")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     #[command(flatten)]
     listen: ListenArgs,
 }
@@ -26,7 +32,11 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let registry = Registry::with_prefix("tagflow");
     let listeners = Listeners::bind(&args.listen)?;
     let (url, metrics_url) = (listeners.url.clone(), listeners.metrics_url.clone());
-    let service = listeners.serve(&args.state, registry)?;
+    let service = match (&args.state, args.store.settings()) {
+        (_, Some(store)) => listeners.serve_store(store.with_environment()?, registry)?,
+        (Some(state), None) => listeners.serve_state(state, registry)?.0,
+        (None, None) => return Err(nowhere()),
+    };
     let mut output = Output::new();
     output.line(url)?;
     if let Some(url) = metrics_url {

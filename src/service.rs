@@ -1,4 +1,4 @@
-//! The HTTP service of a state folder: the API and the metrics, on a thread of their own.
+//! The HTTP service of a state folder or a database: the API and the metrics, on a thread of their own.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -11,6 +11,8 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use schemas::config;
 use sinks::commits::Follower;
+use sinks::cql::{CqlReader, CqlSettings};
+use sinks::store::Reader;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -43,8 +45,6 @@ impl From<&config::Serve> for ListenArgs {
 
 /// A running service.
 pub(crate) struct Service {
-    /// What it follows.
-    pub(crate) follower: Arc<Follower>,
     stop: watch::Sender<bool>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -75,16 +75,38 @@ impl Listeners {
         Ok(Self { runtime, public, admin, url, metrics_url })
     }
 
-    /// Serves the state in `state`, with `registry`'s metrics.
-    pub(crate) fn serve(self, state: &Path, mut registry: Registry) -> Result<Service, CliError> {
-        let Self { runtime, public, admin, .. } = self;
+    /// Serves the state in `state`, with `registry`'s metrics, and gives what follows it.
+    pub(crate) fn serve_state(
+        self,
+        state: &Path,
+        registry: Registry,
+    ) -> Result<(Service, Arc<Follower>), CliError> {
         let follower = Arc::new(Follower::new(open(state)?));
         // A damaged state is told at once rather than to the first client.
         follower.step()?;
+        let mut service = self.start(Arc::<Follower>::clone(&follower), registry);
+        service.threads.push(follow(Arc::clone(&follower), Arc::clone(&service.stopped)));
+        Ok((service, follower))
+    }
+
+    /// Serves a database, with `registry`'s metrics.
+    pub(crate) fn serve_store(
+        self,
+        store: CqlSettings,
+        registry: Registry,
+    ) -> Result<Service, CliError> {
+        let reader = Arc::new(self.runtime.block_on(CqlReader::open(store))?);
+        if let Some(trouble) = reader.trouble() {
+            eprintln!("warning: {trouble}; it is asked again until it does");
+        }
+        Ok(self.start(reader, registry))
+    }
+
+    fn start(self, reader: Arc<dyn Reader>, mut registry: Registry) -> Service {
+        let Self { runtime, public, admin, .. } = self;
         let metrics = api::Metrics::default();
         metrics.register(&mut registry);
         let (stop, stopping) = watch::channel(false);
-        let reader = Arc::clone(&follower);
         let served = async move {
             let wait = |mut stopping: watch::Receiver<bool>| async move {
                 // The sender going away means the same as its word.
@@ -99,12 +121,8 @@ impl Listeners {
                 None => api.await,
             }
         };
-        let stopped = Arc::new(AtomicBool::new(false));
-        let threads = vec![
-            std::thread::spawn(move || runtime.block_on(served)),
-            follow(Arc::clone(&follower), Arc::clone(&stopped)),
-        ];
-        Ok(Service { follower, stop, stopped, threads })
+        let threads = vec![std::thread::spawn(move || runtime.block_on(served))];
+        Service { stop, stopped: Arc::default(), threads }
     }
 }
 

@@ -117,7 +117,7 @@ fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, Stora
     Ok(false)
 }
 
-fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, JobError> {
+pub(crate) fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, JobError> {
     Ok(Owner {
         id: format!("{:032x}", clock.random()?),
         pid: std::process::id(),

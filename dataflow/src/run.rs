@@ -25,6 +25,7 @@ use crate::job::{State, build};
 use crate::log::LogError;
 use crate::own::{own, reason};
 use crate::plan::Plan;
+use crate::publishing::{self, Publication, check_store};
 use crate::records::Inputs;
 use crate::settings::{Input, Settings};
 use crate::state::tag_table::TagError;
@@ -150,6 +151,8 @@ pub enum Started {
     Running(Running),
     /// The state holds this very run, finished: there is nothing to do.
     Finished(Box<Manifest>),
+    /// It does, but for what the store may still lack, which is on its way.
+    Publishing(Box<Manifest>, Publication),
 }
 
 /// A job that owns its state and has done nothing else yet.
@@ -159,7 +162,7 @@ pub(crate) struct Ready {
     pub(crate) writer: SegmentWriter,
     pub(crate) commits: CommitTask,
     pub(crate) housekeeper: Housekeeper,
-    pub(crate) publisher: Option<PublishTask<Box<dyn Publisher>>>,
+    pub(crate) publisher: Option<publishing::Task>,
     lock: Option<Lock>,
 }
 
@@ -168,14 +171,36 @@ pub(crate) enum Prepared {
     /// The job can begin.
     Ready(Box<Ready>),
     /// The state holds this very run, finished.
-    Finished(Box<Manifest>),
+    Finished(Box<Finished>),
+}
+
+/// A run that had been finished.
+pub(crate) struct Finished {
+    last: Arc<Snapshot>,
+    publisher: Option<publishing::Task>,
+    clock: Arc<dyn Clock>,
+    store_wait_ms: u64,
+}
+
+impl Finished {
+    fn started(self) -> Started {
+        let manifest = Box::new(self.last.manifest.clone());
+        match self.publisher {
+            Some(task) => {
+                let publication =
+                    Publication::start(task, self.last, self.clock, self.store_wait_ms);
+                Started::Publishing(manifest, publication)
+            }
+            None => Started::Finished(manifest),
+        }
+    }
 }
 
 /// Starts a job: takes the state over, finds its inputs and loads it.
 pub fn start(spec: JobSpec) -> Result<Started, JobError> {
     let ready = match prepare(spec)? {
         Prepared::Ready(ready) => *ready,
-        Prepared::Finished(manifest) => return Ok(Started::Finished(manifest)),
+        Prepared::Finished(finished) => return Ok(finished.started()),
     };
     let Ready { context, workers, writer, commits, housekeeper, publisher, lock } = ready;
     let mut threads = vec![
@@ -183,15 +208,16 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
         std::thread::spawn(|| commits.run()),
         spawn_housekeeper(&context, housekeeper),
     ];
-    threads.extend(publisher.map(|task| spawn_publisher(&context, task)));
+    threads.extend(publisher.map(|task| publishing::spawn(&context, task)));
     let ending = StopOnDrop(Arc::clone(&context.stop));
     let guards = spawn_workers(&context, workers)?;
     Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
 }
 
 /// Takes the state over and finds the inputs; nothing runs yet.
-pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
-    // Before anything is written: a wrong input leaves no trace, and supersedes nobody.
+pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
+    // Before anything is written: a wrong input or store leaves no trace, and supersedes nobody.
+    check_store(&mut spec)?;
     let repeatable = open_inputs(spec.inputs.iter().filter(|i| i.is_repeatable()), 0, &spec)?;
     let storage: Arc<dyn Storage> = match &spec.state {
         StateAt::Folder(root) => Arc::new(DiskStorage::create(root)?),
@@ -202,8 +228,15 @@ pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
     if let Some(before) = before
         && is_finished(&before, &plan, &spec)?
     {
-        show_finished(&*storage, &before)?;
-        return Ok(Prepared::Finished(Box::new(before)));
+        let last = Arc::new(show_finished(&*storage, before)?);
+        let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
+        let (clock, store_wait_ms) = (spec.clock, spec.settings.store_wait_ms);
+        return Ok(Prepared::Finished(Box::new(Finished {
+            last,
+            publisher,
+            clock,
+            store_wait_ms,
+        })));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;
@@ -223,6 +256,7 @@ pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
     );
     let status = Arc::new(Status::default());
     status.committed(&takeover, 0);
+    let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let context = Context {
         pace: Arc::new(Pace::new(spec.settings.limit_rate, started_us)),
         settings: Arc::new(spec.settings),
@@ -247,21 +281,30 @@ pub(crate) fn prepare(spec: JobSpec) -> Result<Prepared, JobError> {
         writer: writer_task,
         commits: commit_task,
         housekeeper,
-        publisher: spec.publisher.map(|(name, publisher)| PublishTask::new(name, publisher)),
+        publisher,
         lock,
     })))
 }
 
 /// A finished state is as good as its files, and is seen: its last start may have been killed
 /// before it could show the last commit.
-fn show_finished(storage: &dyn Storage, last: &Manifest) -> Result<(), CommitError> {
-    Snapshot::open(storage, last.clone(), None)?;
-    open_table::<Ids>(storage, last)?;
-    open_table::<DeadLetters>(storage, last)?;
-    if visible(storage).ok().flatten() != Some(last.header.commit) {
-        make_visible(storage, &last.header)?;
+fn show_finished(storage: &dyn Storage, last: Manifest) -> Result<Snapshot, CommitError> {
+    open_table::<Ids>(storage, &last)?;
+    open_table::<DeadLetters>(storage, &last)?;
+    let snapshot = Snapshot::open(storage, last, None)?;
+    let header = &snapshot.manifest.header;
+    if visible(storage).ok().flatten() != Some(header.commit) {
+        make_visible(storage, header)?;
     }
-    Ok(())
+    Ok(snapshot)
+}
+
+/// What publishes the commits in `storage`, under a job's name.
+fn task(
+    (name, publisher): (String, Box<dyn Publisher>),
+    storage: &Arc<dyn Storage>,
+) -> publishing::Task {
+    PublishTask::new(name, publisher).keep_refused(Arc::clone(storage))
 }
 
 fn known(manifest: &Manifest) -> Inputs {
@@ -340,26 +383,6 @@ fn spawn_housekeeper(context: &Context, mut keeper: Housekeeper) -> JoinHandle<(
             seen = newest.manifest.header.commit;
             match keeper.step(&newest.manifest, context.clock.mono_us() / 1000) {
                 Ok(kept) => context.status.kept_house(kept.merges, kept.removed),
-                Err(error) => return context.failure.set(error),
-            }
-        }
-    })
-}
-
-fn spawn_publisher(context: &Context, mut task: PublishTask<Box<dyn Publisher>>) -> JoinHandle<()> {
-    let context = context.clone();
-    std::thread::spawn(move || {
-        loop {
-            // In this order: a commit that closes the job is published as well.
-            let closed = context.latest.is_closed();
-            let newest = context.latest.current();
-            match task.step(&newest) {
-                Ok(true) => context.status.published(task.done().commit),
-                Ok(false) if closed => return,
-                Ok(false) => {
-                    let tried = newest.manifest.header.commit;
-                    context.latest.wait(tried, Duration::from_millis(100));
-                }
                 Err(error) => return context.failure.set(error),
             }
         }

@@ -101,6 +101,8 @@ pub struct Settings {
     pub retention: Retention,
     /// When tags leave memory.
     pub idle: Idle,
+    /// How long a run waits at its end for a store that does not answer.
+    pub store_wait_ms: u64,
 }
 
 impl Default for Settings {
@@ -118,6 +120,7 @@ impl Default for Settings {
             limit_rate: None,
             retention: Retention::default(),
             idle: Idle::default(),
+            store_wait_ms: 5 * 60_000,
         }
     }
 }

@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schemas::manifest::{Counters, Manifest};
 use serde::Serialize;
+use sinks::publish::Published;
 
 use crate::plan::bytes_read;
 use crate::records::Cut;
@@ -30,6 +31,25 @@ pub struct Progress {
     pub counters: Counters,
     /// Bytes of bounded files read, and their sum; zeros where there are none.
     pub bytes: (u64, u64),
+}
+
+/// How far publishing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Publishing {
+    /// The last commit that the store has in full.
+    pub commit: u64,
+    /// Commits made since.
+    pub lag_commits: u64,
+    /// How old that commit is while there are newer ones, in milliseconds.
+    pub lag_ms: u64,
+    /// Rows acknowledged by the store.
+    pub rows: u64,
+    /// Writes sent again because their outcome was unknown.
+    pub resent: u64,
+    /// Rows that the store will never take.
+    pub refused: u64,
+    /// Whether the store does not answer now.
+    pub waiting: bool,
 }
 
 /// How large a job's state is.
@@ -81,7 +101,14 @@ pub struct Status {
     cold_reads: Counter,
     evicted: Counter,
     board_scans: Counter,
+    publishing: Mutex<Option<Publishing>>,
     published: Gauge,
+    publish_lag_commits: Gauge,
+    publish_lag_seconds: Gauge,
+    publish_waiting: Gauge,
+    publish_rows: Counter,
+    publish_resent: Counter,
+    publish_refused: Counter,
     counted: Counted,
 }
 
@@ -114,10 +141,19 @@ impl Status {
             &self.commit_milliseconds,
         );
         gauge("published_commit", "Newest commit the store has in full", &self.published);
+        gauge("publish_lag_commits", "Commits newer than that", &self.publish_lag_commits);
+        gauge("publish_lag_seconds", "Its age, 0 if it is the newest", &self.publish_lag_seconds);
+        gauge("publish_waiting", "1 while the store does not answer", &self.publish_waiting);
         for ((name, _), value) in Counters::default().named().iter().zip(&self.counted.0) {
             let help = "Records or occurrences since the state began, by the newest commit";
             gauge(&format!("committed_{name}"), help, value);
         }
+        let mut counter = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        counter("publish_rows", "Rows acknowledged by the store", &self.publish_rows);
+        counter("publish_resent", "Writes sent again to the store", &self.publish_resent);
+        counter("publish_refused", "Rows the store never takes", &self.publish_refused);
         registry.register("records", "Records read by this process", self.records.clone());
         registry.register("cold_reads", "Tags read from segments", self.cold_reads.clone());
         registry.register("evicted_tags", "Tags let go from memory", self.evicted.clone());
@@ -222,7 +258,36 @@ impl Status {
         self.removed_files.inc_by(removed);
     }
 
-    pub(crate) fn published(&self, commit: u64) {
+    /// How far publishing is; none without a store.
+    pub fn publishing(&self) -> Option<Publishing> {
+        *self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a publisher has done, and whether the store does not answer it.
+    pub(crate) fn published(
+        &self,
+        done: Published,
+        newest: &Manifest,
+        waiting: bool,
+        wall_ms: i64,
+    ) {
+        let lag_commits = newest.header.commit.saturating_sub(done.commit);
+        // Before the first publication the age is that of the newest commit.
+        let since_ms = if done.commit == 0 { newest.header.wall_ms } else { done.wall_ms };
+        let lag_ms = if lag_commits == 0 { 0 } else { (wall_ms - since_ms).max(0).unsigned_abs() };
+        let Published { commit, rows, resent, refused, .. } = done;
         self.published.set(commit as i64);
+        self.publish_lag_commits.set(lag_commits as i64);
+        self.publish_lag_seconds.set((lag_ms / 1000) as i64);
+        self.publish_waiting.set(i64::from(waiting));
+        for (counter, now) in [
+            (&self.publish_rows, rows),
+            (&self.publish_resent, resent),
+            (&self.publish_refused, refused),
+        ] {
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
+        let now = Publishing { commit, lag_commits, lag_ms, rows, resent, refused, waiting };
+        *self.publishing.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 }

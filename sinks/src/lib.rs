@@ -5,6 +5,7 @@
 
 pub mod commits;
 pub mod compare;
+pub mod cql;
 pub mod invariants;
 pub mod publish;
 pub mod storage;

@@ -21,6 +21,9 @@ pub enum StoreError {
     /// The state is damaged or cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// The database does not answer, or not as it should.
+    #[error("the store does not answer: {0}")]
+    Unavailable(String),
     /// A row is damaged.
     #[error("the row of {0:?} is damaged")]
     Row(String),

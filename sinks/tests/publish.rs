@@ -403,7 +403,7 @@ fn the_store_of_another_state_is_refused() {
     for (published, version) in others {
         let wire = Wire::new(Faults::default(), 1);
         let name = "job".to_owned();
-        let row = JobRow { name, history: 0, generation: 1, published, version, as_of_ms: None };
+        let row = JobRow { name, generation: 1, published, version, ..JobRow::default() };
         wire.clone().set_job(&row).unwrap();
         let refused = task_on(&wire).step(&newest);
         let refused = refused.expect_err(&format!("{published} at {version}"));
@@ -414,7 +414,7 @@ fn the_store_of_another_state_is_refused() {
     for (published, version) in [(1, ours - 1000), (2, ours)] {
         let wire = Wire::new(Faults::default(), 1);
         let name = "job".to_owned();
-        let row = JobRow { name, history: 0, generation: 1, published, version, as_of_ms: None };
+        let row = JobRow { name, generation: 1, published, version, ..JobRow::default() };
         wire.clone().set_job(&row).unwrap();
         let mut task = task_on(&wire);
         while task.step(&newest).unwrap() {}

@@ -26,10 +26,12 @@ fn kills() -> u32 {
     std::env::var("TAGFLOW_KILLS").map_or(KILLS, |number| number.parse().unwrap())
 }
 
-struct Random(u64);
+/// Numbers that a seed gives again.
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    /// One from 0 on, less than `n`.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n

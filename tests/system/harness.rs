@@ -1,6 +1,7 @@
 //! Running the binary, reading what it prints, and waiting with a deadline.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -67,6 +68,12 @@ impl Job {
         Self(command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
+    /// Starts a command line that may say much: its standard error goes to the end of a file.
+    pub(crate) fn logged(line: &str, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        Self(command(line).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
@@ -80,6 +87,11 @@ impl Job {
     /// Its standard output, to read line by line.
     pub(crate) fn stdout(&mut self) -> std::process::ChildStdout {
         self.0.stdout.take().unwrap()
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub(crate) fn code(&mut self) -> Option<i32> {
+        self.0.try_wait().unwrap().and_then(|status| status.code())
     }
 
     /// Kills it as nothing can resist; whether it lived.
@@ -102,8 +114,8 @@ impl Job {
         use std::io::Read;
         let mut texts = [String::new(), String::new()];
         let status = self.0.wait().unwrap();
-        self.0.stdout.take().unwrap().read_to_string(&mut texts[0]).unwrap();
-        self.0.stderr.take().unwrap().read_to_string(&mut texts[1]).unwrap();
+        self.0.stdout.take().map(|mut out| out.read_to_string(&mut texts[0]).unwrap());
+        self.0.stderr.take().map(|mut error| error.read_to_string(&mut texts[1]).unwrap());
         let [out, error] = texts;
         (status.code(), out, error)
     }
@@ -157,9 +169,14 @@ pub(crate) fn test_data(tests: &str) -> Option<PathBuf> {
 }
 
 /// Says on the terminal, past the capture of a test's output, that tests were left out.
-#[allow(clippy::explicit_write, reason = "a macro's output would be captured")]
 pub(crate) fn skip(tests: usize, why: &str) {
-    writeln!(std::io::stderr(), "skipped: {tests} ({why})").unwrap();
+    tell(&format!("skipped: {tests} ({why})"));
+}
+
+/// Says something on the terminal, past the capture of a test's output.
+#[allow(clippy::explicit_write, reason = "a macro's output would be captured")]
+pub(crate) fn tell(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap();
 }
 
 /// The last line of `checkpoint export`.

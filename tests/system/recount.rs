@@ -48,6 +48,22 @@ pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted 
     recount(records.map(|(line, at)| ("input", at, line)), &rules, as_of, of).unwrap()
 }
 
+/// Counts records of the default form, with their partitions and positions, without a horizon.
+pub(crate) fn count_records<'l>(
+    records: impl Iterator<Item = (&'l str, u64, Vec<u8>)>,
+    as_of: i64,
+) -> Counted {
+    let rules = Rules {
+        decoder: &Decoder::new(Mapping::parse("", &[]).unwrap(), &[]),
+        scopes: &[],
+        horizon_ms: None,
+        count_beyond: false,
+        until_ms: i64::MAX,
+        refused: None,
+    };
+    recount(records, &rules, as_of, None).unwrap()
+}
+
 /// The k-th largest event time, from 1.
 pub(crate) fn largest(counted: &Counted, k: usize) -> i64 {
     let mut times = counted.times.clone();

@@ -82,7 +82,7 @@ impl Findings {
         self.mistakes.push(Finding { at, what: what.to_string() });
     }
 
-    /// Notes that `what`, such as "cql sinks are", is missing.
+    /// Notes that `what`, such as "posts are", is missing.
     pub(super) fn missing(&mut self, at: Place, what: &str) {
         self.missing.push(Finding { at, what: format!("{what} not in this build yet") });
     }

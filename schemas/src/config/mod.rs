@@ -9,6 +9,7 @@ mod json_schema;
 mod service;
 mod sink;
 mod source_uri;
+mod store_uri;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -26,6 +27,7 @@ pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
 pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType};
 pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};
+pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
 pub use self::topic::{LogTime, Position, Topic};
 pub use self::value::{HostPort, HostPortError};
 pub use self::window::{

@@ -32,8 +32,8 @@ pub struct Service {
     pub window: Windowing,
     /// What is ranked.
     pub top: Top,
-    /// Where results go besides the commits.
-    pub sinks: Vec<CqlSink>,
+    /// Where results go besides the commits; none: nowhere.
+    pub sink: Option<CqlSink>,
 }
 
 /// What is counted of which topics, and what becomes of the counts.
@@ -62,7 +62,7 @@ pub(super) struct ServicePart {
     /// What is ranked. Default: the 100 largest counts of every window.
     #[schemars(length(min = 1, max = 1))]
     top: Option<At<Vec<TopPart>>>,
-    /// Where results go besides the commits. Default: nowhere.
+    /// Where results go besides the commits: at most one place in this build. Default: nowhere.
     #[serde(default)]
     sinks: Vec<At<CqlSink>>,
 }
@@ -238,8 +238,8 @@ impl ServicePart {
         if let Some(At { at, .. }) = self.posts {
             found.missing(at, "posts: edits and deletes are");
         }
-        for sink in &self.sinks {
-            found.missing(sink.at, "cql sinks are");
+        if let Some(second) = self.sinks.get(1) {
+            found.mistake(second.at, "a second sink; this build writes to one sink at most");
         }
         check_scopes(&self.scopes, found);
         Service {
@@ -250,7 +250,7 @@ impl ServicePart {
             scopes: self.scopes.value.into_iter().map(|scope| scope.value).collect(),
             top: top(self.top, &self.window.windows, found),
             window: self.window,
-            sinks: self.sinks.into_iter().map(|sink| sink.value).collect(),
+            sink: self.sinks.into_iter().next().map(|sink| sink.value),
         }
     }
 }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use super::store_uri;
 use super::value::HostPort;
 
 /// Tables in ScyllaDB or Cassandra.
@@ -24,6 +25,11 @@ pub struct CqlSink {
     #[serde(deserialize_with = "keyspace")]
     #[schemars(regex(pattern = "^[A-Za-z][A-Za-z0-9_]{0,47}$"))]
     pub keyspace: String,
+    /// The nearest data centre; needed where the cluster has several.
+    pub datacenter: Option<String>,
+    /// Whether connections are encrypted, and the servers' certificates checked. Default: `false`.
+    #[serde(default)]
+    pub tls: bool,
     /// How many replicas must answer.
     #[serde(default)]
     pub consistency: ConsistencyPair,
@@ -75,14 +81,7 @@ fn nodes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<HostPort>, D::Error> 
 }
 
 fn keyspace<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let name = String::deserialize(from)?;
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let first = name.starts_with(|c: char| c.is_ascii_alphabetic());
-    if first && name.len() <= 48 && name.chars().all(good) {
-        return Ok(name);
-    }
-    let what = format!("{name:?} is no keyspace; use up to 48 of A-Z a-z 0-9 _, first a letter");
-    Err(D::Error::custom(what))
+    store_uri::keyspace(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
 /// The API and its pages.

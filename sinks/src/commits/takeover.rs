@@ -9,7 +9,7 @@ use schemas::tags::RULES_VERSION;
 use schemas::windows::Windows;
 use thiserror::Error;
 
-use super::files::{CommitError, create, list_commits, newest};
+use super::files::{CommitError, create, list_commits, make_visible, newest};
 use super::lock::Owner;
 use crate::storage::{Storage, StorageError};
 
@@ -159,6 +159,24 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
         },
     );
     Manifest { header, body }
+}
+
+/// Makes a commit with the content of the newest one, of which `before` is the manifest, and a
+/// version above `above`: for a store that is to be written anew. It is left in order, so that the
+/// next start waits for nobody, and a finished run stays finished.
+pub fn renew(
+    storage: &dyn Storage,
+    before: Manifest,
+    start: &Start,
+    above: i64,
+) -> Result<Manifest, CommitError> {
+    let finished = before.body.finished.clone();
+    let mut renewed = takeover(Some(before), start);
+    renewed.header.version = renewed.header.version.max(above + 1);
+    (renewed.body.finished, renewed.body.clean) = (finished, true);
+    create(storage, &renewed)?;
+    make_visible(storage, &renewed.header)?;
+    Ok(renewed)
 }
 
 /// Watches a state for new commits, by the watcher's own clock: whether its owner still commits.

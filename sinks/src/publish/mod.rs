@@ -4,16 +4,22 @@
 //! may be sent again, and the newest version wins. Invariant: only rows of visible commits are
 //! sent, and `published = n` is written when all rows of commits up to n are acknowledged.
 
+mod backoff;
 mod memory;
+mod refused;
 mod task;
 
+pub use backoff::Backoff;
 pub use memory::MemoryStore;
+pub use refused::REFUSED;
 use schemas::hash::KeyHash;
 use schemas::rows::{BoardRow, TagRow};
+use schemas::windows::Windows;
 pub use task::{PublishTask, Published};
 use thiserror::Error;
 
 use crate::invariants::Broken;
+use crate::storage::StorageError;
 
 /// A row on its way to the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +93,9 @@ impl From<BoardRow<'_>> for Content {
     }
 }
 
-/// The database's row of a job: the truth about what has been published.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The database's row of a job: the truth about what has been published, and what its readers
+/// need to know of that commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobRow {
     /// The job's name.
     pub name: String,
@@ -102,6 +109,12 @@ pub struct JobRow {
     pub version: i64,
     /// Its stream time.
     pub as_of_ms: Option<i64>,
+    /// The job's wall clock when it made the commit, in milliseconds.
+    pub wall_ms: i64,
+    /// The windows that tag rows keep buckets for.
+    pub windows: Windows,
+    /// The scopes that it counts by besides the whole stream; none where that is not known.
+    pub scopes: Option<Vec<String>>,
 }
 
 /// What is known of one write.
@@ -124,16 +137,34 @@ pub enum PublishError {
     /// The database is not usable for this job.
     #[error("the store cannot be used: {0}")]
     Fatal(String),
+    /// The database does not answer, and nothing can be done without it.
+    #[error("the store does not answer")]
+    Unavailable,
+    /// What the database has is newer than anything this state could write.
+    #[error(
+        "the store has rows of version {theirs}, newer than this state's {ours}: a clock was wrong, here or there. Name another keyspace"
+    )]
+    Newer {
+        /// The version there.
+        theirs: i64,
+        /// The version here.
+        ours: i64,
+    },
+    /// A refused row could not be kept.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The database has seen commits that this state does not have.
     #[error(
-        "the store has published commit {published} (generation {generation}), which is not one of this state, now at commit {newest}. It is another state's store: name another keyspace, or bring the state back"
+        "the store has published commit {published} (generation {generation}), which is not one of this state, {}. Name another keyspace, or bring the state back that belongs to it{}",
+        match newest { 0 => "which is empty".to_owned(), n => format!("now at commit {n}") },
+        match newest { 0 => "", _ => ", or make the store follow this state: tagflow store rebuild" }
     )]
     StoreAhead {
         /// What the store says.
         published: u64,
         /// Of which generation.
         generation: u64,
-        /// The newest commit of the state.
+        /// The newest commit of the state; 0 where it is empty.
         newest: u64,
     },
 }

@@ -7,18 +7,21 @@
 use std::sync::Arc;
 
 use schemas::hash::KeyHash;
-use schemas::manifest::Header;
+use schemas::manifest::{Header, Manifest};
 use schemas::planted::{Bug, planted};
 
-use super::{JobRow, Outcome, PublishError, PublishRow, Publisher};
+use super::{JobRow, Outcome, PublishError, PublishRow, Publisher, refused};
 use crate::commits::Snapshot;
 use crate::invariants::{Broken, Invariant, check};
+use crate::storage::Storage;
 
 /// What a task has done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// The last commit of which all rows are acknowledged.
     pub commit: u64,
+    /// When it was made, by the clock of the job that made it.
+    pub wall_ms: i64,
     /// Rows acknowledged.
     pub rows: u64,
     /// Writes sent again because their outcome was unknown.
@@ -29,6 +32,8 @@ pub struct Published {
 
 struct Round {
     snapshot: Arc<Snapshot>,
+    /// Rows that changed after this commit are sent.
+    after: u64,
     /// Whether all tags have been taken up, and the last key that has been.
     tags_done: bool,
     last: Option<KeyHash>,
@@ -42,6 +47,12 @@ pub struct PublishTask<P> {
     publisher: P,
     /// None until the database has told.
     published: Option<u64>,
+    /// Whether the database had no row of the job when it was asked.
+    first: bool,
+    /// Whether all rows are to be sent, whatever the database has.
+    rebuild: bool,
+    /// Where rows are kept that are refused.
+    refused: Option<Arc<dyn Storage>>,
     round: Option<Round>,
     done: Published,
 }
@@ -49,12 +60,40 @@ pub struct PublishTask<P> {
 impl<P: Publisher> PublishTask<P> {
     /// A task that has not asked the database yet.
     pub fn new(job: String, publisher: P) -> Self {
-        Self { job, publisher, published: None, round: None, done: Published::default() }
+        Self {
+            job,
+            publisher,
+            published: None,
+            first: false,
+            rebuild: false,
+            refused: None,
+            round: None,
+            done: Published::default(),
+        }
+    }
+
+    /// A task that sends every row of the first commit it is shown, whatever the database says it
+    /// has, even of another state.
+    #[must_use]
+    pub fn rebuilding(self) -> Self {
+        Self { published: Some(0), rebuild: true, ..self }
+    }
+
+    /// Keeps refused rows in `storage`.
+    #[must_use]
+    pub fn keep_refused(self, storage: Arc<dyn Storage>) -> Self {
+        Self { refused: Some(storage), ..self }
     }
 
     /// What has been done so far.
     pub fn done(&self) -> Published {
         self.done
+    }
+
+    /// Whether the database has all of `newest`.
+    pub fn has_published(&self, newest: &Manifest) -> bool {
+        let commit = newest.header.commit;
+        !self.rebuild && self.round.is_none() && self.published.is_some_and(|p| p >= commit)
     }
 
     /// The database, for tests.
@@ -68,19 +107,33 @@ impl<P: Publisher> PublishTask<P> {
         let Some(published) = self.ask(newest)? else { return Ok(false) };
         let mut round = match self.round.take() {
             Some(round) => round,
-            None if newest.manifest.header.commit > published => Round::new(Arc::clone(newest)),
+            None if self.rebuild || newest.manifest.header.commit > published => {
+                Round::new(Arc::clone(newest), published)
+            }
             None => return Ok(false),
         };
         if round.unknown.is_empty() {
-            round.take_rows(published, self.publisher.rows_max())?;
+            round.take_rows(self.publisher.rows_max())?;
         }
         if round.unknown.is_empty() {
-            return self.finish(round);
+            return self.finish(round, newest);
         }
-        let outcomes = self.publisher.upsert(&round.unknown)?;
-        let before = round.unknown.len();
+        let outcomes = self.publisher.upsert(&round.unknown);
+        let moved = outcomes.and_then(|outcomes| self.learn(&mut round.unknown, outcomes));
+        self.round = Some(round);
+        moved
+    }
+
+    /// Takes the rows off `rows` whose outcome is known; whether there were any.
+    fn learn(
+        &mut self,
+        rows: &mut Vec<PublishRow>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<bool, PublishError> {
+        let before = rows.len();
         let mut outcomes = outcomes.into_iter();
-        round.unknown.retain(|row| match outcomes.next() {
+        let mut kept = Ok(());
+        rows.retain(|row| match outcomes.next() {
             Some(Outcome::Acknowledged) => {
                 self.done.rows += 1;
                 false
@@ -88,14 +141,22 @@ impl<P: Publisher> PublishTask<P> {
             Some(Outcome::Refused(why)) => {
                 tracing::error!(row = ?row.content, why, "the store refused a row for good");
                 self.done.refused += 1;
+                if let Some(storage) = &self.refused
+                    && let Err(error) = refused::keep(&**storage, row, &why)
+                {
+                    kept = Err(error);
+                }
                 false
             }
-            Some(Outcome::Unknown) | None => true,
+            Some(Outcome::Unknown) => {
+                self.done.resent += 1;
+                true
+            }
+            // It was not sent at all.
+            None => true,
         });
-        self.done.resent += round.unknown.len() as u64;
-        let moved = round.unknown.len() < before;
-        self.round = Some(round);
-        Ok(moved)
+        kept?;
+        Ok(rows.len() < before)
     }
 
     fn ask(&mut self, newest: &Snapshot) -> Result<Option<u64>, PublishError> {
@@ -103,15 +164,11 @@ impl<P: Publisher> PublishTask<P> {
             && let Some(row) = self.publisher.job(&self.job)?
         {
             let header = &newest.manifest.header;
-            if let Some(row) = &row
-                && is_of_another_state(row, header)
-            {
-                return Err(PublishError::StoreAhead {
-                    published: row.published,
-                    generation: row.generation,
-                    newest: header.commit,
-                });
+            if let Some(row) = &row {
+                row.check(Some(header))?;
+                self.done.wall_ms = row.wall_ms;
             }
+            self.first = row.is_none();
             self.done.commit = row.map_or(0, |row| row.published);
             if planted(Bug::ForgottenDirtyRow) {
                 self.done.commit = header.commit;
@@ -121,20 +178,33 @@ impl<P: Publisher> PublishTask<P> {
         Ok(self.published)
     }
 
-    fn finish(&mut self, round: Round) -> Result<bool, PublishError> {
-        let manifest = &round.snapshot.manifest;
-        let row = JobRow {
-            name: self.job.clone(),
-            history: manifest.header.history,
-            generation: manifest.header.generation,
-            published: manifest.header.commit,
-            version: manifest.header.version,
-            as_of_ms: manifest.body.as_of_ms,
-        };
+    /// Whether the database still has no row of a job that began with none: two states that began
+    /// together on one empty keyspace find each other here.
+    fn is_alone(&mut self, newest: &Snapshot) -> Result<bool, PublishError> {
+        if !self.first || self.rebuild {
+            return Ok(true);
+        }
+        let Some(row) = self.publisher.job(&self.job)? else { return Ok(false) };
+        let header = &newest.manifest.header;
+        match row {
+            Some(row) if row.generation != header.generation => row.check(Some(header))?,
+            _ => {}
+        }
+        self.first = false;
+        Ok(true)
+    }
+
+    fn finish(&mut self, round: Round, newest: &Snapshot) -> Result<bool, PublishError> {
+        if !self.is_alone(newest)? {
+            self.round = Some(round);
+            return Ok(false);
+        }
+        let row = JobRow::of(&self.job, &round.snapshot.manifest);
         match self.publisher.set_job(&row)? {
             Outcome::Acknowledged => {
                 self.published = Some(row.published);
-                self.done.commit = row.published;
+                self.rebuild = false;
+                (self.done.commit, self.done.wall_ms) = (row.published, row.wall_ms);
                 Ok(true)
             }
             Outcome::Refused(why) => Err(PublishError::Fatal(format!("its job row: {why}"))),
@@ -147,25 +217,53 @@ impl<P: Publisher> PublishTask<P> {
     }
 }
 
-/// Whether a state whose newest commit is `newest` cannot have written `row`. Versions rise from
-/// commit to commit; against a higher one every write would be lost though it is acknowledged.
-fn is_of_another_state(row: &JobRow, newest: &Header) -> bool {
-    let by_commit = row.published.cmp(&newest.commit);
-    by_commit.is_gt() || by_commit != row.version.cmp(&newest.version)
+impl JobRow {
+    /// What a database that has all rows of `manifest` says.
+    pub fn of(job: &str, manifest: &Manifest) -> Self {
+        Self {
+            name: job.to_owned(),
+            history: manifest.header.history,
+            generation: manifest.header.generation,
+            published: manifest.header.commit,
+            version: manifest.header.version,
+            as_of_ms: manifest.body.as_of_ms,
+            wall_ms: manifest.header.wall_ms,
+            windows: manifest.body.windows.clone(),
+            scopes: manifest.body.scopes.clone(),
+        }
+    }
+
+    /// Fails where a state whose newest commit is `newest` cannot have written this row. Versions
+    /// rise from commit to commit; against a higher one every write would be lost though it is
+    /// acknowledged.
+    pub fn check(&self, newest: Option<&Header>) -> Result<(), PublishError> {
+        let is_ours = newest.is_some_and(|newest| {
+            let by_commit = self.published.cmp(&newest.commit);
+            !by_commit.is_gt() && by_commit == self.version.cmp(&newest.version)
+        });
+        if is_ours {
+            return Ok(());
+        }
+        Err(PublishError::StoreAhead {
+            published: self.published,
+            generation: self.generation,
+            newest: newest.map_or(0, |newest| newest.commit),
+        })
+    }
 }
 
 impl Round {
-    fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, tags_done: false, last: None, unknown: Vec::new() }
+    fn new(snapshot: Arc<Snapshot>, after: u64) -> Self {
+        Self { snapshot, after, tags_done: false, last: None, unknown: Vec::new() }
     }
 
-    /// Takes up the next rows that changed after `published`: tags, then boards.
-    fn take_rows(&mut self, published: u64, most: usize) -> Result<(), Broken> {
+    /// Takes up the next rows that changed: tags, then boards.
+    fn take_rows(&mut self, most: usize) -> Result<(), Broken> {
         let Header { commit, version, .. } = self.snapshot.manifest.header;
         let mut changed = 0;
         let row = |hash, content| PublishRow { hash, version, content };
         if !self.tags_done {
-            let tags = self.snapshot.tags_changed(published, self.last).take(most);
+            let tags = self.snapshot.tags_changed(self.after, self.last).take(most);
             self.unknown.extend(tags.map(|(hash, tag)| {
                 changed = tag.commit.max(changed);
                 row(hash, tag.into())
@@ -177,7 +275,7 @@ impl Round {
             }
         }
         if self.tags_done {
-            let boards = self.snapshot.boards_changed(published, self.last).take(most);
+            let boards = self.snapshot.boards_changed(self.after, self.last).take(most);
             self.unknown.extend(boards.map(|(hash, board)| {
                 changed = board.commit.max(changed);
                 row(hash, board.into())

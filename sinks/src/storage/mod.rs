@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use writer::StorageWriter;
 
 /// The folders of a state.
-pub const FOLDERS: [&str; 4] = ["commits", "segments", "visible", "locks"];
+pub const FOLDERS: [&str; 5] = ["commits", "segments", "visible", "locks", "refused"];
 
 /// What went wrong, on which file.
 #[derive(Debug, Error)]

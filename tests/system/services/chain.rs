@@ -1,1 +1,293 @@
-//! From a topic to a table, through everything that may happen to either and to the job.
+//! From a topic to a table, through everything that may happen to the servers and to the job:
+//! the table ends equal to a recount of the topic, and no row that was seen is ever older again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use recount::{Key, Row};
+use tempfile::TempDir;
+
+use super::super::crash::Random;
+use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, now, ok};
+use super::super::harness::{tell, within};
+use super::super::recount::count_records;
+use super::tables::{Database, Published, Tag};
+use super::topics::{create, records};
+use super::{Alone, alone, cql, difference, fresh, kafka, shared};
+
+/// Posts, where `TAGFLOW_CHAIN_POSTS` names no other number.
+const POSTS: u64 = 200_000;
+/// The topic is filled in so many portions, which follow each other in event time.
+const PORTIONS: u64 = 10;
+const PARTITIONS: [&str; 6] = ["0", "1", "2", "3", "4", "5"];
+/// How long the database is away.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// Posts a second while the job is killed, so that it is never done.
+const RATE: u64 = 2000;
+
+/// A topic, a keyspace and a state of one test's own.
+struct Chain {
+    folder: TempDir,
+    brokers: String,
+    nodes: String,
+    topic: String,
+    keyspace: String,
+    posts: u64,
+    seed: u64,
+}
+
+impl Chain {
+    fn new(brokers: String, nodes: String, posts: u64) -> Self {
+        let seed = u64::from(std::process::id());
+        let (topic, keyspace) = (fresh("chain"), fresh("chain"));
+        tell(&format!("chain: topic {topic}, keyspace {keyspace}, seed {seed}"));
+        create(&brokers, &topic, PARTITIONS.len() as i32, &[]);
+        let chain = Self { folder: folder(), brokers, nodes, topic, keyspace, posts, seed };
+        chain.init(&chain.keyspace);
+        chain
+    }
+
+    fn init(&self, keyspace: &str) {
+        ok(&format!("store init --store cql://{}/{keyspace}", self.nodes));
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Starts a producer of one portion, the same whenever it is asked for again.
+    fn produce(&self, portion: u64) -> Job {
+        const MINUTES: u64 = 12;
+        let (posts, seed) = (self.posts / PORTIONS, self.seed * PORTIONS + portion);
+        let start = 1_700_000_000_000 + portion * MINUTES * 60_000;
+        let shape = "--tags-mean 3 --vocabulary 50000 --duplicates 0.05";
+        let out = format!("kafka://{}/{}", self.brokers, self.topic);
+        Job::start(&format!(
+            "generate --posts {posts} --seed {seed} --span {MINUTES}m --start-ms {start} {shape} \
+             --out {out}"
+        ))
+    }
+
+    /// A command line that runs a job.
+    fn line(&self, state: &Path, keyspace: &str, more: &str) -> String {
+        let (brokers, topic, nodes) = (&self.brokers, &self.topic, &self.nodes);
+        let state = state.display();
+        format!(
+            "run --input kafka://{brokers}/{topic} --store cql://{nodes}/{keyspace} \
+             --state {state} --workers 2 {more}"
+        )
+    }
+
+    fn job(&self, more: &str) -> Job {
+        Job::logged(&self.line(&self.state(), &self.keyspace, more), &self.log())
+    }
+
+    /// Waits for so many more commits of `job` than there were.
+    fn commits(&self, job: &mut Job, before: u64, more: u64) {
+        eventually("commits", || {
+            assert!(job.lives(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
+            (newest_commit(&self.state()) >= before + more).then_some(())
+        });
+    }
+
+    /// Starts the job and kills it: at any moment, or at one after a commit of its own.
+    fn killed(&self, random: &mut Random) {
+        let before = newest_commit(&self.state());
+        let mut job = self.job(&format!("--limit-rate {RATE}"));
+        if random.below(3) > 0 {
+            self.commits(&mut job, before, 2);
+        }
+        pause(Duration::from_millis(200 + random.below(1800)));
+        assert!(job.kill(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
+    }
+
+    /// The database goes away, and the job counts on: it is killed, started, and catches up.
+    fn outage(&self, servers: &Alone, random: &mut Random) {
+        let begin = now();
+        servers.node("stop", "cassandra");
+        self.killed(random);
+        self.killed(random);
+        let before = newest_commit(&self.state());
+        let mut job = self.job(&format!("--limit-rate {RATE}"));
+        self.commits(&mut job, before, 3);
+        pause(OUTAGE.saturating_sub(begin.elapsed()));
+        let (before, database) = (newest_commit(&self.state()), self.nodes.clone());
+        self.commits(&mut job, before, 1);
+        servers.node("start", "cassandra");
+        let database = eventually("the database", || Database::try_open(&database));
+        within(120, "the job to catch up", || {
+            let published = database.published(&self.keyspace).ok().flatten()?;
+            (published.commit as u64 > before).then_some(())
+        });
+        assert!(job.kill(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
+    }
+
+    /// Holds a keyspace against a recount of the topic; what it says, with windows at its `as_of`.
+    fn check(&self, state: &Path, keyspace: &str) -> (Published, BTreeMap<Key, Tag>) {
+        let database = Database::open(&self.nodes);
+        let published = database.published(keyspace).unwrap().unwrap();
+        let tags = database.tags(keyspace, published.as_of_ms);
+        let read = records(&self.brokers, &self.topic);
+        let placed = read.map(|r| (PARTITIONS[r.partition as usize], r.offset as u64, r.value));
+        let counted = count_records(placed, published.as_of_ms);
+        let differ = difference(&counted.rows, &rows(&tags));
+        assert_eq!(differ, None, "{published:?}");
+        let newest = tags.values().map(|tag| tag.version).max().unwrap();
+        assert!(newest <= published.version, "{newest} in {published:?}");
+        let (_, summary) = export(state, "");
+        let got = (summary.events, summary.duplicates, summary.dead_letters, summary.as_of);
+        let want = (counted.events, counted.duplicates, 0, Some(published.as_of_ms));
+        assert_eq!(got, want, "events, duplicates, dead letters, as of");
+        // A portion came twice.
+        assert!(counted.events < self.posts && counted.duplicates > self.posts / PORTIONS);
+        assert_eq!(counted.events + counted.duplicates, self.posts + self.posts / PORTIONS);
+        tell(&format!("chain: {} events, {} tags, 0 differ", counted.events, counted.rows.len()));
+        (published, tags)
+    }
+}
+
+/// What is counted: without versions, and without tags that no post carries.
+fn rows(tags: &BTreeMap<Key, Tag>) -> BTreeMap<Key, Row> {
+    let counted = tags.iter().filter(|(_, tag)| tag.row.total != 0);
+    counted.map(|(key, tag)| (key.clone(), tag.row.clone())).collect()
+}
+
+/// Waits for a while that is part of what a test does.
+fn pause(long: Duration) {
+    let end = now() + long;
+    within(long.as_secs() + 10, "the end of a pause", || (now() >= end).then_some(()));
+}
+
+fn finish(producer: Job) {
+    let (code, _, error) = producer.end();
+    assert_eq!(code, Some(0), "{error}");
+}
+
+/// Reads the keyspace again and again, whenever the database answers; fails if the job's row or
+/// one of some tags' goes back. Returns how many versions of them it saw.
+fn watch(nodes: &str, keyspace: &str, end: Arc<AtomicBool>) -> JoinHandle<usize> {
+    let (nodes, keyspace) = (nodes.to_owned(), keyspace.to_owned());
+    std::thread::spawn(move || {
+        let database = Database::open(&nodes);
+        let (mut last, mut seen) = (Published::default(), 0);
+        let mut tags: BTreeMap<(String, String), (i64, i64)> = BTreeMap::new();
+        while !end.load(Ordering::Acquire) {
+            if let Ok(Some(now)) = database.published(&keyspace) {
+                let newer = now.commit >= last.commit && now.version >= last.version;
+                assert!(newer && now.as_of_ms >= last.as_of_ms, "{last:?} went back to {now:?}");
+                seen += usize::from(now != last);
+                last = now;
+            }
+            let of =
+                |(scope, tag): &(String, String)| format!("scope = '{scope}' AND tag = '{tag}'");
+            let mut clauses: Vec<String> =
+                tags.keys().map(|key| format!(" WHERE {}", of(key))).collect();
+            if clauses.is_empty() {
+                clauses.push(" LIMIT 5".to_owned());
+            }
+            for clause in clauses {
+                let columns = "scope, tag, version, total";
+                let read = format!("SELECT {columns} FROM {keyspace}.tag{clause}");
+                for (scope, tag, version, total) in database.rows(&read).unwrap_or_default() {
+                    let now: (i64, i64) = (version, total);
+                    let before = tags.insert((scope, tag), now).unwrap_or_default();
+                    assert!(now.0 >= before.0 && now.1 >= before.1, "{before:?} back to {now:?}");
+                    seen += usize::from(now != before);
+                }
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        seen
+    })
+}
+
+#[test]
+fn the_table_equals_the_topic_after_kills_a_restart_and_an_outage() {
+    let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
+    let Some(servers) = alone() else { return };
+    let posts = std::env::var("TAGFLOW_CHAIN_POSTS").map_or(POSTS, |n| n.parse().unwrap());
+    let chain = Chain::new(brokers, nodes, posts);
+    let mut random = Random(chain.seed);
+    (0..PORTIONS / 2).map(|portion| chain.produce(portion)).for_each(finish);
+    let end = Arc::new(AtomicBool::new(false));
+    let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
+    for _ in 0..4 {
+        chain.killed(&mut random);
+    }
+    chain.outage(&servers, &mut random);
+    // The rest comes while the job is killed, and while its broker is away.
+    let mut job = chain.job("");
+    let producers: Vec<Job> = (PORTIONS / 2..PORTIONS).map(|n| chain.produce(n)).collect();
+    servers.node("restart", "kafka-1");
+    let before = newest_commit(&chain.state());
+    chain.commits(&mut job, before, 2);
+    assert!(job.kill());
+    producers.into_iter().for_each(finish);
+    let again = chain.produce(random.below(PORTIONS));
+    chain.killed(&mut random);
+    chain.killed(&mut random);
+    finish(again);
+    ok(&chain.line(&chain.state(), &chain.keyspace, "--bounded"));
+    end.store(true, Ordering::Release);
+    let seen = watcher.join().unwrap();
+    assert!(seen > 10, "{seen} versions were seen");
+    let (published, tags) = chain.check(&chain.state(), &chain.keyspace);
+    // Once more from the beginning, into another keyspace.
+    let (state, keyspace) = (chain.folder.path().join("second"), fresh("chain"));
+    chain.init(&keyspace);
+    ok(&chain.line(&state, &keyspace, "--bounded"));
+    let (second, again) = chain.check(&state, &keyspace);
+    let database = Database::open(&chain.nodes);
+    let at = published.as_of_ms.max(second.as_of_ms);
+    let both = [&chain.keyspace, &keyspace].map(|keyspace| rows(&database.tags(keyspace, at)));
+    assert_eq!(difference(&both[0], &both[1]), None);
+    assert_eq!(tags.len(), again.len());
+    database.remove(&chain.keyspace);
+    database.remove(&keyspace);
+}
+
+#[test]
+fn of_two_jobs_on_one_checkpoint_and_keyspace_one_leaves_within_ten_seconds() {
+    let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
+    let _servers = shared();
+    let chain = Chain::new(brokers, nodes, POSTS / 10);
+    finish(chain.produce(0));
+    let end = Arc::new(AtomicBool::new(false));
+    let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
+    // At the same moment.
+    let paced = "--limit-rate 100";
+    let mut jobs = vec![chain.job(paced), chain.job(paced)];
+    let left = within(10, "one of two to leave", || jobs.iter_mut().position(|job| !job.lives()));
+    assert_eq!(jobs.remove(left).code(), Some(3));
+    let mut job = jobs.remove(0);
+    // One that comes later.
+    chain.commits(&mut job, newest_commit(&chain.state()), 2);
+    let begin = now();
+    fails(&chain.line(&chain.state(), &chain.keyspace, paced), 3);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    // One that takes over.
+    let mut newcomer = chain.job(&format!("{paced} --take-over"));
+    let code = within(10, "the older job to leave", || job.code());
+    assert_eq!(code, Some(3));
+    let before = newest_commit(&chain.state());
+    chain.commits(&mut newcomer, before, 3);
+    // One that knows nothing of what the keyspace has.
+    let empty = chain.folder.path().join("empty");
+    let error = fails(&chain.line(&empty, &chain.keyspace, paced), 1);
+    assert!(error.contains("store"), "{error}");
+    assert!(newcomer.lives());
+    end.store(true, Ordering::Release);
+    assert!(watcher.join().unwrap() > 3);
+    newcomer.signal("TERM");
+    let (code, ..) = newcomer.end();
+    assert_eq!(code, Some(0));
+    Database::open(&chain.nodes).remove(&chain.keyspace);
+}

@@ -112,7 +112,8 @@ pub(crate) fn difference<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debu
     got: &BTreeMap<K, V>,
 ) -> Option<String> {
     let keys: BTreeSet<&K> = want.keys().chain(got.keys()).collect();
-    let different: Vec<&K> = keys.into_iter().filter(|key| want.get(*key) != got.get(*key)).collect();
+    let different: Vec<&K> =
+        keys.into_iter().filter(|key| want.get(*key) != got.get(*key)).collect();
     let key = different.first()?;
     let (want, got) = (want.get(*key), got.get(*key));
     Some(format!("{} differ; {key:?}\nwant {want:?}\ngot  {got:?}", different.len()))

@@ -32,6 +32,7 @@ pub(crate) struct Tag {
     pub(crate) version: i64,
 }
 
+type JobColumns = (Option<i64>, Option<i64>, Option<CqlTimestamp>);
 type TagColumns =
     (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64);
 
@@ -43,7 +44,8 @@ impl Database {
 
     /// Connects, where the database answers.
     pub(crate) fn try_open(nodes: &str) -> Option<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        // A thread of its own keeps connections alive between calls.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let nodes: Vec<&str> = nodes.split(',').collect();
         let session = runtime.block_on(SessionBuilder::new().known_nodes(nodes).build()).ok()?;
         Some(Self { runtime, session })
@@ -70,11 +72,12 @@ impl Database {
     /// What the keyspace says about its job; nothing before the first commit is there in full.
     pub(crate) fn published(&self, keyspace: &str) -> Result<Option<Published>, String> {
         let statement = format!("SELECT published, version, as_of FROM {keyspace}.job");
-        let rows = self.rows::<(i64, i64, Option<CqlTimestamp>)>(&statement)?;
-        Ok(rows.first().map(|&(commit, version, as_of)| {
+        let rows = self.rows::<JobColumns>(&statement)?;
+        let published = |&(commit, version, as_of): &JobColumns| {
             let as_of_ms = as_of.map_or(0, |time| time.0);
-            Published { commit, version, as_of_ms }
-        }))
+            Some(Published { commit: commit?, version: version?, as_of_ms })
+        };
+        Ok(rows.first().and_then(published))
     }
 
     /// Every tag of a keyspace, with the default windows at `as_of_ms`.

@@ -57,7 +57,8 @@ pub(crate) fn records(brokers: &str, topic: &str) -> impl Iterator<Item = Record
         .create()
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
-    let mut open: BTreeSet<i32> = metadata.topics()[0].partitions().iter().map(MetadataPartition::id).collect();
+    let mut open: BTreeSet<i32> =
+        metadata.topics()[0].partitions().iter().map(MetadataPartition::id).collect();
     let mut assigned = TopicPartitionList::new();
     for partition in &open {
         assigned.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();

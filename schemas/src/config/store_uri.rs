@@ -1,0 +1,103 @@
+//! Where a job's results go, as one word: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::value::HostPort;
+
+/// A keyspace of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreUri {
+    /// Servers to ask first, at least one.
+    pub nodes: Vec<HostPort>,
+    /// The keyspace of the tables.
+    pub keyspace: String,
+}
+
+/// Why a text names no store.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreUriError {
+    /// It is not written as one.
+    #[error("{0:?} is no store ({1}); write cql://HOST:PORT[,HOST:PORT]/KEYSPACE")]
+    Form(String, &'static str),
+    /// The keyspace's name cannot be one.
+    #[error(transparent)]
+    Keyspace(#[from] KeyspaceError),
+}
+
+/// Why a text is no keyspace's name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no keyspace; use up to 48 of A-Z a-z 0-9 _, first a letter")]
+pub struct KeyspaceError(String);
+
+/// Checks a keyspace's name: what both databases take, and never a word of another statement.
+pub(super) fn keyspace(name: &str) -> Result<String, KeyspaceError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if first && name.len() <= 48 && name.chars().all(good) {
+        return Ok(name.to_owned());
+    }
+    Err(KeyspaceError(name.to_owned()))
+}
+
+impl FromStr for StoreUri {
+    type Err = StoreUriError;
+
+    fn from_str(text: &str) -> Result<Self, StoreUriError> {
+        // What stands before an @ may be a password, which no message may repeat.
+        let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
+        let error = |why| StoreUriError::Form(shown.to_owned(), why);
+        if shown != text {
+            return Err(error(
+                "user and password come from TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD",
+            ));
+        }
+        let rest = text.strip_prefix("cql://").ok_or_else(|| error("it begins otherwise"))?;
+        let (nodes, name) = rest.split_once('/').ok_or_else(|| error("no keyspace"))?;
+        let nodes = nodes.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+        let nodes = nodes.map_err(|_| error("a server that is no HOST:PORT"))?;
+        Ok(Self { nodes, keyspace: keyspace(name)? })
+    }
+}
+
+impl fmt::Display for StoreUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.nodes.iter().map(ToString::to_string).collect();
+        write!(f, "cql://{}/{}", nodes.join(","), self.keyspace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores() {
+        for text in ["cql://127.0.0.1:9042/tags", "cql://a:1,[::1]:2/Tags_2"] {
+            assert_eq!(text.parse::<StoreUri>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn mistakes_name_the_part() {
+        let form = "write cql://HOST:PORT[,HOST:PORT]/KEYSPACE";
+        for (text, said, cure) in [
+            ("", "it begins otherwise", form),
+            ("127.0.0.1:9042/tags", "it begins otherwise", form),
+            ("cql://127.0.0.1:9042", "no keyspace", form),
+            ("cql://127.0.0.1/tags", "a server that is no HOST:PORT", form),
+            ("cql:///tags", "a server that is no HOST:PORT", form),
+            ("cql://u:secret@a:1/tags", "TAGFLOW_CQL_PASSWORD", form),
+            ("cql://a:1/", "is no keyspace", "first a letter"),
+            ("cql://a:1/2tags", "is no keyspace", "first a letter"),
+            ("cql://a:1/tags/x", "is no keyspace", "first a letter"),
+            ("cql://a:1/tags;drop", "is no keyspace", "first a letter"),
+        ] {
+            let error = text.parse::<StoreUri>().unwrap_err().to_string();
+            assert!(error.contains(said) && error.ends_with(cure), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Looking at a keyspace before a job depends on it: each finding with what it costs.
+
+use std::fmt;
+
+use schemas::config::Consistency;
+use scylla::client::session::Session;
+use scylla::cluster::metadata::Strategy;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::CqlTimestamp;
+
+use super::error::Failed;
+use super::schema::{self, Differences};
+use super::session::{connect, consistency, datacenter, is_scylla, profile, query_rows};
+use super::wave::board_text;
+use super::{CqlError, CqlSettings};
+
+/// The scope of the row that is written on trial. Scopes of a job have a "=" in them.
+const PROBE: &str = "__probe";
+/// Clocks this far apart deserve a word: rows of two writers are told apart by them.
+const SKEW_MS: i64 = 1000;
+/// As long as a server's own rule may forbid times in the future.
+const SKEW_MAX_MS: i64 = 60_000;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// It works, at a cost that the text names.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What, and what to do.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Good => "ok",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        write!(f, "{level:<8}{}", self.what)
+    }
+}
+
+impl Finding {
+    pub(super) fn good(what: String) -> Self {
+        Self { level: Level::Good, what }
+    }
+
+    fn warning(what: String) -> Self {
+        Self { level: Level::Warning, what }
+    }
+
+    fn error(what: String) -> Self {
+        Self { level: Level::Error, what }
+    }
+}
+
+/// Writes a row on trial at `version`, and reads back what time it got.
+pub(super) async fn probe(
+    session: &Session,
+    upsert_board: &PreparedStatement,
+    version: i64,
+) -> Result<(), CqlError> {
+    let values = (PROBE, PROBE, &b"[]"[..], CqlTimestamp(0), version, version);
+    match session.execute_unpaged(upsert_board, values).await {
+        Ok(_) => Ok(()),
+        Err(error) => match Failed::from(&error) {
+            Failed::Refused(why) => Err(CqlError::Fatal(format!(
+                "the database takes no row at version {version}: {why}"
+            ))),
+            failed => Err(failed.into()),
+        },
+    }
+}
+
+/// Looks at everything that a job and its readers need. `wall_ms` is this host's clock.
+pub async fn check(
+    settings: &CqlSettings,
+    wall_ms: impl Fn() -> i64,
+) -> Result<Vec<Finding>, CqlError> {
+    let session = connect(settings, profile(settings).build()).await?;
+    let mut findings = vec![servers(&session).await?];
+    let keyspace = &settings.keyspace;
+    let Some(found) = schema::tables(&session, keyspace).await? else {
+        let what = format!("there is no keyspace {keyspace:?}; `tagflow store init` makes it");
+        findings.push(Finding::error(what));
+        return Ok(findings);
+    };
+    let Differences { missing_tables, wrong, foreign } = schema::differences(&found);
+    let cure = "`tagflow store init` makes it";
+    let missing = missing_tables.iter().map(|table| format!("there is no table {table}; {cure}"));
+    findings.extend(missing.chain(wrong).map(Finding::error));
+    if findings.iter().all(|finding| finding.level < Level::Error) {
+        findings.push(Finding::good("the tables are those of this build".to_owned()));
+        findings.push(write_and_read(&session, settings, wall_ms()).await?);
+    }
+    let besides = |what: String| Finding::warning(format!("{what}: Tagflow leaves it alone"));
+    findings.extend(foreign.into_iter().map(besides));
+    findings.push(clocks(&session, &wall_ms).await?);
+    findings.extend(replication_findings(&session, settings, None)?);
+    Ok(findings)
+}
+
+async fn servers(session: &Session) -> Result<Finding, CqlError> {
+    let text = "SELECT release_version FROM system.local";
+    let rows = query_rows(session, text, ()).await?;
+    let (release,) =
+        rows.first_row::<(String,)>().map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    let kind = if is_scylla(session) { "ScyllaDB, as Cassandra" } else { "Cassandra" };
+    let nodes = session.get_cluster_state().get_nodes_info().len();
+    Ok(Finding::good(format!("{kind} {release} answers, {nodes} node(s) in all")))
+}
+
+/// Whether a row gets the very time it is written at, now and a minute from now.
+async fn write_and_read(
+    session: &Session,
+    settings: &CqlSettings,
+    wall_ms: i64,
+) -> Result<Finding, CqlError> {
+    let mut upsert = session.prepare(board_text(&settings.keyspace)).await?;
+    upsert.set_consistency(consistency(settings.consistency.write));
+    let text = format!(
+        "SELECT writetime(doc) FROM \"{}\".board WHERE scope = ? AND win = ?",
+        settings.keyspace
+    );
+    for version in [wall_ms * 1000, (wall_ms + SKEW_MAX_MS) * 1000] {
+        if let Err(CqlError::Fatal(why)) = probe(session, &upsert, version).await {
+            return Ok(Finding::error(format!("{why}; a guardrail on timestamps may forbid it")));
+        }
+        let rows = query_rows(session, text.as_str(), (PROBE, PROBE)).await?;
+        let row = rows.maybe_first_row::<(i64,)>();
+        let written = row.map_err(|e| CqlError::Unavailable(e.to_string()))?.map(|row| row.0);
+        // An earlier check may have left a newer one.
+        if written.is_none_or(|written| written < version) {
+            let got = written.map_or("no row".to_owned(), |time| format!("time {time}"));
+            return Ok(Finding::error(format!("a row written at {version} came back with {got}")));
+        }
+    }
+    Ok(Finding::good("a row keeps the time it is written at".to_owned()))
+}
+
+async fn clocks(session: &Session, wall_ms: &impl Fn() -> i64) -> Result<Finding, CqlError> {
+    let before = wall_ms();
+    let text = "SELECT toTimestamp(now()) FROM system.local";
+    let rows = query_rows(session, text, ()).await?;
+    let (now,) = rows
+        .first_row::<(CqlTimestamp,)>()
+        .map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    let skew = now.0 - i64::midpoint(before, wall_ms());
+    let told = format!("the clocks of this host and of a server differ by {skew} ms");
+    Ok(match skew.abs() {
+        0..=SKEW_MS => Finding::good(told),
+        _ => Finding::warning(format!(
+            "{told}; rows changed by hand there may win over the job's until its clock has passed"
+        )),
+    })
+}
+
+/// How many copies of a row there are, and what a lost node costs. `asked` is what was asked for
+/// when the keyspace was to be made.
+pub(super) fn replication_findings(
+    session: &Session,
+    settings: &CqlSettings,
+    asked: Option<u32>,
+) -> Result<Vec<Finding>, CqlError> {
+    let nearest = datacenter(session, settings)?;
+    let state = session.get_cluster_state();
+    let local = |node: &&std::sync::Arc<_>| is_in(node, &nearest);
+    let nodes = state.get_nodes_info().iter().filter(local).count();
+    let (copies, all) = match state.get_keyspace(&settings.keyspace).map(|k| &k.strategy) {
+        Some(Strategy::NetworkTopologyStrategy { datacenter_repfactors, .. }) => {
+            let local = datacenter_repfactors.get(&nearest).copied().unwrap_or_default();
+            (local, datacenter_repfactors.values().sum())
+        }
+        Some(Strategy::SimpleStrategy { replication_factor, .. }) => {
+            (*replication_factor, *replication_factor)
+        }
+        _ => {
+            let what = "the replication of the keyspace is not known to the driver".to_owned();
+            return Ok(vec![Finding::warning(what)]);
+        }
+    };
+    Ok(judge(settings, &nearest, asked, Copies { nodes, local: copies, all }))
+}
+
+fn is_in(node: &scylla::cluster::Node, datacenter: &str) -> bool {
+    node.datacenter.as_deref() == Some(datacenter)
+}
+
+/// The copies of a row.
+#[derive(Clone, Copy, Debug)]
+struct Copies {
+    /// The nodes of the nearest data centre.
+    nodes: usize,
+    /// The copies there.
+    local: usize,
+    /// The copies everywhere.
+    all: usize,
+}
+
+fn judge(
+    settings: &CqlSettings,
+    datacenter: &str,
+    asked: Option<u32>,
+    copies: Copies,
+) -> Vec<Finding> {
+    let Copies { nodes, local, .. } = copies;
+    let told = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
+    let mut findings = vec![match local {
+        0 => Finding::error(format!("{told}: name the data centre that has them")),
+        _ if local > nodes => Finding::error(format!("{told}: more than there are nodes")),
+        1 | 2 => Finding::warning(format!(
+            "{told}: one node down and a part of the tags cannot be written or read; with three \
+             copies and LOCAL_QUORUM nothing is lost"
+        )),
+        _ => Finding::good(told),
+    }];
+    if let Some(asked) = asked.filter(|asked| *asked as usize != local) {
+        findings.push(Finding::warning(format!(
+            "the keyspace was there with {local} copies, not {asked}: ALTER KEYSPACE changes that"
+        )));
+    }
+    let (write, read) = (&settings.consistency.write, &settings.consistency.read);
+    let (w, r) = (replicas(*write, copies), replicas(*read, copies));
+    // Local levels overlap in their own data centre only, which is where both are asked.
+    let of = if is_global(*write) || is_global(*read) { copies.all } else { copies.local };
+    if w + r <= of {
+        findings.push(Finding::warning(format!(
+            "writes wait for {w} and reads ask {r} of {of} copies: a page may show an older count \
+             for a while after a commit; it may not where both together exceed {of}"
+        )));
+    }
+    findings
+}
+
+fn is_global(level: Consistency) -> bool {
+    matches!(level, Consistency::One | Consistency::Quorum | Consistency::All)
+}
+
+/// How many copies a level asks.
+fn replicas(level: Consistency, copies: Copies) -> usize {
+    match level {
+        Consistency::One | Consistency::LocalOne => 1,
+        Consistency::LocalQuorum => copies.local / 2 + 1,
+        Consistency::Quorum => copies.all / 2 + 1,
+        Consistency::All => copies.all,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::config::StoreUri;
+
+    use super::*;
+
+    fn levels(write: Consistency, read: Consistency, copies: Copies) -> Vec<Level> {
+        let uri: StoreUri = "cql://a:1/k".parse().unwrap();
+        let mut settings = CqlSettings::from(&uri);
+        (settings.consistency.write, settings.consistency.read) = (write, read);
+        judge(&settings, "dc1", None, copies).iter().map(|finding| finding.level).collect()
+    }
+
+    #[test]
+    fn what_a_lost_node_costs_is_told() {
+        let quorum = Consistency::LocalQuorum;
+        let judged = |nodes, local| levels(quorum, quorum, Copies { nodes, local, all: local });
+        assert_eq!(judged(3, 3), [Level::Good]);
+        assert_eq!(judged(3, 1), [Level::Warning]);
+        assert_eq!(judged(3, 2), [Level::Warning]);
+        assert_eq!(judged(3, 0)[0], Level::Error);
+        assert_eq!(judged(2, 3), [Level::Error]);
+    }
+
+    #[test]
+    fn reads_that_may_miss_a_write_are_told() {
+        let three = Copies { nodes: 3, local: 3, all: 3 };
+        let two_centres = Copies { nodes: 3, local: 3, all: 6 };
+        let (one, quorum) = (Consistency::One, Consistency::LocalQuorum);
+        assert_eq!(levels(one, one, three), [Level::Good, Level::Warning]);
+        assert_eq!(levels(quorum, one, three), [Level::Good, Level::Warning]);
+        assert_eq!(levels(quorum, quorum, two_centres), [Level::Good]);
+        assert_eq!(levels(Consistency::Quorum, quorum, two_centres), [Level::Good, Level::Warning]);
+        assert_eq!(levels(Consistency::All, one, two_centres), [Level::Good]);
+    }
+}

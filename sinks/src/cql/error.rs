@@ -1,0 +1,130 @@
+//! What goes wrong with a database, sorted by what can be done about it: wait, send the row
+//! elsewhere, or change something.
+
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+};
+use thiserror::Error;
+
+/// Why the database cannot be used now.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CqlError {
+    /// It does not answer, or not in time: that passes.
+    #[error("the database does not answer: {0}")]
+    Unavailable(String),
+    /// Something has to be changed first.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// What is known of a request that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// Whether it happened is unknown; too much was asked for at once.
+    Overload(String),
+    /// Whether it happened is unknown; the connection is gone.
+    Broken(String),
+    /// It is wrong by itself: it would fail again.
+    Refused(String),
+    /// Every request would fail.
+    Fatal(String),
+}
+
+impl From<&ExecutionError> for Failed {
+    fn from(error: &ExecutionError) -> Self {
+        match error {
+            ExecutionError::LastAttemptError(error) => Self::from(error),
+            ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt }) => {
+                Self::from(first_attempt)
+            }
+            ExecutionError::RequestTimeout(_) => Self::Overload(error.to_string()),
+            // The values do not fit the statement, or the key is too long for the protocol.
+            ExecutionError::BadQuery(_) => Self::Refused(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<&RequestAttemptError> for Failed {
+    fn from(error: &RequestAttemptError) -> Self {
+        use RequestAttemptError as E;
+        match error {
+            E::DbError(error, message) => from_database(error, message),
+            E::SerializationError(_) | E::CqlRequestSerialization(_) => {
+                Self::Refused(error.to_string())
+            }
+            E::UnableToAllocStreamId => Self::Overload(error.to_string()),
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+fn from_database(error: &DbError, message: &str) -> Failed {
+    let text = format!("{error}: {message}");
+    match error {
+        DbError::Invalid => Failed::Refused(message.to_owned()),
+        DbError::AuthenticationError if is_passing(message) => Failed::Broken(text),
+        DbError::AuthenticationError | DbError::Unauthorized => Failed::Fatal(format!(
+            "{text}; check TAGFLOW_CQL_USER and its password, and what the user may do"
+        )),
+        DbError::SyntaxError | DbError::ConfigError => Failed::Fatal(text),
+        _ => Failed::Overload(text),
+    }
+}
+
+/// A database that is starting cannot read its own users yet.
+fn is_passing(message: &str) -> bool {
+    message.contains("Unable to perform") || message.contains("Cannot achieve consistency")
+}
+
+impl From<Failed> for CqlError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Overload(why) | Failed::Broken(why) => Self::Unavailable(why),
+            Failed::Refused(why) | Failed::Fatal(why) => Self::Fatal(why),
+        }
+    }
+}
+
+impl From<ExecutionError> for CqlError {
+    fn from(error: ExecutionError) -> Self {
+        Failed::from(&error).into()
+    }
+}
+
+impl From<PrepareError> for CqlError {
+    fn from(error: PrepareError) -> Self {
+        Failed::from(&ExecutionError::PrepareError(error)).into()
+    }
+}
+
+impl From<NewSessionError> for CqlError {
+    fn from(error: NewSessionError) -> Self {
+        let text = error.to_string();
+        match &error {
+            NewSessionError::MetadataError(MetadataError::ConnectionPoolError(
+                ConnectionPoolError::Broken { last_connection_error },
+            )) => from_connection(last_connection_error, text),
+            NewSessionError::MetadataError(_)
+            | NewSessionError::FailedToResolveAnyHostname(_)
+            | NewSessionError::UseKeyspaceError(_) => Self::Unavailable(text),
+            _ => Self::Fatal(text),
+        }
+    }
+}
+
+fn from_connection(error: &ConnectionError, text: String) -> CqlError {
+    let ConnectionError::ConnectionSetupRequestError(setup) = error else {
+        return CqlError::Unavailable(text);
+    };
+    match &setup.error {
+        ConnectionSetupRequestErrorKind::DbError(error, message) => {
+            from_database(error, message).into()
+        }
+        ConnectionSetupRequestErrorKind::MissingAuthentication => CqlError::Fatal(
+            "the database asks who you are: set TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD".into(),
+        ),
+        _ => CqlError::Unavailable(text),
+    }
+}

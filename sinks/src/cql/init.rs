@@ -1,0 +1,55 @@
+//! Making the keyspace and its tables. Doing so again changes nothing.
+
+use scylla::client::session::Session;
+
+use super::check::{Finding, replication_findings};
+use super::schema::{self, CASSANDRA, SCYLLA};
+use super::session::{connect, datacenter, is_scylla, profile};
+use super::{CqlError, CqlSettings};
+
+/// Makes what is missing of keyspace and tables, with `replication` copies in the nearest data
+/// centre. What is there and differs is an error that names it.
+pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Finding>, CqlError> {
+    let session = connect(settings, profile(settings).build()).await?;
+    let keyspace = &settings.keyspace;
+    let found = schema::tables(&session, keyspace).await?;
+    let mut findings = Vec::new();
+    if let Some(found) = &found {
+        let differences = schema::differences(found);
+        let wrong: Vec<_> = differences.wrong.into_iter().chain(differences.foreign).collect();
+        if !wrong.is_empty() {
+            return Err(CqlError::Fatal(schema::wrong_tables(keyspace, &wrong)));
+        }
+        findings.push(Finding::good(format!("keyspace {keyspace:?} was there")));
+    }
+    let nearest = datacenter(&session, settings)?;
+    for statement in statements(&session, keyspace, &nearest, replication) {
+        session.query_unpaged(statement, ()).await?;
+    }
+    session.refresh_metadata().await.map_err(|e| CqlError::Unavailable(e.to_string()))?;
+    schema::verify(&session, keyspace).await?;
+    findings.push(Finding::good(format!("keyspace {keyspace:?} has the tables of this build")));
+    findings.extend(replication_findings(&session, settings, Some(replication))?);
+    Ok(findings)
+}
+
+/// The statements of the database's file, with what belongs into them.
+fn statements(
+    session: &Session,
+    keyspace: &str,
+    datacenter: &str,
+    replication: u32,
+) -> Vec<String> {
+    let text = if is_scylla(session) { SCYLLA } else { CASSANDRA };
+    let lines = text.lines().filter(|line| !line.starts_with("--"));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let statements = text.split(';').map(str::trim).filter(|statement| !statement.is_empty());
+    let put = |statement: &str| {
+        statement
+            .replace("{keyspace}", keyspace)
+            // Names of data centres come from the servers: a quote in one stays inside the text.
+            .replace("{datacenter}", &datacenter.replace('\'', "''"))
+            .replace("{replication}", &replication.to_string())
+    };
+    statements.map(put).collect()
+}

@@ -1,0 +1,32 @@
+//! ScyllaDB and Cassandra as the store: a view of the commits that any number of API processes
+//! read.
+//!
+//! Invariants: rows carry absolute values and are written at their manifest's version, so that
+//! writes may be repeated in any order; nothing is deleted; nothing here can hold a job back.
+
+mod check;
+mod concurrency;
+mod error;
+mod init;
+mod job_row;
+mod publisher;
+mod reader;
+mod schema;
+mod session;
+mod settings;
+#[cfg(feature = "cql-tls")]
+mod tls;
+#[cfg(not(feature = "cql-tls"))]
+#[path = "without_tls.rs"]
+mod tls;
+mod wave;
+
+pub use check::{Finding, Level, check};
+pub use error::CqlError;
+pub use init::init;
+pub use publisher::CqlPublisher;
+pub use reader::CqlReader;
+pub use settings::{
+    AUTHORITIES_VARIABLE, CqlSettings, Credentials, PASSWORD_FILE_VARIABLE, PASSWORD_VARIABLE, Tls,
+    USER_VARIABLE,
+};

@@ -1,0 +1,199 @@
+//! The publisher to a database: connects when it is asked to do something, never before, and
+//! says "unknown" wherever the database does not answer.
+
+use scylla::client::session::Session;
+use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::statement::prepared::PreparedStatement;
+use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
+
+use super::concurrency::Concurrency;
+use super::error::Failed;
+use super::wave::{self, Upserts};
+use super::{CqlError, CqlSettings, check, job_row, schema, session};
+use crate::publish::{JobRow, Outcome, PublishError, PublishRow, Publisher};
+
+/// Rows in one call at most: enough to keep many in flight, few enough to stay small in memory.
+const ROWS_MAX: usize = 16_384;
+
+/// Connections with their statements.
+struct Connected {
+    session: Session,
+    upserts: Upserts,
+    upsert_job: PreparedStatement,
+    select_jobs: PreparedStatement,
+}
+
+/// Publishes to a keyspace.
+pub struct CqlPublisher {
+    settings: CqlSettings,
+    /// The driver's own thread; taken only when this is dropped.
+    runtime: Option<Runtime>,
+    connected: Option<Connected>,
+    limit: Concurrency,
+    /// The trouble that was told last: each is told once.
+    told: String,
+}
+
+impl Connected {
+    async fn open(settings: &CqlSettings) -> Result<Self, CqlError> {
+        let session = session::connect(settings, session::profile(settings).build()).await?;
+        schema::verify(&session, &settings.keyspace).await?;
+        let profile = session::profile(settings)
+            .consistency(session::consistency(settings.consistency.write))
+            .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+            .build()
+            .into_handle();
+        let keyspace = &settings.keyspace;
+        let write = async |text: String| {
+            let mut statement = session.prepare(text).await?;
+            statement.set_is_idempotent(true);
+            statement.set_execution_profile_handle(Some(profile.clone()));
+            Ok::<_, CqlError>(statement)
+        };
+        let upserts = Upserts {
+            tag: write(wave::tag_text(keyspace)).await?,
+            board: write(wave::board_text(keyspace)).await?,
+        };
+        let upsert_job = write(job_row::upsert_text(keyspace)).await?;
+        let mut select_jobs = session.prepare(job_row::select_all_text(keyspace)).await?;
+        select_jobs.set_is_idempotent(true);
+        Ok(Self { session, upserts, upsert_job, select_jobs })
+    }
+}
+
+impl CqlPublisher {
+    /// A publisher that has not connected yet.
+    pub fn new(settings: CqlSettings) -> Result<Self, CqlError> {
+        settings.check()?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("cql")
+            .enable_all()
+            .build()
+            .map_err(|error| CqlError::Fatal(format!("cannot start a thread: {error}")))?;
+        Ok(Self {
+            settings,
+            runtime: Some(runtime),
+            connected: None,
+            limit: Concurrency::new(),
+            told: String::new(),
+        })
+    }
+
+    /// Whether the keyspace holds any tag.
+    pub fn is_empty(&mut self) -> Result<Option<bool>, PublishError> {
+        let text = format!("SELECT scope FROM \"{}\".tag LIMIT 1", self.settings.keyspace);
+        self.with(async |connected, _, _| {
+            let rows = session::query_rows(&connected.session, text, ()).await?;
+            Ok(rows.rows_num() == 0)
+        })
+    }
+
+    /// Runs a request; none where the database does not answer it.
+    fn with<T>(
+        &mut self,
+        request: impl AsyncFnOnce(&Connected, &CqlSettings, &mut Concurrency) -> Result<T, CqlError>,
+    ) -> Result<Option<T>, PublishError> {
+        let Some(runtime) = &self.runtime else { return Ok(None) };
+        let (settings, limit) = (&self.settings, &mut self.limit);
+        let kept = self.connected.take();
+        let done = runtime.block_on(async {
+            let connected = match kept {
+                Some(connected) => connected,
+                None => Connected::open(settings).await?,
+            };
+            limit.nodes(connected.session.get_cluster_state().get_nodes_info().len());
+            let done = request(&connected, settings, limit).await;
+            Ok((connected, done?))
+        });
+        match done {
+            Ok((connected, answer)) => {
+                self.connected = Some(connected);
+                Ok(Some(answer))
+            }
+            // The connections go as well: the next ones may find another way.
+            Err(CqlError::Unavailable(why)) => {
+                self.tell(&why);
+                Ok(None)
+            }
+            Err(CqlError::Fatal(why)) => Err(PublishError::Fatal(why)),
+        }
+    }
+
+    fn tell(&mut self, trouble: &str) {
+        if self.told != trouble {
+            let store = self.settings.uri();
+            tracing::warn!(%store, "the store does not answer, publishing waits: {trouble}");
+            trouble.clone_into(&mut self.told);
+        }
+    }
+}
+
+impl Publisher for CqlPublisher {
+    fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError> {
+        let row = self.with(async |connected, settings, _| {
+            let Connected { session, select_jobs, .. } = connected;
+            job_row::only(session, select_jobs, &settings.keyspace).await
+        })?;
+        match row {
+            Some(Some(row)) if row.name != name => Err(PublishError::Fatal(format!(
+                "keyspace {:?} holds the job {:?}, not {name:?}; one keyspace holds one job: name \
+                 another keyspace",
+                self.settings.keyspace, row.name
+            ))),
+            row => Ok(row),
+        }
+    }
+
+    fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        let sent = self.with(async |connected, settings, limit| {
+            let Connected { session, upserts, .. } = connected;
+            let sent = wave::send(session, upserts, rows, limit).await;
+            if let Some(why) = sent.fatal {
+                return Err(CqlError::Fatal(why));
+            }
+            // A row is poison only where another one at the same version is not.
+            if sent.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_))) {
+                schema::verify(session, &settings.keyspace).await?;
+                let version = rows.first().map_or(0, |row| row.version);
+                check::probe(session, &upserts.board, version).await?;
+            }
+            match sent.trouble {
+                Some(why) if !sent.answered => Err(CqlError::Unavailable(why)),
+                _ => Ok(sent.outcomes),
+            }
+        })?;
+        if sent.is_some() {
+            self.told.clear();
+        }
+        Ok(sent.unwrap_or_default())
+    }
+
+    fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
+        let done = self.with(async |connected, _, _| {
+            let Connected { session, upsert_job, .. } = connected;
+            match session.execute_unpaged(upsert_job, job_row::values(row)).await {
+                Ok(_) => Ok(Outcome::Acknowledged),
+                Err(error) => match Failed::from(&error) {
+                    Failed::Refused(why) => Ok(Outcome::Refused(why)),
+                    failed => Err(failed.into()),
+                },
+            }
+        })?;
+        Ok(done.unwrap_or(Outcome::Unknown))
+    }
+
+    fn rows_max(&self) -> usize {
+        ROWS_MAX
+    }
+}
+
+impl Drop for CqlPublisher {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Requests under way may still arrive: they do no harm.
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Reading the store: one row for a tag's page, and the job's row in the background.
+//!
+//! Invariants: an answer names the commit whose rows are all here, and the row may be newer, never
+//! older by a working quorum; no answer comes from an older commit than one before it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use schemas::rows::TagRow;
+use schemas::windows::Window;
+use scylla::DeserializeRow;
+use scylla::client::session::Session;
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::CqlTimestamp;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{CqlError, CqlSettings, job_row, schema, session};
+use crate::publish::JobRow;
+use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
+
+/// How often the job's row is read.
+const REFRESH: Duration = Duration::from_millis(200);
+/// From the first failed attempt to the next, doubled up to the last.
+const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// A job's row older than this is no answer any more.
+const STALE: Duration = Duration::from_secs(10);
+/// A read that takes longer is asked of another replica as well.
+const SPECULATE: Duration = Duration::from_millis(50);
+
+/// Connections with their statements.
+struct Connected {
+    session: Session,
+    select_tag: PreparedStatement,
+    select_board: PreparedStatement,
+    select_jobs: PreparedStatement,
+    select_job: PreparedStatement,
+}
+
+/// What is known of the job.
+#[derive(Default)]
+struct Known {
+    row: Option<Arc<JobRow>>,
+    /// When the database last told.
+    at: Option<Instant>,
+    trouble: Option<String>,
+}
+
+struct Shared {
+    settings: CqlSettings,
+    connected: RwLock<Option<Arc<Connected>>>,
+    known: Mutex<Known>,
+}
+
+/// The rows of a keyspace as a store.
+pub struct CqlReader {
+    shared: Arc<Shared>,
+    refresh: JoinHandle<()>,
+}
+
+impl Connected {
+    async fn open(settings: &CqlSettings) -> Result<Self, CqlError> {
+        let speculation =
+            SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SPECULATE };
+        let profile = session::profile(settings)
+            .speculative_execution_policy(Some(Arc::new(speculation)))
+            .build();
+        let session = session::connect(settings, profile).await?;
+        schema::verify(&session, &settings.keyspace).await?;
+        let keyspace = &settings.keyspace;
+        let read = async |text: String| {
+            let mut statement = session.prepare(text).await?;
+            // Only what may be asked twice is asked of a second replica.
+            statement.set_is_idempotent(true);
+            Ok::<_, CqlError>(statement)
+        };
+        let tag = format!(
+            "SELECT display, total, recent, first_seen, last_seen, as_of, version \
+             FROM \"{keyspace}\".tag WHERE scope = ? AND tag = ?"
+        );
+        let board = format!(
+            "SELECT doc, as_of, version FROM \"{keyspace}\".board WHERE scope = ? AND win = ?"
+        );
+        let (select_tag, select_board) = (read(tag).await?, read(board).await?);
+        let select_jobs = read(job_row::select_all_text(keyspace)).await?;
+        let select_job = read(job_row::select_text(keyspace)).await?;
+        Ok(Self { session, select_tag, select_board, select_jobs, select_job })
+    }
+
+    /// The job's row; its name once that is known, which spares a scan.
+    async fn job(&self, keyspace: &str, name: Option<&str>) -> Result<Option<JobRow>, CqlError> {
+        match name {
+            Some(_) => Ok(job_row::read(&self.session, &self.select_job, name).await?.pop()),
+            None => job_row::only(&self.session, &self.select_jobs, keyspace).await,
+        }
+    }
+}
+
+impl CqlReader {
+    /// Connects, and reads the job's row from then on in the background of this runtime. A
+    /// database that does not answer is asked again and again; anything else is an error.
+    pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
+        let shared =
+            Arc::new(Shared { settings, connected: RwLock::default(), known: Mutex::default() });
+        match shared.step().await {
+            Err(CqlError::Fatal(why)) => return Err(CqlError::Fatal(why)),
+            done => shared.note(done.err()),
+        }
+        let refresh = tokio::spawn(refresh(Arc::clone(&shared)));
+        Ok(Self { shared, refresh })
+    }
+
+    /// Why the last look at the job's row failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.known().trouble.clone()
+    }
+}
+
+impl Drop for CqlReader {
+    fn drop(&mut self) {
+        self.refresh.abort();
+    }
+}
+
+async fn refresh(shared: Arc<Shared>) {
+    let mut retry = RETRY[0];
+    loop {
+        let done = shared.step().await;
+        let wait = if done.is_ok() { REFRESH } else { retry };
+        retry = if done.is_ok() { RETRY[0] } else { (retry * 2).min(RETRY[1]) };
+        shared.note(done.err());
+        sleep(wait).await;
+    }
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connected(&self) -> Option<Arc<Connected>> {
+        self.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn connect(&self, connected: Option<Arc<Connected>>) {
+        *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
+    }
+
+    /// Connects where that is to be done, and reads the job's row.
+    async fn step(&self) -> Result<(), CqlError> {
+        let connected = match self.connected() {
+            Some(connected) => connected,
+            None => Arc::new(Connected::open(&self.settings).await?),
+        };
+        let name = self.known().row.as_ref().map(|row| row.name.clone());
+        let row = connected.job(&self.settings.keyspace, name.as_deref()).await;
+        // Where it does not answer any more, the next step connects anew.
+        self.connect(row.is_ok().then_some(connected));
+        let row = row?;
+        let mut known = self.known();
+        known.at = Some(Instant::now());
+        // A replica that lags behind may show an older one.
+        let is_newer =
+            |row: &JobRow| known.row.as_ref().is_none_or(|old| row.version > old.version);
+        if let Some(row) = row.filter(is_newer) {
+            known.row = Some(Arc::new(row));
+        }
+        Ok(())
+    }
+
+    /// Tells each trouble once.
+    fn note(&self, trouble: Option<CqlError>) {
+        let trouble = trouble.map(|error| error.to_string());
+        let mut known = self.known();
+        if known.trouble != trouble {
+            match &trouble {
+                Some(trouble) => tracing::error!(store = %self.settings.uri(), "{trouble}"),
+                None => tracing::info!(store = %self.settings.uri(), "the store answers"),
+            }
+        }
+        known.trouble = trouble;
+    }
+
+    /// The connections and the job's row, where both are there and fresh.
+    fn ready(&self) -> Result<(Arc<Connected>, Arc<JobRow>), StoreError> {
+        let known = self.known();
+        let why = || StoreError::Unavailable(known.trouble.clone().unwrap_or_default());
+        if known.at.is_none_or(|at| at.elapsed() > STALE) {
+            return Err(why());
+        }
+        let row = known.row.clone().ok_or(StoreError::Empty)?;
+        Ok((self.connected().ok_or_else(why)?, row))
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+#[derive(DeserializeRow)]
+struct TagColumns {
+    display: Option<String>,
+    total: Option<i64>,
+    recent: Option<Vec<u8>>,
+    first_seen: Option<CqlTimestamp>,
+    last_seen: Option<CqlTimestamp>,
+    as_of: Option<CqlTimestamp>,
+    version: Option<i64>,
+}
+
+impl TagColumns {
+    fn row<'r>(&'r self, scope: &'r str, tag: &'r str) -> Option<TagRow<'r>> {
+        Some(TagRow {
+            scope,
+            tag,
+            display: self.display.as_deref()?,
+            total: self.total?,
+            recent: self.recent.as_deref()?,
+            first_seen: self.first_seen?.0,
+            last_seen: self.last_seen?.0,
+            as_of: self.as_of?.0,
+            commit: 0,
+        })
+    }
+}
+
+impl From<&JobRow> for AsOf {
+    fn from(row: &JobRow) -> Self {
+        Self {
+            commit: row.published,
+            version: row.version,
+            as_of_ms: row.as_of_ms,
+            wall_ms: row.wall_ms,
+        }
+    }
+}
+
+impl Connected {
+    async fn tag(
+        &self,
+        job: &JobRow,
+        scope: &str,
+        key: &str,
+    ) -> Result<(AsOf, Option<Tag>), StoreError> {
+        let mut at = AsOf::from(job);
+        let result = self.session.execute_unpaged(&self.select_tag, (scope, key)).await;
+        let rows = result.map_err(unavailable)?.into_rows_result().map_err(unavailable)?;
+        let Some(columns) = rows.maybe_first_row::<TagColumns>().map_err(unavailable)? else {
+            return Ok((at, None));
+        };
+        let damaged = || StoreError::Row(key.to_owned());
+        let row = columns.row(scope, key).ok_or_else(damaged)?;
+        let tag = evaluate(&row, &job.windows, job.as_of_ms)?;
+        // A row of the next commit may be here before the job's row is: the answer says so.
+        let version = columns.version.ok_or_else(damaged)?;
+        if version > at.version {
+            at.version = version;
+            at.as_of_ms = at.as_of_ms.max(Some(row.as_of));
+        }
+        Ok((at, (tag.total != 0).then_some(tag)))
+    }
+
+    async fn board(
+        &self,
+        scope: &str,
+        window: String,
+    ) -> Result<Option<(Board, i64, i64)>, StoreError> {
+        let result = self.session.execute_unpaged(&self.select_board, (scope, &window)).await;
+        let rows = result.map_err(unavailable)?.into_rows_result().map_err(unavailable)?;
+        let row = rows.maybe_first_row::<(Vec<u8>, CqlTimestamp, i64)>().map_err(unavailable)?;
+        let Some((doc, as_of, version)) = row else { return Ok(None) };
+        let damaged = |_| StoreError::Row(format!("board {window}"));
+        let entries = serde_json::from_slice(&doc).map_err(damaged)?;
+        Ok(Some((Board { window, entries }, as_of.0, version)))
+    }
+
+    async fn boards(&self, job: &JobRow, scope: &str) -> Result<(AsOf, Vec<Board>), StoreError> {
+        let names = job.windows.iter().map(Window::name).chain(["all".to_owned()]);
+        let boards = names.map(|window| self.board(scope, window));
+        let mut at = AsOf::from(job);
+        let boards = futures::future::try_join_all(boards).await?.into_iter().flatten();
+        let boards = boards.map(|(board, as_of, version)| {
+            if version > at.version {
+                at.version = version;
+                at.as_of_ms = at.as_of_ms.max(Some(as_of));
+            }
+            board
+        });
+        let boards = boards.collect();
+        Ok((at, boards))
+    }
+}
+
+impl Reader for CqlReader {
+    fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
+        Box::pin(async move {
+            // In this order: the row is as new as the job's, or newer.
+            let (connected, job) = self.shared.ready()?;
+            connected.tag(&job, scope, key).await
+        })
+    }
+
+    fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)> {
+        Box::pin(async move {
+            let (connected, job) = self.shared.ready()?;
+            connected.boards(&job, scope).await
+        })
+    }
+
+    fn as_of(&self) -> Answer<'_, AsOf> {
+        Box::pin(async move {
+            let (_, job) = self.shared.ready()?;
+            Ok(AsOf::from(&*job))
+        })
+    }
+}

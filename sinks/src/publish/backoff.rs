@@ -1,0 +1,44 @@
+//! How long to wait before asking a database again that did not answer.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(50);
+const LAST: Duration = Duration::from_secs(5);
+
+/// Doubles from 50 ms to 5 s.
+#[derive(Debug)]
+pub struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Backoff {
+    /// The next wait.
+    pub fn next_wait(&mut self) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(LAST);
+        wait
+    }
+
+    /// It answered.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_up_to_five_seconds() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..9).map(|_| backoff.next_wait().as_millis()).collect();
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        backoff.reset();
+        assert_eq!(backoff.next_wait().as_millis(), 50);
+    }
+}

@@ -1,0 +1,163 @@
+//! `tagflow store`: making, checking and filling the tables of a database.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dataflow::clock::{Clock, SystemClock};
+use dataflow::{Rebuild, rebuild};
+use schemas::time::parse_duration_ms;
+use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, check, init};
+use sinks::publish::PublishError;
+
+use crate::error::CliError;
+use crate::host::host_name;
+use crate::job::{JOB_NAME, Job, load};
+use crate::output::Output;
+use crate::progress::LiveLine;
+use crate::run::unpublished;
+use crate::signals::{on_stop, runtime};
+use crate::state::open;
+use crate::store_args::StoreArgs;
+
+/// Make, check and fill the tables of a ScyllaDB or Cassandra keyspace
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tagflow store init --store cql://127.0.0.1:9042/tags --replication 3
+  tagflow store check dataflow.yaml
+  tagflow store rebuild --store cql://127.0.0.1:9042/tags_green --state ./state")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Make the keyspace and its tables; again, it changes nothing
+    Init {
+        #[command(flatten)]
+        at: At,
+        /// Copies of each row in the nearest data centre
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
+        replication: u32,
+    },
+    /// Look at servers, tables, clocks and copies, and write a row on trial
+    Check {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Send every row of a state, whatever the store has; a job may run meanwhile
+    Rebuild {
+        #[command(flatten)]
+        at: At,
+        /// The state folder
+        #[arg(long, value_name = "DIR", required_unless_present = "config")]
+        state: Option<PathBuf>,
+        /// The job's name in the store
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
+        /// How long to wait for a store that does not answer
+        #[arg(long, value_name = "DURATION", default_value = "5m")]
+        #[arg(value_parser = parse_duration_ms)]
+        store_wait: i64,
+    },
+}
+
+/// Which store.
+#[derive(clap::Args)]
+struct At {
+    /// A dataflow.yaml with a sink
+    #[arg(value_name = "CONFIG", required_unless_present = "store")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl At {
+    /// The job of the configuration, and the store that is asked for.
+    fn read(&self) -> Result<(Option<Job>, CqlSettings), CliError> {
+        let job = self.config.as_deref().map(load).transpose()?;
+        let job = job.map(|config| Job::of(&config, false));
+        let named = self.store.settings();
+        let settings = named.or_else(|| job.as_ref().and_then(|job| job.store.clone()));
+        let settings = settings.ok_or_else(|| {
+            CliError::Usage("the dataflow.yaml has no sink of type cql; name a --store".to_owned())
+        })?;
+        Ok((job, settings.with_environment()?))
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    match &args.what {
+        What::Init { at, replication } => {
+            let (_, settings) = at.read()?;
+            let runtime = runtime().map_err(CliError::io("cannot start"))?;
+            tell(&runtime.block_on(init(&settings, *replication))?)
+        }
+        What::Check { at } => {
+            let (_, settings) = at.read()?;
+            let runtime = runtime().map_err(CliError::io("cannot start"))?;
+            let clock = SystemClock::default();
+            tell(&runtime.block_on(check(&settings, || clock.wall_ms()))?)
+        }
+        What::Rebuild { at, state, job, store_wait } => {
+            let (config, settings) = at.read()?;
+            let state = state.clone().or(config.as_ref().map(|job| job.state.clone()));
+            let name = job.clone().or(config.map(|job| job.name));
+            let name = name.unwrap_or_else(|| JOB_NAME.to_owned());
+            fill(settings, &state.unwrap_or_default(), name, store_wait.unsigned_abs())
+        }
+    }
+}
+
+fn tell(findings: &[Finding]) -> Result<(), CliError> {
+    let mut output = Output::new();
+    findings.iter().try_for_each(|finding| output.line(finding.to_string()))?;
+    output.flush()?;
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        return Err(CliError::Failed("the store cannot be used as it is".to_owned()));
+    }
+    Ok(())
+}
+
+fn fill(
+    settings: CqlSettings,
+    state: &std::path::Path,
+    job: String,
+    store_wait_ms: u64,
+) -> Result<(), CliError> {
+    open(state)?;
+    let uri = settings.uri();
+    let mut publisher = CqlPublisher::new(settings)?;
+    let is_empty = publisher.is_empty().map_err(dataflow::JobError::from)?;
+    let is_empty = is_empty.ok_or(dataflow::JobError::from(PublishError::Unavailable))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let (manifest, publication) = rebuild(Rebuild {
+        state: state.to_owned(),
+        job,
+        publisher: Box::new(publisher),
+        is_empty,
+        store_wait_ms,
+        clock,
+        host: host_name(),
+    })?;
+    let (stop, status) = (publication.stop(), publication.status());
+    on_stop(move || stop.set());
+    let live = LiveLine::start(Arc::clone(&status), String::new);
+    let done = publication.wait();
+    drop(live);
+    done?;
+    let commit = manifest.header.commit;
+    if let Some(what) = unpublished(&status, commit) {
+        return Err(CliError::Failed(what));
+    }
+    let told = status.publishing().unwrap_or_default();
+    let mut output = Output::new();
+    output.line(format!("{uri} has commit {commit}: {} rows written", told.rows))?;
+    if told.refused > 0 {
+        let rows = told.refused;
+        output.line(format!("{rows} rows were refused; see the folder refused of the state"))?;
+    }
+    output.flush()
+}
