@@ -17,6 +17,8 @@ use crate::records::Cut;
 struct Sizes {
     ids: (usize, usize),
     tags: (usize, usize),
+    /// Partitions that wait for others, and that deliver nothing.
+    skew: (usize, usize),
 }
 
 /// The newest commit in numbers.
@@ -82,12 +84,15 @@ pub struct Status {
     evicted: Counter,
     board_scans: Counter,
     published: Gauge,
+    held_partitions: Gauge,
+    silent_partitions: Gauge,
+    input_troubles: Gauge,
     counted: Counted,
 }
 
 /// One gauge per manifest counter, since they continue over restarts.
 #[derive(Debug, Default)]
-struct Counted([Gauge; 10]);
+struct Counted([Gauge; 11]);
 
 impl Status {
     /// Makes all metrics known to a registry.
@@ -114,6 +119,12 @@ impl Status {
             &self.commit_milliseconds,
         );
         gauge("published_commit", "Newest commit the store has in full", &self.published);
+        let help = "Partitions of topics that run ahead, and wait";
+        gauge("held_partitions", help, &self.held_partitions);
+        let help = "Partitions of topics that deliver nothing, though they should";
+        gauge("silent_partitions", help, &self.silent_partitions);
+        let help = "How often an input could not be reached, by this process";
+        gauge("input_troubles", help, &self.input_troubles);
         for ((name, _), value) in Counters::default().named().iter().zip(&self.counted.0) {
             let help = "Records or occurrences since the state began, by the newest commit";
             gauge(&format!("committed_{name}"), help, value);
@@ -166,6 +177,14 @@ impl Status {
         self.resize(worker, |sizes| sizes.tags = (tags, bytes));
     }
 
+    pub(crate) fn skew(&self, worker: usize, held: usize, silent: usize) {
+        self.resize(worker, |sizes| sizes.skew = (held, silent));
+    }
+
+    pub(crate) fn troubles(&self, troubles: u64) {
+        self.input_troubles.set(troubles as i64);
+    }
+
     fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         if sizes.len() <= worker {
@@ -177,6 +196,8 @@ impl Status {
         self.id_bytes.set(sum(|s| s.ids.1));
         self.tags.set(sum(|s| s.tags.0));
         self.tag_bytes.set(sum(|s| s.tags.1));
+        self.held_partitions.set(sum(|s| s.skew.0));
+        self.silent_partitions.set(sum(|s| s.skew.1));
     }
 
     pub(crate) fn cut(&self, cut: &Cut) {

@@ -26,7 +26,7 @@ pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
 pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType};
 pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};
-pub use self::topic::{LogTime, Position, Topic};
+pub use self::topic::{LogTime, OnLost, Position, Topic};
 pub use self::value::{HostPort, HostPortError};
 pub use self::window::{
     AssignKey, AssignKeyUses, AssignTimestamp, AssignTimestampUses, AssignTimestampWith, Partition,
