@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dataflow::{Beyond, Estimate, Load, Settings};
+use dataflow::log::kafka::OnLost;
+use dataflow::{Beyond, Estimate, Load, LogTimeKind, Settings};
 use schemas::config::{Config, SourceUri};
 use schemas::mapping::{Field, Mapping};
 use schemas::time::format_duration_ms;
@@ -142,11 +143,26 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
 }
 
 fn source(topic: &Topic, bounded: bool) -> String {
-    let Topic { name, source, mapping } = topic;
+    let Topic { name, source, mapping, log_time, kafka } = topic;
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
-            format!("Kafka topic {topic} at {}", brokers.join(", "))
+            let begins = if kafka.from_end { ", at first from its end" } else { "" };
+            let ends = if bounded { ", to the ends found at the start" } else { "" };
+            let lost = match kafka.on_lost {
+                OnLost::Error => "an error",
+                OnLost::Skip => "skipped and counted",
+            };
+            let time = match log_time {
+                LogTimeKind::Auto => "the topic's append times, else the events' own",
+                LogTimeKind::Append => "append times",
+                LogTimeKind::Event => "the events' own times",
+            };
+            let brokers = brokers.join(", ");
+            format!(
+                "Kafka topic {topic} at {brokers}{begins}{ends}, committed records; log time by \
+                 {time}; records lost to retention are {lost}"
+            )
         }
         SourceUri::File(path) if bounded => format!("{}, to its present end", path.display()),
         SourceUri::File(path) => format!("{}, and what is appended to it", path.display()),

@@ -1,18 +1,26 @@
-//! `tagflow generate`: posts shaped like real ones, to files or standard output.
+//! `tagflow generate`: posts shaped like real ones, to files, standard output or a Kafka topic.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dataflow::InputError;
+use dataflow::clock::{Clock, SystemClock};
 use dataflow::log::generator::{Generator, GeneratorSpec};
+use dataflow::log::kafka::{Created, TopicError, TopicWriter, WriterError};
+use schemas::config::SourceUri;
 use schemas::time::parse_duration_ms;
 
 use crate::error::CliError;
+use crate::inputs::{kafka, properties};
+use crate::job::Kafka;
 
 /// Generate posts shaped like a real stream's, reproducibly from a seed
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tagflow generate --posts 100000 --seed 1 --out posts.ndjson")]
+#[command(after_help = "Examples:
+  tagflow generate --posts 100000 --seed 1 --out posts.ndjson
+  tagflow generate --posts 100000 --out kafka://127.0.0.1:9092/posts --partitions 6")]
 pub(crate) struct Args {
     #[command(flatten)]
     shape: Shape,
@@ -22,12 +30,21 @@ pub(crate) struct Args {
     /// Event time from the first record to the last
     #[arg(long, default_value = "30h", value_parser = parse_duration_ms)]
     span: i64,
-    /// A file, or a folder for one file each partition; - is standard output
-    #[arg(long, value_name = "FILE_OR_DIR")]
+    /// A file, a folder for one file each partition, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`; - is
+    /// standard output
+    #[arg(long, value_name = "OUT")]
     out: PathBuf,
-    /// Write a folder of so many files
-    #[arg(long, value_name = "P")]
+    /// Write a folder of so many files, or make the topic with so many partitions
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     partitions: Option<u64>,
+    /// Write so many posts a second, dated now
+    #[arg(long, value_name = "N", conflicts_with_all = ["span", "start_ms"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: Option<u64>,
+    /// A property of the Kafka client, as librdkafka names it; for secrets set
+    /// `TAGFLOW_KAFKA_SASL_PASSWORD` and the like
+    #[arg(long, value_name = "KEY=VALUE")]
+    kafka: Vec<String>,
 }
 
 /// What generated posts look like.
@@ -82,21 +99,112 @@ impl Shape {
     }
 }
 
+/// Where records go.
+enum Sink {
+    /// Files, in turn.
+    Files(Vec<Box<dyn Write>>, PathBuf),
+    /// A topic, by the user.
+    Topic(Box<TopicWriter>),
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let step_us = (args.span.unsigned_abs() * 1000).checked_div(args.posts).unwrap_or(0);
-    let spec = args.shape.spec(Some(args.posts), step_us);
-    let generator = Generator::new(spec).map_err(InputError::from)?;
-    let mut files = open(&args.out, args.partitions)?;
-    let mut record = String::new();
-    let count = files.len() as u64;
-    for index in 0..args.posts {
-        generator.record(index, &mut record);
-        record.push('\n');
-        let file = &mut files[(index % count) as usize];
-        file.write_all(record.as_bytes()).map_err(cannot_write(&args.out))?;
+    let clock = SystemClock::default();
+    let mut spec = args.shape.spec(Some(args.posts), 0);
+    if let Some(rate) = args.rate {
+        (spec.start_ms, spec.step_us) = (clock.wall_ms(), 1_000_000 / rate);
+    } else {
+        spec.step_us = (args.span.unsigned_abs() * 1000).checked_div(args.posts).unwrap_or(0);
     }
-    files.iter_mut().try_for_each(Write::flush).map_err(cannot_write(&args.out))
+    let (step_us, start_us) = (spec.step_us, clock.mono_us());
+    let generator = Generator::new(spec).map_err(InputError::from)?;
+    let mut sink = sink(&args)?;
+    let mut record = String::new();
+    for index in 0..args.posts {
+        if args.rate.is_some() {
+            let due_us = start_us + index * step_us;
+            while let Some(wait) = due_us.checked_sub(clock.mono_us()).filter(|us| *us > 1000) {
+                sink.flush()?;
+                std::thread::park_timeout(Duration::from_micros(wait));
+            }
+        }
+        generator.record(index, &mut record);
+        sink.write(index, &mut record)?;
+    }
+    sink.finish()
+}
+
+/// What `--out` names.
+fn sink(args: &Args) -> Result<Sink, CliError> {
+    let text = args.out.to_string_lossy();
+    if !text.starts_with("kafka:") {
+        if !args.kafka.is_empty() {
+            let what = "--kafka is for kafka: outputs only; leave it out";
+            return Err(CliError::Usage(what.to_owned()));
+        }
+        return Ok(Sink::Files(open(&args.out, args.partitions)?, args.out.clone()));
+    }
+    let source = text.parse().map_err(|error| CliError::Usage(format!("--out: {error}")))?;
+    let SourceUri::Kafka { brokers, topic } = source else {
+        return Err(CliError::Usage(format!("--out: {text:?} is no Kafka topic")));
+    };
+    let how = Kafka { properties: properties(&args.kafka)?, ..Kafka::default() };
+    let wanted = args.partitions.map(|partitions| partitions as usize);
+    let opened = TopicWriter::open(kafka(&brokers, &topic, &how), wanted);
+    let (writer, created) = opened.map_err(|error| match error {
+        WriterError::Property(error) => CliError::Usage(error.to_string()),
+        WriterError::Topic(error) => CliError::Failed(error.to_string()),
+    })?;
+    match created {
+        Created::New(partitions) => eprintln!("made topic {topic} with {partitions} partitions"),
+        Created::Old(there) if wanted.is_some_and(|wanted| wanted != there) => {
+            eprintln!("topic {topic} exists with {there} partitions; --partitions was left aside");
+        }
+        Created::Old(_) => {}
+    }
+    Ok(Sink::Topic(Box::new(writer)))
+}
+
+impl Sink {
+    fn write(&mut self, index: u64, record: &mut String) -> Result<(), CliError> {
+        match self {
+            Self::Files(files, out) => {
+                record.push('\n');
+                let file = (index % files.len() as u64) as usize;
+                files[file].write_all(record.as_bytes()).map_err(cannot_write(out))
+            }
+            Self::Topic(writer) => writer.write(user(record), record).map_err(failed),
+        }
+    }
+
+    /// What was written is seen by others soon.
+    fn flush(&mut self) -> Result<(), CliError> {
+        match self {
+            Self::Files(files, out) => {
+                files.iter_mut().try_for_each(Write::flush).map_err(cannot_write(out))
+            }
+            Self::Topic(writer) => writer.serve().map_err(failed),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), CliError> {
+        self.flush()?;
+        if let Self::Topic(writer) = self {
+            let written = writer.finish().map_err(failed)?;
+            eprintln!("{written} records were acknowledged");
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: TopicError) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+/// The user of a generated record: what it is partitioned by.
+fn user(record: &str) -> &str {
+    let rest = record.split_once("\"user_id\":\"").map_or("", |(_, rest)| rest);
+    rest.split_once('"').map_or("", |(user, _)| user)
 }
 
 fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {

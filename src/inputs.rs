@@ -1,27 +1,31 @@
 //! Inputs as command lines and files name them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::log::Mode;
 use dataflow::log::generator::GeneratorSpec;
+use dataflow::log::kafka::{KafkaLog, KafkaSettings, OnLost};
 use dataflow::{Origin, Settings};
-use schemas::config::{GeneratorSource, SourceUri};
+use schemas::config::{GeneratorSource, HostPort, SourceUri};
 
 use crate::error::CliError;
+use crate::job::{Kafka, Topic};
 
-/// Where the records of `source` come from, for a job with `settings` on `state`.
-pub(crate) fn origin(
-    source: &SourceUri,
-    settings: &Settings,
-    state: &Path,
-) -> Result<Origin, CliError> {
+/// Environment variables with properties of the Kafka client begin so.
+const KAFKA_VARIABLE: &str = "TAGFLOW_KAFKA_";
+
+/// Where the records of `topic` come from, for a job with `settings` on `state`.
+pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result<Origin, CliError> {
     let bounded = !settings.live;
-    match source {
-        SourceUri::Kafka { .. } => {
-            let what = "kafka: sources are not in this build yet; use a file or stdin:";
-            Err(CliError::Failed(what.to_owned()))
+    match &topic.source {
+        SourceUri::Kafka { brokers, topic: name } => {
+            let kafka = KafkaSettings { bounded, ..kafka(brokers, name, &topic.kafka) };
+            let log = KafkaLog::new(kafka).map_err(|error| CliError::Usage(error.to_string()))?;
+            Ok(Origin::Log(Arc::new(log)))
         }
         SourceUri::Stdin => Ok(Origin::Stdin),
         SourceUri::File(path) => {
@@ -42,6 +46,60 @@ pub(crate) fn origin(
                 spec: generator(source, state)?,
                 real_time: source.rate_per_s.is_some(),
             })
+        }
+    }
+}
+
+/// How the topic `name` is reached; what the environment says gives way to what `kafka` does.
+pub(crate) fn kafka(brokers: &[HostPort], name: &str, kafka: &Kafka) -> KafkaSettings {
+    let mut properties = environment();
+    properties.extend(kafka.properties.clone());
+    KafkaSettings {
+        brokers: brokers.iter().map(ToString::to_string).collect(),
+        topic: name.to_owned(),
+        properties,
+        group: kafka.group.clone(),
+        bounded: false,
+        from_end: kafka.from_end,
+        on_lost: kafka.on_lost,
+    }
+}
+
+/// The properties that the environment sets; an empty variable sets none.
+fn environment() -> BTreeMap<String, String> {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let name = name.strip_prefix(KAFKA_VARIABLE)?.to_ascii_lowercase().replace('_', ".");
+        Some((name, value.into_string().ok().filter(|value| !value.is_empty())?))
+    });
+    variables.collect()
+}
+
+/// Reads `KEY=VALUE` arguments, the last of one key counts.
+pub(crate) fn properties(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    let pair = |pair: &String| {
+        let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty())?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    // What it is instead may hold a secret.
+    let wrong = || CliError::Usage("--kafka: write KEY=VALUE".to_owned());
+    pairs.iter().map(|text| pair(text).ok_or_else(wrong)).collect()
+}
+
+/// What becomes of records that were removed before they were read.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum OnLostArg {
+    /// End with an error that says which
+    Error,
+    /// Go on with what is left, and count them
+    Skip,
+}
+
+impl From<OnLostArg> for OnLost {
+    fn from(arg: OnLostArg) -> Self {
+        match arg {
+            OnLostArg::Error => Self::Error,
+            OnLostArg::Skip => Self::Skip,
         }
     }
 }

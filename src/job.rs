@@ -1,10 +1,12 @@
 //! A job as a command line or a `dataflow.yaml` asks for it, before anything is opened.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
+use dataflow::log::kafka::OnLost;
 use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
 use schemas::mapping::Mapping;
@@ -28,6 +30,23 @@ pub(crate) struct Topic {
     pub(crate) source: SourceUri,
     /// What its records call the fields of an event.
     pub(crate) mapping: Mapping,
+    /// What its log time follows.
+    pub(crate) log_time: LogTimeKind,
+    /// How it is read where it is a Kafka topic.
+    pub(crate) kafka: Kafka,
+}
+
+/// How a Kafka topic is read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kafka {
+    /// The name that offsets are committed for.
+    pub(crate) group: String,
+    /// Properties of the client.
+    pub(crate) properties: BTreeMap<String, String>,
+    /// Whether a job without state begins at the end.
+    pub(crate) from_end: bool,
+    /// What becomes of records that were removed before they were read.
+    pub(crate) on_lost: OnLost,
 }
 
 /// A job that could be started.
@@ -89,10 +108,25 @@ impl Job {
             allow: scope.allow.clone(),
         };
         settings.scopes = service.scopes.iter().map(scope).collect();
+        settings.max_skew_ms = service.window.watermark.max_skew_ms;
         let topic = |topic: &config::Topic| Topic {
             name: topic.name.clone(),
             source: topic.source.clone(),
             mapping: topic.mapping.clone(),
+            log_time: match topic.log_time {
+                None => LogTimeKind::Auto,
+                Some(config::LogTime::Append) => LogTimeKind::Append,
+                Some(config::LogTime::Event) => LogTimeKind::Event,
+            },
+            kafka: Kafka {
+                group: format!("tagflow-{}", config.meta.name),
+                properties: topic.properties.clone(),
+                from_end: topic.start == config::Position::End,
+                on_lost: match topic.on_lost {
+                    config::OnLost::Error => OnLost::Error,
+                    config::OnLost::Skip => OnLost::Skip,
+                },
+            },
         };
         Self {
             name: config.meta.name.clone(),
@@ -105,14 +139,21 @@ impl Job {
         }
     }
 
+    /// Checks what can be checked of its inputs without opening any.
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        let kafka = |topic: &&Topic| matches!(topic.source, SourceUri::Kafka { .. });
+        let mut kafka = self.topics.iter().filter(kafka);
+        kafka.try_for_each(|topic| origin(topic, &self.settings, &self.state).map(drop))
+    }
+
     /// What starts it.
     pub(crate) fn spec(&self, take_over: bool) -> Result<JobSpec, CliError> {
         let inputs = self.topics.iter().map(|topic| {
             Ok(InputSpec {
                 name: topic.name.clone(),
-                origin: origin(&topic.source, &self.settings, &self.state)?,
+                origin: origin(topic, &self.settings, &self.state)?,
                 mapping: topic.mapping.clone(),
-                log_time: LogTimeKind::Event,
+                log_time: topic.log_time,
             })
         });
         let publisher = match &self.store {

@@ -15,8 +15,8 @@ use sinks::commits::Snapshot;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::inputs::origin;
-use crate::job::Job;
+use crate::inputs::{origin, properties};
+use crate::job::{Job, Kafka, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::state::{At, manifest, open};
@@ -64,6 +64,9 @@ pub(crate) struct LogArgs {
     /// The input of the job
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
+    /// A property of the Kafka client, as for run
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
+    kafka: Vec<String>,
     /// What the records call the fields of an event, as the job was told
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
@@ -135,40 +138,33 @@ impl LogArgs {
             None if self.count_beyond => (Some(self.horizon), Beyond::Count),
             None => (Some(self.horizon), Beyond::DeadLetter),
         };
-        // In order, to where the files end now.
-        let settings = |source: &SourceUri| Settings {
-            live: matches!(source, SourceUri::Generator(_)),
-            horizon_ms: Some(self.horizon),
-            ..Settings::default()
-        };
-        let spec = |name: &str, source: &SourceUri, mapping: &Mapping| -> Result<_, CliError> {
-            if *source == SourceUri::Stdin {
+        // In order, to where the inputs end now.
+        let spec = |topic: &Topic| -> Result<_, CliError> {
+            if topic.source == SourceUri::Stdin {
                 let what = "standard input cannot be read again: name the file it came from";
                 return Err(CliError::Usage(what.to_owned()));
             }
+            let settings = Settings {
+                live: matches!(topic.source, SourceUri::Generator(_)),
+                horizon_ms: Some(self.horizon),
+                ..Settings::default()
+            };
             Ok(InputSpec {
-                name: name.to_owned(),
-                origin: origin(source, &settings(source), &state)?,
-                mapping: mapping.clone(),
-                log_time: LogTimeKind::Event,
+                name: topic.name.clone(),
+                origin: origin(topic, &settings, &state)?,
+                mapping: topic.mapping.clone(),
+                log_time: topic.log_time,
             })
         };
         let inputs = match (&job, &self.input) {
-            (Some(job), _) => {
-                job.topics.iter().map(|t| spec(&t.name, &t.source, &t.mapping)).collect()
+            (Some(job), _) => job.topics.iter().map(spec).collect::<Result<_, _>>()?,
+            (None, Some(input)) => vec![spec(&self.topic(input, &snapshot)?)?],
+            (None, None) => {
+                return Err(CliError::Usage("name a dataflow.yaml or an --input".into()));
             }
-            (None, Some(input)) => {
-                let scopes = snapshot.manifest.body.scopes.iter().flatten();
-                let attributes: Vec<&str> =
-                    scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
-                let mapping = Mapping::parse(&self.map, &attributes);
-                let mapping = mapping.map_err(|e| CliError::Usage(format!("--map: {e}")))?;
-                spec("input", input, &mapping).map(|spec| vec![spec])
-            }
-            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
         };
         Ok(Request {
-            inputs: inputs?,
+            inputs,
             storage,
             snapshot,
             horizon_ms,
@@ -176,6 +172,22 @@ impl LogArgs {
             which,
             workers,
             limit_rate: self.limit_rate,
+        })
+    }
+
+    /// The input of the command line, with the scopes of the commit.
+    fn topic(&self, input: &SourceUri, snapshot: &Snapshot) -> Result<Topic, CliError> {
+        let scopes = snapshot.manifest.body.scopes.iter().flatten();
+        let mut attributes: Vec<&str> =
+            scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
+        attributes.dedup();
+        let mapping = Mapping::parse(&self.map, &attributes);
+        Ok(Topic {
+            name: "input".to_owned(),
+            source: input.clone(),
+            mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
+            log_time: LogTimeKind::Auto,
+            kafka: Kafka { properties: properties(&self.kafka)?, ..Kafka::default() },
         })
     }
 }

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dataflow::log::kafka::OnLost;
 use dataflow::{
-    Beyond, Publication, Publishing, Scope, Settings, Started, StateSize, Status, start,
+    Beyond, LogTimeKind, Publication, Publishing, Scope, Settings, Started, StateSize, Status,
+    start,
 };
 use prometheus_client::registry::Registry;
 use schemas::config::SourceUri;
@@ -16,7 +18,8 @@ use sinks::commits::Retention;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::job::{JOB_NAME, Job, Topic};
+use crate::inputs::{OnLostArg, properties};
+use crate::job::{JOB_NAME, Job, Kafka, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::service::{ListenArgs, Listeners};
@@ -29,7 +32,8 @@ use crate::store_args::StoreArgs;
   tagflow run dataflow.yaml
   tagflow run --input examples/posts.ndjson --state ./state --bounded
   tagflow run --input ./posts --state ./state --store cql://127.0.0.1:9042/tags
-  tagflow run --input ./posts --map event_id=id,ts=created_at,caption=text --state ./state")]
+  tagflow run --input ./posts --map event_id=id,ts=created_at,caption=text --state ./state
+  tagflow run --input kafka://127.0.0.1:9092/posts --state ./state --workers 2")]
 pub(crate) struct Args {
     /// A dataflow.yaml, which says all that --input and its companions would
     #[arg(value_name = "CONFIG", required_unless_present = "input")]
@@ -68,9 +72,18 @@ pub(crate) struct Args {
 /// What a `dataflow.yaml` says otherwise.
 #[derive(clap::Args)]
 struct JobArgs {
-    /// A file, a folder of NDJSON files, stdin: or generator:?rate=1000
+    /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, stdin: or
+    /// generator:?rate=1000
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
+    /// A property of the Kafka client, as librdkafka names it; for secrets set
+    /// `TAGFLOW_KAFKA_SASL_PASSWORD` and the like
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
+    kafka: Vec<String>,
+    /// What to do when a topic's retention removed records before they were read: error
+    /// (default) or skip, which counts them
+    #[arg(long, value_name = "WHAT", conflicts_with = "config", hide_possible_values = true)]
+    on_lost: Option<OnLostArg>,
     /// What the records call the fields of an event, and how they write ts (ms, s, us, rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
@@ -216,14 +229,38 @@ impl JobArgs {
         let mapping = Mapping::parse(&self.map, &attributes)
             .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
         let metrics = self.metrics.clone();
+        let kafka = self.kafka(input)?;
+        let (name, source) = ("input".to_owned(), input.clone());
+        let log_time = LogTimeKind::Auto;
         Ok(Job {
             name: JOB_NAME.to_owned(),
             settings,
-            topics: vec![Topic { name: "input".to_owned(), source: input.clone(), mapping }],
+            topics: vec![Topic { name, source, mapping, log_time, kafka }],
             state: PathBuf::new(),
             workers: worker_default(),
             listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),
             store: None,
+        })
+    }
+}
+
+impl JobArgs {
+    fn kafka(&self, input: &SourceUri) -> Result<Kafka, CliError> {
+        let SourceUri::Kafka { topic, .. } = input else {
+            let given =
+                [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
+            return match given.iter().find(|(_, given)| *given) {
+                Some((name, _)) => {
+                    Err(CliError::Usage(format!("{name} is for kafka: inputs only; leave it out")))
+                }
+                None => Ok(Kafka::default()),
+            };
+        };
+        Ok(Kafka {
+            group: format!("tagflow-{topic}"),
+            properties: properties(&self.kafka)?,
+            from_end: false,
+            on_lost: self.on_lost.map(OnLost::from).unwrap_or_default(),
         })
     }
 }

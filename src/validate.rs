@@ -6,7 +6,7 @@ use schemas::config::Finding;
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::job::load;
+use crate::job::{Job, load};
 use crate::output::Output;
 
 /// Check a dataflow.yaml without running anything
@@ -73,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         let lines = config.missing_parts().iter().map(|part| format!("{file}:{part}"));
         return Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")));
     }
+    Job::of(&config, false).check()?;
     if !args.json {
         output.line(format!("{file} is valid"))?;
     }

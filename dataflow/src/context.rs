@@ -11,6 +11,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::clock::Clock;
 use crate::failure::Failure;
+use crate::operators::skew::Slowest;
 use crate::operators::source::budget;
 use crate::plan::Plan;
 use crate::settings::{Input, Settings};
@@ -37,6 +38,7 @@ pub(crate) struct Context {
     pub(crate) stop: Arc<Stop>,
     pub(crate) slice: Arc<SliceCount>,
     pub(crate) pace: Arc<Pace>,
+    pub(crate) slowest: Arc<Slowest>,
     pub(crate) status: Arc<Status>,
 }
 

@@ -1,11 +1,12 @@
 //! What there is to read when a job starts: the partitions that exist, held against those that the
 //! newest commit knows.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use schemas::log_time::LogTime;
-use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Partition, Position};
+use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Fingerprint, Partition, Position};
 
 use crate::log::{Found, LogError, Shape};
 use crate::records::Inputs;
@@ -24,6 +25,10 @@ pub(crate) struct OrderedPart {
     pub(crate) offset: u64,
     /// The log time up to there.
     pub(crate) log_time: LogTime,
+    /// The first position that counts.
+    pub(crate) begin: u64,
+    /// What it was known by.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// What is to be read.
@@ -45,8 +50,15 @@ impl Plan {
         for (index, input) in inputs.iter().enumerate() {
             let states = plan.inputs.entry(input.name.clone()).or_default();
             let found = input.log.discover()?;
+            let first = states.is_empty();
             for (name, state) in states.iter_mut() {
-                if !state.done && !found.iter().any(|f| f.partition == *name) {
+                if found.iter().any(|f| f.partition == *name) {
+                    continue;
+                }
+                if let Some(error) = input.log.missing(name) {
+                    return Err(error);
+                }
+                if !state.done {
                     if input.log.is_bounded() && input.log.is_repeatable() {
                         return Err(LogError::Gone(name.clone()));
                     }
@@ -57,16 +69,25 @@ impl Plan {
                 }
             }
             for found in found {
-                let state = states.entry(found.partition.clone()).or_default();
-                if let Some(known) = &state.fingerprint {
-                    input.log.verify(&found.partition, known)?;
-                }
+                let state = match states.entry(found.partition.clone()) {
+                    Entry::Occupied(known) => {
+                        input.log.resume(&found.partition, known.get())?;
+                        known.into_mut()
+                    }
+                    Entry::Vacant(new) => {
+                        let beginning = input.log.beginning(&found.partition, first)?;
+                        let position = Position::Offset(beginning);
+                        new.insert(Partition { position, begin: beginning, ..Partition::default() })
+                    }
+                };
                 match &found.shape {
                     Shape::Ordered { bytes } => {
                         check_size(&found.partition, state, bytes.unwrap_or(u64::MAX))?;
                         let offset = continue_in_order(&found.partition, state)?;
                         let grown = bytes.is_some_and(|bytes| bytes > offset);
-                        if !state.done || grown {
+                        let knows_more = bytes.is_some() || input.log.is_topic();
+                        let grows = !input.log.is_bounded() && knows_more;
+                        if !state.done || grown || grows {
                             state.done = false;
                             plan.ordered.push(ordered(index, found, offset, state));
                         }
@@ -105,7 +126,8 @@ fn continue_in_order(name: &str, state: &mut Partition) -> Result<u64, LogError>
 
 fn ordered(input: usize, found: Found, offset: u64, state: &Partition) -> OrderedPart {
     let Found { partition, share, .. } = found;
-    OrderedPart { input, partition, share, offset, log_time: state.log_time.clone() }
+    let (log_time, fingerprint) = (state.log_time.clone(), state.fingerprint.clone());
+    OrderedPart { input, partition, share, offset, log_time, begin: state.begin, fingerprint }
 }
 
 fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError> {

@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::log::LogError;
+use crate::operators::skew::Slowest;
 use crate::own::{own, reason};
 use crate::plan::Plan;
 use crate::publishing::{self, Publication, check_store};
@@ -276,6 +277,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         failure: Arc::new(Failure::default()),
         stop: Arc::new(Stop::default()),
         slice: Arc::new(SliceCount::new(spec.workers)),
+        slowest: Arc::new(Slowest::new(spec.workers)),
         status,
     };
     Ok(Prepared::Ready(Box::new(Ready {

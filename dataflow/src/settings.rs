@@ -24,8 +24,10 @@ pub enum Beyond {
 /// What a partition's log time follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogTimeKind {
-    /// The events' own times.
+    /// The log's stamps where it makes them itself, else the events' own times.
     #[default]
+    Auto,
+    /// The events' own times.
     Event,
     /// The log's stamps of its records.
     Append,
@@ -85,6 +87,8 @@ pub struct Settings {
     pub beyond: Beyond,
     /// Events dated further ahead of the clock are refused; none: they are not.
     pub max_future_ms: Option<i64>,
+    /// A topic's partition whose log time is so far ahead of the slowest one's waits for it.
+    pub max_skew_ms: i64,
     /// Whether stream time follows the wall clock once the job has caught up.
     pub live: bool,
     /// A bounded run reads events up to this time, and ends at it.
@@ -112,6 +116,7 @@ impl Default for Settings {
             horizon_ms: Some(24 * 3_600_000),
             beyond: Beyond::default(),
             max_future_ms: Some(5 * 60_000),
+            max_skew_ms: 10 * 60_000,
             live: true,
             until_ms: None,
             scopes: Vec::new(),

@@ -18,6 +18,8 @@ use crate::records::Cut;
 struct Sizes {
     ids: (usize, usize),
     tags: (usize, usize),
+    /// Partitions that wait for others, and that deliver nothing.
+    skew: (usize, usize),
 }
 
 /// The newest commit in numbers.
@@ -109,12 +111,15 @@ pub struct Status {
     publish_rows: Counter,
     publish_resent: Counter,
     publish_refused: Counter,
+    held_partitions: Gauge,
+    silent_partitions: Gauge,
+    input_troubles: Gauge,
     counted: Counted,
 }
 
 /// One gauge per manifest counter, since they continue over restarts.
 #[derive(Debug, Default)]
-struct Counted([Gauge; 10]);
+struct Counted([Gauge; 11]);
 
 impl Status {
     /// Makes all metrics known to a registry.
@@ -144,6 +149,12 @@ impl Status {
         gauge("publish_lag_commits", "Commits newer than that", &self.publish_lag_commits);
         gauge("publish_lag_seconds", "Its age, 0 if it is the newest", &self.publish_lag_seconds);
         gauge("publish_waiting", "1 while the store does not answer", &self.publish_waiting);
+        let help = "Partitions of topics that run ahead, and wait";
+        gauge("held_partitions", help, &self.held_partitions);
+        let help = "Partitions of topics that deliver nothing, though they should";
+        gauge("silent_partitions", help, &self.silent_partitions);
+        let help = "How often an input could not be reached, by this process";
+        gauge("input_troubles", help, &self.input_troubles);
         for ((name, _), value) in Counters::default().named().iter().zip(&self.counted.0) {
             let help = "Records or occurrences since the state began, by the newest commit";
             gauge(&format!("committed_{name}"), help, value);
@@ -202,6 +213,14 @@ impl Status {
         self.resize(worker, |sizes| sizes.tags = (tags, bytes));
     }
 
+    pub(crate) fn skew(&self, worker: usize, held: usize, silent: usize) {
+        self.resize(worker, |sizes| sizes.skew = (held, silent));
+    }
+
+    pub(crate) fn troubles(&self, troubles: u64) {
+        self.input_troubles.set(troubles as i64);
+    }
+
     fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         if sizes.len() <= worker {
@@ -213,6 +232,8 @@ impl Status {
         self.id_bytes.set(sum(|s| s.ids.1));
         self.tags.set(sum(|s| s.tags.0));
         self.tag_bytes.set(sum(|s| s.tags.1));
+        self.held_partitions.set(sum(|s| s.skew.0));
+        self.silent_partitions.set(sum(|s| s.skew.1));
     }
 
     pub(crate) fn cut(&self, cut: &Cut) {

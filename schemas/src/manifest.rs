@@ -88,6 +88,9 @@ pub struct Finished {
 pub struct Partition {
     /// How far.
     pub position: Position,
+    /// The first position that counts: that of the oldest record there was when it was found.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub begin: u64,
     /// Its log time.
     pub log_time: LogTime,
     /// Whether it had been read to the end seen as the previous commit closed.
@@ -97,6 +100,11 @@ pub struct Partition {
     /// What it must begin with to be the same partition.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fingerprint: Option<Fingerprint>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A position in a partition.
@@ -152,19 +160,22 @@ pub struct Block {
     pub times: LogTime,
 }
 
-/// The first bytes of a file, to know it again.
+/// The first bytes of a file, or the last record read of a topic's partition, to know it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// How many bytes, at most 4,096.
+    /// How many bytes; of a file at most 4,096.
     pub bytes: u64,
     /// Their hash, in hexadecimal.
     pub xxh3: String,
+    /// Of a record: its position.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub at: Option<u64>,
 }
 
 impl Fingerprint {
     /// The fingerprint of a file that begins with `head`.
     pub fn of(head: &[u8]) -> Self {
-        Self { bytes: head.len() as u64, xxh3: checksum(head) }
+        Self { bytes: head.len() as u64, xxh3: checksum(head), at: None }
     }
 }
 
@@ -192,11 +203,13 @@ pub struct Counters {
     pub texts_truncated: u64,
     /// Attribute values outside a scope's allow-list.
     pub scope_overflow: u64,
+    /// Positions of topics whose records were removed before they could be read.
+    pub lost_records: u64,
 }
 
 impl Counters {
     /// Every counter with its name.
-    pub fn named(&self) -> [(&'static str, u64); 10] {
+    pub fn named(&self) -> [(&'static str, u64); 11] {
         [
             ("events", self.events),
             ("duplicates", self.duplicates),
@@ -208,6 +221,7 @@ impl Counters {
             ("tags_too_many", self.tags_too_many),
             ("texts_truncated", self.texts_truncated),
             ("scope_overflow", self.scope_overflow),
+            ("lost_records", self.lost_records),
         ]
     }
 
@@ -234,6 +248,7 @@ impl std::ops::AddAssign for Counters {
         self.tags_too_many += more.tags_too_many;
         self.texts_truncated += more.texts_truncated;
         self.scope_overflow += more.scope_overflow;
+        self.lost_records += more.lost_records;
     }
 }
 
@@ -384,6 +399,7 @@ mod tests {
                 "a.ndjson".to_owned(),
                 Partition {
                     position: Position::Blocks(blocks),
+                    begin: 0,
                     log_time,
                     at_end: true,
                     done: true,
@@ -432,6 +448,14 @@ mod tests {
     fn a_manifest_comes_back() {
         let manifest = manifest();
         assert_eq!(Manifest::decode(&manifest.encode().unwrap()), Ok(manifest));
+    }
+
+    #[test]
+    fn counters_of_an_older_build_lack_the_newer_ones() {
+        let old: Counters = serde_json::from_str(r#"{"events":3,"scope_overflow":1}"#).unwrap();
+        assert_eq!(old, Counters { events: 3, scope_overflow: 1, ..Counters::default() });
+        let fingerprint: Fingerprint = serde_json::from_str(r#"{"bytes":2,"xxh3":"0"}"#).unwrap();
+        assert_eq!(fingerprint.at, None);
     }
 
     #[test]

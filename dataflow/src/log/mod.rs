@@ -6,17 +6,22 @@
 mod block;
 mod files;
 pub mod generator;
+pub mod kafka;
 mod lines;
 mod stdin;
 
+use std::collections::BTreeMap;
 use std::io;
 
 pub use files::{FileLog, Mode};
 pub use generator::{GeneratorLog, GeneratorSpec};
 pub use schemas::manifest::BLOCK_BYTES;
-use schemas::manifest::Fingerprint;
+use schemas::manifest::{Fingerprint, Partition};
 pub use stdin::StdinLog;
 use thiserror::Error;
+
+use self::kafka::TopicError;
+
 /// Why an input could not be read.
 #[derive(Debug, Error)]
 pub enum LogError {
@@ -56,6 +61,9 @@ pub enum LogError {
     /// A file with unread records is gone.
     #[error("{0} is gone, and had not been read to its end")]
     Gone(String),
+    /// A topic cannot be read.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
 }
 
 /// A partition that exists.
@@ -118,8 +126,13 @@ pub trait Reader: Send {
     fn position(&self) -> u64;
     /// The position behind the last record that is there now; none where nobody knows.
     fn end(&mut self) -> Result<Option<u64>, LogError>;
-    /// What the partition begins with, to know it again.
+    /// What the partition begins with, or the last record read of it, to know it again.
     fn fingerprint(&self) -> Option<Fingerprint>;
+
+    /// How many records were removed before they could be read, since this was last asked.
+    fn lost(&mut self) -> u64 {
+        0
+    }
 }
 
 /// A named input.
@@ -144,5 +157,45 @@ pub trait Log: Send + Sync {
     /// Whether a later start finds the same partitions and records.
     fn is_repeatable(&self) -> bool {
         true
+    }
+
+    /// Whether partitions that run ahead wait for the slowest one.
+    fn is_topic(&self) -> bool {
+        false
+    }
+
+    /// Where a partition that the state does not know begins. `first`: it knows none of them.
+    fn beginning(&self, _partition: &str, _first: bool) -> Result<u64, LogError> {
+        Ok(0)
+    }
+
+    /// Checks that a partition can be read on from where it was left.
+    fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
+        let known = state.fingerprint.as_ref();
+        known.map_or(Ok(()), |known| self.verify(partition, known))
+    }
+
+    /// What is wrong when a partition that the state knows does not exist any more, where that is
+    /// always wrong.
+    fn missing(&self, _partition: &str) -> Option<LogError> {
+        None
+    }
+
+    /// The same as [`Self::open`], for the worker of a number, whose partitions may share a client.
+    fn open_on(
+        &self,
+        _worker: usize,
+        partition: &str,
+        position: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        self.open(partition, position)
+    }
+
+    /// A commit that covers these partitions is durable. For information: nothing waits for it.
+    fn committed(&self, _partitions: &BTreeMap<String, Partition>) {}
+
+    /// How often the log could not be reached, so far.
+    fn troubles(&self) -> u64 {
+        0
     }
 }

@@ -17,6 +17,7 @@ use super::ack::segments;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::records::{Ack, Cut, Last};
+use crate::settings::Input;
 
 /// Puts manifests together.
 struct Assembler {
@@ -77,6 +78,15 @@ impl Assembler {
     }
 }
 
+/// Tells the logs what has become durable.
+fn tell_logs(inputs: &[Input], made: &Manifest) {
+    for input in inputs {
+        if let Some(partitions) = made.body.inputs.get(&input.name) {
+            input.log.committed(partitions);
+        }
+    }
+}
+
 /// The stream whose frontier says which commits are durable.
 pub(crate) fn commit<'s>(
     acks: StreamVec<'s, Epoch, Ack>,
@@ -131,11 +141,13 @@ pub(crate) fn commit<'s>(
             writing = Some((held, last));
             let (replies, wake) = (replies.clone(), wake.clone());
             let (status, clock) = (context.status.clone(), context.clock.clone());
+            let inputs = context.inputs.clone();
             let made = manifest.clone();
             context.commits.send(manifest, move |done| {
                 let took_us = clock.mono_us().saturating_sub(cut_us);
                 if done.is_ok() {
                     status.committed(&made, took_us / 1000);
+                    tell_logs(&inputs, &made);
                 }
                 // Nobody listens any more when the job is ending on an error.
                 let _ = replies.send(done);

@@ -11,10 +11,12 @@ use schemas::rows::DeadLetters;
 use schemas::segment::Rows;
 
 use super::read::{Feed, Intake};
+use super::skew::{Runner, Standing, Tally, hold_back};
 use crate::context::Context;
 use crate::log::{LogError, Next, Reader};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Post};
+use crate::settings::LogTimeKind;
 use crate::stream_time::AGREE_MS;
 
 /// A partition being read in order.
@@ -30,6 +32,7 @@ struct Ordered {
     /// The end seen as the commit before closed.
     end_before: Option<u64>,
     at_end: bool,
+    standing: Standing,
 }
 
 /// A block being read.
@@ -51,6 +54,8 @@ pub(crate) struct Partitions {
     blocks_turn: bool,
     index: usize,
     peers: usize,
+    /// What the metrics say of partitions that wait.
+    tally: Tally,
 }
 
 /// What one worker read in a commit.
@@ -89,6 +94,7 @@ impl Partitions {
             blocks_turn: false,
             index,
             peers,
+            tally: Tally::default(),
         };
         for part in &context.plan.ordered {
             if part.share % peers as u64 == index as u64 {
@@ -106,7 +112,7 @@ impl Partitions {
     fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
         let skip = u64::from(part.offset > 0 && planted(Bug::OffsetByOne));
         let log = &self.context.inputs[part.input].log;
-        let reader = log.open(&part.partition, part.offset + skip)?;
+        let reader = log.open_on(self.index, &part.partition, part.offset + skip)?;
         let start = &self.context.start;
         self.ordered.push(Ordered {
             salt: self.salt(part.input),
@@ -117,6 +123,7 @@ impl Partitions {
             next: Next::More,
             end_before: None,
             at_end: false,
+            standing: Standing::default(),
         });
         Ok(())
     }
@@ -135,24 +142,48 @@ impl Partitions {
             let reader = input.log.open_block(name, part.bytes, part.number, offset)?;
             self.block = Some(Block { salt: self.salt(part.input), part, reader });
         }
-        let ready = self.ordered.iter().any(|o| o.next == Next::More);
+        self.hold_back()?;
+        let ready = self.ordered.iter().any(Ordered::is_ready);
         self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
         if self.blocks_turn {
             return Ok((self.read_block(limit, posts)?, Turn::More));
         }
         if !ready {
             // Look again at what had nothing.
-            for ordered in self.ordered.iter_mut().filter(|o| o.next == Next::Wait) {
+            let waiting = |o: &&mut Ordered| o.next == Next::Wait && !o.standing.held;
+            for ordered in self.ordered.iter_mut().filter(waiting) {
                 ordered.next = Next::More;
             }
         }
-        let ready = self.ordered.iter_mut().filter(|o| o.next == Next::More);
+        let ready = self.ordered.iter_mut().filter(|o| o.is_ready());
         let Some(ordered) = ready.min_by_key(|o| o.log_time.value_ms()) else {
             return Ok((0, self.at_rest()));
         };
         let read = read_ordered(&self.context, &mut self.intake, ordered, limit, posts)?;
-        let idle = read == 0 && self.ordered.iter().all(|o| o.next != Next::More);
+        let idle = read == 0 && !self.ordered.iter().any(Ordered::is_ready);
         Ok((read, if idle { self.at_rest() } else { Turn::More }))
+    }
+
+    /// Lets partitions of topics that run ahead wait.
+    fn hold_back(&mut self) -> Result<(), LogError> {
+        let Self { context, ordered, index, .. } = self;
+        let mut runners = Vec::new();
+        for o in ordered.iter_mut().filter(|o| context.inputs[o.part.input].log.is_topic()) {
+            let end = o.reader.end()?;
+            let is_behind = o.next != Next::End && end.is_some_and(|end| end > o.reader.position());
+            let log_time_ms = o.log_time.value_ms();
+            runners.push(Runner { log_time_ms, is_behind, standing: &mut o.standing });
+        }
+        if runners.is_empty() {
+            return Ok(());
+        }
+        let (max_skew_ms, now_us) = (context.settings.max_skew_ms, context.clock.mono_us());
+        let tally = hold_back(&mut runners, *index, &context.slowest, max_skew_ms, now_us);
+        if self.tally != tally {
+            self.tally = tally;
+            self.context.status.skew(self.index, tally.held, tally.silent);
+        }
+        Ok(())
     }
 
     fn at_rest(&self) -> Turn {
@@ -195,7 +226,9 @@ impl Partitions {
             news,
         };
         let mut facts = Vec::new();
+        let mut lost = 0;
         for o in &mut self.ordered {
+            lost += o.reader.lost();
             let end = o.reader.end()?;
             let read = o.reader.position();
             o.at_end = match o.end_before {
@@ -205,10 +238,11 @@ impl Partitions {
             o.end_before = end;
             let state = Partition {
                 position: Position::Offset(read),
+                begin: o.part.begin,
                 log_time: o.log_time.clone(),
                 at_end: o.at_end,
                 done: o.next == Next::End,
-                fingerprint: o.reader.fingerprint(),
+                fingerprint: o.reader.fingerprint().or_else(|| o.part.fingerprint.clone()),
             };
             let news = News::Ordered { state, largest: o.largest };
             facts.push(fact(o.part.input, &o.part.partition, news));
@@ -219,8 +253,17 @@ impl Partitions {
             facts.push(fact(part.input, &part.partition, news));
         }
         self.intake.commit = commit + 1;
-        let counters = std::mem::take(&mut self.intake.counters);
+        let mut counters = std::mem::take(&mut self.intake.counters);
+        counters.lost_records += lost;
+        self.tell_troubles();
         Ok(Ended { facts, counters, dead: std::mem::take(&mut self.intake.dead) })
+    }
+
+    fn tell_troubles(&self) {
+        if self.index == 0 {
+            let troubles = self.context.inputs.iter().map(|input| input.log.troubles()).sum();
+            self.context.status.troubles(troubles);
+        }
     }
 
     /// Opens partitions that have appeared since the last look.
@@ -237,13 +280,28 @@ impl Partitions {
                 let mine = found.share % self.peers as u64 == self.index as u64;
                 if mine && !known && !self.ordered.iter().any(open) {
                     tracing::info!(partition = found.partition, "a new input partition");
-                    let (partition, share) = (found.partition, found.share);
-                    let log_time = LogTime::default();
-                    self.open(OrderedPart { input, partition, share, offset: 0, log_time })?;
+                    let begin =
+                        self.context.inputs[input].log.beginning(&found.partition, false)?;
+                    self.open(OrderedPart {
+                        input,
+                        partition: found.partition,
+                        share: found.share,
+                        offset: begin,
+                        begin,
+                        log_time: LogTime::default(),
+                        fingerprint: None,
+                    })?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Ordered {
+    /// Whether it may have records, and need not wait for others.
+    fn is_ready(&self) -> bool {
+        self.next == Next::More && !self.standing.held
     }
 }
 
@@ -270,11 +328,15 @@ fn read_ordered(
     let (mut read, mut largest) = (0, None);
     ordered.next = ordered.reader.read(limit, &mut |record| {
         read += 1;
+        let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
         if let Some(post) = intake.take(record, &mut feed) {
-            largest = largest.max(Some(post.ts_ms));
+            largest = largest.max(Some(stamp_ms.unwrap_or(post.ts_ms)));
             posts.push(post);
         }
     })?;
+    if limit > 0 {
+        ordered.standing.was_read(read, mono_us);
+    }
     if let Some(ts) = largest
         && ordered.largest.is_none_or(|(known, _)| ts > known)
     {

@@ -30,6 +30,7 @@ pub(crate) struct Intake {
     hasher: Hasher,
     extractor: Extractor,
     packed: Vec<u8>,
+    warned: bool,
     /// The commit that records now belong to, for dead letters.
     pub(crate) commit: u64,
     pub(crate) counters: Counters,
@@ -55,6 +56,7 @@ impl Intake {
             hasher,
             extractor: Extractor::default(),
             packed: Vec::new(),
+            warned: false,
             commit,
             counters: Counters::default(),
             dead: Rows::default(),
@@ -84,20 +86,40 @@ impl Intake {
             self.counters.after_until += 1;
             return None;
         }
-        if event.ts_ms > feed.latest_ms {
+        let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
+        // A log's own clock says what is in the future, and it says so at every reading.
+        let latest_ms = match (stamp_ms, self.settings.max_future_ms) {
+            (Some(stamp), Some(ahead)) if feed.latest_ms < i64::MAX => stamp.saturating_add(ahead),
+            _ => feed.latest_ms,
+        };
+        if event.ts_ms > latest_ms {
             self.counters.dead_letters += 1;
-            let detail = format!("ts {} lies after {}", event.ts_ms, feed.latest_ms);
+            let detail = format!("ts {} lies after {latest_ms}", event.ts_ms);
             self.bury(feed, record, "future", &detail);
             return None;
         }
         let route = self.route(&event, record, feed);
-        match feed.input.log_time {
-            LogTimeKind::Event => feed.log_time.observe(event.ts_ms),
-            LogTimeKind::Append => {
-                feed.log_time.observe_append(record.stamp_ms.unwrap_or(event.ts_ms));
+        match stamp_ms {
+            Some(stamp) => feed.log_time.observe_append(stamp),
+            None => {
+                self.warn_unstamped(feed);
+                feed.log_time.observe(event.ts_ms);
             }
         }
         route.map(|route| self.post(&event, feed.salt, route))
+    }
+
+    /// Says once that a log does not stamp its records, where its stamps were asked for.
+    fn warn_unstamped(&mut self, feed: &Feed<'_>) {
+        if feed.input.log_time == LogTimeKind::Append && !self.warned {
+            self.warned = true;
+            let (input, partition) = (&feed.input.name, feed.partition);
+            tracing::warn!(
+                input,
+                partition,
+                "log_time is append, but its records carry no append time; the events' times count"
+            );
+        }
     }
 
     /// How the event passes dedup; none where it is beyond the horizon and not counted.
@@ -115,7 +137,8 @@ impl Intake {
         }
         // The floor lies a horizon behind some partition's log time, which no clock lets run ahead
         // of the latest time accepted: only events behind that can fall below it.
-        let lowest_ms = feed.latest_ms.saturating_sub(horizon_ms).saturating_add(FLOOR_SLACK_MS);
+        let latest_ms = feed.latest_ms.max(log_time.unwrap_or(i64::MIN));
+        let lowest_ms = latest_ms.saturating_sub(horizon_ms).saturating_add(FLOOR_SLACK_MS);
         if event.ts_ms < lowest_ms {
             return Some(Route::UnlessBelowFloor(Box::new(Origin {
                 input: feed.input.name.clone(),

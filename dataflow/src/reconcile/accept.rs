@@ -163,11 +163,9 @@ impl Accept {
             (Some(horizon_ms), Some(now_ms)) => self.ordered && event.ts_ms < now_ms - horizon_ms,
             _ => false,
         };
-        match (rules.log_time, record.stamp_ms) {
-            (LogTimeKind::Append, stamp_ms) => {
-                self.log_time.see_stamp(stamp_ms.unwrap_or(event.ts_ms));
-            }
-            (LogTimeKind::Event, _) => self.log_time.see(event.ts_ms),
+        match record.stamp_ms.filter(|_| rules.log_time != LogTimeKind::Event) {
+            Some(stamp_ms) => self.log_time.see_stamp(stamp_ms),
+            None => self.log_time.see(event.ts_ms),
         }
         let below = rules.floor_ms.is_some_and(|floor_ms| event.ts_ms < floor_ms);
         let beyond = behind || (below && decision == Some(&Decision::Beyond));

@@ -131,18 +131,15 @@ pub enum ReconcileError {
         /// The commit's position.
         position: u64,
     },
-    /// Records that the commit counts are no longer there.
-    #[error(
-        "{partition} begins at {first}, and the commit counts its records from {begin} on: \
-         what has been removed cannot be counted again"
-    )]
-    Overtaken {
+    /// Nothing comes, though it should.
+    #[error("{partition} delivers nothing at {position}; the commit covers it up to {end}")]
+    Silent {
         /// The partition.
         partition: String,
-        /// The first record that is left.
-        first: u64,
-        /// The first record that the commit counts.
-        begin: u64,
+        /// The position that was reached.
+        position: u64,
+        /// The commit's position.
+        end: u64,
     },
     /// A row cannot be decoded.
     #[error("the row of tag {0:?} is damaged")]

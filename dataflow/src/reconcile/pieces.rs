@@ -16,6 +16,8 @@ pub(super) struct Piece {
     pub(super) partition: String,
     /// The block it is, of a file of so many bytes; none for a whole partition.
     pub(super) block: Option<(u64, u64)>,
+    /// The first position that the commit counts.
+    pub(super) begin: u64,
     /// The first position that the commit does not cover.
     pub(super) end: u64,
 }
@@ -25,9 +27,10 @@ pub(super) fn pieces(body: &Body) -> Vec<Piece> {
     let mut pieces = Vec::new();
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
-            let mut piece = |block, end| {
+            let mut piece = |block: Option<(u64, u64)>, end| {
                 let (input, partition) = (input.clone(), partition.clone());
-                pieces.push(Piece { input, partition, block, end });
+                let begin = block.map_or(state.begin, |(number, _)| number * BLOCK_BYTES);
+                pieces.push(Piece { input, partition, block, begin, end });
             };
             match &state.position {
                 Position::Offset(end) => piece(None, *end),
@@ -50,18 +53,11 @@ pub(super) fn pieces(body: &Body) -> Vec<Piece> {
 }
 
 impl Piece {
-    /// Where its first record begins, or may begin.
-    pub(super) fn start(&self) -> u64 {
-        self.block.map_or(0, |(number, _)| number * BLOCK_BYTES)
-    }
-
     /// Opens it.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
         Ok(match self.block {
-            None => log.open(&self.partition, self.start())?,
-            Some((number, bytes)) => {
-                log.open_block(&self.partition, bytes, number, self.start())?
-            }
+            None => log.open(&self.partition, self.begin)?,
+            Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin)?,
         })
     }
 

@@ -27,6 +27,9 @@ use crate::settings::{Scope, Settings};
 /// The records read before the other operators have their turn.
 const TURN_RECORDS: usize = 4096;
 
+/// A partition that delivers nothing for so long ends a check.
+const SILENCE_US: u64 = 60_000_000;
+
 /// What the workers of a check share.
 pub(super) struct Check {
     pieces: Vec<Piece>,
@@ -151,6 +154,8 @@ impl Check {
             logs.push((opened.log, rules));
         }
         for (log, rules) in &logs {
+            // Finds a topic's partitions and their ends; a file that is gone is told below.
+            log.discover()?;
             for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
                 if let Some(fingerprint) = &state.fingerprint {
                     log.verify(partition, fingerprint)?;
@@ -181,7 +186,7 @@ impl Check {
 
     /// How much there is to read, in the units of [`Progress`].
     pub(super) fn span(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.start())).sum()
+        self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.begin)).sum()
     }
 
     fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
@@ -198,11 +203,12 @@ impl Check {
         let Some((log, rules)) = self.input(piece) else { return Ok(()) };
         let mut accept = Accept::new(rules.clone(), &piece.partition, piece.block.is_none());
         let mut reader = piece.open(&**log)?;
-        let mut more = true;
+        let (mut more, mut moved_us) = (true, self.clock.mono_us());
         while more && !self.failed.load(Ordering::Relaxed) {
             let limit = self.pace.grant(TURN_RECORDS, self.clock.mono_us());
             if limit == 0 {
                 turn();
+                moved_us = self.clock.mono_us();
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
                 continue;
             }
@@ -213,6 +219,15 @@ impl Check {
                 accept.take(record).into_iter().for_each(|event| each(event, position));
             })?;
             self.pace.give_back(limit - read);
+            let now_us = self.clock.mono_us();
+            if reader.position() > before {
+                moved_us = now_us;
+            } else if more && now_us - moved_us > SILENCE_US {
+                let (partition, position) = (piece.partition.clone(), reader.position());
+                return Err(ReconcileError::Silent { partition, position, end: piece.end });
+            } else if more {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
             self.progress.records.fetch_add(read as u64, Ordering::Relaxed);
             let forward = reader.position().saturating_sub(before);
             self.progress.read.fetch_add(forward, Ordering::Relaxed);

@@ -28,7 +28,7 @@ pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
 pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType};
 pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
-pub use self::topic::{LogTime, Position, Topic};
+pub use self::topic::{LogTime, OnLost, Position, Topic};
 pub use self::value::{HostPort, HostPortError};
 pub use self::window::{
     AssignKey, AssignKeyUses, AssignTimestamp, AssignTimestampUses, AssignTimestampWith, Partition,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::error::Findings;
 use super::source_uri::SourceUri;
-use super::value::At;
+use super::value::{At, Property};
 use crate::mapping::{Mapping, MappingError};
 
 /// A topic that the service reads.
@@ -21,6 +21,10 @@ pub struct Topic {
     pub mapping: Mapping,
     /// Where a job without state begins.
     pub start: Position,
+    /// What becomes of records that a Kafka topic's retention removed before they were read.
+    pub on_lost: OnLost,
+    /// Properties of the Kafka client.
+    pub properties: BTreeMap<String, String>,
     /// What its log time follows; none: the log's own stamps where it makes them, else the events.
     pub log_time: Option<LogTime>,
 }
@@ -121,6 +125,26 @@ struct Consumer {
     /// Where a job without state begins.
     #[serde(default)]
     default_starting_offset: StartingOffset,
+    /// What becomes of records that a Kafka topic's retention removed before they were read.
+    /// Default: `error`.
+    #[serde(default)]
+    #[schemars(extend("default" = "error"))]
+    on_lost: At<OnLost>,
+    /// Properties of the Kafka client, as librdkafka names them. Secrets are better given by the
+    /// environment, as in `TAGFLOW_KAFKA_SASL_PASSWORD`.
+    #[serde(default)]
+    properties: BTreeMap<At<String>, Property>,
+}
+
+/// What becomes of records that were removed before they were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLost {
+    /// The job ends with an error that says which they are.
+    #[default]
+    Error,
+    /// The job goes on with what is left, and counts them as `lost_records`.
+    Skip,
 }
 
 /// Where a job without state begins; one with state goes on where it was.
@@ -157,13 +181,18 @@ impl TopicPart {
     /// The checked topic, whose records may supply `attributes` as well.
     pub(super) fn check(self, name: String, attributes: &[&str], found: &mut Findings) -> Topic {
         let is_kafka = matches!(self.source.value, SourceUri::Kafka { .. });
-        if is_kafka {
-            found.missing(self.source.at, "kafka: sources are");
-        }
         let position = self.consumer.default_starting_offset.position;
         if position.value == Position::End && !is_kafka {
             let what = "only a kafka: source can begin at its end; use Beginning";
             found.mistake(position.at, what);
+        }
+        if self.consumer.on_lost.value == OnLost::Skip && !is_kafka {
+            let what = "only a kafka: source loses records by retention; leave on_lost out";
+            found.mistake(self.consumer.on_lost.at, what);
+        }
+        if let Some(name) = self.consumer.properties.keys().next().filter(|_| !is_kafka) {
+            let what = "only a kafka: source has a client with properties; leave them out";
+            found.mistake(name.at, what);
         }
         if let Some(At { value: LogTime::Append, at }) = self.log_time
             && !is_kafka
@@ -176,6 +205,13 @@ impl TopicPart {
             source: self.source.value,
             mapping: mapping(&self.schema.value.fields, attributes, found),
             start: position.value,
+            on_lost: self.consumer.on_lost.value,
+            properties: self
+                .consumer
+                .properties
+                .into_iter()
+                .map(|(name, property)| (name.value, property.0))
+                .collect(),
             log_time: self.log_time.map(|log_time| log_time.value),
         }
     }

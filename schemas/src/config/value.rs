@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
@@ -82,6 +82,67 @@ macro_rules! text {
     };
 }
 pub(super) use text;
+
+/// A property of a client: a text, a number or a truth value.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Property(pub(super) String);
+
+/// It may be a secret.
+impl fmt::Debug for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl<'de> Deserialize<'de> for Property {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Scalar;
+
+        impl Visitor<'_> for Scalar {
+            type Value = Property;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a number, true or false")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Property, E> {
+                Ok(Property(text.to_owned()))
+            }
+
+            fn visit_bool<E>(self, truth: bool) -> Result<Property, E> {
+                Ok(Property(truth.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Property, E> {
+                Ok(Property(number.to_string()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Property, E> {
+                Ok(Property(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Property, E> {
+                Ok(Property(number.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(Scalar)
+    }
+}
+
+impl JsonSchema for Property {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Property".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["string", "number", "boolean"]})
+    }
+}
 
 /// The name of a topic, a service or a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,328 @@
+//! What is asked of a topic, and which properties of the client may be set.
+//!
+//! Invariants: no property that counts depend on can be changed; no credentials travel in clear to
+//! another machine; a property's value is never printed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use thiserror::Error;
+
+/// What becomes of records that were removed before they were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLost {
+    /// The job ends with an error that says which.
+    #[default]
+    Error,
+    /// It goes on with the oldest record that is left, and counts the others.
+    Skip,
+}
+
+/// How a topic is read.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// The brokers to ask first, as `host:port`.
+    pub brokers: Vec<String>,
+    /// The topic.
+    pub topic: String,
+    /// Properties of the client.
+    pub properties: BTreeMap<String, String>,
+    /// The group that offsets are committed for, for information; `group.id` overrides it.
+    pub group: String,
+    /// Whether to read up to the ends found at the start.
+    pub bounded: bool,
+    /// Whether a job without state begins at the end.
+    pub from_end: bool,
+    /// What becomes of records that were removed before they were read.
+    pub on_lost: OnLost,
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("KafkaSettings")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("properties", &keys)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a property cannot be set.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PropertyError {
+    /// Counts depend on it.
+    #[error("the Kafka property {0} cannot be set: {1}")]
+    Fixed(String, &'static str),
+    /// The client does not know it, or not this value.
+    #[error("the Kafka property {0:?}: {1}")]
+    Unusable(String, String),
+    /// A part of the client that this build lacks.
+    #[error(
+        "the Kafka property {0} asks for TLS, which this build lacks; build it with `--features \
+         kafka-tls`"
+    )]
+    NoTls(String),
+    /// Credentials that anybody on the way could read.
+    #[error(
+        "the Kafka property {property} would send credentials in clear to {broker}; use \
+         security.protocol=sasl_ssl"
+    )]
+    InClear {
+        /// The property that holds them.
+        property: String,
+        /// A broker on another machine.
+        broker: String,
+    },
+}
+
+const BY_ADDRESS: &str = "the brokers are those of the kafka: address";
+const POSITIONS: &str = "positions come from the commits alone";
+const GROUPS: &str = "partitions are assigned by the job, not by a group";
+
+/// Properties that cannot be set, and why.
+const FIXED: [(&str, &str); 33] = [
+    ("allow.auto.create.topics", "a topic that is missing is an error"),
+    ("auto.commit.enable", POSITIONS),
+    ("auto.commit.interval.ms", POSITIONS),
+    ("auto.offset.reset", POSITIONS),
+    ("bootstrap.servers", BY_ADDRESS),
+    ("check.crcs", "checksums are always checked"),
+    ("consume.callback.max.messages", "there are no callbacks"),
+    ("coordinator.query.interval.ms", GROUPS),
+    ("enable.auto.commit", POSITIONS),
+    ("enable.auto.offset.store", POSITIONS),
+    ("enable.partition.eof", "the ends of partitions must be seen"),
+    ("enabled_events", "the job's own events must be seen"),
+    ("group.instance.id", GROUPS),
+    ("group.protocol", GROUPS),
+    ("group.protocol.type", GROUPS),
+    ("group.remote.assignor", GROUPS),
+    ("heartbeat.interval.ms", GROUPS),
+    ("isolation.level", "only committed records count"),
+    ("log.queue", "logs are the job's"),
+    ("max.poll.interval.ms", GROUPS),
+    ("metadata.broker.list", BY_ADDRESS),
+    ("offset.store.method", POSITIONS),
+    ("offset.store.path", POSITIONS),
+    ("offset.store.sync.interval.ms", POSITIONS),
+    ("partition.assignment.strategy", GROUPS),
+    ("plugin.library.paths", "no foreign code is loaded"),
+    ("session.timeout.ms", GROUPS),
+    ("statistics.interval.ms", "the job reads them itself"),
+    ("test.mock.broker.rtt", "brokers are real"),
+    ("test.mock.num.brokers", "brokers are real"),
+    ("topic.blacklist", "it could hide the topic"),
+    ("transactional.id", "nothing is written in transactions"),
+    ("enable.gapless.guarantee", "it is for programs that write"),
+];
+
+/// Properties that authenticate this client, which nobody else may read.
+const CREDENTIALS: [&str; 6] = [
+    "sasl.password",
+    "sasl.username",
+    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.client.credentials.client.secret",
+    "sasl.oauthbearer.assertion.private.key.pem",
+];
+
+/// Memory for records that were fetched and not read yet, over all partitions.
+const QUEUED_KIB: usize = 128 * 1024;
+
+impl KafkaSettings {
+    /// The brokers as a list.
+    pub fn servers(&self) -> String {
+        self.brokers.join(",")
+    }
+
+    /// The group that offsets are committed for.
+    pub(super) fn group(&self) -> &str {
+        self.properties.get("group.id").unwrap_or(&self.group)
+    }
+
+    /// Checks the properties, without asking anybody.
+    pub fn check(&self) -> Result<(), PropertyError> {
+        for name in self.properties.keys() {
+            if let Some((name, why)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
+                return Err(PropertyError::Fixed((*name).to_owned(), why));
+            }
+        }
+        self.check_security()?;
+        let config = self.consumer(1);
+        config.create_native_config().map(drop).map_err(|error| unusable(&error))
+    }
+
+    fn check_security(&self) -> Result<(), PropertyError> {
+        let protocol = self.properties.get("security.protocol").map(String::as_str);
+        let tls = protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"));
+        let with_tls = |name: &&String| name.starts_with("ssl.") || name.starts_with("ssl_");
+        let scram = ["sasl.mechanism", "sasl.mechanisms"].into_iter().find(|name| {
+            self.properties.get(*name).is_some_and(|value| value.starts_with("SCRAM"))
+        });
+        if !cfg!(feature = "kafka-tls") {
+            let asks = tls.then_some("security.protocol").or(scram).map(str::to_owned);
+            if let Some(name) = asks.or_else(|| self.properties.keys().find(with_tls).cloned()) {
+                return Err(PropertyError::NoTls(name));
+            }
+        }
+        let secret = CREDENTIALS.iter().find(|name| self.properties.contains_key(**name));
+        let far = self.brokers.iter().find(|broker| !is_loopback(broker));
+        if let (false, Some(property), Some(broker)) = (tls, secret, far) {
+            let (property, broker) = ((*property).to_owned(), broker.clone());
+            return Err(PropertyError::InClear { property, broker });
+        }
+        Ok(())
+    }
+
+    /// The configuration that clients of all kinds share.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("client.id", "tagflow")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("socket.keepalive.enable", "true")
+            .set("enable.metrics.push", "false");
+        for (name, value) in self.properties.iter().filter(|(name, _)| *name != "group.id") {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", self.servers());
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// The configuration of a client that asks about the topic.
+    pub(super) fn asking(&self) -> ClientConfig {
+        let mut config = self.client();
+        // The end of a partition is that of all its records, committed or not.
+        config.set("isolation.level", "read_uncommitted");
+        config
+    }
+
+    /// The configuration of a consumer that reads about so many partitions.
+    pub(super) fn consumer(&self, partitions: usize) -> ClientConfig {
+        let queued = (QUEUED_KIB / partitions.max(1)).clamp(1024, 16 * 1024);
+        let mut config = ClientConfig::new();
+        config
+            .set("queued.max.messages.kbytes", queued.to_string())
+            .set("queued.min.messages", "20000")
+            // A queue that was full is fetched for again soon after it has been read.
+            .set("fetch.queue.backoff.ms", "50");
+        let client = self.client();
+        for (name, value) in client.config_map() {
+            config.set(name, value);
+        }
+        config.log_level = client.log_level;
+        config
+            .set("group.id", self.group())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
+            .set("enable.partition.eof", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("statistics.interval.ms", "500");
+        config
+    }
+}
+
+/// What a client says of a property, without its value.
+pub(super) fn unusable(error: &KafkaError) -> PropertyError {
+    match error {
+        KafkaError::ClientConfig(_, said, name, value) => {
+            let said =
+                if value.is_empty() { said.clone() } else { said.replace(value.as_str(), "…") };
+            PropertyError::Unusable(name.clone(), said)
+        }
+        other => PropertyError::Unusable("properties".to_owned(), other.to_string()),
+    }
+}
+
+/// Whether a `host:port` is this machine.
+fn is_loopback(broker: &str) -> bool {
+    let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(broker: &str, properties: &[(&str, &str)]) -> KafkaSettings {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        KafkaSettings {
+            brokers: vec![broker.to_owned()],
+            topic: "t".to_owned(),
+            properties: properties.iter().map(own).collect(),
+            group: "tagflow-t".to_owned(),
+            bounded: false,
+            from_end: false,
+            on_lost: OnLost::Error,
+        }
+    }
+
+    fn refused(broker: &str, properties: &[(&str, &str)]) -> String {
+        settings(broker, properties).check().unwrap_err().to_string()
+    }
+
+    const LOCAL: &str = "127.0.0.1:9092";
+    const FAR: &str = "kafka.example:9092";
+
+    #[test]
+    fn properties_that_counts_depend_on_are_refused_by_name() {
+        for (name, _) in FIXED {
+            let error = refused(LOCAL, &[(name, "1")]);
+            assert!(error.contains(name) && error.contains("cannot be set"), "{error}");
+        }
+        assert_eq!(settings(LOCAL, &[("fetch.min.bytes", "7")]).check(), Ok(()));
+    }
+
+    #[test]
+    fn unknown_properties_and_values_are_named_without_the_value() {
+        let error = refused(LOCAL, &[("fetch.mn.bytes", "7")]);
+        assert!(error.contains("\"fetch.mn.bytes\": No such configuration property"), "{error}");
+        let error = refused(LOCAL, &[("fetch.min.bytes", "hunter2")]);
+        assert!(error.contains("fetch.min.bytes") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn credentials_do_not_travel_in_clear() {
+        let plain = [("sasl.mechanism", "PLAIN"), ("sasl.password", "hunter2")];
+        let error = refused(FAR, &plain);
+        assert!(error.contains("sasl.password") && error.contains(FAR), "{error}");
+        assert!(!error.contains("hunter2"));
+        let sasl = [plain[0], plain[1], ("security.protocol", "SASL_PLAINTEXT")];
+        assert!(refused(FAR, &sasl).contains("in clear"));
+        assert_eq!(settings(LOCAL, &sasl).check(), Ok(()));
+        assert_eq!(settings("[::1]:9092", &sasl).check(), Ok(()));
+        assert!(!format!("{:?}", settings(LOCAL, &sasl)).contains("hunter2"));
+    }
+
+    #[cfg(not(feature = "kafka-tls"))]
+    #[test]
+    fn tls_without_its_feature_is_told() {
+        for property in [
+            ("security.protocol", "SSL"),
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", "ca.pem"),
+            ("sasl.mechanisms", "SCRAM-SHA-512"),
+        ] {
+            let error = refused(FAR, &[property]);
+            assert!(error.contains("kafka-tls") && error.contains(property.0), "{error}");
+        }
+    }
+
+    #[cfg(feature = "kafka-tls")]
+    #[test]
+    fn tls_is_there() {
+        let properties = [("security.protocol", "sasl_ssl"), ("sasl.mechanisms", "SCRAM-SHA-512")];
+        let secret = [properties[0], properties[1], ("sasl.username", "u"), ("sasl.password", "p")];
+        assert_eq!(settings(FAR, &secret).check(), Ok(()));
+    }
+}
