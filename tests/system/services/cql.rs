@@ -1,11 +1,322 @@
-//! The job's results in a real Cassandra or ScyllaDB.
+//! The job's results in a real Cassandra or ScyllaDB: the same as in the commits, whatever is done
+//! to a keyspace.
 
-use super::tables::Database;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
+use super::super::serve::{get, serve, serve_store};
+use super::tables::{Database, difference_to};
 use super::{cql, fresh, shared};
 
+const POSTS: &str = "--posts 20000 --seed 7 --vocabulary 5000 --tags-mean 3";
+
+/// A keyspace with its tables, and an input.
+pub(super) struct Fixture {
+    folder: TempDir,
+    nodes: String,
+    keyspace: String,
+    database: Database,
+}
+
+impl Fixture {
+    pub(super) fn new(nodes: &str, posts: &str) -> Self {
+        let keyspace = fresh("cql");
+        let fixture = Self {
+            folder: folder(),
+            nodes: nodes.to_owned(),
+            database: Database::open(nodes),
+            keyspace,
+        };
+        ok(&format!("generate {posts} --out {}", fixture.path("posts.ndjson").display()));
+        fixture.init(&fixture.keyspace);
+        fixture
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) fn store(&self, keyspace: &str) -> String {
+        format!("cql://{}/{keyspace}", self.nodes)
+    }
+
+    fn init(&self, keyspace: &str) -> String {
+        ok(&format!("store init --store {}", self.store(keyspace)))
+    }
+
+    /// A command line that runs a job to the end of the input.
+    pub(super) fn line(&self, state: &str, store: &str) -> String {
+        let (input, state) = (self.path("posts.ndjson"), self.path(state));
+        let (input, state) = (input.display(), state.display());
+        format!("run --input {input} --state {state} --store {store} --bounded")
+    }
+
+    fn run(&self, state: &str) -> String {
+        ok(&self.line(state, &self.store(&self.keyspace)))
+    }
+
+    fn rebuild(&self, state: &str, keyspace: &str) -> String {
+        let state = self.path(state);
+        ok(&format!("store rebuild --store {} --state {}", self.store(keyspace), state.display()))
+    }
+
+    /// Fails unless the keyspace has what the state has.
+    pub(super) fn check(&self, state: &str, keyspace: &str) {
+        let (want, summary) = export(&self.path(state), "");
+        let published = self.database.published(keyspace).unwrap().unwrap();
+        assert_eq!(published.commit as u64, summary.commit);
+        assert_eq!(Some(published.as_of_ms), summary.as_of);
+        let got = self.database.tags(keyspace, published.as_of_ms);
+        assert_eq!(difference_to(&want, &got), None);
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.database.remove(&self.keyspace);
+        }
+    }
+}
+
 #[test]
-fn a_fresh_keyspace_does_not_exist() {
+fn a_run_fills_the_tables_and_every_reader_says_what_the_state_says() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
-    assert!(!Database::open(&nodes).keyspaces().contains(&fresh("none")));
+    let fixture = Fixture::new(&nodes, POSTS);
+    let again = fixture.init(&fixture.keyspace);
+    assert!(again.contains("was there"), "{again}");
+    let told = fixture.run("state");
+    assert!(told.contains("published rows"), "{told}");
+    fixture.check("state", &fixture.keyspace);
+    let (state, store) = (fixture.path("state"), fixture.store(&fixture.keyspace));
+    let top = |place: &str| ok(&format!("query top --json {place}"));
+    let (by_state, by_store) = (format!("--state {}", state.display()), format!("--store {store}"));
+    let boards = top(&by_state);
+    assert_eq!(top(&by_store), boards);
+    let boards: serde_json::Value = serde_json::from_str(&boards).unwrap();
+    let names = boards["boards"][2]["tags"].as_array().unwrap();
+    assert!(names.len() > 50);
+    let (one, other) = (serve(&state, ""), serve_store(&store));
+    for name in names.iter().take(5).map(|entry| entry["tag"].as_str().unwrap()) {
+        let tag = |place: &str| ok(&format!("query tag {name} --json {place}"));
+        assert_eq!(tag(&by_store), tag(&by_state));
+        for path in [format!("/tags/{name}"), format!("/t/{name}"), "/".to_owned()] {
+            let answers = [&one, &other].map(|served| get(&served.address, &path));
+            assert_eq!(answers[0].body, answers[1].body, "{path}");
+            assert_eq!(answers[0].head("etag"), answers[1].head("etag"), "{path}");
+        }
+    }
+    let unknown = fails(&format!("query tag nosuchtag {by_store}"), 1);
+    assert!(unknown.contains("no post carries #nosuchtag"), "{unknown}");
+    assert_eq!(get(&other.address, "/tags/nosuchtag").status, 404);
+    assert_eq!(get(&other.address, "/readyz").status, 200);
+    // The same run again has nothing to send.
+    let again = fixture.run("state");
+    assert!(!again.contains("published rows"), "{again}");
+}
+
+#[test]
+fn one_commit_rebuilt_into_two_keyspaces_is_equal_byte_for_byte() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, POSTS);
+    fixture.run("state");
+    let commit = newest_commit(&fixture.path("state"));
+    let (blue, green) = (fresh("blue"), fresh("green"));
+    for keyspace in [&blue, &green] {
+        fixture.init(keyspace);
+        fixture.rebuild("state", keyspace);
+        fixture.check("state", keyspace);
+    }
+    assert_eq!(newest_commit(&fixture.path("state")), commit, "the state is as it was");
+    let all = |keyspace: &str| fixture.database.bytes(keyspace);
+    assert!(all(&blue) == all(&green), "{blue} and {green} differ");
+    assert!(all(&blue).len() > 1000);
+    // The one that the job filled has other versions, and the same content.
+    fixture.check("state", &fixture.keyspace);
+    [&blue, &green].map(|keyspace| fixture.database.remove(keyspace));
+}
+
+#[test]
+fn rows_that_were_changed_by_hand_are_as_before_after_a_rebuild() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, POSTS);
+    fixture.run("state");
+    let keyspace = &fixture.keyspace;
+    let (rows, _) = export(&fixture.path("state"), "");
+    let spoil = || {
+        for (i, (_, tag)) in rows.keys().enumerate().filter(|(i, _)| i % 100 == 0) {
+            let of = format!("WHERE scope = '' AND tag = '{tag}'");
+            fixture.database.execute(&match i % 200 {
+                0 => format!("UPDATE {keyspace}.tag SET total = 1000000, recent = 0xff {of}"),
+                _ => format!("DELETE FROM {keyspace}.tag {of}"),
+            });
+        }
+        let published = fixture.database.published(keyspace).unwrap().unwrap();
+        assert!(fixture.database.tags(keyspace, published.as_of_ms).len() < rows.len());
+    };
+    // Where nobody lives, the rebuild makes a commit of its own.
+    spoil();
+    let before = newest_commit(&fixture.path("state"));
+    fixture.rebuild("state", keyspace);
+    fixture.check("state", keyspace);
+    assert_eq!(newest_commit(&fixture.path("state")), before + 1);
+    // A finished run stays finished.
+    let again = fixture.run("state");
+    assert!(!again.contains("published rows"), "{again}");
+    // Where a job lives, one of its commits is sent.
+    let line = fixture.line("state", &fixture.store(keyspace)).replace(" --bounded", "");
+    let job = Job::start(&line);
+    let state = fixture.path("state");
+    eventually("a commit", || (newest_commit(&state) > before + 2).then_some(()));
+    spoil();
+    fixture.rebuild("state", keyspace);
+    job.signal("TERM");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    fixture.check("state", keyspace);
+}
+
+#[test]
+fn a_state_that_the_keyspace_does_not_belong_to_is_refused() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, POSTS);
+    fixture.run("state");
+    let store = fixture.store(&fixture.keyspace);
+    // An empty one, which is not even made.
+    let error = fails(&fixture.line("empty", &store), 1);
+    assert!(error.contains("which is empty") && error.contains("bring the state back"), "{error}");
+    assert!(!fixture.path("empty").exists());
+    // Another one that has come as far.
+    let none = format!("run --input {} --bounded", fixture.path("posts.ndjson").display());
+    let other = fixture.path("other");
+    ok(&format!("{none} --state {}", other.display()));
+    let commit = newest_commit(&other);
+    let error = fails(&fixture.line("other", &store), 1);
+    assert!(error.contains("tagflow store rebuild"), "{error}");
+    assert_eq!(newest_commit(&other), commit, "nothing was committed");
+    // Another job by its name.
+    let config = fixture.path("dataflow.yaml");
+    let (input, state) = (fixture.path("posts.ndjson"), fixture.path("third"));
+    let text = format!(
+        "apiVersion: tagflow/v1\nmeta: {{name: cats}}\nconfig: {{state: {{path: {}}}}}\n\
+         topics: {{posts: {{source: \"{}\"}}}}\n\
+         services: {{count: {{sources: [{{type: topic, id: posts}}],\n  sinks: [{{type: cql, \
+         nodes: [\"{}\"], keyspace: {}}}]}}}}\n",
+        state.display(),
+        input.display(),
+        nodes.split(',').next().unwrap(),
+        fixture.keyspace,
+    );
+    fs::write(&config, text).unwrap();
+    let error = fails(&format!("run {} --bounded", config.display()), 1);
+    assert!(error.contains("\"hashtags\", not \"cats\""), "{error}");
+    assert!(!state.exists());
+    ok(&format!("store check {}", config.display()));
+    // An explicit word is obeyed.
+    fixture.rebuild("other", &fixture.keyspace);
+    fixture.check("other", &fixture.keyspace);
+    fails(&fixture.line("state", &store), 1);
+}
+
+#[test]
+fn what_is_wrong_with_a_keyspace_is_named() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, "--posts 100");
+    let store = |keyspace: &str| fixture.store(keyspace);
+    let init = "`tagflow store init` makes";
+    let nowhere = fresh("nowhere");
+    let error = fails(&fixture.line("state", &store(&nowhere)), 1);
+    assert!(error.contains(&nowhere) && error.contains(init), "{error}");
+    assert!(!fixture.path("state").exists());
+    let error = fails(&format!("serve --listen 127.0.0.1:0 --store {}", store(&nowhere)), 1);
+    assert!(error.contains(init), "{error}");
+    let keyspace = &fixture.keyspace;
+    let checked = ok(&format!("store check --store {}", store(keyspace)));
+    assert!(checked.contains("a row keeps the time it is written at"), "{checked}");
+    let change = |what: &str| fixture.database.execute(&what.replace("KS", keyspace));
+    // More than we need is left alone, but not taken over.
+    change("CREATE TABLE KS.cats (name text PRIMARY KEY)");
+    change("ALTER TABLE KS.tag ADD mood text");
+    let checked = ok(&format!("store check --store {}", store(keyspace)));
+    assert!(checked.contains("warning a table cats"), "{checked}");
+    let error = fails(&format!("store init --store {}", store(keyspace)), 1);
+    assert!(error.contains("a table cats") && error.contains("mood text"), "{error}");
+    ok(&fixture.line("state", &store(keyspace)));
+    // Less is not enough.
+    change("ALTER TABLE KS.tag DROP total");
+    let error = fails(&fixture.line("state", &store(keyspace)), 1);
+    assert!(error.contains("tag has no column total bigint"), "{error}");
+    change("DROP TABLE KS.board");
+    let error = fails(&format!("query top --store {}", store(keyspace)), 1);
+    assert!(error.contains("no column total"), "{error}");
+    let output = super::super::harness::run(&format!("store check --store {}", store(keyspace)));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains("error   there is no table board"), "{told}");
+}
+
+#[test]
+fn a_store_that_does_not_answer_keeps_nobody_for_ever_and_gets_the_rest_later() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, POSTS);
+    let closed = format!("cql://127.0.0.1:1/{}", fixture.keyspace);
+    let error = fails(&format!("{} --store-wait 1s", fixture.line("state", &closed)), 1);
+    assert!(error.contains("the store has no commit in full"), "{error}");
+    assert!(error.contains("waiting for the store"), "{error}");
+    assert!(error.contains("`tagflow run` again"), "{error}");
+    let (_, counted) = export(&fixture.path("state"), "");
+    assert!(counted.events > 19_000, "counting went on");
+    // The same run again only publishes.
+    let told = fixture.run("state");
+    assert!(told.contains("published rows"), "{told}");
+    fixture.check("state", &fixture.keyspace);
+    // Readers start without it, and say that they have nothing to say.
+    let served = serve_store(&closed);
+    let answer = get(&served.address, "/tags/cat");
+    assert_eq!((answer.status, answer.head("retry-after")), (503, Some("1")));
+    fails(&format!("query top --store {closed}"), 1);
+    fails(&format!("store check --store {closed}"), 1);
+}
+
+#[test]
+fn a_row_that_the_database_never_takes_is_kept_and_counted_and_holds_nobody_back() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, "--posts 100");
+    // A key of a database has at most 65,535 bytes; one letter here folds to 18 in a key.
+    let (region, tag) = ("r".repeat(64_000), "\u{fdfa}".repeat(90));
+    let post = |id: &str, tag: &str| {
+        format!(r##"{{"event_id":"{id}","ts":1700000000000,"caption":"#{tag}","region":"{region}"}}"##)
+    };
+    let posts = [post("1", &tag), post("2", "cat")].join("\n") + "\n";
+    assert!(posts.lines().all(|line| line.len() < 65_536));
+    fs::write(fixture.path("posts.ndjson"), posts).unwrap();
+    let line = format!("{} --json", fixture.line("state", &fixture.store(&fixture.keyspace)));
+    let ended: serde_json::Value =
+        serde_json::from_str(&ok(&format!("{line} --scope region={region}"))).unwrap();
+    assert_eq!((&ended["events"], &ended["store"]["refused"]), (&2.into(), &1.into()));
+    let (want, summary) = export(&fixture.path("state"), "");
+    let got = fixture.database.tags(&fixture.keyspace, summary.as_of.unwrap());
+    assert_eq!((want.len(), got.len()), (4, 3));
+    let kept = kept(&fixture.path("state"));
+    let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+    let kept: serde_json::Value = serde_json::from_str(kept).unwrap();
+    assert_eq!((&kept["table"], &kept["total"]), (&"tag".into(), &1.into()));
+    assert!(kept["why"].as_str().unwrap().contains("longer than maximum"), "{}", kept["why"]);
+    let listed = ok(&format!("dead-letters refused --state {}", fixture.path("state").display()));
+    assert_eq!(listed.lines().count(), 1);
+}
+
+fn kept(state: &Path) -> Vec<String> {
+    let files = fs::read_dir(state.join("refused")).unwrap();
+    files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }
