@@ -14,7 +14,7 @@ use sinks::store::evaluate;
 use crate::error::CliError;
 use crate::host::host_name;
 use crate::output::Output;
-use crate::state::{StateArg, manifest, open, snapshot};
+use crate::state::{At, StateArg, manifest, open, snapshot};
 
 /// List, show, export and roll back the commits of a state folder
 #[derive(clap::Args)]
@@ -38,9 +38,9 @@ enum What {
     Show {
         #[command(flatten)]
         state: StateArg,
-        /// The commit; the visible one by default
-        #[arg(long, value_name = "COMMIT")]
-        at: Option<u64>,
+        /// The commit, or the last one at a time; the visible one by default
+        #[arg(long, value_name = "COMMIT|TIME")]
+        at: Option<At>,
         /// As one JSON object
         #[arg(long)]
         json: bool,
@@ -49,9 +49,9 @@ enum What {
     Export {
         #[command(flatten)]
         state: StateArg,
-        /// The commit; the visible one by default
-        #[arg(long, value_name = "COMMIT")]
-        at: Option<u64>,
+        /// The commit, or the last one at a time; the visible one by default
+        #[arg(long, value_name = "COMMIT|TIME")]
+        at: Option<At>,
     },
     /// Make a new commit with the content of an older one; no job may live on the state
     Rollback {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use dataflow::reconcile::ReconcileError;
 use dataflow::{InputError, JobError};
 use schemas::config::ConfigError;
 use schemas::tags::NameError;
@@ -11,7 +12,8 @@ use sinks::storage::StorageError;
 use sinks::store::StoreError;
 use thiserror::Error;
 
-/// Why a command failed. Codes: 1 failed, 2 wrong usage, 3 fenced by another job.
+/// Why a command failed. Codes: 1 failed, 2 wrong usage or no telling, 3 fenced
+/// by another job.
 #[derive(Debug, Error)]
 pub(crate) enum CliError {
     /// The arguments make no sense together.
@@ -44,6 +46,15 @@ pub(crate) enum CliError {
     /// The store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The state of a commit is not what the log comes to.
+    #[error("{0} values differ from what the log comes to")]
+    Drift(u64),
+    /// Whether it is cannot be told.
+    #[error("cannot tell: {0}")]
+    Untold(#[from] ReconcileError),
+    /// Two states differ.
+    #[error("{0} values differ")]
+    Differ(usize),
     /// Reading or writing failed.
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },
@@ -59,7 +70,7 @@ impl CliError {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::Name { .. } => 2,
+            Self::Usage(_) | Self::Config(_) | Self::Name { .. } | Self::Untold(_) => 2,
             Self::Job(error) if error.is_fenced() => 3,
             _ => 1,
         }

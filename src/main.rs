@@ -3,10 +3,12 @@
 #![allow(clippy::print_stderr, reason = "a command talks to its user")]
 
 mod checkpoint;
+mod compare;
 mod dead_letters;
 mod demo;
 mod error;
 mod explain;
+mod explain_count;
 mod extract;
 mod generate;
 mod host;
@@ -17,6 +19,7 @@ mod output;
 mod port;
 mod progress;
 mod query;
+mod reconcile;
 mod run;
 mod serve;
 mod service;
@@ -56,6 +59,9 @@ enum Command {
     Query(query::Args),
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
+    Reconcile(reconcile::Args),
+    Compare(compare::Args),
+    ExplainCount(explain_count::Args),
     Store(store::Args),
 }
 
@@ -83,6 +89,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Generate(args) => generate::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
+        Command::ExplainCount(args) => explain_count::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Store(args) => store::run(&args),
     }

@@ -2,11 +2,13 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dataflow::clock::{Clock, SystemClock};
+use dataflow::reconcile::Progress;
 use dataflow::{Publishing, Status};
 use schemas::time::format_ms;
 
@@ -21,30 +23,69 @@ pub(crate) struct LiveLine {
 }
 
 impl LiveLine {
-    /// Prints what `status` says, and what `more` adds. Rewrites one line on a terminal.
+    /// Prints what `status` says, and what `more` adds.
     pub(crate) fn start(status: Arc<Status>, more: impl Fn() -> String + Send + 'static) -> Self {
+        let clock = SystemClock::default();
+        let mut rate = Rate::new(clock, status.records());
+        Self::of(move || {
+            let per_s = rate.next(status.records());
+            format!("{}{}", line(&status, per_s, &clock), more())
+        })
+    }
+
+    /// Prints how far a check is.
+    pub(crate) fn reconciling(progress: Arc<Progress>) -> Self {
+        let mut records = Rate::new(SystemClock::default(), 0);
+        let mut units = Rate::new(SystemClock::default(), 0);
+        Self::of(move || {
+            let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+            let (read, all) = (load(&progress.read), load(&progress.all).max(1));
+            let per_s = records.next(load(&progress.records));
+            let left_s = all.saturating_sub(read) as f64 / units.next(read).max(1.0);
+            let share = (read as f64 / all as f64).min(1.0) * 100.0;
+            format!("{per_s:.0} records/s, {share:.0} %, about {left_s:.0} s left")
+        })
+    }
+
+    /// Prints what `line` says. Rewrites one line on a terminal.
+    fn of(mut line: impl FnMut() -> String + Send + 'static) -> Self {
         let (end, ended) = channel();
         let thread = std::thread::spawn(move || {
-            let clock = SystemClock::default();
             let terminal = std::io::stderr().is_terminal();
-            let mut before = (clock.mono_us(), status.records());
             while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let now = (clock.mono_us(), status.records());
-                let seconds = (now.0 - before.0) as f64 / 1e6;
-                let rate = (now.1 - before.1) as f64 / seconds;
-                let line = format!("{}{}", line(&status, rate, &clock), more());
+                let line = line();
                 if terminal {
                     eprint!("\r\x1b[2K{line}");
                 } else {
                     eprintln!("{line}");
                 }
-                before = now;
             }
             if terminal {
                 eprint!("\r\x1b[2K");
             }
         });
         Self { end: Some(end), thread: Some(thread) }
+    }
+}
+
+/// How fast a number grows, from look to look.
+struct Rate {
+    clock: SystemClock,
+    before: (u64, u64),
+}
+
+impl Rate {
+    fn new(clock: SystemClock, number: u64) -> Self {
+        Self { before: (clock.mono_us(), number), clock }
+    }
+
+    /// The growth a second since the last look.
+    fn next(&mut self, number: u64) -> f64 {
+        let now = (self.clock.mono_us(), number);
+        let seconds = (now.0 - self.before.0) as f64 / 1e6;
+        let rate = number.saturating_sub(self.before.1) as f64 / seconds.max(1e-6);
+        self.before = now;
+        rate
     }
 }
 

@@ -11,7 +11,7 @@ use sinks::store::{AsOf, Board, CommitView, Reader, StoreError, Tag};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::signals::runtime;
-use crate::state::{open, snapshot};
+use crate::state::{At, open, snapshot};
 use crate::store_args::{StoreArgs, nowhere};
 
 /// Ask a state folder or a store for a tag or for the top tags
@@ -50,9 +50,9 @@ struct Options {
     state: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
-    /// The commit to ask; the visible one by default
-    #[arg(long, value_name = "COMMIT", conflicts_with = "store")]
-    at: Option<u64>,
+    /// The commit to ask, or the last one at a time; the visible one by default
+    #[arg(long, value_name = "COMMIT|TIME", conflicts_with = "store")]
+    at: Option<At>,
     /// The answer as one JSON object; a tag's is the same as the API's
     #[arg(long)]
     json: bool,

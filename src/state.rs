@@ -1,10 +1,12 @@
 //! State folders as commands name them.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use schemas::manifest::Manifest;
-use sinks::commits::{Snapshot, load, visible};
+use schemas::time::{TimeUnit, format_ms};
+use sinks::commits::{CommitError, Snapshot, list_commits, load, visible};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::error::CliError;
@@ -26,18 +28,67 @@ pub(crate) fn open(state: &Path) -> Result<Arc<dyn Storage>, CliError> {
     Ok(Arc::new(storage))
 }
 
-/// The manifest of commit `at`, or of the visible one.
-pub(crate) fn manifest(storage: &dyn Storage, at: Option<u64>) -> Result<Manifest, CliError> {
-    let commit = match at {
-        Some(commit) => commit,
-        None => visible(storage)?.ok_or_else(|| {
-            CliError::Failed("this state has no commit yet; `tagflow run` makes one".to_owned())
-        })?,
-    };
-    Ok(load(storage, commit)?)
+/// A commit as `--at` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// By its number.
+    Commit(u64),
+    /// The last one whose stream time is not behind this time.
+    Time(i64),
 }
 
-/// Opens commit `at`, or the visible one.
-pub(crate) fn snapshot(storage: &dyn Storage, at: Option<u64>) -> Result<Arc<Snapshot>, CliError> {
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            // No job makes as many commits as there are milliseconds since 1970.
+            Ok(commit) if commit < 100_000_000_000 => Ok(Self::Commit(commit)),
+            Ok(_) => TimeUnit::Millis.parse(text).map(Self::Time).map_err(|e| e.to_string()),
+            Err(_) => TimeUnit::Rfc3339.parse(text).map(Self::Time).map_err(|_| {
+                "write a commit's number, or a time as 2026-05-01T12:00:00Z or in ms".to_owned()
+            }),
+        }
+    }
+}
+
+/// The manifest of the commit `at`, or of the visible one.
+pub(crate) fn manifest(storage: &dyn Storage, at: Option<At>) -> Result<Manifest, CliError> {
+    if let Some(At::Commit(commit)) = at {
+        return Ok(load(storage, commit)?);
+    }
+    let newest = visible(storage)?.ok_or_else(|| {
+        CliError::Failed("this state has no commit yet; `tagflow run` makes one".to_owned())
+    })?;
+    match at {
+        Some(At::Time(ms)) => at_time(storage, newest, ms),
+        _ => Ok(load(storage, newest)?),
+    }
+}
+
+/// The last commit up to `newest` whose stream time is at most `ms`.
+fn at_time(storage: &dyn Storage, newest: u64, ms: i64) -> Result<Manifest, CliError> {
+    let commits = list_commits(storage)?;
+    let kept = commits.partition_point(|commit| *commit <= newest);
+    let mut later = None;
+    // Stream time never falls from commit to commit.
+    for commit in commits[..kept].iter().rev() {
+        let manifest = match load(storage, *commit) {
+            // Only its header is left: it stays as a fence, and holds nothing.
+            Err(CommitError::Missing(_)) => continue,
+            other => other?,
+        };
+        match manifest.body.as_of_ms {
+            Some(as_of_ms) if as_of_ms <= ms => return Ok(manifest),
+            as_of_ms => later = as_of_ms.or(later),
+        }
+    }
+    let first = later.map_or_else(String::new, |ms| format!(", which begin at {}", format_ms(ms)));
+    let time = format_ms(ms);
+    Err(CliError::Failed(format!("{time} lies before the commits that are kept{first}")))
+}
+
+/// Opens the commit `at`, or the visible one.
+pub(crate) fn snapshot(storage: &dyn Storage, at: Option<At>) -> Result<Arc<Snapshot>, CliError> {
     Ok(Arc::new(Snapshot::open(storage, manifest(storage, at)?, None)?))
 }

@@ -16,7 +16,7 @@ use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::run::unpublished;
 use crate::signals::{on_stop, runtime};
-use crate::state::open;
+use crate::state::{manifest, open};
 use crate::store_args::StoreArgs;
 
 /// Make, check and fill the tables of a ScyllaDB or Cassandra keyspace
@@ -127,13 +127,14 @@ fn fill(
     job: String,
     store_wait_ms: u64,
 ) -> Result<(), CliError> {
-    open(state)?;
+    // A state without a commit has nothing to send.
+    manifest(&*open(state)?, None)?;
     let uri = settings.uri();
     let mut publisher = CqlPublisher::new(settings)?;
     let is_empty = publisher.is_empty().map_err(dataflow::JobError::from)?;
     let is_empty = is_empty.ok_or(dataflow::JobError::from(PublishError::Unavailable))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let (manifest, publication) = rebuild(Rebuild {
+    let (commit, publication) = rebuild(Rebuild {
         state: state.to_owned(),
         job,
         publisher: Box::new(publisher),
@@ -148,7 +149,7 @@ fn fill(
     let done = publication.wait();
     drop(live);
     done?;
-    let commit = manifest.header.commit;
+    let commit = commit.header.commit;
     if let Some(what) = unpublished(&status, commit) {
         return Err(CliError::Failed(what));
     }

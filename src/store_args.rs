@@ -17,10 +17,10 @@ pub(crate) struct StoreArgs {
     /// The nearest data centre of the store; needed where it has several
     #[arg(long, value_name = "NAME", requires = "store")]
     datacenter: Option<String>,
-    /// Encrypt connections to the store, and check its certificate (authorities: TAGFLOW_CQL_CA)
+    /// Encrypt connections to the store, and check its certificate (authorities: `TAGFLOW_CQL_CA`)
     #[arg(long, requires = "store")]
     tls: bool,
-    /// How many copies must answer a write or a read: ONE, LOCAL_ONE, QUORUM, LOCAL_QUORUM, ALL
+    /// How many copies must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
     #[arg(long, value_name = "LEVEL", requires = "store", value_parser = parse_level)]
     consistency: Option<Consistency>,
 }

@@ -136,6 +136,8 @@ fn parse_name(encoded: &str) -> Result<Name, Problem> {
 fn unavailable(error: &StoreError) -> Problem {
     match error {
         StoreError::Empty => Problem::Unavailable(error.to_string()),
+        // The store itself tells about its troubles, once and not for every request.
+        StoreError::Unavailable(_) => Problem::Unavailable("the store does not answer".into()),
         _ => {
             tracing::error!(%error, "the store gave no answer");
             Problem::Unavailable("the store does not answer".into())

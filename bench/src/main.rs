@@ -9,6 +9,7 @@
 mod baseline;
 mod follow;
 mod measure;
+mod reconcile;
 mod sums;
 
 use std::error::Error;
@@ -36,6 +37,9 @@ struct Args {
     /// Commits to follow; 0 leaves this out
     #[arg(long, default_value_t = 20)]
     commits: usize,
+    /// Measure checks of the workload as well
+    #[arg(long)]
+    reconcile: bool,
     /// Be the baseline program for this file
     #[arg(long, hide = true)]
     baseline: Option<PathBuf>,
@@ -98,6 +102,11 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
         let lags = follow::lags(&place.tagflow, &place.input, &state, size)?;
         fs::remove_dir_all(state)?;
         print_lags(&lags)?;
+    }
+    if args.reconcile {
+        let state = place.fresh_state()?;
+        reconcile::print(&place.tagflow, &place.input, &state, args.posts)?;
+        fs::remove_dir_all(state)?;
     }
     Ok(())
 }

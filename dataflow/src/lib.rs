@@ -17,6 +17,7 @@ mod own;
 mod plan;
 mod publishing;
 mod rebuild;
+pub mod reconcile;
 mod records;
 mod run;
 mod settings;

@@ -93,6 +93,5 @@ fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, 
         }
         std::thread::park_timeout(Duration::from_millis(50));
     }
-    let what = "the job that lives on the state has made no commit for a minute";
-    Err(JobError::Worker(what.to_owned()))
+    Err(JobError::Stuck)
 }

@@ -215,6 +215,12 @@ impl Buckets {
         self.list.insert(at.map_or(0, |i| i + 1), new);
     }
 
+    /// Start in milliseconds and count of each bucket, ascending.
+    pub fn iter(&self, tiers: &Tiers) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let unit_ms = tiers.unit_ms;
+        self.list.iter().map(move |b| (i64::from(b.start) * unit_ms, i64::from(b.count)))
+    }
+
     /// Moves the list on to `as_of`: older buckets become coarser, the oldest go.
     pub fn fold(&mut self, tiers: &Tiers, as_of: u32) {
         if as_of <= self.folded {

@@ -4,6 +4,7 @@
 //! [`storage::Storage`] or [`publish::Publisher`], so that it can be simulated.
 
 pub mod commits;
+pub mod compare;
 pub mod cql;
 pub mod invariants;
 pub mod publish;

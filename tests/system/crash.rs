@@ -165,4 +165,6 @@ fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     let counted = count(&Input::file(&input), summary.as_of.unwrap(), None);
     println!("{kills} kills, {} keys differ", recount::differing(&counted.rows, &rows).count());
     check(&Input::file(&input), &rows, &summary);
+    let told = ok(&format!("reconcile --input {out} --state {} --workers 2", state.display()));
+    assert!(told.contains(" 0 values differ"), "{told}");
 }

@@ -3,18 +3,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
+use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run};
 use super::recount::{Input, check};
 
 /// A state with several commits, left in order before the input's end.
 fn stopped_state(folder: &Path) -> (PathBuf, PathBuf) {
+    stopped_state_of(folder, "")
+}
+
+fn stopped_state_of(folder: &Path, more: &str) -> (PathBuf, PathBuf) {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
     ok(&format!(
         "generate --posts 40000 --tags-mean 3 --vocabulary 4000 --out {}",
         input.display()
     ));
     let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
-    let mut job = Job::start(&format!("{line} --limit-rate 6000"));
+    let mut job = Job::start(&format!("{line} --limit-rate 6000 {more}"));
     eventually("four commits", || (newest_commit(&state) >= 4).then_some(()));
     job.signal("INT");
     eventually("an end in order", || (!job.lives()).then_some(()));
@@ -186,4 +190,57 @@ fn a_commit_that_readers_have_seen_must_be_there() {
     ok(&line);
     let (rows, summary) = export(&state, "");
     check(&Input::file(&input), &rows, &summary);
+}
+
+#[test]
+fn a_time_names_the_last_commit_that_is_not_behind_it() {
+    let folder = folder();
+    // In order, so that stream time moves from commit to commit.
+    let (_, state) = stopped_state_of(folder.path(), "--horizon 48h");
+    let at = state.display();
+    let commits: Vec<serde_json::Value> = ok(&format!("checkpoint ls --state {at} --json"))
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let timed: Vec<_> = commits
+        .iter()
+        .filter_map(|c| Some((c["as_of"].as_i64()?, c["commit"].as_u64()?)))
+        .collect();
+    assert!(timed.len() > 2, "{commits:?}");
+    for (as_of, _) in &timed {
+        let want = timed.iter().rfind(|(other, _)| other <= as_of).unwrap().1;
+        let (_, summary) = export(&state, &format!("--at {as_of}"));
+        assert_eq!(summary.commit, want, "at {as_of}");
+    }
+    let error = fails(&format!("query top --state {at} --at 2001-01-01T00:00:00Z"), 1);
+    assert!(error.contains("2001-01-01") && error.contains("begin at"), "{error}");
+    let error = fails(&format!("checkpoint export --state {at} --at noon"), 2);
+    assert!(error.contains("2026-05-01T12:00:00Z"), "{error}");
+}
+
+#[test]
+fn two_states_are_compared_tag_by_tag() {
+    let folder = folder();
+    let (input, first) = stopped_state(folder.path());
+    let second = folder.path().join("again");
+    let (a, b) = (first.display(), second.display());
+    let line = format!("run --input {} --bounded --workers 2 --state", input.display());
+    ok(&format!("{line} {b}"));
+    let line_of =
+        |a: &dyn std::fmt::Display, b: &dyn std::fmt::Display| format!("compare {a} {b} --json");
+    let output = run(&line_of(&a, &b));
+    assert_eq!(output.status.code(), Some(1), "the first is half-way");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let differing: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (_, values) = differing.split_last().unwrap();
+    let totals = values.iter().filter(|v| v["field"] == "total");
+    let sizes: Vec<i64> =
+        totals.map(|v| v["b"].as_i64().unwrap_or(0) - v["a"].as_i64().unwrap_or(0)).collect();
+    assert!(sizes.len() > 100 && sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    ok(&format!("{line} {a}"));
+    let same = ok(&line_of(&a, &b));
+    let same: serde_json::Value = serde_json::from_str(&same).unwrap();
+    assert_eq!(same["differ"], 0);
+    assert!(same["compared"].as_u64() > Some(1000), "{same}");
 }

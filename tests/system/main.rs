@@ -15,6 +15,7 @@ mod harness;
 mod histories;
 mod live;
 mod modes;
+mod reconcile;
 mod recount;
 mod serve;
 mod services;

@@ -49,7 +49,7 @@ pub(super) fn values(row: &JobRow) -> Values<'_> {
     let windows: Vec<Window> = row.windows.clone().into();
     // Numbers and texts always have a JSON form.
     let windows = serde_json::to_string(&windows).unwrap_or_default();
-    let scopes = row.scopes.as_ref().map(|scopes| serde_json::to_string(scopes));
+    let scopes = row.scopes.as_ref().map(serde_json::to_string);
     (
         &row.name,
         row.history as i64,

@@ -177,6 +177,7 @@ impl Publisher for CqlPublisher {
                 Ok(_) => Ok(Outcome::Acknowledged),
                 Err(error) => match Failed::from(&error) {
                     Failed::Refused(why) => Ok(Outcome::Refused(why)),
+                    Failed::Overload(_) => Ok(Outcome::Unknown),
                     failed => Err(failed.into()),
                 },
             }

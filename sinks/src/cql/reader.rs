@@ -24,6 +24,8 @@ use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
 const REFRESH: Duration = Duration::from_millis(200);
 /// From the first failed attempt to the next, doubled up to the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// After so many failures in a row the connections are made anew.
+const FAILURES_MAX: u32 = 3;
 /// A job's row older than this is no answer any more.
 const STALE: Duration = Duration::from_secs(10);
 /// A read that takes longer is asked of another replica as well.
@@ -45,6 +47,8 @@ struct Known {
     /// When the database last told.
     at: Option<Instant>,
     trouble: Option<String>,
+    /// Failures since.
+    failures: u32,
 }
 
 struct Shared {
@@ -143,21 +147,23 @@ impl Shared {
         self.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn connect(&self, connected: Option<Arc<Connected>>) {
-        *self.connected.write().unwrap_or_else(PoisonError::into_inner) = connected;
-    }
-
     /// Connects where that is to be done, and reads the job's row.
     async fn step(&self) -> Result<(), CqlError> {
-        let connected = match self.connected() {
-            Some(connected) => connected,
-            None => Arc::new(Connected::open(&self.settings).await?),
+        let (name, failures) = {
+            let known = self.known();
+            (known.row.as_ref().map(|row| row.name.clone()), known.failures)
         };
-        let name = self.known().row.as_ref().map(|row| row.name.clone());
-        let row = connected.job(&self.settings.keyspace, name.as_deref()).await;
-        // Where it does not answer any more, the next step connects anew.
-        self.connect(row.is_ok().then_some(connected));
-        let row = row?;
+        let connected = match self.connected() {
+            // One answer that is late is no reason.
+            Some(connected) if failures < FAILURES_MAX => connected,
+            _ => {
+                let connected = Arc::new(Connected::open(&self.settings).await?);
+                let mut now = self.connected.write().unwrap_or_else(PoisonError::into_inner);
+                *now = Some(Arc::clone(&connected));
+                connected
+            }
+        };
+        let row = connected.job(&self.settings.keyspace, name.as_deref()).await?;
         let mut known = self.known();
         known.at = Some(Instant::now());
         // A replica that lags behind may show an older one.
@@ -173,6 +179,7 @@ impl Shared {
     fn note(&self, trouble: Option<CqlError>) {
         let trouble = trouble.map(|error| error.to_string());
         let mut known = self.known();
+        known.failures = if trouble.is_some() { known.failures + 1 } else { 0 };
         if known.trouble != trouble {
             match &trouble {
                 Some(trouble) => tracing::error!(store = %self.settings.uri(), "{trouble}"),

@@ -4,7 +4,6 @@
 //! batch over partitions only moves the fan-out to one coordinator. A row's outcome is
 //! acknowledged, refused or unknown; the driver repeats nothing, since the caller does.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -55,17 +54,16 @@ pub(super) async fn send(
     limit: &mut Concurrency,
 ) -> Sent {
     let mut sent = Sent::default();
-    let mut waiting: VecDeque<(usize, &PublishRow)> = rows.iter().enumerate().collect();
     let mut flights = FuturesUnordered::new();
     let (mut bytes, mut failures) = (0, 0);
     loop {
         while flights.len() < limit.limit()
             && (sent.answered || failures < GONE_AFTER)
             && sent.fatal.is_none()
-            && let Some((index, row)) = waiting.front().copied()
+            && let Some(row) = rows.get(sent.outcomes.len())
             && (bytes == 0 || bytes + size(row) <= IN_FLIGHT_BYTES)
         {
-            waiting.pop_front();
+            let index = sent.outcomes.len();
             sent.outcomes.push(Outcome::Unknown);
             bytes += size(row);
             flights.push(async move {

@@ -276,7 +276,7 @@ fn of_two_jobs_on_one_checkpoint_and_keyspace_one_leaves_within_ten_seconds() {
     // One that takes over.
     let mut newcomer = chain.job(&format!("{paced} --take-over"));
     let code = within(10, "the older job to leave", || job.code());
-    assert_eq!(code, Some(3));
+    assert_eq!(code, 3);
     let before = newest_commit(&chain.state());
     chain.commits(&mut newcomer, before, 3);
     // One that knows nothing of what the keyspace has.

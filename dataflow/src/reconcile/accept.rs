@@ -1,0 +1,220 @@
+//! Which records of a partition count, by the rules of the horizon, restated.
+//!
+//! Invariant: what is decided about a record depends on the records before it in its partition and
+//! on the decisions that the commit recorded (future events, and ids below the floor) alone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use schemas::event::{Decoder, Kind, RECORD_BYTES_MAX};
+use schemas::hash::{Hasher, KeyHash};
+use schemas::rows::{DeadLetters, partition_hash, record_hash};
+use schemas::segment::Segment;
+use schemas::tags::Extractor;
+
+use crate::log::Record;
+use crate::settings::{Beyond, LogTimeKind, Scope};
+
+/// A decision about a record that the log alone does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Dated too far ahead of the clock.
+    Future,
+    /// Below the floor.
+    Beyond,
+}
+
+/// The decisions that a commit recorded, by the keys of its dead letters.
+pub(super) type Decisions = HashMap<KeyHash, Decision>;
+
+/// Reads the decisions out of the dead letters.
+pub(super) fn decisions<'s>(segments: impl Iterator<Item = &'s Segment<DeadLetters>>) -> Decisions {
+    let rows = segments.flat_map(Segment::iter);
+    rows.filter_map(|(hash, row)| match row.reason {
+        "future" => Some((hash, Decision::Future)),
+        "beyond_horizon" => Some((hash, Decision::Beyond)),
+        _ => None,
+    })
+    .collect()
+}
+
+/// The clock of a partition: the k-th largest time so far, k = 1 + min(63, n / 2) of n, or the
+/// largest stamp where the log stamps its records.
+#[derive(Debug, Default)]
+struct LogTime {
+    largest: BTreeMap<i64, u64>,
+    kept: u64,
+    seen: u64,
+    value_ms: Option<i64>,
+}
+
+impl LogTime {
+    fn see(&mut self, ts_ms: i64) {
+        self.seen += 1;
+        self.kept += 1;
+        *self.largest.entry(ts_ms).or_default() += 1;
+        if self.kept > 64
+            && let Some(mut least) = self.largest.first_entry()
+        {
+            self.kept -= 1;
+            *least.get_mut() -= 1;
+            if *least.get() == 0 {
+                least.remove();
+            }
+        }
+        let mut left = 1 + (self.seen / 2).min(63);
+        for (ts_ms, number) in self.largest.iter().rev() {
+            if *number >= left {
+                self.value_ms = self.value_ms.max(Some(*ts_ms));
+                return;
+            }
+            left -= number;
+        }
+    }
+
+    fn see_stamp(&mut self, stamp_ms: i64) {
+        self.value_ms = self.value_ms.max(Some(stamp_ms));
+    }
+}
+
+/// How the records of an input are read.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) input: String,
+    pub(super) decoder: Decoder,
+    pub(super) log_time: LogTimeKind,
+    pub(super) hasher: Hasher,
+    pub(super) scopes: Arc<[Scope]>,
+    pub(super) horizon_ms: Option<i64>,
+    pub(super) beyond: Beyond,
+    pub(super) until_ms: Option<i64>,
+    /// The commit's floor: no event at or above it can have been below an earlier one.
+    pub(super) floor_ms: Option<i64>,
+    pub(super) decisions: Arc<Decisions>,
+}
+
+/// An event that counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// The hash of its id; none where it counts as it is.
+    pub(super) id: Option<KeyHash>,
+    pub(super) event_id: String,
+    pub(super) ts_ms: i64,
+    /// Key and spelling of each of its tags.
+    pub(super) tags: Vec<(String, String)>,
+    /// Its scopes: the whole stream `""`, and those of its attributes.
+    pub(super) scopes: Vec<String>,
+}
+
+impl Accepted {
+    /// The key of each tag in each scope, with scope, tag and spelling.
+    pub(super) fn uses<'a>(
+        &'a self,
+        hasher: &'a Hasher,
+    ) -> impl Iterator<Item = (KeyHash, &'a str, &'a str, &'a str)> {
+        self.tags.iter().flat_map(move |(key, spelling)| {
+            let tag = hasher.tag(key);
+            let of = move |scope: &'a String| {
+                (hasher.scoped(scope, tag), scope.as_str(), key.as_str(), spelling.as_str())
+            };
+            self.scopes.iter().map(of)
+        })
+    }
+}
+
+/// Decides about the records of one partition, in their order.
+pub(super) struct Accept {
+    rules: Rules,
+    partition: u64,
+    salt: u64,
+    /// Whether events are held against the partition's log time. Not in blocks.
+    ordered: bool,
+    log_time: LogTime,
+    extractor: Extractor,
+}
+
+impl Accept {
+    pub(super) fn new(rules: Rules, partition: &str, ordered: bool) -> Self {
+        Self {
+            partition: partition_hash(&rules.input, partition),
+            salt: rules.hasher.input_salt(&rules.input),
+            rules,
+            ordered,
+            log_time: LogTime::default(),
+            extractor: Extractor::default(),
+        }
+    }
+
+    /// The event that `record` holds, if it counts.
+    pub(super) fn take(&mut self, record: Record<'_>) -> Option<Accepted> {
+        let rules = &self.rules;
+        if record.size > RECORD_BYTES_MAX as u64 {
+            return None;
+        }
+        let event = rules.decoder.decode(record.bytes).ok()?;
+        if event.kind != Kind::PostPublished || rules.until_ms.is_some_and(|u| event.ts_ms > u) {
+            return None;
+        }
+        let decision = rules.decisions.get(&record_hash(self.partition, record.position));
+        if decision == Some(&Decision::Future) {
+            return None;
+        }
+        let behind = match (rules.horizon_ms, self.log_time.value_ms) {
+            (Some(horizon_ms), Some(now_ms)) => self.ordered && event.ts_ms < now_ms - horizon_ms,
+            _ => false,
+        };
+        match (rules.log_time, record.stamp_ms) {
+            (LogTimeKind::Append, stamp_ms) => {
+                self.log_time.see_stamp(stamp_ms.unwrap_or(event.ts_ms));
+            }
+            (LogTimeKind::Event, _) => self.log_time.see(event.ts_ms),
+        }
+        let below = rules.floor_ms.is_some_and(|floor_ms| event.ts_ms < floor_ms);
+        let beyond = behind || (below && decision == Some(&Decision::Beyond));
+        if beyond && rules.beyond == Beyond::DeadLetter {
+            return None;
+        }
+        let mut tags: Vec<(String, String)> = Vec::new();
+        self.extractor.each(&event.caption, |o, key, _| {
+            match tags.iter_mut().find(|(known, _)| known == key) {
+                Some((_, least)) if o.tag < least.as_str() => o.tag.clone_into(least),
+                Some(_) => {}
+                None => tags.push((key.to_owned(), o.tag.to_owned())),
+            }
+        });
+        let values = rules.scopes.iter().zip(&event.attributes);
+        let scopes = values.filter_map(|(scope, value)| {
+            let value = value.as_deref().filter(|v| scope.allow.iter().any(|a| a == v))?;
+            Some(format!("{}={value}", scope.attribute))
+        });
+        Some(Accepted {
+            id: (!beyond).then(|| rules.hasher.event(self.salt, &event.event_id)),
+            ts_ms: event.ts_ms,
+            tags,
+            scopes: std::iter::once(String::new()).chain(scopes).collect(),
+            event_id: event.event_id.into_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_time_is_the_kth_largest() {
+        let mut clock = LogTime::default();
+        let mut all = Vec::new();
+        for i in 0..500_i64 {
+            let ts_ms = i * 7919 % 1009;
+            clock.see(ts_ms);
+            all.push(ts_ms);
+            all.sort_unstable_by(|a, b| b.cmp(a));
+            let k = 1 + (all.len() / 2).min(63);
+            assert!(clock.value_ms >= Some(all[k - 1]), "after {i}");
+        }
+        assert_eq!(clock.value_ms, Some(all[63]));
+        clock.see_stamp(2000);
+        assert_eq!(clock.value_ms, Some(2000));
+    }
+}

@@ -1,0 +1,172 @@
+//! Reconcile: what the state of a commit must be, computed afresh from the log, against what it is.
+//!
+//! The computation is a second, independent program ([`program`]): it shares with the job the
+//! record types, the tag rules, and the decoders of manifests, rows and dead letters, which hold
+//! the positions and the recorded decisions. Invariant: what a report calls drift differs, and
+//! what it does not mention, of the keys it was asked to check, is equal.
+
+mod accept;
+mod behind;
+mod drift;
+mod pieces;
+mod program;
+mod run;
+mod stored;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+pub use behind::{Behind, behind};
+pub use drift::{Drift, Place};
+pub use run::reconcile;
+use schemas::hash::KeyHash;
+use serde::Serialize;
+use sinks::commits::{CommitError, Snapshot};
+use sinks::storage::Storage;
+use thiserror::Error;
+
+use crate::inputs::{InputError, InputSpec};
+use crate::log::LogError;
+use crate::settings::Beyond;
+
+/// The parts that a check can be cut into: the top seven bits of a key's hash.
+pub const PARTS: u64 = 128;
+
+/// Which keys are checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those of some of [`PARTS`] parts, in so many passes over the log.
+    Bins {
+        /// Which parts.
+        bins: Range<u64>,
+        /// The passes; each needs memory for its share of the keys.
+        passes: u64,
+    },
+    /// One key in so many.
+    Sample(u64),
+    /// These tags, by their keys, in every scope.
+    Tags(BTreeSet<String>),
+}
+
+/// What to check.
+pub struct Request {
+    /// The inputs, under the names that the state knows them by.
+    pub inputs: Vec<InputSpec>,
+    /// The state.
+    pub storage: Arc<dyn Storage>,
+    /// The commit, open.
+    pub snapshot: Arc<Snapshot>,
+    /// The job's horizon; none where it keeps every id.
+    pub horizon_ms: Option<i64>,
+    /// What the job does with events beyond it.
+    pub beyond: Beyond,
+    /// Which keys to check.
+    pub which: Which,
+    /// Worker threads.
+    pub workers: usize,
+    /// Records a second that are read at most.
+    pub limit_rate: Option<u64>,
+}
+
+/// How far a check is, for a progress line.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Records read.
+    pub records: AtomicU64,
+    /// What the units below are at the end of the last pass.
+    pub all: AtomicU64,
+    /// Bytes of files and records of topics that have been read.
+    pub read: AtomicU64,
+}
+
+/// The result of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The commit.
+    pub commit: u64,
+    /// The rows and ids that were compared.
+    pub checked: u64,
+    /// The values that differ.
+    pub drift: u64,
+    /// Events of which two copies differ: which one counts is up to chance, so that drift of their
+    /// tags means nothing. Left out where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ambiguous: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Why a check could not tell.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// An input could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An input could not be opened.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The commit could not be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The state has an input that the check was not given.
+    #[error("commit {commit} counts input {input:?}, which was not named")]
+    Unnamed {
+        /// The commit.
+        commit: u64,
+        /// The input.
+        input: String,
+    },
+    /// The log ends before the commit's position.
+    #[error("{partition} ends at {end}, and the commit covers it up to {position}")]
+    Short {
+        /// The partition.
+        partition: String,
+        /// Its end.
+        end: u64,
+        /// The commit's position.
+        position: u64,
+    },
+    /// Records that the commit counts are no longer there.
+    #[error(
+        "{partition} begins at {first}, and the commit counts its records from {begin} on: \
+         what has been removed cannot be counted again"
+    )]
+    Overtaken {
+        /// The partition.
+        partition: String,
+        /// The first record that is left.
+        first: u64,
+        /// The first record that the commit counts.
+        begin: u64,
+    },
+    /// A row cannot be decoded.
+    #[error("the row of tag {0:?} is damaged")]
+    Row(String),
+    /// A worker thread ended abnormally.
+    #[error("a worker failed: {0}")]
+    Worker(String),
+}
+
+/// The keys of one pass.
+#[derive(Clone, Debug)]
+enum Part {
+    Bins(Range<u64>),
+    Sample(u64),
+    Keys(Arc<BTreeSet<KeyHash>>),
+}
+
+impl Part {
+    fn has(&self, hash: KeyHash) -> bool {
+        match self {
+            Self::Bins(bins) => bins.contains(&(hash.hi >> (64 - PARTS.trailing_zeros()))),
+            // The high bits place a key; the low ones are as random, and free.
+            Self::Sample(one_in) => hash.lo.is_multiple_of(*one_in),
+            Self::Keys(keys) => keys.contains(&hash),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Running the second computation: workers that read their pieces of the log and their share of
+//! the commit, pass by pass.
+//!
+//! Invariant: a report is made only where every piece was read to the commit's position.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use differential_dataflow::input::{Input as _, InputSession};
+use schemas::hash::KeyHash;
+use schemas::rows::{DeadLetters, Ids};
+use sinks::commits::{OpenSegment, open_table};
+use timely::communication::Config as CommunicationConfig;
+use timely::dataflow::operators::probe::Handle;
+use timely::worker::Worker;
+
+use super::accept::{Accept, Accepted, Rules, decisions};
+use super::drift::{Differences, Drift, Place};
+use super::pieces::{Piece, pieces};
+use super::program::{Event, Fact, Kept, Time, drift};
+use super::{PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
+use crate::clock::{Clock, SystemClock};
+use crate::context::Pace;
+use crate::log::Log;
+use crate::settings::{Scope, Settings};
+
+/// The records read before the other operators have their turn.
+const TURN_RECORDS: usize = 4096;
+
+/// What the workers of a check share.
+pub(super) struct Check {
+    pieces: Vec<Piece>,
+    /// By input name.
+    logs: Vec<(Arc<dyn Log>, Rules)>,
+    request: Request,
+    ids: Vec<OpenSegment<Ids>>,
+    pub(super) kept: Kept,
+    pace: Pace,
+    clock: SystemClock,
+    progress: Arc<Progress>,
+    found: Mutex<Vec<(Fact, isize)>>,
+    checked: Mutex<u64>,
+    failure: Mutex<Option<ReconcileError>>,
+    failed: AtomicBool,
+}
+
+/// Checks a commit: the values that differ, and the report.
+pub fn reconcile(
+    request: Request,
+    progress: &Arc<Progress>,
+) -> Result<(Vec<Drift>, Report), ReconcileError> {
+    let parts = parts(&request);
+    let mut check = Check::new(request, Arc::clone(progress))?;
+    progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
+    let mut report =
+        Report { commit: check.request.snapshot.manifest.header.commit, ..Report::default() };
+    let mut facts = Vec::new();
+    for part in parts {
+        check.kept.part = part;
+        check = pass(check)?;
+        facts.append(check.found.get_mut().unwrap_or_else(PoisonError::into_inner));
+    }
+    report.checked = *check.checked.lock().unwrap_or_else(PoisonError::into_inner);
+    let (differences, ambiguous) = Differences::new(facts);
+    let mut wanted = differences.wanted();
+    if !wanted.is_empty() {
+        check.look_up(|accepted, place, hasher| {
+            for (key, scope, tag, _) in accepted.uses(hasher) {
+                wanted.see(key, scope, tag, place);
+            }
+            if let Some(id) = accepted.id {
+                wanted.see(id, "", &accepted.event_id, place);
+            }
+        })?;
+    }
+    let values = differences.values(&check.request.snapshot, &check.kept, wanted);
+    report.drift = values.len() as u64;
+    report.ambiguous = ambiguous;
+    Ok((values, report))
+}
+
+/// The keys of each pass.
+fn parts(request: &Request) -> Vec<Part> {
+    match &request.which {
+        Which::Sample(one_in) => vec![Part::Sample(*one_in)],
+        Which::Bins { bins, passes } => {
+            let (begin, length) = (bins.start, bins.end - bins.start);
+            let at = |pass: u64| begin + length * pass / passes;
+            let passes = (0..*passes).map(|pass| at(pass)..at(pass + 1));
+            passes.filter(|bins| !bins.is_empty()).map(Part::Bins).collect()
+        }
+        Which::Tags(tags) => {
+            let body = &request.snapshot.manifest.body;
+            let hasher = body.hash_key.hasher();
+            let scopes = body.scopes.iter().flatten().map(String::as_str).chain([""]);
+            let scopes: Vec<&str> = scopes.collect();
+            let keys = tags
+                .iter()
+                .flat_map(|tag| scopes.iter().map(|scope| hasher.scoped(scope, hasher.tag(tag))));
+            vec![Part::Keys(Arc::new(keys.collect()))]
+        }
+    }
+}
+
+/// The scopes of a state, from their names: `region=eu` and `region=us` are one of two values.
+fn scopes(names: &[String]) -> Vec<Scope> {
+    let mut scopes: Vec<Scope> = Vec::new();
+    for (attribute, value) in names.iter().filter_map(|name| name.split_once('=')) {
+        match scopes.iter_mut().find(|scope| scope.attribute == attribute) {
+            Some(scope) => scope.allow.push(value.to_owned()),
+            None => scopes
+                .push(Scope { attribute: attribute.to_owned(), allow: vec![value.to_owned()] }),
+        }
+    }
+    scopes
+}
+
+impl Check {
+    pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
+        let manifest = &request.snapshot.manifest;
+        let body = &manifest.body;
+        let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
+        if let Some(input) = body.inputs.keys().find(unnamed) {
+            let (commit, input) = (manifest.header.commit, input.clone());
+            return Err(ReconcileError::Unnamed { commit, input });
+        }
+        let settings = Settings {
+            scopes: scopes(body.scopes.as_deref().unwrap_or_default()),
+            ..Settings::default()
+        };
+        let dead = open_table::<DeadLetters>(&*request.storage, manifest)?;
+        let decisions = Arc::new(decisions(dead.iter().map(|segment| &segment.rows)));
+        let clock = SystemClock::default();
+        let shared: Arc<dyn Clock> = Arc::new(clock);
+        let mut logs = Vec::new();
+        for input in &request.inputs {
+            let opened = input.open(manifest.header.generation, &settings, &shared)?;
+            let rules = Rules {
+                input: input.name.clone(),
+                decoder: opened.decoder,
+                log_time: opened.log_time,
+                hasher: body.hash_key.hasher(),
+                scopes: settings.scopes.clone().into(),
+                // Blocks have no order; a state without a floor has had no horizon.
+                horizon_ms: request.horizon_ms.filter(|_| body.floor_ms.is_some()),
+                beyond: request.beyond,
+                until_ms: body.finished.as_ref().and_then(|finished| finished.until_ms),
+                floor_ms: body.floor_ms,
+                decisions: Arc::clone(&decisions),
+            };
+            logs.push((opened.log, rules));
+        }
+        for (log, rules) in &logs {
+            for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
+                if let Some(fingerprint) = &state.fingerprint {
+                    log.verify(partition, fingerprint)?;
+                }
+            }
+        }
+        let kept = Kept {
+            windows: body.windows.clone(),
+            as_of_ms: body.as_of_ms.unwrap_or_default(),
+            first_hour: body.floor_ms.map_or(0, |floor| floor.max(0) / 3_600_000),
+            part: Part::Bins(0..PARTS),
+        };
+        Ok(Self {
+            pieces: pieces(body),
+            ids: open_table::<Ids>(&*request.storage, manifest)?,
+            pace: Pace::new(request.limit_rate, clock.mono_us()),
+            logs,
+            kept,
+            clock,
+            progress,
+            request,
+            found: Mutex::default(),
+            checked: Mutex::default(),
+            failure: Mutex::default(),
+            failed: AtomicBool::default(),
+        })
+    }
+
+    /// How much there is to read, in the units of [`Progress`].
+    pub(super) fn span(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.start())).sum()
+    }
+
+    fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
+        self.logs.iter().find(|(_, rules)| rules.input == piece.input)
+    }
+
+    /// Reads a piece; `each` gets the events that count, and `turn` is called now and then.
+    fn read(
+        &self,
+        piece: &Piece,
+        mut each: impl FnMut(Accepted, u64),
+        mut turn: impl FnMut(),
+    ) -> Result<(), ReconcileError> {
+        let Some((log, rules)) = self.input(piece) else { return Ok(()) };
+        let mut accept = Accept::new(rules.clone(), &piece.partition, piece.block.is_none());
+        let mut reader = piece.open(&**log)?;
+        let mut more = true;
+        while more && !self.failed.load(Ordering::Relaxed) {
+            let limit = self.pace.grant(TURN_RECORDS, self.clock.mono_us());
+            if limit == 0 {
+                turn();
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+                continue;
+            }
+            let (mut read, before) = (0, reader.position());
+            more = piece.read(&mut *reader, limit, &mut |record| {
+                read += 1;
+                let position = record.position;
+                accept.take(record).into_iter().for_each(|event| each(event, position));
+            })?;
+            self.pace.give_back(limit - read);
+            self.progress.records.fetch_add(read as u64, Ordering::Relaxed);
+            let forward = reader.position().saturating_sub(before);
+            self.progress.read.fetch_add(forward, Ordering::Relaxed);
+            turn();
+        }
+        Ok(())
+    }
+
+    /// Reads the log once more, for names and places.
+    pub(super) fn look_up(
+        &self,
+        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &schemas::hash::Hasher),
+    ) -> Result<(), ReconcileError> {
+        for piece in &self.pieces {
+            let Some((_, rules)) = self.input(piece) else { continue };
+            let of = |accepted: Accepted, position| {
+                let (input, partition) = (piece.input.clone(), piece.partition.clone());
+                let place =
+                    || Place { input: input.clone(), partition: partition.clone(), position };
+                each(&accepted, &place, &rules.hasher);
+            };
+            self.read(piece, of, || ())?;
+        }
+        Ok(())
+    }
+
+    fn fail(&self, error: ReconcileError) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
+/// Runs one pass on all workers.
+fn pass(check: Check) -> Result<Check, ReconcileError> {
+    let workers = check.request.workers;
+    let check = Arc::new(check);
+    let communication = match workers {
+        1 => CommunicationConfig::Thread,
+        n => CommunicationConfig::Process(n),
+    };
+    let config = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let shared = Arc::clone(&check);
+    let guards = timely::execute(config, move |worker| {
+        if let Err(error) = work(worker, &shared) {
+            shared.fail(error);
+        }
+        if shared.failed.load(Ordering::Acquire) {
+            worker.installed_dataflows().into_iter().for_each(|id| worker.drop_dataflow(id));
+        }
+    });
+    for result in guards.map_err(ReconcileError::Worker)?.join() {
+        result.map_err(ReconcileError::Worker)?;
+    }
+    let mut check = Arc::into_inner(check)
+        .ok_or_else(|| ReconcileError::Worker("a worker has not ended".to_owned()))?;
+    let failure = check.failure.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+    failure.map_or(Ok(check), Err)
+}
+
+/// One worker's inputs of the program.
+struct Sessions {
+    events: InputSession<Time, (KeyHash, Event), isize>,
+    as_is: InputSession<Time, Event, isize>,
+    stored: InputSession<Time, Fact, isize>,
+}
+
+impl Sessions {
+    fn flush(&mut self) {
+        self.events.flush();
+        self.as_is.flush();
+        self.stored.flush();
+    }
+}
+
+/// Builds the program on one worker: its inputs, and the probe of its end.
+fn build(worker: &mut Worker, check: &Arc<Check>) -> (Sessions, Handle<Time>) {
+    let sink = Arc::clone(check);
+    worker.dataflow::<Time, _, _>(|scope| {
+        let (events_in, events) = scope.new_collection();
+        let (as_is_in, as_is) = scope.new_collection();
+        let (stored_in, stored) = scope.new_collection();
+        let found = drift(events, as_is, stored, &check.kept).inspect(move |(fact, _, number)| {
+            let mut found = sink.found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.push((fact.clone(), *number));
+        });
+        let (probe, _) = found.probe();
+        (Sessions { events: events_in, as_is: as_is_in, stored: stored_in }, probe)
+    })
+}
+
+fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
+    let (mut sessions, probe) = build(worker, check);
+    let (index, peers) = (worker.index(), worker.peers());
+    let mine = move |key: KeyHash| key.bin() % peers as u64 == index as u64;
+    let snapshot = &check.request.snapshot;
+    let rows = stored::rows(snapshot, &check.kept, mine, |fact| sessions.stored.insert(fact))?;
+    let ids = stored::ids(&check.ids, &check.kept, mine, |fact| sessions.stored.insert(fact));
+    *check.checked.lock().unwrap_or_else(PoisonError::into_inner) += rows + ids;
+    for piece in check.pieces.iter().skip(index).step_by(peers) {
+        let Some((_, rules)) = check.input(piece) else { continue };
+        let sessions = std::cell::RefCell::new(&mut sessions);
+        let each = |accepted: Accepted, _| {
+            insert(&accepted, &check.kept.part, rules, &mut sessions.borrow_mut());
+        };
+        check.read(piece, each, || {
+            sessions.borrow_mut().flush();
+            worker.step();
+        })?;
+    }
+    drop(sessions);
+    while !probe.done() && !check.failed.load(Ordering::Relaxed) {
+        worker.step_or_park(Some(std::time::Duration::from_millis(100)));
+    }
+    Ok(())
+}
+
+/// Hands an event to the program, if this pass needs it: for its id, or for a tag of it.
+fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessions) {
+    let uses = accepted.uses(&rules.hasher).filter(|(key, ..)| part.has(*key));
+    let uses: Box<[_]> = uses.map(|(key, _, _, spelling)| (key, spelling.into())).collect();
+    let event = Event { ts_ms: accepted.ts_ms, uses };
+    match accepted.id {
+        Some(id) if part.has(id) || !event.uses.is_empty() => sessions.events.insert((id, event)),
+        None if !event.uses.is_empty() => sessions.as_is.insert(event),
+        _ => {}
+    }
+}

@@ -1,0 +1,81 @@
+//! What a commit holds, as facts.
+//!
+//! Invariant: of a key that several segments hold, the newest row counts.
+
+use schemas::hash::KeyHash;
+use schemas::rows::{Ids, TagRow};
+use schemas::windows::Buckets;
+use sinks::commits::{OpenSegment, Snapshot};
+
+use super::ReconcileError;
+use super::program::{Fact, Kept};
+
+/// Calls `each` with the facts of the tags that `mine` chooses.
+pub(super) fn rows(
+    snapshot: &Snapshot,
+    kept: &Kept,
+    mine: impl Fn(KeyHash) -> bool,
+    mut each: impl FnMut(Fact),
+) -> Result<u64, ReconcileError> {
+    let mut number = 0;
+    let hasher = snapshot.manifest.body.hash_key.hasher();
+    for (key, row) in snapshot.tags_changed(0, None) {
+        // A tag that is gone has a row and no post.
+        if !mine(key) || !kept.part.has(key) || row.total == 0 {
+            continue;
+        }
+        number += 1;
+        if hasher.scoped(row.scope, hasher.tag(row.tag)) != key {
+            each(Fact::Misnamed(key));
+        }
+        each(Fact::Row {
+            key,
+            total: row.total,
+            first_ms: row.first_seen,
+            last_ms: row.last_seen,
+            display: row.display.into(),
+        });
+        buckets(key, &row, kept, &mut each)?;
+    }
+    Ok(number)
+}
+
+fn buckets(
+    key: KeyHash,
+    row: &TagRow<'_>,
+    kept: &Kept,
+    each: &mut impl FnMut(Fact),
+) -> Result<(), ReconcileError> {
+    let tiers = kept.windows.tiers();
+    let list = Buckets::decode(tiers.slot(row.as_of), row.recent)
+        .map_err(|_| ReconcileError::Row(row.tag.to_owned()))?;
+    let mut counts = std::collections::BTreeMap::<(u8, i64), i64>::new();
+    for (start_ms, count) in list.iter(&tiers) {
+        for bucket in kept.buckets(start_ms) {
+            *counts.entry(bucket).or_default() += count;
+        }
+    }
+    for ((window, start), count) in counts {
+        each(Fact::Bucket { key, window, start, count });
+    }
+    Ok(())
+}
+
+/// Calls `each` with the remembered ids that `mine` chooses.
+pub(super) fn ids(
+    segments: &[OpenSegment<Ids>],
+    kept: &Kept,
+    mine: impl Fn(KeyHash) -> bool,
+    mut each: impl FnMut(Fact),
+) -> u64 {
+    let mut number = 0;
+    let all = segments.iter().flat_map(|segment| segment.rows.iter());
+    for (id, row) in all {
+        let remembered = i64::from(row.hour) >= kept.first_hour;
+        if remembered && mine(id) && kept.part.has(id) {
+            number += 1;
+            each(Fact::Id(id));
+        }
+    }
+    number
+}

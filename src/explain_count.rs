@@ -1,0 +1,73 @@
+//! `tagflow explain-count`: the events behind a tag's number.
+
+use std::sync::Arc;
+
+use dataflow::reconcile::{Behind, Progress, Which, behind};
+use schemas::tags::Name;
+use serde::Serialize;
+use sinks::store::CommitView;
+
+use crate::error::CliError;
+use crate::output::Output;
+use crate::progress::LiveLine;
+use crate::reconcile::LogArgs;
+
+/// List the events behind a tag's number
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  tagflow explain-count sunset --input ./posts --state ./state")]
+pub(crate) struct Args {
+    /// The tag, in any spelling, with or without its sign
+    name: String,
+    #[command(flatten)]
+    log: LogArgs,
+    /// Within a scope such as region=eu
+    #[arg(long, default_value = "", hide_default_value = true)]
+    scope: String,
+    /// One JSON object an event, then one for the tag
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Explained<'a> {
+    commit: u64,
+    scope: &'a str,
+    key: &'a str,
+    /// What the commit says.
+    stored: i64,
+    /// How many events count.
+    recomputed: i64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let Args { name, log, scope, json } = args;
+    let parsed = Name::parse(name).map_err(|error| CliError::Name { name: name.clone(), error })?;
+    let key = parsed.key();
+    let request = log.request(Which::Tags([key.to_owned()].into()), 1)?;
+    let view = CommitView::new(Arc::clone(&request.snapshot));
+    let stored = view.tag(scope, key)?.map_or(0, |tag| tag.total);
+    let progress = Arc::new(Progress::default());
+    let live = LiveLine::reconciling(Arc::clone(&progress));
+    let mut output = Output::new();
+    let each = |event: Behind| if *json { output.json(&event) } else { tell(&mut output, &event) };
+    let recomputed = behind(request, scope, key, &progress, each);
+    drop(live);
+    let commit = view.as_of().commit;
+    let explained = Explained { commit, scope, key, stored, recomputed: recomputed? };
+    if *json {
+        output.json(&explained)?;
+    } else {
+        let Explained { recomputed, .. } = explained;
+        output.line(format!("{recomputed} posts; commit {commit} says {stored}"))?;
+    }
+    output.flush()
+}
+
+fn tell(output: &mut Output, event: &Behind) -> Result<(), CliError> {
+    let Behind { place, event_id, ts, spelling, counts, windows } = event;
+    let what = if *counts { windows.join(" ") } else { "delivered again".to_owned() };
+    let (input, partition, position) = (&place.input, &place.partition, place.position);
+    output.line(format!("{input}/{partition}\t{position}\t{event_id}\t{ts}\t#{spelling}\t{what}"))
+}
