@@ -65,12 +65,7 @@ pub(super) fn print(place: &Place, servers: &Servers, seconds: u64) -> Result<()
     Ok(())
 }
 
-fn at(
-    place: &Place,
-    servers: &Servers,
-    rate: u64,
-    seconds: u64,
-) -> Result<Found, Box<dyn Error>> {
+fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found, Box<dyn Error>> {
     let topic = servers.topic(&format!("rate{rate}"));
     let store = servers.keyspace(&place.tagflow, &format!("rate{rate}"))?;
     let state = place.data.join("bench-load");
@@ -146,7 +141,8 @@ impl Probe {
         let uri: StoreUri = store.parse()?;
         let nodes: Vec<String> = uri.nodes.iter().map(ToString::to_string).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let text = format!("SELECT total FROM \"{}\".tag WHERE scope = '' AND tag = ?", uri.keyspace);
+        let text =
+            format!("SELECT total FROM \"{}\".tag WHERE scope = '' AND tag = ?", uri.keyspace);
         let (session, select) = runtime.block_on(async {
             let session = SessionBuilder::new().known_nodes(nodes).build().await?;
             let select = session.prepare(text).await?;

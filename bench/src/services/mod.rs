@@ -79,11 +79,7 @@ pub(crate) fn run(place: &Place, sizes: Sizes) -> Result<(), Box<dyn Error>> {
 }
 
 /// From a topic to durable counts; the state of the last run.
-fn reading(
-    place: &Place,
-    topic: &str,
-    sizes: Sizes,
-) -> Result<std::path::PathBuf, Box<dyn Error>> {
+fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<std::path::PathBuf, Box<dyn Error>> {
     let Sizes { posts, runs, .. } = sizes;
     let state = place.data.join("bench-kafka");
     let fresh = || if state.exists() { fs::remove_dir_all(&state) } else { Ok(()) };

@@ -73,10 +73,8 @@ fn bare(store: &str, snapshot: &Arc<Snapshot>, in_flight: usize) -> Result<f64, 
         })
         .collect();
     let number = rows.len();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let session = Arc::new(SessionBuilder::new().known_nodes(nodes).build().await?);
         let statement = Arc::new(session.prepare(text).await?);
@@ -89,9 +87,8 @@ fn bare(store: &str, snapshot: &Arc<Snapshot>, in_flight: usize) -> Result<f64, 
             tasks.spawn(async move {
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let ((scope, tag, display, total), (recent, first, last), as_of) = row;
-                    let values = (
-                        scope, tag, display, total, recent, first, last, as_of, version, version,
-                    );
+                    let values =
+                        (scope, tag, display, total, recent, first, last, as_of, version, version);
                     session.execute_unpaged(&statement, values).await?;
                 }
                 Ok::<_, scylla::errors::ExecutionError>(())
