@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod devtools;
 mod docs;
+mod doctor;
 mod harness;
 mod histories;
 mod live;

@@ -14,6 +14,7 @@ use super::harness::skip;
 
 mod chain;
 mod cql;
+mod doctor;
 mod kafka;
 mod tables;
 mod topics;

@@ -1,0 +1,58 @@
+//! `doctor` on a real topic and a real keyspace.
+
+use super::super::harness::{fails, folder, ok, run};
+use super::topics::create;
+use super::{cql, fresh, kafka, shared};
+
+#[test]
+fn a_topic_and_a_keyspace_are_looked_at() {
+    let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
+    let _servers = shared();
+    let folder = folder();
+    let (topic, keyspace) = (fresh("doctor"), fresh("doctor"));
+    let (input, store) =
+        (format!("kafka://{brokers}/{topic}"), format!("cql://{nodes}/{keyspace}"));
+    let state = folder.path().join("state");
+    let line = format!("doctor --input {input} --store {store} --state {}", state.display());
+    let told = |line: &str| {
+        let output = run(line);
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = told(&line);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("there is no topic") && text.contains("there is no keyspace"), "{text}");
+
+    ok(&format!("generate --posts 2000 --out {input} --partitions 3"));
+    ok(&format!("store init --store {store}"));
+    let (code, text) = told(&line);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("3 partition(s)") && text.contains("log time follows"), "{text}");
+    assert!(text.contains("300 of 300 records are events"), "{text}");
+    assert!(text.contains("has no commit yet"), "{text}");
+
+    ok(&format!("run --input {input} --store {store} --state {} --bounded", state.display()));
+    let (code, text) = told(&line);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("of this state"), "{text}");
+    // Another state is not this store's.
+    let (code, text) = told(&line.replace("/state", "/other"));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("name another keyspace"), "{text}");
+}
+
+#[test]
+fn a_compacted_topic_and_absent_servers_are_told() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let topic = fresh("compacted");
+    create(&brokers, &topic, 1, &[("cleanup.policy", "compact")]);
+    let state = folder();
+    let state = state.path().join("state");
+    let line = format!("doctor --input kafka://{brokers}/{topic} --state {}", state.display());
+    let output = run(&line);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("is compacted"), "{text}");
+    let error = fails(&format!("{line} --kafka sasl.password=secret"), 2);
+    assert!(!error.contains("secret"), "{error}");
+}
