@@ -6,6 +6,7 @@ mod checkpoint;
 mod compare;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod error;
 mod explain;
 mod explain_count;
@@ -63,6 +64,7 @@ enum Command {
     Compare(compare::Args),
     ExplainCount(explain_count::Args),
     Store(store::Args),
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Store(args) => store::run(&args),
     }
 }

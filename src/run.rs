@@ -66,7 +66,7 @@ pub(crate) struct Args {
     take_over: bool,
     /// Print the result as one JSON object
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What a `dataflow.yaml` says otherwise.
@@ -197,7 +197,7 @@ pub(crate) fn unpublished(status: &Status, commit: u64) -> Option<String> {
 }
 
 /// The job of the arguments, or of the file they name with what they say besides.
-fn job(args: &Args) -> Result<Job, CliError> {
+pub(crate) fn job(args: &Args) -> Result<Job, CliError> {
     let mut job = match (&args.config, &args.job.input) {
         (Some(file), _) => Job::read(file, args.bounded)?,
         (None, Some(input)) => args.job.job(input, args.bounded)?,

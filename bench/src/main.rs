@@ -10,6 +10,7 @@ mod baseline;
 mod follow;
 mod measure;
 mod reconcile;
+mod services;
 mod sums;
 
 use std::error::Error;
@@ -40,6 +41,15 @@ struct Args {
     /// Measure checks of the workload as well
     #[arg(long)]
     reconcile: bool,
+    /// Measure between a real Kafka and a real database instead
+    #[arg(long)]
+    services: bool,
+    /// With --services, how long each rate of the load lasts
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    seconds: u64,
+    /// Be the bare consumer of this topic
+    #[arg(long, hide = true)]
+    consume: Option<String>,
     /// Be the baseline program for this file
     #[arg(long, hide = true)]
     baseline: Option<PathBuf>,
@@ -76,9 +86,10 @@ struct Place {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match &args.baseline {
-        Some(input) => baseline::run(input),
-        None => bench(&args),
+    let done = match (&args.baseline, &args.consume) {
+        (Some(input), _) => baseline::run(input),
+        (None, Some(topic)) => services::consume(topic),
+        (None, None) => bench(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,6 +102,10 @@ fn main() -> ExitCode {
 
 fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
     let place = Place::find(args.posts)?;
+    if args.services {
+        let Args { posts, runs, seconds, .. } = *args;
+        return services::run(&place, services::Sizes { posts, runs, seconds });
+    }
     place.generate(args.posts)?;
     let cores = std::thread::available_parallelism()?;
     println!("W1 of {} posts, {} runs of each, {cores} cores\n", args.posts, args.runs);

@@ -57,7 +57,8 @@ pub(crate) fn measure(command: &mut Command) -> Result<(String, Cost), Box<dyn E
     Ok((out, Cost { seconds, peak_kib }))
 }
 
-fn peak(status_file: &str) -> Option<u64> {
+/// The peak resident memory of a process, in KiB, by its status file.
+pub(crate) fn peak(status_file: &str) -> Option<u64> {
     let status = fs::read_to_string(status_file).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()

@@ -32,6 +32,17 @@ pub enum Level {
     Error,
 }
 
+impl Level {
+    /// Its name in listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -43,12 +54,7 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Good => "ok",
-            Level::Warning => "warning",
-            Level::Error => "error",
-        };
-        write!(f, "{level:<8}{}", self.what)
+        write!(f, "{:<8}{}", self.level.name(), self.what)
     }
 }
 

@@ -295,7 +295,9 @@ fn a_row_that_the_database_never_takes_is_kept_and_counted_and_holds_nobody_back
     // A key of a database has at most 65,535 bytes; one letter here folds to 18 in a key.
     let (region, tag) = ("r".repeat(64_000), "\u{fdfa}".repeat(90));
     let post = |id: &str, tag: &str| {
-        format!(r##"{{"event_id":"{id}","ts":1700000000000,"caption":"#{tag}","region":"{region}"}}"##)
+        format!(
+            r##"{{"event_id":"{id}","ts":1700000000000,"caption":"#{tag}","region":"{region}"}}"##
+        )
     };
     let posts = [post("1", &tag), post("2", "cat")].join("\n") + "\n";
     assert!(posts.lines().all(|line| line.len() < 65_536));

@@ -1,0 +1,324 @@
+//! `tagflow doctor`: asks the real inputs, state, store and ports of a job what would fail.
+//!
+//! It takes the arguments of `run`, and changes nothing but a row of the store written on trial.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use dataflow::clock::{Clock, SystemClock};
+use dataflow::log::kafka::KafkaLog;
+use dataflow::log::{FileLog, Found, Log, LogError, Next};
+use dataflow::{LogTimeKind, Origin};
+use schemas::config::SourceUri;
+use schemas::manifest::{Manifest, Partition, Position};
+use schemas::time::{format_duration_ms, format_ms};
+use serde::Serialize;
+use sinks::commits::{Snapshot, newest};
+use sinks::cql::{CqlPublisher, Finding, Level, check};
+use sinks::publish::Publisher;
+use sinks::storage::DiskStorage;
+
+use crate::error::CliError;
+use crate::inputs::{kafka, origin};
+use crate::job::{Job, Topic};
+use crate::output::Output;
+use crate::run::{Args as RunArgs, job};
+use crate::service::Listeners;
+use crate::signals::runtime;
+
+/// Records that are decoded on trial, of every partition that is looked into.
+const SAMPLE: usize = 100;
+/// Partitions of an input that are looked into.
+const PARTITIONS: usize = 3;
+/// How long records are waited for.
+const WAIT_US: u64 = 5_000_000;
+/// A topic that keeps records for less than this forgives no long stop.
+const RETENTION_MS: i64 = 24 * 3_600_000;
+
+/// Ask the real inputs, state, store and ports of a job what would fail
+#[derive(clap::Args)]
+#[command(after_help = "Takes the arguments of run. Exit code: 1 where something would fail.
+
+Examples:
+  tagflow doctor dataflow.yaml
+  tagflow doctor --input kafka://127.0.0.1:9092/posts --state ./state")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Findings, each with what it is about.
+#[derive(Default)]
+struct Findings(Vec<(String, Finding)>);
+
+#[derive(Serialize)]
+struct Told<'f> {
+    about: &'f str,
+    level: &'static str,
+    what: &'f str,
+}
+
+impl Findings {
+    fn add(&mut self, about: &str, level: Level, what: impl Into<String>) {
+        self.0.push((about.to_owned(), Finding { level, what: what.into() }));
+    }
+
+    fn good(&mut self, about: &str, what: impl Into<String>) {
+        self.add(about, Level::Good, what);
+    }
+
+    fn error(&mut self, about: &str, what: impl ToString) {
+        self.add(about, Level::Error, what.to_string());
+    }
+
+    fn tell(&self, json: bool) -> Result<(), CliError> {
+        let mut output = Output::new();
+        for (about, finding) in &self.0 {
+            if json {
+                let (level, what) = (finding.level.name(), finding.what.as_str());
+                output.json(&Told { about, level, what })?;
+            } else {
+                let level = finding.level.name();
+                output.line(format!("{level:<8}{about}: {}", finding.what))?;
+            }
+        }
+        output.flush()?;
+        match self.0.iter().filter(|(_, finding)| finding.level == Level::Error).count() {
+            0 => Ok(()),
+            errors => Err(CliError::Failed(format!("{errors} finding(s) would end the job"))),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let job = job(&args.run)?;
+    let mut findings = Findings::default();
+    let newest = state(&mut findings, &job);
+    for topic in &job.topics {
+        input(&mut findings, &job, topic, newest.as_ref());
+    }
+    store(&mut findings, &job, newest.as_ref());
+    if let Some(listen) = &job.listen {
+        match Listeners::bind(listen) {
+            Ok(listeners) => findings.good("serve", format!("{} is free", listeners.url)),
+            Err(error) => findings.error("serve", error),
+        }
+    }
+    findings.tell(args.run.json)
+}
+
+/// Looks at the state folder; its newest commit, if it has one.
+fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
+    let about = format!("state {}", job.state.display());
+    let Some(storage) = DiskStorage::open_existing(&job.state) else {
+        match writable(&job.state) {
+            Ok(()) => findings.good(&about, "is new, and can be made"),
+            Err(error) => findings.error(&about, format!("cannot be made: {error}")),
+        }
+        return None;
+    };
+    if let Err(error) = writable(&job.state) {
+        findings.error(&about, format!("cannot be written: {error}"));
+    }
+    let newest = match newest(&storage) {
+        Ok(newest) => newest?,
+        Err(error) => {
+            findings.error(&about, error);
+            return None;
+        }
+    };
+    let (commit, as_of) = (newest.header.commit, newest.body.as_of_ms);
+    let as_of = as_of.map_or_else(|| "no event yet".to_owned(), format_ms);
+    match Snapshot::open(&storage, newest.clone(), None) {
+        Ok(_) => findings.good(&about, format!("commit {commit} is whole, as of {as_of}")),
+        Err(error) => findings.error(&about, error),
+    }
+    let scopes = job.settings.scopes_sorted();
+    if newest.body.scopes.as_ref().is_some_and(|kept| *kept != scopes) {
+        findings.error(&about, "counts by other scopes than the job; they are fixed for its life");
+    }
+    Some(newest)
+}
+
+/// Whether a file can be made in the folder, or in the nearest one above that exists.
+fn writable(folder: &Path) -> std::io::Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(&absolute);
+    let probe = existing.join(".tagflow-doctor");
+    fs::write(&probe, "")?;
+    fs::remove_file(probe)
+}
+
+/// Looks at an input: its partitions, whether the state can go on with them, and some records.
+fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Manifest>) {
+    let about = format!("input {}", topic.name);
+    let log: Arc<dyn Log> = match origin(topic, &job.settings, &job.state) {
+        Err(error) => return findings.error(&about, error),
+        Ok(Origin::Log(log)) => log,
+        Ok(Origin::Files { path, mode }) => match FileLog::new(&path, mode) {
+            Ok(log) => Arc::new(log),
+            Err(error) => return findings.error(&about, error),
+        },
+        Ok(_) => return findings.good(&about, "needs nothing"),
+    };
+    let found = match log.discover() {
+        Ok(found) => found,
+        Err(error) => return findings.error(&about, error),
+    };
+    findings.good(&about, format!("{} partition(s)", found.len()));
+    policy(findings, &about, topic);
+    let known = newest.and_then(|newest| newest.body.inputs.get(&topic.name));
+    for (name, state) in known.into_iter().flatten() {
+        let there = found.iter().any(|found| found.partition == *name);
+        let gone = if there { None } else { log.missing(name) };
+        let resumed = if there { log.resume(name, state) } else { Ok(()) };
+        if let Some(error) = gone.or_else(|| resumed.err()) {
+            findings.error(&about, error);
+        }
+    }
+    let mut sample = Sample::default();
+    for partition in found.iter().take(PARTITIONS) {
+        let state = known.and_then(|known| known.get(&partition.partition));
+        let first = known.is_none_or(std::collections::BTreeMap::is_empty);
+        if let Err(error) = sample.read(&*log, partition, state, first, job, topic) {
+            return findings.error(&about, error);
+        }
+    }
+    sample.tell(findings, &about);
+}
+
+/// What a topic keeps, and what its log time follows.
+fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
+    let SourceUri::Kafka { brokers, topic: name } = &topic.source else { return };
+    let log = match KafkaLog::new(kafka(brokers, name, &topic.kafka)) {
+        Ok(log) => log,
+        Err(error) => return findings.error(about, error),
+    };
+    let policy = match log.policy() {
+        Ok(Some(policy)) => policy,
+        Ok(None) => {
+            let what = "this user may not ask what the topic keeps (DescribeConfigs)";
+            return findings.add(about, Level::Warning, what);
+        }
+        Err(error) => return findings.error(about, error),
+    };
+    let stamped = policy.stamps == "LogAppendTime";
+    match (topic.log_time, stamped) {
+        (LogTimeKind::Event, _) => findings.good(about, "log time follows the events, as told"),
+        (_, true) => findings.good(about, "log time follows the brokers' stamps (LogAppendTime)"),
+        (LogTimeKind::Auto, false) => findings.good(about, "log time follows the events"),
+        (LogTimeKind::Append, false) => {
+            let what = format!(
+                "log_time is append, but brokers do not stamp the records ({}): the events' times \
+                 count; set message.timestamp.type=LogAppendTime, or leave log_time out",
+                policy.stamps
+            );
+            findings.add(about, Level::Warning, what);
+        }
+    }
+    if (0..RETENTION_MS).contains(&policy.retention_ms) {
+        let kept = format_duration_ms(policy.retention_ms.max(1));
+        let what = format!("records are kept for {kept}: a job that stops for longer loses some");
+        findings.add(about, Level::Warning, what);
+    }
+}
+
+/// Records that were read on trial.
+#[derive(Default)]
+struct Sample {
+    events: usize,
+    refused: usize,
+    /// Where the first refused record is, and why.
+    first: Option<String>,
+}
+
+impl Sample {
+    fn read(
+        &mut self,
+        log: &dyn Log,
+        found: &Found,
+        state: Option<&Partition>,
+        first: bool,
+        job: &Job,
+        topic: &Topic,
+    ) -> Result<(), LogError> {
+        let name = &found.partition;
+        let position = match state.map(|state| &state.position) {
+            Some(Position::Offset(offset)) => *offset,
+            Some(Position::Blocks(_)) => 0,
+            None => log.beginning(name, first)?,
+        };
+        let decoder = job.settings.decoder(&topic.mapping);
+        let (mut reader, clock) = (log.open(name, position)?, SystemClock::default());
+        let end = reader.end()?;
+        let mut left = SAMPLE;
+        while left > 0 && clock.mono_us() < WAIT_US && end.is_none_or(|e| reader.position() < e) {
+            let mut read = 0;
+            let next = reader.read(left, &mut |record| {
+                read += 1;
+                match decoder.decode(record.bytes) {
+                    Ok(_) => self.events += 1,
+                    Err(reject) => {
+                        self.refused += 1;
+                        let place = format!("{name} at {}: {reject}", record.position);
+                        self.first.get_or_insert(place);
+                    }
+                }
+            })?;
+            left -= read;
+            match next {
+                Next::End => break,
+                Next::Wait => std::thread::park_timeout(std::time::Duration::from_millis(20)),
+                Next::More => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, findings: &mut Findings, about: &str) {
+        let Self { events, refused, first } = self;
+        match first {
+            None if *events == 0 => findings.good(about, "holds no record to read now"),
+            None => findings.good(about, format!("{events} of {events} records are events")),
+            Some(first) if *events == 0 => findings.error(
+                about,
+                format!("none of {refused} records is an event; {first}; check the field names"),
+            ),
+            Some(first) => {
+                let what = format!("{refused} of {} records are none; {first}", events + refused);
+                findings.add(about, Level::Warning, what);
+            }
+        }
+    }
+}
+
+/// Looks at the store, and whether it is this state's.
+fn store(findings: &mut Findings, job: &Job, newest: Option<&Manifest>) {
+    let Some(settings) = &job.store else { return };
+    let about = format!("store {}", settings.uri());
+    let settings = match settings.clone().with_environment() {
+        Ok(settings) => settings,
+        Err(error) => return findings.error(&about, error),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return findings.error(&about, error),
+    };
+    let clock = SystemClock::default();
+    match runtime.block_on(check(&settings, || clock.wall_ms())) {
+        Ok(all) => findings.0.extend(all.into_iter().map(|finding| (about.clone(), finding))),
+        Err(error) => return findings.error(&about, error),
+    }
+    let row = CqlPublisher::new(settings).map_err(|error| error.to_string());
+    let row = row.and_then(|mut store| store.job(&job.name).map_err(|error| error.to_string()));
+    match row {
+        Err(error) => findings.error(&about, error),
+        Ok(Some(Some(row))) => match row.check(newest.map(|newest| &newest.header)) {
+            Ok(()) => findings.good(&about, format!("has commit {} of this state", row.published)),
+            Err(error) => findings.error(&about, error),
+        },
+        Ok(_) => findings.good(&about, "has no commit yet"),
+    }
+}
