@@ -42,7 +42,7 @@ struct Chain {
 
 impl Chain {
     fn new(brokers: String, nodes: String, posts: u64) -> Self {
-        let seed = u64::from(std::process::id());
+        let seed = number("TAGFLOW_CHAIN_SEED", u64::from(std::process::id()));
         let (topic, keyspace) = (fresh("chain"), fresh("chain"));
         tell(&format!("chain: topic {topic}, keyspace {keyspace}, seed {seed}"));
         create(&brokers, &topic, PARTITIONS.len() as i32, &[]);
@@ -149,9 +149,15 @@ impl Chain {
         // A portion came twice.
         assert!(counted.events < self.posts && counted.duplicates > self.posts / PORTIONS);
         assert_eq!(counted.events + counted.duplicates, self.posts + self.posts / PORTIONS);
-        tell(&format!("chain: {} events, {} tags, 0 differ", counted.events, counted.rows.len()));
+        let (events, tags_seen) = (counted.events, counted.rows.len());
+        tell(&format!("chain: {events} events, {tags_seen} tags, 0 differ"));
         (published, tags)
     }
+}
+
+/// The number in a variable.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
 }
 
 /// What is counted: without versions, and without tags that no post carries.
@@ -211,17 +217,17 @@ fn watch(nodes: &str, keyspace: &str, end: Arc<AtomicBool>) -> JoinHandle<usize>
 
 #[test]
 fn the_table_equals_the_topic_after_kills_a_restart_and_an_outage() {
-    let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
+    let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
+        return;
+    };
     let Some(servers) = alone() else { return };
-    let posts = std::env::var("TAGFLOW_CHAIN_POSTS").map_or(POSTS, |n| n.parse().unwrap());
+    let posts = number("TAGFLOW_CHAIN_POSTS", POSTS);
     let chain = Chain::new(brokers, nodes, posts);
     let mut random = Random(chain.seed);
     (0..PORTIONS / 2).map(|portion| chain.produce(portion)).for_each(finish);
     let end = Arc::new(AtomicBool::new(false));
     let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
-    for _ in 0..4 {
-        chain.killed(&mut random);
-    }
+    (0..4).for_each(|_| chain.killed(&mut random));
     chain.outage(&servers, &mut random);
     // The rest comes while the job is killed, and while its broker is away.
     let mut job = chain.job("");
@@ -256,7 +262,9 @@ fn the_table_equals_the_topic_after_kills_a_restart_and_an_outage() {
 
 #[test]
 fn of_two_jobs_on_one_checkpoint_and_keyspace_one_leaves_within_ten_seconds() {
-    let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
+    let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
+        return;
+    };
     let _servers = shared();
     let chain = Chain::new(brokers, nodes, POSTS / 10);
     finish(chain.produce(0));
