@@ -116,16 +116,25 @@ impl Drop for Job {
     }
 }
 
+/// The time for deadlines.
+#[allow(clippy::disallowed_methods, reason = "a test's deadline is real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 /// Polls until `ready` gives something, and fails the test after a minute.
-pub(crate) fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    #[allow(clippy::disallowed_methods, reason = "a test's deadline is real time")]
-    let now = Instant::now;
-    let deadline = now() + Duration::from_mins(1);
+pub(crate) fn eventually<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
+    within(60, what, ready)
+}
+
+/// Polls until `ready` gives something, and fails the test after so many seconds.
+pub(crate) fn within<T>(seconds: u64, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = now() + Duration::from_secs(seconds);
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(now() < deadline, "waited a minute for {what}");
+        assert!(now() < deadline, "waited {seconds} s for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

@@ -17,4 +17,5 @@ mod live;
 mod modes;
 mod recount;
 mod serve;
+mod services;
 mod takeover;

@@ -1,0 +1,1 @@
+//! From a topic to a table, through everything that may happen to either and to the job.

@@ -1,0 +1,103 @@
+//! The tables of a keyspace, read by the driver and not by the product.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use recount::{Key, Row};
+use schemas::windows::{Buckets, Windows};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::value::CqlTimestamp;
+use tokio::runtime::{Builder, Runtime};
+
+/// A connection to the database.
+pub(crate) struct Database {
+    runtime: Runtime,
+    session: Session,
+}
+
+/// The row of table `job`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) commit: i64,
+    pub(crate) version: i64,
+    pub(crate) as_of_ms: i64,
+}
+
+/// A row of table `tag`, with its windows at the `as_of` that was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Tag {
+    pub(crate) row: Row,
+    pub(crate) version: i64,
+}
+
+type TagColumns =
+    (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64);
+
+impl Database {
+    /// Connects to nodes, as `HOST:PORT,HOST:PORT`.
+    pub(crate) fn open(nodes: &str) -> Self {
+        Self::try_open(nodes).unwrap()
+    }
+
+    /// Connects, where the database answers.
+    pub(crate) fn try_open(nodes: &str) -> Option<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let nodes: Vec<&str> = nodes.split(',').collect();
+        let session = runtime.block_on(SessionBuilder::new().known_nodes(nodes).build()).ok()?;
+        Some(Self { runtime, session })
+    }
+
+    /// All rows that a statement gives; an error where the database does not answer.
+    pub(crate) fn rows<R>(&self, statement: &str) -> Result<Vec<R>, String>
+    where
+        R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
+    {
+        self.runtime.block_on(async {
+            let pages = self.session.query_iter(statement, ()).await.map_err(|e| e.to_string())?;
+            let rows = pages.rows_stream::<R>().map_err(|e| e.to_string())?;
+            rows.try_collect().await.map_err(|e| e.to_string())
+        })
+    }
+
+    /// The names of all keyspaces.
+    pub(crate) fn keyspaces(&self) -> Vec<String> {
+        let names = self.rows::<(String,)>("SELECT keyspace_name FROM system_schema.keyspaces");
+        names.unwrap().into_iter().map(|(name,)| name).collect()
+    }
+
+    /// What the keyspace says about its job; nothing before the first commit is there in full.
+    pub(crate) fn published(&self, keyspace: &str) -> Result<Option<Published>, String> {
+        let statement = format!("SELECT published, version, as_of FROM {keyspace}.job");
+        let rows = self.rows::<(i64, i64, Option<CqlTimestamp>)>(&statement)?;
+        Ok(rows.first().map(|&(commit, version, as_of)| {
+            let as_of_ms = as_of.map_or(0, |time| time.0);
+            Published { commit, version, as_of_ms }
+        }))
+    }
+
+    /// Every tag of a keyspace, with the default windows at `as_of_ms`.
+    pub(crate) fn tags(&self, keyspace: &str, as_of_ms: i64) -> BTreeMap<Key, Tag> {
+        let columns = "scope, tag, display, total, recent, first_seen, last_seen, as_of, version";
+        let rows = self.rows(&format!("SELECT {columns} FROM {keyspace}.tag")).unwrap();
+        let windows = Windows::default();
+        let tag = |columns: TagColumns| {
+            let (scope, key, display, total, recent, first_seen, last_seen, as_of, version) =
+                columns;
+            let tiers = windows.tiers();
+            let buckets = Buckets::decode(tiers.slot(as_of.0), &recent).unwrap();
+            let sum = |window| buckets.sum(&tiers, window, tiers.slot(as_of_ms));
+            let (first_seen, last_seen, c1h, c24h) = (first_seen.0, last_seen.0, sum(0), sum(1));
+            let row = Row { scope, key, display, total, first_seen, last_seen, c1h, c24h };
+            ((row.scope.clone(), row.key.clone()), Tag { row, version })
+        };
+        rows.into_iter().map(tag).collect()
+    }
+
+    /// Removes a keyspace with all that is in it.
+    pub(crate) fn remove(&self, keyspace: &str) {
+        let statement = format!("DROP KEYSPACE IF EXISTS {keyspace}");
+        self.runtime.block_on(self.session.query_unpaged(statement, ())).unwrap();
+    }
+}
