@@ -116,15 +116,53 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
-fn what_this_build_lacks_is_said() {
+fn a_kafka_topic_is_checked_and_explained_without_a_broker() {
     let folder = folder();
-    let file = write(folder.path(), "{source: 'kafka://localhost:9092/posts'}", "");
-    let want = "dataflow.yaml:7:19: kafka: sources are not in this build yet";
+    let source = "source: 'kafka://localhost:9092/posts'";
+    let file = write(folder.path(), &format!("{{{source}}}"), "");
+    ok(&format!("validate {file}"));
+    let explained = ok(&format!("explain {file} --bounded"));
+    let want = "Kafka topic posts at localhost:9092, to the ends found at the start";
+    assert!(explained.contains(want), "{explained}");
+    let more = "consumer: {on_lost: skip, default_starting_offset: {position: End}, \
+                properties: {fetch.min.bytes: 7, check.crcs: false}}";
+    let file = write(folder.path(), &format!("{{{source}, {more}}}"), "");
+    let explained = ok(&format!("explain {file}"));
+    assert!(explained.contains("at first from its end"), "{explained}");
+    assert!(explained.contains("skipped and counted"), "{explained}");
     for line in ["validate", "run"] {
-        let error = fails(&format!("{line} {file}"), 1);
-        assert!(error.contains(want), "{error}");
+        let error = fails(&format!("{line} {file}"), 2);
+        assert!(error.contains("check.crcs cannot be set"), "{error}");
     }
-    assert!(ok(&format!("explain {file}")).contains(want));
+}
+
+#[test]
+fn properties_of_kafka_are_checked_before_anything_is_opened() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let run = |rest: &str| fails(&format!("run --state {} {rest}", state.display()), 2);
+    let far = "--input kafka://kafka.example:9092/posts";
+    for (property, want) in [
+        ("fetch.mn.bytes=7", "fetch.mn.bytes"),
+        ("group.instance.id=7", "group.instance.id cannot be set"),
+        ("enable.auto.commit=true", "enable.auto.commit cannot be set"),
+        ("sasl.password=hunter2", "in clear to kafka.example:9092"),
+        ("hunter2", "--kafka: write KEY=VALUE"),
+    ] {
+        let error = run(&format!("{far} --kafka {property}"));
+        assert!(error.contains(want) && !error.contains("hunter2"), "{error}");
+    }
+    let error = run("--input posts.ndjson --kafka fetch.min.bytes=7");
+    assert!(error.contains("--kafka is for kafka: inputs only"), "{error}");
+    let error = run("--input posts.ndjson --on-lost skip");
+    assert!(error.contains("--on-lost is for kafka: inputs only"), "{error}");
+    let mut by_environment = command(&format!("run --state {} {far}", state.display()));
+    by_environment.env("TAGFLOW_KAFKA_ISOLATION_LEVEL", "read_uncommitted");
+    by_environment.env("TAGFLOW_KAFKA_SASL_USERNAME", "");
+    let output = by_environment.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("isolation.level cannot be set"), "{error}");
+    assert!(!state.exists());
 }
 
 #[test]

@@ -160,7 +160,7 @@ mod tests {
     fn workers_wait_for_each_other() {
         let slowest = Slowest::new(2);
         let (mut a, mut b) = (Standing::default(), Standing::default());
-        let mut of = |worker, ms: i64, is_behind, standing: &mut Standing| {
+        let of = |worker, ms: i64, is_behind, standing: &mut Standing| {
             let log_time_ms = Some(ms * MINUTE);
             let mut runners = [Runner { log_time_ms, is_behind, standing }];
             hold_back(&mut runners, worker, &slowest, 10 * MINUTE, NOW).held

@@ -1,7 +1,43 @@
-//! The job's input from a real Kafka.
+//! The job's input from a real Kafka: counts held against a recount of the topic, topics that are
+//! not what they were, and what the job does about records that are gone.
 
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::super::harness::{
+    Job, Summary, eventually, export, fails, folder, newest_commit, ok, run,
+};
+use super::super::recount::{Input, check};
+use super::produce::{delete, download, expire, grow, post, produce, transactions};
 use super::topics::{create, records};
 use super::{fresh, kafka, shared};
+
+const NOW: i64 = 1_700_000_000_000;
+
+/// A job's command line.
+fn line(brokers: &str, topic: &str, state: &Path, more: &str) -> String {
+    format!("run --input kafka://{brokers}/{topic} --state {} {more}", state.display())
+}
+
+fn posts(ids: std::ops::Range<usize>, tag: &str) -> Vec<String> {
+    ids.map(|id| post(id, NOW + id as i64, tag)).collect()
+}
+
+/// What a state has counted so far; nothing where it has no commit.
+fn counted(state: &Path) -> Option<Summary> {
+    (newest_commit(state) > 1 && state.join("visible").exists()).then(|| export(state, "").1)
+}
+
+fn events(state: &Path) -> u64 {
+    counted(state).map_or(0, |summary| summary.events)
+}
+
+fn lost(state: &Path) -> u64 {
+    let shown = ok(&format!("checkpoint show --state {} --json", state.display()));
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    shown["counters"]["lost_records"].as_u64().unwrap()
+}
 
 #[test]
 fn a_fresh_topic_is_empty() {
@@ -10,4 +46,255 @@ fn a_fresh_topic_is_empty() {
     let topic = fresh("empty");
     create(&brokers, &topic, 6, &[]);
     assert_eq!(records(&brokers, &topic).count(), 0);
+    let folder = folder();
+    let state = folder.path().join("state");
+    ok(&line(&brokers, &topic, &state, "--bounded"));
+    assert_eq!(events(&state), 0);
+}
+
+#[test]
+fn a_bounded_run_equals_the_recount_of_the_topic_through_kills() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let topic = fresh("bounded");
+    let generate = format!("generate --tags-mean 4 --vocabulary 3000 --duplicates 0.05 --late 0.1");
+    let out = format!("--out kafka://{brokers}/{topic} --partitions 6");
+    ok(&format!("{generate} --posts 60000 --seed 3 {out}"));
+    let folder = folder();
+    let file = folder.path().join("posts.ndjson");
+    download(&brokers, &topic, &file);
+    let state = folder.path().join("state");
+    for workers in [2, 3, 1] {
+        let before = newest_commit(&state);
+        let more = format!("--bounded --workers {workers} --limit-rate 8000");
+        let mut job = Job::start(&line(&brokers, &topic, &state, &more));
+        eventually("two commits of this start's own", || {
+            assert!(job.lives(), "it must be hit half-way");
+            (newest_commit(&state) > before + 2).then_some(())
+        });
+        job.kill();
+    }
+    let ended = ok(&line(&brokers, &topic, &state, "--bounded --workers 2 --json"));
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&file), &rows, &summary);
+    let ended: Value = serde_json::from_str(&ended).unwrap();
+    assert_eq!(ended["lost_records"], 0);
+    // The same again has nothing to do; what comes later is read by the next start.
+    ok(&line(&brokers, &topic, &state, "--bounded --workers 1"));
+    assert_eq!(export(&state, "").1, summary);
+    ok(&format!("{generate} --posts 5000 --seed 4 {out}"));
+    ok(&line(&brokers, &topic, &state, "--bounded --workers 2"));
+    download(&brokers, &topic, &file);
+    let (rows, summary) = export(&state, "");
+    check(&Input::file(&file), &rows, &summary);
+}
+
+#[test]
+fn a_topic_is_followed_as_it_grows_in_records_and_partitions() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let topic = fresh("follow");
+    create(&brokers, &topic, 1, &[("compression.type", "lz4")]);
+    produce(&brokers, &topic, 0, &posts(0..100, "a"));
+    let folder = folder();
+    let state = folder.path().join("state");
+    let more = "--workers 2 --horizon 100000h";
+    let job = Job::start(&line(&brokers, &topic, &state, more));
+    eventually("what was there", || (events(&state) == 100).then_some(()));
+    produce(&brokers, &topic, 0, &posts(100..150, "b"));
+    eventually("what came", || (events(&state) == 150).then_some(()));
+    grow(&brokers, &topic, 3);
+    eventually("the new partitions", || {
+        let out = ok(&format!("checkpoint show --state {}", state.display()));
+        if !out.contains(&format!("{topic}/2")) {
+            // Written before the job knows of the partition: it begins with the first record.
+            return None;
+        }
+        Some(())
+    });
+    produce(&brokers, &topic, 2, &posts(150..200, "c"));
+    eventually("what came to a new partition", || (events(&state) == 200).then_some(()));
+    job.signal("TERM");
+    let (code, _, error) = job.end();
+    assert_eq!(code, Some(0), "{error}");
+    produce(&brokers, &topic, 1, &posts(200..250, "d"));
+    let _job = Job::start(&line(&brokers, &topic, &state, more));
+    eventually("what came meanwhile", || (events(&state) == 250).then_some(()));
+}
+
+#[test]
+fn a_topic_that_is_gone_recreated_or_compacted_is_refused_by_name() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("recreated"), folder());
+    let state = folder.path().join("state");
+    let line = |topic: &str, more: &str| line(&brokers, topic, &state, more);
+    create(&brokers, &topic, 2, &[]);
+    produce(&brokers, &topic, 0, &posts(0..50, "a"));
+    ok(&line(&topic, "--bounded"));
+    delete(&brokers, &topic);
+    eventually("that it is told as missing", || {
+        let output = run(&line(&topic, "--bounded"));
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        error.contains(&format!("there is no topic {topic}")).then_some(())
+    });
+    // Shorter than it was, then longer, and with other records; then with a partition less.
+    create(&brokers, &topic, 2, &[]);
+    let recreated = |what: &str| {
+        let error = fails(&line(&topic, "--bounded"), 1);
+        let want = format!("topic {topic} was recreated: its partition");
+        assert!(error.contains(&want) && error.contains(what), "{error}");
+    };
+    recreated("ends at 0, and had been read to 50");
+    produce(&brokers, &topic, 0, &posts(0..80, "a"));
+    recreated("holds another record at 49");
+    delete(&brokers, &topic);
+    eventually("that it is gone", || {
+        String::from_utf8_lossy(&run(&line(&topic, "")).stderr).contains("no topic").then_some(())
+    });
+    create(&brokers, &topic, 1, &[]);
+    recreated("1 does not exist any more");
+    assert_eq!(events(&state), 50, "nothing was changed");
+
+    let compacted = fresh("compacted");
+    create(&brokers, &compacted, 1, &[("cleanup.policy", "compact,delete")]);
+    let error = fails(&line(&compacted, "--bounded"), 1);
+    assert!(error.contains(&format!("topic {compacted} is compacted")), "{error}");
+}
+
+#[test]
+fn records_that_retention_removed_are_an_error_or_are_counted() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("lost"), folder());
+    let state = folder.path().join("state");
+    let line = |more: &str| line(&brokers, &topic, &state, more);
+    create(&brokers, &topic, 1, &[]);
+    produce(&brokers, &topic, 0, &posts(0..100, "a"));
+    // What was removed before the first start is no loss.
+    expire(&brokers, &topic, 0, 10);
+    ok(&line("--bounded"));
+    assert_eq!((events(&state), lost(&state)), (90, 0));
+    produce(&brokers, &topic, 0, &posts(100..200, "a"));
+    expire(&brokers, &topic, 0, 130);
+    let error = fails(&line("--bounded"), 1);
+    assert!(error.contains("lost the records from 100 to 129 of partition 0"), "{error}");
+    assert!(error.contains("--on-lost skip"), "{error}");
+    let ended: Value =
+        serde_json::from_str(&ok(&line("--bounded --on-lost skip --json"))).unwrap();
+    assert_eq!((&ended["events"], &ended["lost_records"]), (&160.into(), &30.into()));
+    ok(&line("--bounded"));
+    assert_eq!((events(&state), lost(&state)), (160, 30));
+}
+
+#[test]
+fn retention_that_overtakes_a_running_job_is_noticed() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("overtaken"), folder());
+    create(&brokers, &topic, 1, &[]);
+    produce(&brokers, &topic, 0, &posts(0..6000, "a"));
+    // Little is fetched ahead.
+    let slow = "--bounded --limit-rate 400 --kafka queued.min.messages=1 \
+                --kafka max.partition.fetch.bytes=1000";
+    let states = ["skip", "error"].map(|name| folder.path().join(name));
+    let start = |on_lost: usize| {
+        let how = ["--on-lost skip", ""][on_lost];
+        Job::start(&line(&brokers, &topic, &states[on_lost], &format!("{slow} {how}")))
+    };
+    let jobs = [start(0), start(1)];
+    for state in &states {
+        eventually("some events", || (events(state) > 100).then_some(()));
+    }
+    expire(&brokers, &topic, 0, 5000);
+    let [skips, fails] = jobs;
+    let (code, _, error) = fails.end();
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("has lost the records from") && error.contains("to 4999"), "{error}");
+    let (code, _, error) = skips.end();
+    assert_eq!(code, Some(0), "{error}");
+    let (counted, lost) = (events(&states[0]), lost(&states[0]));
+    assert!(lost > 1000 && counted >= 1100, "{counted} {lost}");
+    assert_eq!(counted + lost, 6000);
+}
+
+#[test]
+fn aborted_transactions_are_not_counted_and_bounded_runs_end_behind_them() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("transactions"), folder());
+    let state = folder.path().join("state");
+    create(&brokers, &topic, 1, &[]);
+    let (a, b, c, d) =
+        (posts(0..40, "a"), posts(40..70, "b"), posts(70..90, "c"), posts(90..95, "d"));
+    transactions(&brokers, &topic, &[(&a, true), (&b, false), (&c, true), (&d, false)]);
+    for _ in 0..2 {
+        ok(&line(&brokers, &topic, &state, "--bounded"));
+        assert_eq!(events(&state), 60);
+    }
+    let shown = ok(&format!("checkpoint show --state {}", state.display()));
+    // 95 records and four marks.
+    assert!(shown.contains(&format!("{topic}/0: up to 99, read to its end")), "{shown}");
+    // A job that follows it has caught up as well: its time is the clock's.
+    let _job = Job::start(&line(&brokers, &topic, &state, "--horizon 100000h"));
+    eventually("a commit of a job that has caught up", || {
+        let summary = counted(&state)?;
+        (summary.as_of > Some(NOW + 89)).then_some(())
+    });
+    transactions(&brokers, &topic, &[(&b, false), (&b, true)]);
+    eventually("what was committed later", || (events(&state) == 90).then_some(()));
+    eventually("the last mark", || {
+        let shown = ok(&format!("checkpoint show --state {}", state.display()));
+        shown.contains(&format!("{topic}/0: up to 161, read to its end")).then_some(())
+    });
+}
+
+#[test]
+fn append_times_are_the_log_time_where_the_topic_has_them() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let folder = folder();
+    for (stamps, is_append) in [("LogAppendTime", true), ("CreateTime", false)] {
+        let topic = fresh("stamps");
+        create(&brokers, &topic, 2, &[("message.timestamp.type", stamps)]);
+        for partition in 0..2 {
+            produce(&brokers, &topic, partition, &posts(0..10, "a"));
+        }
+        let state = folder.path().join(stamps);
+        ok(&line(&brokers, &topic, &state, "--bounded"));
+        let as_of = export(&state, "").1.as_of.unwrap();
+        assert_eq!(as_of > NOW + 86_400_000, is_append, "{as_of}");
+    }
+}
+
+#[test]
+fn a_job_that_begins_at_the_end_skips_nothing_when_it_starts_again() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("end"), folder());
+    create(&brokers, &topic, 2, &[]);
+    let state = folder.path().join("state");
+    produce(&brokers, &topic, 0, &posts(0..30, "a"));
+    let file = folder.path().join("dataflow.yaml");
+    let text = format!(
+        "apiVersion: tagflow/v1\nmeta: {{name: end}}\nconfig: {{state: {{path: {}}}}}\n\
+         topics: {{posts: {{source: 'kafka://{brokers}/{topic}', \
+         consumer: {{default_starting_offset: {{position: End}}}}}}}}\n\
+         services: {{count-tags: {{sources: [{{type: topic, id: posts}}], \
+         dedup: {{horizon: 100000h}}}}}}\n",
+        state.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let line = format!("run {}", file.display());
+    for (first, last, want) in [(30, 40, 10), (50, 70, 40)] {
+        let job = Job::start(&line);
+        let before = newest_commit(&state);
+        eventually("a commit", || (newest_commit(&state) > before + 1).then_some(()));
+        produce(&brokers, &topic, 1, &posts(first..last, "b"));
+        eventually("what came after the start", || (events(&state) == want).then_some(()));
+        job.signal("TERM");
+        assert_eq!(job.end().0, Some(0));
+        produce(&brokers, &topic, 0, &posts(40..50, "c"));
+    }
+    assert_eq!(events(&state), 40, "10, then 10 that came meanwhile, and 20");
 }

@@ -16,6 +16,7 @@ mod chain;
 mod cql;
 mod doctor;
 mod kafka;
+mod produce;
 mod tables;
 mod topics;
 
