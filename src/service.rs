@@ -1,4 +1,5 @@
-//! The HTTP service of a state folder or a database: the API and the metrics, on a thread of their own.
+//! The HTTP service of a state folder or a database: the API and the metrics, on a thread of their
+//! own.
 
 use std::fmt::Write;
 use std::net::SocketAddr;

@@ -235,12 +235,8 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         let last = Arc::new(show_finished(&*storage, before)?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
         let (clock, store_wait_ms) = (spec.clock, spec.settings.store_wait_ms);
-        return Ok(Prepared::Finished(Box::new(Finished {
-            last,
-            publisher,
-            clock,
-            store_wait_ms,
-        })));
+        let finished = Finished { last, publisher, clock, store_wait_ms };
+        return Ok(Prepared::Finished(Box::new(finished)));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;

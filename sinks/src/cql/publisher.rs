@@ -24,6 +24,9 @@ struct Connected {
     select_jobs: PreparedStatement,
 }
 
+/// What came of a request.
+type Answer<T> = Result<T, CqlError>;
+
 /// Publishes to a keyspace.
 pub struct CqlPublisher {
     settings: CqlSettings,
@@ -93,7 +96,7 @@ impl CqlPublisher {
     /// Runs a request; none where the database does not answer it.
     fn with<T>(
         &mut self,
-        request: impl AsyncFnOnce(&Connected, &CqlSettings, &mut Concurrency) -> Result<T, CqlError>,
+        request: impl AsyncFnOnce(&Connected, &CqlSettings, &mut Concurrency) -> Answer<T>,
     ) -> Result<Option<T>, PublishError> {
         let Some(runtime) = &self.runtime else { return Ok(None) };
         let (settings, limit) = (&self.settings, &mut self.limit);

@@ -180,8 +180,7 @@ fn records_that_retention_removed_are_an_error_or_are_counted() {
     let error = fails(&line("--bounded"), 1);
     assert!(error.contains("lost the records from 100 to 129 of partition 0"), "{error}");
     assert!(error.contains("--on-lost skip"), "{error}");
-    let ended: Value =
-        serde_json::from_str(&ok(&line("--bounded --on-lost skip --json"))).unwrap();
+    let ended: Value = serde_json::from_str(&ok(&line("--bounded --on-lost skip --json"))).unwrap();
     assert_eq!((&ended["events"], &ended["lost_records"]), (&160.into(), &30.into()));
     ok(&line("--bounded"));
     assert_eq!((events(&state), lost(&state)), (160, 30));
