@@ -69,10 +69,10 @@ fn positions() -> impl Strategy<Value = Position> {
 
 fn partitions() -> impl Strategy<Value = Partition> {
     let head = proptest::option::of(vec(any::<u8>(), 0..9));
-    (positions(), log_times(), any::<(bool, bool)>(), head).prop_map(
-        |(position, log_time, (at_end, done), head)| {
+    (positions(), any::<u64>(), log_times(), any::<(bool, bool)>(), head).prop_map(
+        |(position, begin, log_time, (at_end, done), head)| {
             let fingerprint = head.map(|head| Fingerprint::of(&head));
-            Partition { position, log_time, at_end, done, fingerprint }
+            Partition { position, begin, log_time, at_end, done, fingerprint }
         },
     )
 }
