@@ -1,40 +1,129 @@
-//! `tagflow compare`: what differs between two states, tag by tag.
+//! `tagflow compare`: what differs between two states or stores, tag by tag.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use schemas::config::StoreUri;
+use schemas::windows::Windows;
 use serde::Serialize;
 use sinks::commits::Snapshot;
-use sinks::compare::{compare, tags_of};
+use sinks::compare::{compare, served_tags, tags_of};
+use sinks::cql::{CqlScan, CqlSettings};
+use sinks::publish::JobRow;
+use sinks::served::ServedTag;
+use sinks::store::{StoreError, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
+use crate::signals::runtime;
 use crate::state::{At, open, snapshot};
+use crate::store_args::Reach;
 
-/// Print what differs between two states, the largest difference first
+/// Print what differs between two states or stores, the largest difference first
 #[derive(clap::Args)]
 #[command(after_help = "Windows of both are evaluated at the later of their stream times.
 Exit code: 0 nothing differs, 1 something does.
 
-Example:
-  tagflow compare ./state ./replayed --json")]
+Examples:
+  tagflow compare ./state ./replayed --json
+  tagflow compare cql://127.0.0.1:9042/tags cql://127.0.0.1:9042/tags_new --limit 20")]
 pub(crate) struct Args {
-    /// A job's state folder
-    a: PathBuf,
+    /// A job's state folder, or a store: cql://HOST:PORT[,HOST:PORT]/KEYSPACE
+    a: Place,
     /// Another one
-    b: PathBuf,
+    b: Place,
     /// The commit of the first, or the last one at a time; the visible one by default
     #[arg(long, value_name = "COMMIT|TIME")]
     at_a: Option<At>,
     /// The commit of the second
     #[arg(long, value_name = "COMMIT|TIME")]
     at_b: Option<At>,
+    #[command(flatten)]
+    reach: Reach,
     /// Print at most so many values
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// One JSON object for every value that differs, then one for the result
     #[arg(long)]
     json: bool,
+}
+
+/// Where counts are.
+#[derive(Clone, Debug)]
+enum Place {
+    State(PathBuf),
+    Store(StoreUri),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("cql:") {
+            return text.parse().map(Self::Store).map_err(|error| format!("{error}"));
+        }
+        Ok(Self::State(PathBuf::from(text)))
+    }
+}
+
+/// The counts of one side, with what their windows are evaluated by.
+enum Side {
+    State(Arc<Snapshot>),
+    Store(JobRow, Vec<ServedTag>),
+}
+
+impl Side {
+    fn read(place: &Place, at: Option<At>, reach: &Reach) -> Result<Self, CliError> {
+        match place {
+            Place::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
+            Place::Store(_) if at.is_some() => {
+                let what = "a store has one commit only; --at-a and --at-b are for states";
+                Err(CliError::Usage(what.to_owned()))
+            }
+            Place::Store(uri) => {
+                let settings = reach.apply(CqlSettings::from(uri)).with_environment()?;
+                let runtime = runtime().map_err(CliError::io("cannot start"))?;
+                runtime.block_on(async {
+                    let scan = CqlScan::open(&settings).await?;
+                    let mut tags = Vec::new();
+                    // In this order: no row is older than the job's.
+                    let job = scan.job().await?;
+                    scan.tags(|tag| tags.push(tag)).await?;
+                    Ok(Self::Store(job, tags))
+                })
+            }
+        }
+    }
+
+    fn as_of_ms(&self) -> Option<i64> {
+        match self {
+            Self::State(snapshot) => snapshot.manifest.body.as_of_ms,
+            Self::Store(job, _) => job.as_of_ms,
+        }
+    }
+
+    fn commit(&self) -> u64 {
+        match self {
+            Self::State(snapshot) => snapshot.manifest.header.commit,
+            Self::Store(job, _) => job.published,
+        }
+    }
+
+    fn tags(&self, as_of_ms: Option<i64>) -> Result<Vec<Tag>, StoreError> {
+        let at = as_of_ms.max(self.as_of_ms());
+        match self {
+            Self::State(snapshot) => tags_of(snapshot, at),
+            Self::Store(JobRow { windows, .. }, tags) => served_tags(tags, windows, at),
+        }
+    }
+
+    fn windows(&self) -> &Windows {
+        match self {
+            Self::State(snapshot) => &snapshot.manifest.body.windows,
+            Self::Store(job, _) => &job.windows,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -47,11 +136,12 @@ struct Compared {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let read =
-        |state: &Path, at| -> Result<Arc<Snapshot>, CliError> { snapshot(&*open(state)?, at) };
-    let (a, b) = (read(&args.a, args.at_a)?, read(&args.b, args.at_b)?);
-    let as_of = |snapshot: &Snapshot| snapshot.manifest.body.as_of_ms;
-    let (tags_a, tags_b) = (tags_of(&a, as_of(&b))?, tags_of(&b, as_of(&a))?);
+    let a = Side::read(&args.a, args.at_a, &args.reach)?;
+    let b = Side::read(&args.b, args.at_b, &args.reach)?;
+    if a.windows() != b.windows() {
+        eprintln!("note: the two have other windows; those of one name are compared");
+    }
+    let (tags_a, tags_b) = (a.tags(b.as_of_ms())?, b.tags(a.as_of_ms())?);
     let found = compare(&tags_a, &tags_b);
     let mut output = Output::new();
     for difference in &found[..found.len().min(args.limit.unwrap_or(usize::MAX))] {
@@ -64,10 +154,9 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             output.line(format!("{key}{place}: {field} {} | {}", difference.a, difference.b))?;
         }
     }
-    let commit = |snapshot: &Snapshot| snapshot.manifest.header.commit;
     let compared = Compared {
-        a: commit(&a),
-        b: commit(&b),
+        a: a.commit(),
+        b: b.commit(),
         compared: tags_a.len().max(tags_b.len()),
         differ: found.len(),
     };

@@ -137,6 +137,7 @@ fn input(rate: u64, start_ms: i64) -> InputSpec {
         origin,
         mapping: Mapping::default(),
         log_time: LogTimeKind::Event,
+        span: None,
     }
 }
 

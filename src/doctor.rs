@@ -93,7 +93,7 @@ impl Findings {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let job = job(&args.run)?;
+    let job = job(&args.run, args.run.bounded)?;
     let mut findings = Findings::default();
     let newest = state(&mut findings, &job);
     for topic in &job.topics {

@@ -46,12 +46,15 @@ pub(crate) enum CliError {
     /// The store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The state of a commit is not what the log comes to.
-    #[error("{0} values differ from what the log comes to")]
+    /// A commit, or what a store shows of it, is not what it should be.
+    #[error("{0} values differ from what they should be")]
     Drift(u64),
     /// Whether it is cannot be told.
     #[error("cannot tell: {0}")]
     Untold(#[from] ReconcileError),
+    /// Whether a store shows what it should cannot be told.
+    #[error("cannot tell: {0}")]
+    CannotTell(String),
     /// Two states differ.
     #[error("{0} values differ")]
     Differ(usize),
@@ -70,7 +73,11 @@ impl CliError {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::Name { .. } | Self::Untold(_) => 2,
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::Name { .. }
+            | Self::Untold(_)
+            | Self::CannotTell(_) => 2,
             Self::Job(error) if error.is_fenced() => 3,
             _ => 1,
         }

@@ -143,7 +143,7 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
 }
 
 fn source(topic: &Topic, bounded: bool) -> String {
-    let Topic { name, source, mapping, log_time, kafka } = topic;
+    let Topic { name, source, mapping, log_time, kafka, .. } = topic;
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
+use dataflow::log::Span;
 use dataflow::log::kafka::OnLost;
 use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
@@ -34,6 +35,8 @@ pub(crate) struct Topic {
     pub(crate) log_time: LogTimeKind,
     /// How it is read where it is a Kafka topic.
     pub(crate) kafka: Kafka,
+    /// Which part of it is read; none: all.
+    pub(crate) span: Option<Span>,
 }
 
 /// How a Kafka topic is read.
@@ -113,6 +116,7 @@ impl Job {
             name: topic.name.clone(),
             source: topic.source.clone(),
             mapping: topic.mapping.clone(),
+            span: None,
             log_time: match topic.log_time {
                 None => LogTimeKind::Auto,
                 Some(config::LogTime::Append) => LogTimeKind::Append,
@@ -154,6 +158,7 @@ impl Job {
                 origin: origin(topic, &self.settings, &self.state)?,
                 mapping: topic.mapping.clone(),
                 log_time: topic.log_time,
+                span: topic.span.clone(),
             })
         });
         let publisher = match &self.store {

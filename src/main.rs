@@ -21,8 +21,10 @@ mod port;
 mod progress;
 mod query;
 mod reconcile;
+mod replay;
 mod run;
 mod serve;
+mod served;
 mod service;
 mod signals;
 mod state;
@@ -62,6 +64,7 @@ enum Command {
     DeadLetters(dead_letters::Args),
     Reconcile(reconcile::Args),
     Compare(compare::Args),
+    Replay(Box<replay::Args>),
     ExplainCount(explain_count::Args),
     Store(store::Args),
     Doctor(doctor::Args),
@@ -92,6 +95,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Extract(args) => extract::run(args),
         Command::Query(args) => query::run(args),
         Command::ExplainCount(args) => explain_count::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),

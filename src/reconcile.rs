@@ -19,19 +19,26 @@ use crate::inputs::{origin, properties};
 use crate::job::{Job, Kafka, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
+use crate::served::Claim;
 use crate::state::{At, manifest, open};
+use crate::store_args::StoreArgs;
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
-#[command(after_help = "Exit code: 0 nothing differs, 1 something does, 2 it cannot be told.
+#[command(after_help = "With --store, the rows of a store are held against the commit that they claim to show, and that
+commit against the log where one is named.
+Exit code: 0 nothing differs, 1 something does, 2 it cannot be told.
 
 Examples:
   tagflow reconcile --input ./posts --state ./state
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
-  tagflow reconcile --input ./posts --state ./state --tags sunset,beach")]
+  tagflow reconcile --input ./posts --state ./state --tags sunset,beach
+  tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags")]
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Read the log so many times, with a share of the keys in memory each time; by default as
     /// many as keep that below about 2 GiB
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PARTS))]
@@ -59,7 +66,7 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 pub(crate) struct LogArgs {
     /// The dataflow.yaml of the job
-    #[arg(value_name = "CONFIG", required_unless_present = "input")]
+    #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// The input of the job
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
@@ -109,9 +116,36 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<(), CliError> {
+pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
+    let which = which(&args)?;
+    let mut output = Output::new();
+    let mut whole = Report::default();
+    if let Some(store) = args.store.settings() {
+        let claim = Claim::read(store.with_environment()?, &args.log.state()?)?;
+        let (checked, values) = claim.check(&which)?;
+        tell(&mut output, &values, "the commit", args.json)?;
+        whole.commit = claim.commit();
+        (whole.checked, whole.drift) = (checked, values.len() as u64);
+        // The log is held against the same commit, unless another is asked for.
+        args.log.at = args.log.at.or(Some(At::Commit(claim.commit())));
+    }
+    if args.store.store.is_none() || args.log.names_a_log() {
+        let (values, report) = count_afresh(&args, which)?;
+        tell(&mut output, &values, "the log", args.json)?;
+        whole = Report {
+            checked: whole.checked + report.checked,
+            drift: whole.drift + report.drift,
+            ..report
+        };
+    }
+    conclude(&mut output, &whole, args.json)?;
+    if whole.drift > 0 { Err(CliError::Drift(whole.drift)) } else { Ok(()) }
+}
+
+/// What the log comes to, against a commit.
+fn count_afresh(args: &Args, which: Which) -> Result<(Vec<Drift>, Report), CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
-    let mut request = args.log.request(which(&args)?, workers)?;
+    let mut request = args.log.request(which, workers)?;
     if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
@@ -120,12 +154,24 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let told = reconcile(request, &progress);
     drop(live);
-    let (values, report) = told?;
-    tell(&values, &report, args.json)?;
-    if report.drift > 0 { Err(CliError::Drift(report.drift)) } else { Ok(()) }
+    Ok(told?)
 }
 
 impl LogArgs {
+    /// Whether there is a log to be read.
+    fn names_a_log(&self) -> bool {
+        self.config.is_some() || self.input.is_some()
+    }
+
+    /// The state folder that is named, here or in the file.
+    fn state(&self) -> Result<PathBuf, CliError> {
+        let job = || self.config.as_deref().map(|file| Job::read(file, false)).transpose();
+        match &self.state {
+            Some(state) => Ok(state.clone()),
+            None => Ok(job()?.ok_or_else(|| CliError::Usage("name the --state".into()))?.state),
+        }
+    }
+
     /// What is to be checked.
     pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
         let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
@@ -154,6 +200,7 @@ impl LogArgs {
                 origin: origin(topic, &settings, &state)?,
                 mapping: topic.mapping.clone(),
                 log_time: topic.log_time,
+                span: None,
             })
         };
         let inputs = match (&job, &self.input) {
@@ -188,6 +235,7 @@ impl LogArgs {
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
             log_time: LogTimeKind::Auto,
             kafka: Kafka { properties: properties(&self.kafka)?, ..Kafka::default() },
+            span: None,
         })
     }
 }
@@ -207,19 +255,24 @@ fn which(args: &Args) -> Result<Which, CliError> {
     Ok(Which::Tags(tags))
 }
 
-fn tell(values: &[Drift], report: &Report, json: bool) -> Result<(), CliError> {
-    let mut output = Output::new();
+fn tell(output: &mut Output, values: &[Drift], whose: &str, json: bool) -> Result<(), CliError> {
     if json {
-        values.iter().try_for_each(|value| output.json(value))?;
-        output.json(report)?;
-        return output.flush();
+        return values.iter().try_for_each(|value| output.json(value));
     }
     for Drift { scope, key, field, stored, recomputed, events } in values {
         let place = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
-        output.line(format!("{key}{place}: {field} is {stored}, the log says {recomputed}"))?;
+        output.line(format!("{key}{place}: {field} is {stored}, {whose} says {recomputed}"))?;
         for event in events {
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
+    }
+    Ok(())
+}
+
+fn conclude(output: &mut Output, report: &Report, json: bool) -> Result<(), CliError> {
+    if json {
+        output.json(report)?;
+        return output.flush();
     }
     let Report { commit, checked, drift, ambiguous } = report;
     output

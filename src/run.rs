@@ -37,14 +37,14 @@ use crate::store_args::StoreArgs;
 pub(crate) struct Args {
     /// A dataflow.yaml, which says all that --input and its companions would
     #[arg(value_name = "CONFIG", required_unless_present = "input")]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     job: JobArgs,
     /// The state folder, made where it does not exist
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
-    state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
-    store: StoreArgs,
+    pub(crate) store: StoreArgs,
     /// How long a run waits at its end for a store that does not answer
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration_ms)]
     store_wait: i64,
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     workers: Option<u16>,
     /// Read to the present end of the input and leave; without a horizon every id is kept
     #[arg(long)]
-    bounded: bool,
+    pub(crate) bounded: bool,
     /// Read events up to this time, and evaluate windows at it
     #[arg(long, value_name = "MS", requires = "bounded")]
     #[arg(value_parser = clap::value_parser!(i64).range(0..10_000_000_000_000))]
@@ -103,6 +103,10 @@ struct JobArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_ms)]
     #[arg(conflicts_with = "config")]
     keep: i64,
+    /// The most bytes that files may hold which only old commits need; by default as many as the
+    /// newest commit's
+    #[arg(long, value_name = "BYTES", conflicts_with = "config")]
+    keep_bytes: Option<u64>,
     /// How long files stay for readers after no commit needs them
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration_ms)]
     #[arg(conflicts_with = "config")]
@@ -126,7 +130,11 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let job = job(args)?;
+    go(&job(args, args.bounded)?, args, args.bounded)
+}
+
+/// Runs a job with the arguments that are not its own; whether it ends by itself.
+pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     let listeners = job.listen.as_ref().map(Listeners::bind).transpose()?;
     let running = match start(job.spec(args.take_over)?)? {
         Started::Running(running) => running,
@@ -159,7 +167,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     tell(&manifest, Some(&status), args.json)?;
     match unpublished(&status, manifest.header.commit) {
         // A bounded run promises that its counts can be read where it says.
-        Some(what) if args.bounded => Err(CliError::Failed(what)),
+        Some(what) if ends => Err(CliError::Failed(what)),
         Some(what) => {
             eprintln!("{what}");
             Ok(())
@@ -197,10 +205,10 @@ pub(crate) fn unpublished(status: &Status, commit: u64) -> Option<String> {
 }
 
 /// The job of the arguments, or of the file they name with what they say besides.
-pub(crate) fn job(args: &Args) -> Result<Job, CliError> {
+pub(crate) fn job(args: &Args, bounded: bool) -> Result<Job, CliError> {
     let mut job = match (&args.config, &args.job.input) {
-        (Some(file), _) => Job::read(file, args.bounded)?,
-        (None, Some(input)) => args.job.job(input, args.bounded)?,
+        (Some(file), _) => Job::read(file, bounded)?,
+        (None, Some(input)) => args.job.job(input, bounded)?,
         (None, None) => return Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
     };
     if let Some(state) = &args.state {
@@ -224,7 +232,7 @@ impl JobArgs {
         settings.beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
         settings.scopes.clone_from(&self.scope);
         settings.retention =
-            Retention { keep_ms: self.keep, bytes: None, grace_ms: self.grace.unsigned_abs() };
+            Retention { keep_ms: self.keep, bytes: self.keep_bytes, grace_ms: self.grace.unsigned_abs() };
         let attributes: Vec<&str> = self.scope.iter().map(|s| s.attribute.as_str()).collect();
         let mapping = Mapping::parse(&self.map, &attributes)
             .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
@@ -235,7 +243,7 @@ impl JobArgs {
         Ok(Job {
             name: JOB_NAME.to_owned(),
             settings,
-            topics: vec![Topic { name, source, mapping, log_time, kafka }],
+            topics: vec![Topic { name, source, mapping, log_time, kafka, span: None }],
             state: PathBuf::new(),
             workers: worker_default(),
             listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),

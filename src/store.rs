@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::{Rebuild, rebuild};
-use schemas::time::parse_duration_ms;
-use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, check, init};
+use schemas::config::StoreUri;
+use schemas::time::{format_ms, parse_duration_ms};
+use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, Promoted, check, init, promote};
 use sinks::publish::PublishError;
 
 use crate::error::CliError;
@@ -19,11 +20,12 @@ use crate::signals::{on_stop, runtime};
 use crate::state::{manifest, open};
 use crate::store_args::StoreArgs;
 
-/// Make, check and fill the tables of a ScyllaDB or Cassandra keyspace
+/// Make, check, fill and promote the tables of a ScyllaDB or Cassandra keyspace
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow store init --store cql://127.0.0.1:9042/tags --replication 3
   tagflow store check dataflow.yaml
+  tagflow store promote tags_new --store cql://127.0.0.1:9042/tags
   tagflow store rebuild --store cql://127.0.0.1:9042/tags_green --state ./state")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -45,6 +47,15 @@ enum What {
     Check {
         #[command(flatten)]
         at: At,
+    },
+    /// Show readers of the store another keyspace, within a second and without a restart; name the
+    /// former one to go back
+    Promote {
+        /// The keyspace to show, or its cql:// address
+        #[arg(value_name = "NEW")]
+        keyspace: String,
+        #[command(flatten)]
+        given: StoreArgs,
     },
     /// Send every row of a state, whatever the store has; a job may run meanwhile
     Rebuild {
@@ -101,6 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             let clock = SystemClock::default();
             tell(&runtime.block_on(check(&settings, || clock.wall_ms()))?)
         }
+        What::Promote { keyspace, given } => show(keyspace, given),
         What::Rebuild { at, state, job, store_wait } => {
             let (config, settings) = at.read()?;
             let state = state.clone().or(config.as_ref().map(|job| job.state.clone()));
@@ -119,6 +131,35 @@ fn tell(findings: &[Finding]) -> Result<(), CliError> {
         return Err(CliError::Failed("the store cannot be used as it is".to_owned()));
     }
     Ok(())
+}
+
+/// Shows the readers of a store another keyspace.
+fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
+    let settings = given.settings().ok_or_else(|| {
+        CliError::Usage("name the --store that readers were given".to_owned())
+    })?;
+    let settings = settings.with_environment()?;
+    let named = if new.starts_with("cql:") {
+        new.parse::<StoreUri>()
+    } else {
+        StoreUri::new(settings.nodes.clone(), new).map_err(Into::into)
+    };
+    let named = named.map_err(|error| CliError::Usage(error.to_string()))?;
+    if named.nodes != settings.nodes {
+        let what = "the keyspace must be one of the servers that --store names: a pointer there \
+                    names a keyspace, not servers";
+        return Err(CliError::Usage(what.to_owned()));
+    }
+    let runtime = runtime().map_err(CliError::io("cannot start"))?;
+    let wall_ms = SystemClock::default().wall_ms();
+    let Promoted { before, shown } =
+        runtime.block_on(promote(&settings, &named.keyspace, wall_ms))?;
+    let mut output = Output::new();
+    let as_of = shown.as_of_ms.map_or_else(|| "-".to_owned(), format_ms);
+    let (given, keyspace, commit) = (&settings.keyspace, &named.keyspace, shown.published);
+    output.line(format!("readers of {given} see {keyspace}: commit {commit}, as of {as_of}"))?;
+    output.line(format!("to go back: tagflow store promote {before} --store {}", settings.uri()))?;
+    output.flush()
 }
 
 fn fill(

@@ -31,17 +31,38 @@ fn parse_level(text: &str) -> Result<Consistency, String> {
     Consistency::deserialize(text).map_err(|error| error.to_string())
 }
 
-impl StoreArgs {
-    /// How to reach it; none where none is named.
-    pub(crate) fn settings(&self) -> Option<CqlSettings> {
-        let mut settings = CqlSettings::from(self.store.as_ref()?);
+/// How to reach stores that are named otherwise.
+#[derive(clap::Args, Clone, Default)]
+pub(crate) struct Reach {
+    /// The nearest data centre of a store; needed where it has several
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<String>,
+    /// Encrypt connections to a store, and check its certificate (authorities: `TAGFLOW_CQL_CA`)
+    #[arg(long)]
+    tls: bool,
+    /// How many copies must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    consistency: Option<Consistency>,
+}
+
+impl Reach {
+    /// Adds what they say to a store's settings.
+    pub(crate) fn apply(&self, mut settings: CqlSettings) -> CqlSettings {
         settings.datacenter.clone_from(&self.datacenter);
         settings.tls = self.tls.then(Tls::default);
         if let Some(level) = self.consistency {
             settings.consistency.write = level;
             settings.consistency.read = level;
         }
-        Some(settings)
+        settings
+    }
+}
+
+impl StoreArgs {
+    /// How to reach it; none where none is named.
+    pub(crate) fn settings(&self) -> Option<CqlSettings> {
+        let Self { store, datacenter, tls, consistency } = self.clone();
+        Some(Reach { datacenter, tls, consistency }.apply(CqlSettings::from(&store?)))
     }
 }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::clock::Clock;
 use crate::log::generator::{GeneratorError, GeneratorLog, GeneratorSpec};
-use crate::log::{FileLog, Log, LogError, Mode, StdinLog};
+use crate::log::{FileLog, Log, LogError, Mode, Span, SpanLog, StdinLog};
 use crate::settings::{Input, LogTimeKind, Settings};
 
 /// Where an input's records come from.
@@ -45,6 +45,8 @@ pub struct InputSpec {
     pub mapping: Mapping,
     /// What its log time follows.
     pub log_time: LogTimeKind,
+    /// Which part of it is read; none: all.
+    pub span: Option<Span>,
 }
 
 /// Why an input cannot be opened.
@@ -83,6 +85,10 @@ impl InputSpec {
             Origin::Log(log) => Arc::clone(log),
         };
         let decoder = settings.decoder(&self.mapping);
+        let log: Arc<dyn Log> = match &self.span {
+            Some(span) => Arc::new(SpanLog::new(log, decoder.clone(), span)?),
+            None => log,
+        };
         Ok(Input { name: self.name.clone(), log, decoder, log_time: self.log_time })
     }
 }

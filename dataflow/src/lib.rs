@@ -24,6 +24,7 @@ mod settings;
 mod state;
 mod status;
 mod stream_time;
+mod taken_over;
 
 pub use context::Stop;
 pub use estimate::{Estimate, Load};
@@ -35,3 +36,4 @@ pub use run::{JobError, JobSpec, Running, Started, StateAt, start};
 pub use settings::{Beyond, Idle, Input, LogTimeKind, Scope, Settings};
 pub use state::tag_table::TagError;
 pub use status::{Progress, Publishing, StateSize, Status, Work};
+pub use taken_over::TakenOver;

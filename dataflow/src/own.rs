@@ -33,7 +33,10 @@ pub(crate) fn own(
     let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
     let start = Start {
         owner: owner.id.clone(),
-        hash_key: HashKey::new(spec.clock.random()?),
+        hash_key: match &spec.settings.taken_over {
+            Some(taken_over) => taken_over.hash_key(),
+            None => HashKey::new(spec.clock.random()?),
+        },
         windows: spec.settings.windows.clone(),
         scopes: Some(spec.settings.scopes_sorted()),
         wall_ms: owner.started_ms,

@@ -10,6 +10,7 @@ use sinks::commits::Retention;
 
 use crate::log::Log;
 use crate::stream_time::TimeRules;
+use crate::taken_over::TakenOver;
 
 /// What becomes of an event beyond the horizon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,10 @@ pub struct Settings {
     pub live: bool,
     /// A bounded run reads events up to this time, and ends at it.
     pub until_ms: Option<i64>,
+    /// A replay that ends with a commit ends at its stream time.
+    pub ends_at_ms: Option<i64>,
+    /// What a replay takes over from the state of another job.
+    pub taken_over: Option<Arc<TakenOver>>,
     /// What counts are grouped by besides the tag.
     pub scopes: Vec<Scope>,
     /// The sliding windows.
@@ -119,6 +124,8 @@ impl Default for Settings {
             max_skew_ms: 10 * 60_000,
             live: true,
             until_ms: None,
+            ends_at_ms: None,
+            taken_over: None,
             scopes: Vec::new(),
             windows: Windows::default(),
             top_k: 100,
@@ -165,6 +172,7 @@ impl Settings {
     }
 
     pub(crate) fn time_rules(&self) -> TimeRules {
-        TimeRules { live: self.live, until_ms: self.until_ms, horizon_ms: self.horizon_ms }
+        let Self { live, until_ms, ends_at_ms, horizon_ms, .. } = *self;
+        TimeRules { live, until_ms, ends_at_ms, horizon_ms }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct TimeRules {
     pub(crate) live: bool,
     /// Where a bounded run ends.
     pub(crate) until_ms: Option<i64>,
+    /// The stream time of the commit that a replay ends with.
+    pub(crate) ends_at_ms: Option<i64>,
     /// How long an event id is remembered; none: for ever.
     pub(crate) horizon_ms: Option<i64>,
 }
@@ -93,7 +95,13 @@ impl StreamTime {
 
     /// Cuts the stream at the end of a commit.
     pub(crate) fn close(&mut self, tick: Tick) -> Cut {
-        self.as_of_ms = self.as_of_ms.max(self.as_of(&tick));
+        let as_of_ms = self.as_of(&tick);
+        self.as_of_ms = self.as_of_ms.max(match self.rules.ends_at_ms {
+            Some(end) if tick.last == Some(Last::Finished) => Some(end),
+            // Partitions end in another order than they did.
+            Some(end) => as_of_ms.min(Some(end)),
+            None => as_of_ms,
+        });
         self.floor_ms = self.floor_ms.max(self.floor());
         Cut {
             tick,
@@ -249,6 +257,22 @@ mod tests {
         until.learn(ordered("a", &[NOW], true));
         assert_eq!(until.close(tick(0, 0, None)).as_of_ms, Some(NOW));
         assert_eq!(until.close(tick(0, 0, last)).as_of_ms, Some(NOW + 9));
+    }
+
+    #[test]
+    fn a_replay_of_a_commit_never_passes_its_stream_time_and_ends_at_it() {
+        let rules = TimeRules { ends_at_ms: Some(NOW + 9), ..TimeRules::default() };
+        let mut replay = time(rules);
+        replay.learn(ordered("a", &[], false));
+        assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, None);
+        replay.learn(ordered("a", &[NOW], false));
+        assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, Some(NOW));
+        replay.learn(ordered("a", &[NOW + HOUR; 3], false));
+        assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, Some(NOW + 9));
+        let mut early = time(rules);
+        early.learn(ordered("a", &[NOW], true));
+        let last = Some(Last::Finished);
+        assert_eq!(early.close(tick(NOW + HOUR, 0, last)).as_of_ms, Some(NOW + 9));
     }
 
     #[test]

@@ -239,6 +239,7 @@ impl<'p> World<'p> {
             origin: Origin::Log(Arc::new(log)),
             mapping: Mapping::default(),
             log_time: LogTimeKind::Event,
+            span: None,
         };
         let workers = 1 + rng.below(rng.clone().below(8) + 1) as usize;
         let before = std::mem::replace(&mut self.workers, workers);

@@ -5,10 +5,13 @@
 
 use std::cmp::Ordering;
 
+use schemas::rows::TagRow;
+use schemas::windows::Windows;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::commits::Snapshot;
+use crate::served::ServedTag;
 use crate::store::{StoreError, Tag, evaluate};
 
 /// A value that differs. A tag that only one side has differs in all its values.
@@ -34,10 +37,26 @@ pub struct Difference {
 pub fn tags_of(snapshot: &Snapshot, as_of_ms: Option<i64>) -> Result<Vec<Tag>, StoreError> {
     let body = &snapshot.manifest.body;
     let at = as_of_ms.max(body.as_of_ms);
-    let rows = snapshot.tags_changed(0, None).map(|(_, row)| row).filter(|row| row.total != 0);
-    let mut tags = rows
-        .map(|row| evaluate(&row, &body.windows, at))
-        .collect::<Result<Vec<_>, StoreError>>()?;
+    sorted(snapshot.tags_changed(0, None).map(|(_, row)| row), &body.windows, at)
+}
+
+/// The same of the rows of a store, with windows at `as_of_ms`.
+pub fn served_tags(
+    rows: &[ServedTag],
+    windows: &Windows,
+    as_of_ms: Option<i64>,
+) -> Result<Vec<Tag>, StoreError> {
+    sorted(rows.iter().map(ServedTag::row), windows, as_of_ms)
+}
+
+fn sorted<'r>(
+    rows: impl Iterator<Item = TagRow<'r>>,
+    windows: &Windows,
+    as_of_ms: Option<i64>,
+) -> Result<Vec<Tag>, StoreError> {
+    let live = rows.filter(|row| row.total != 0);
+    let tags = live.map(|row| evaluate(&row, windows, as_of_ms));
+    let mut tags = tags.collect::<Result<Vec<_>, _>>()?;
     tags.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
     Ok(tags)
 }
@@ -67,23 +86,33 @@ pub fn compare(a: &[Tag], b: &[Tag]) -> Vec<Difference> {
     found
 }
 
-fn differ(a: Option<&Tag>, b: Option<&Tag>, found: &mut Vec<Difference>) {
+/// Adds what differs between two tags of one name.
+pub(crate) fn differ(a: Option<&Tag>, b: Option<&Tag>, found: &mut Vec<Difference>) {
     if a == b {
         return;
     }
     let Some(named) = a.or(b) else { return };
     let total = |tag: Option<&Tag>| tag.map_or(0, |tag| tag.total);
     let size = total(a).abs_diff(total(b));
-    let (a, b) = (a.map(fields), b.map(fields));
-    let names = a.as_ref().or(b.as_ref()).into_iter().flatten().map(|(name, _)| name);
-    for (i, field) in names.enumerate() {
+    let (fields_a, fields_b) = (a.map(fields), b.map(fields));
+    let all = |side: &Option<Vec<(String, Value)>>| side.clone().unwrap_or_default();
+    // A window that only one side has is no difference of the counts.
+    let names = all(if a.is_some() { &fields_a } else { &fields_b });
+    for (field, _) in names {
         let side = |side: &Option<Vec<(String, Value)>>| {
-            side.as_ref().and_then(|fields| fields.get(i)).map_or(Value::Null, |f| f.1.clone())
+            let fields = side.iter().flatten();
+            fields.clone().find(|(name, _)| *name == field).map(|(_, value)| value.clone())
         };
-        let (a, b) = (side(&a), side(&b));
+        let (a, b) = match (side(&fields_a), side(&fields_b)) {
+            (Some(a), Some(b)) => (a, b),
+            (a, b) if fields_a.is_none() || fields_b.is_none() => {
+                (a.unwrap_or_default(), b.unwrap_or_default())
+            }
+            _ => continue,
+        };
         if a != b {
             let (scope, key) = (named.scope.clone(), named.name.clone());
-            found.push(Difference { scope, key, field: field.clone(), a, b, size });
+            found.push(Difference { scope, key, field, a, b, size });
         }
     }
 }

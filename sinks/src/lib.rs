@@ -8,5 +8,6 @@ pub mod compare;
 pub mod cql;
 pub mod invariants;
 pub mod publish;
+pub mod served;
 pub mod storage;
 pub mod store;

@@ -18,6 +18,8 @@ mod live;
 mod modes;
 mod reconcile;
 mod recount;
+mod replay;
 mod serve;
+mod served;
 mod services;
 mod takeover;

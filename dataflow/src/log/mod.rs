@@ -8,6 +8,7 @@ mod files;
 pub mod generator;
 pub mod kafka;
 mod lines;
+mod span;
 mod stdin;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ pub use files::{FileLog, Mode};
 pub use generator::{GeneratorLog, GeneratorSpec};
 pub use schemas::manifest::BLOCK_BYTES;
 use schemas::manifest::{Fingerprint, Partition};
+pub(crate) use span::SpanLog;
+pub use span::{Beginning, Span};
 pub use stdin::StdinLog;
 use thiserror::Error;
 
@@ -58,6 +61,25 @@ pub enum LogError {
          or use another state folder"
     )]
     HalfRead(String),
+    /// Read by blocks, in whatever order, as the commit was made that a replay is to follow.
+    #[error(
+        "{0} had been read here and there as that commit was made: its bounded run had not ended; \
+         name a later commit"
+    )]
+    InNoOrder(String),
+    /// A replay has gone on behind the commit that it is to end with.
+    #[error(
+        "this state has read {partition} up to {read}, and the replay is to end at {end}; use \
+         another state folder"
+    )]
+    Past {
+        /// The partition.
+        partition: String,
+        /// How far it has been read.
+        read: u64,
+        /// Where it is to end.
+        end: u64,
+    },
     /// A file with unread records is gone.
     #[error("{0} is gone, and had not been read to its end")]
     Gone(String),
@@ -167,6 +189,12 @@ pub trait Log: Send + Sync {
     /// Where a partition that the state does not know begins. `first`: it knows none of them.
     fn beginning(&self, _partition: &str, _first: bool) -> Result<u64, LogError> {
         Ok(0)
+    }
+
+    /// The position of the first record that the log took in at or after `ms`, or its end; none
+    /// where it does not find records by time.
+    fn position_at(&self, _partition: &str, _ms: i64) -> Result<Option<u64>, LogError> {
+        Ok(None)
     }
 
     /// Checks that a partition can be read on from where it was left.

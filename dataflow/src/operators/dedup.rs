@@ -23,6 +23,7 @@ use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Origin, Post, Route};
 use crate::settings::Beyond;
 use crate::state::id_set::IdSet;
+use crate::taken_over::BELOW_FLOOR;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -117,8 +118,8 @@ impl Dedup {
     fn below_floor(&mut self, origin: &Origin) {
         self.counters.beyond_horizon += 1;
         let detail = match self.beyond {
-            Beyond::DeadLetter => "its time lies below the floor of remembered ids",
-            Beyond::Count => "counted; its time lies below the floor of remembered ids",
+            Beyond::DeadLetter => BELOW_FLOOR.to_owned(),
+            Beyond::Count => format!("counted; {BELOW_FLOOR}"),
         };
         let partition = partition_hash(&origin.input, &origin.partition);
         let row = DeadLetterRow {
@@ -126,7 +127,7 @@ impl Dedup {
             partition: &origin.partition,
             position: origin.position,
             reason: BEYOND_HORIZON,
-            detail,
+            detail: &detail,
             raw: &origin.raw,
             commit: self.commit,
         };

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::log::Record;
 use crate::records::{Origin, PackedTags, Post, Route};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
+use crate::taken_over::{BELOW_FLOOR, Decided, Decision, FUTURE};
 
 /// The reason of dead letters beyond the horizon.
 pub(crate) const BEYOND_HORIZON: &str = "beyond_horizon";
@@ -47,6 +48,8 @@ pub(crate) struct Feed<'p> {
     pub(crate) ordered: bool,
     /// Events dated after this are refused.
     pub(crate) latest_ms: i64,
+    /// What is taken over about its records.
+    pub(crate) decided: Option<Decided<'p>>,
 }
 
 impl Intake {
@@ -87,18 +90,26 @@ impl Intake {
             return None;
         }
         let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
+        let decided = feed.decided.and_then(|decided| decided.about(record.position));
         // A log's own clock says what is in the future, and it says so at every reading.
-        let latest_ms = match (stamp_ms, self.settings.max_future_ms) {
-            (Some(stamp), Some(ahead)) if feed.latest_ms < i64::MAX => stamp.saturating_add(ahead),
+        let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
+            (Some(Decision::Future), ..) => i64::MIN,
+            (Some(_), ..) => i64::MAX,
+            (None, Some(stamp), Some(ahead)) if feed.latest_ms < i64::MAX => {
+                stamp.saturating_add(ahead)
+            }
             _ => feed.latest_ms,
         };
         if event.ts_ms > latest_ms {
             self.counters.dead_letters += 1;
-            let detail = format!("ts {} lies after {latest_ms}", event.ts_ms);
-            self.bury(feed, record, "future", &detail);
+            let detail = match decided {
+                Some(_) => format!("ts {}, as the state says that is replayed", event.ts_ms),
+                None => format!("ts {} lies after {latest_ms}", event.ts_ms),
+            };
+            self.bury(feed, record, FUTURE, &detail);
             return None;
         }
-        let route = self.route(&event, record, feed);
+        let route = self.route(&event, record, feed, decided);
         match stamp_ms {
             Some(stamp) => feed.log_time.observe_append(stamp),
             None => {
@@ -123,7 +134,13 @@ impl Intake {
     }
 
     /// How the event passes dedup; none where it is beyond the horizon and not counted.
-    fn route(&mut self, event: &Event<'_>, record: Record<'_>, feed: &Feed<'_>) -> Option<Route> {
+    fn route(
+        &mut self,
+        event: &Event<'_>,
+        record: Record<'_>,
+        feed: &Feed<'_>,
+        decided: Option<Decision>,
+    ) -> Option<Route> {
         let Some(horizon_ms) = self.settings.horizon_ms else { return Some(Route::Once) };
         let log_time = feed.log_time.value_ms().filter(|_| feed.ordered);
         if let Some(log_time) = log_time.filter(|log_time| event.ts_ms < log_time - horizon_ms) {
@@ -134,6 +151,18 @@ impl Intake {
             let detail = format!("ts {} lies before {}", event.ts_ms, log_time - horizon_ms);
             self.bury(feed, record, BEYOND_HORIZON, &detail);
             return None;
+        }
+        match decided {
+            None => {}
+            Some(Decision::BelowFloor) => {
+                self.counters.beyond_horizon += 1;
+                let counts = self.settings.beyond == Beyond::Count;
+                let counted = if counts { "counted; " } else { "" };
+                self.bury(feed, record, BEYOND_HORIZON, &format!("{counted}{BELOW_FLOOR}"));
+                return counts.then_some(Route::AsItIs);
+            }
+            // Its floor lies below the log time of every partition that is still read.
+            Some(_) => return Some(Route::Once),
         }
         // The floor lies a horizon behind some partition's log time, which no clock lets run ahead
         // of the latest time accepted: only events behind that can fall below it.

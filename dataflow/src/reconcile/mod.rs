@@ -50,6 +50,22 @@ pub enum Which {
     Tags(BTreeSet<String>),
 }
 
+impl Which {
+    /// Whether all keys are.
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::Bins { bins, .. } if *bins == (0..PARTS))
+    }
+
+    /// Whether the key of a row of the tag `name` is one of them.
+    pub fn has(&self, key: KeyHash, name: &str) -> bool {
+        match self {
+            Self::Bins { bins, .. } => Part::Bins(bins.clone()).has(key),
+            Self::Sample(one_in) => Part::Sample(*one_in).has(key),
+            Self::Tags(tags) => tags.contains(name),
+        }
+    }
+}
+
 /// What to check.
 pub struct Request {
     /// The inputs, under the names that the state knows them by.

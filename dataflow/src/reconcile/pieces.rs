@@ -29,13 +29,14 @@ pub(super) fn pieces(body: &Body) -> Vec<Piece> {
         for (partition, state) in partitions {
             let mut piece = |block: Option<(u64, u64)>, end| {
                 let (input, partition) = (input.clone(), partition.clone());
-                let begin = block.map_or(state.begin, |(number, _)| number * BLOCK_BYTES);
+                let first = block.map_or(0, |(number, _)| number * BLOCK_BYTES);
+                let begin = first.max(state.begin);
                 pieces.push(Piece { input, partition, block, begin, end });
             };
             match &state.position {
                 Position::Offset(end) => piece(None, *end),
                 Position::Blocks(blocks) => {
-                    for number in 0..blocks.count() {
+                    for number in state.begin / BLOCK_BYTES..blocks.count() {
                         let end = ((number + 1) * BLOCK_BYTES).min(blocks.bytes);
                         let block = Some((number, blocks.bytes));
                         match blocks.open.get(&number) {

@@ -42,6 +42,13 @@ pub(super) fn keyspace(name: &str) -> Result<String, KeyspaceError> {
     Err(KeyspaceError(name.to_owned()))
 }
 
+impl StoreUri {
+    /// The keyspace `name` of these servers.
+    pub fn new(nodes: Vec<HostPort>, name: &str) -> Result<Self, KeyspaceError> {
+        Ok(Self { nodes, keyspace: keyspace(name)? })
+    }
+}
+
 impl FromStr for StoreUri {
     type Err = StoreUriError;
 

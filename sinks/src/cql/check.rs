@@ -12,10 +12,10 @@ use super::error::Failed;
 use super::schema::{self, Differences};
 use super::session::{connect, consistency, datacenter, is_scylla, profile, query_rows};
 use super::wave::board_text;
-use super::{CqlError, CqlSettings};
+use super::{CqlError, CqlSettings, pointer};
 
 /// The scope of the row that is written on trial. Scopes of a job have a "=" in them.
-const PROBE: &str = "__probe";
+pub(super) const PROBE: &str = "__probe";
 /// Clocks this far apart deserve a word: rows of two writers are told apart by them.
 const SKEW_MS: i64 = 1000;
 /// As long as a server's own rule may forbid times in the future.
@@ -110,6 +110,7 @@ pub async fn check(
     if findings.iter().all(|finding| finding.level < Level::Error) {
         findings.push(Finding::good("the tables are those of this build".to_owned()));
         findings.push(write_and_read(&session, settings, wall_ms()).await?);
+        findings.push(shown(&session, keyspace).await?);
     }
     let besides = |what: String| Finding::warning(format!("{what}: Tagflow leaves it alone"));
     findings.extend(foreign.into_iter().map(besides));
@@ -126,6 +127,19 @@ async fn servers(session: &Session) -> Result<Finding, CqlError> {
     let kind = if is_scylla(session) { "ScyllaDB, as Cassandra" } else { "Cassandra" };
     let nodes = session.get_cluster_state().get_nodes_info().len();
     Ok(Finding::good(format!("{kind} {release} answers, {nodes} node(s) in all")))
+}
+
+/// What readers see who were given this keyspace.
+async fn shown(session: &Session, given: &str) -> Result<Finding, CqlError> {
+    let Some(pointer) = pointer::read(session, given).await? else {
+        return Ok(Finding::good(format!("readers of {given:?} see it: nothing was promoted")));
+    };
+    let told = format!("readers of {given:?} see {:?}, which was promoted", pointer.keyspace);
+    Ok(match schema::verify(session, &pointer.keyspace).await {
+        Ok(()) => Finding::good(told),
+        Err(CqlError::Fatal(why)) => Finding::error(format!("{told}: {why}")),
+        Err(error) => return Err(error),
+    })
 }
 
 /// Whether a row gets the very time it is written at, now and a minute from now.

@@ -9,8 +9,10 @@ mod concurrency;
 mod error;
 mod init;
 mod job_row;
+mod pointer;
 mod publisher;
 mod reader;
+mod scan;
 mod schema;
 mod session;
 mod settings;
@@ -24,8 +26,10 @@ mod wave;
 pub use check::{Finding, Level, check};
 pub use error::CqlError;
 pub use init::init;
+pub use pointer::{Promoted, promote};
 pub use publisher::CqlPublisher;
 pub use reader::CqlReader;
+pub use scan::CqlScan;
 pub use settings::{
     AUTHORITIES_VARIABLE, CqlSettings, Credentials, PASSWORD_FILE_VARIABLE, PASSWORD_VARIABLE, Tls,
     USER_VARIABLE,

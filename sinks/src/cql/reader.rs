@@ -1,9 +1,11 @@
 //! Reading the store: one row for a tag's page, and the job's row in the background.
 //!
 //! Invariants: an answer names the commit whose rows are all here, and the row may be newer, never
-//! older by a working quorum; no answer comes from an older commit than one before it.
+//! older by a working quorum; no answer comes from an older commit of a keyspace than one before
+//! it; which keyspace is shown changes in one moment, once everything of the other is there.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use schemas::rows::TagRow;
@@ -16,6 +18,7 @@ use scylla::value::CqlTimestamp;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::pointer::{self, Pointer};
 use super::{CqlError, CqlSettings, job_row, schema, session};
 use crate::publish::JobRow;
 use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
@@ -31,19 +34,26 @@ const STALE: Duration = Duration::from_secs(10);
 /// A read that takes longer is asked of another replica as well.
 const SPECULATE: Duration = Duration::from_millis(50);
 
-/// Connections with their statements.
+/// Connections to one keyspace, with their statements.
 struct Connected {
     session: Session,
+    /// The keyspace that is shown.
+    keyspace: String,
     select_tag: PreparedStatement,
     select_board: PreparedStatement,
     select_jobs: PreparedStatement,
     select_job: PreparedStatement,
 }
 
-/// What is known of the job.
+/// What is known of the store.
 #[derive(Default)]
 struct Known {
-    row: Option<Arc<JobRow>>,
+    /// What is shown: its keyspace has a row below, or has never had one.
+    connected: Option<Arc<Connected>>,
+    /// The newest row of the job in each keyspace that was ever shown.
+    rows: BTreeMap<String, Arc<JobRow>>,
+    /// The last word on which keyspace is to be shown.
+    pointer: Option<Pointer>,
     /// When the database last told.
     at: Option<Instant>,
     trouble: Option<String>,
@@ -53,11 +63,10 @@ struct Known {
 
 struct Shared {
     settings: CqlSettings,
-    connected: RwLock<Option<Arc<Connected>>>,
     known: Mutex<Known>,
 }
 
-/// The rows of a keyspace as a store.
+/// The rows of a keyspace as a store, or of the one that was promoted in its place.
 pub struct CqlReader {
     shared: Arc<Shared>,
     refresh: JoinHandle<()>,
@@ -89,14 +98,15 @@ impl Connected {
         let (select_tag, select_board) = (read(tag).await?, read(board).await?);
         let select_jobs = read(job_row::select_all_text(keyspace)).await?;
         let select_job = read(job_row::select_text(keyspace)).await?;
-        Ok(Self { session, select_tag, select_board, select_jobs, select_job })
+        let keyspace = keyspace.clone();
+        Ok(Self { session, keyspace, select_tag, select_board, select_jobs, select_job })
     }
 
     /// The job's row; its name once that is known, which spares a scan.
-    async fn job(&self, keyspace: &str, name: Option<&str>) -> Result<Option<JobRow>, CqlError> {
+    async fn job(&self, name: Option<&str>) -> Result<Option<JobRow>, CqlError> {
         match name {
             Some(_) => Ok(job_row::read(&self.session, &self.select_job, name).await?.pop()),
-            None => job_row::only(&self.session, &self.select_jobs, keyspace).await,
+            None => job_row::only(&self.session, &self.select_jobs, &self.keyspace).await,
         }
     }
 }
@@ -105,8 +115,7 @@ impl CqlReader {
     /// Connects, and reads the job's row from then on in the background of this runtime. A
     /// database that does not answer is asked again and again; anything else is an error.
     pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
-        let shared =
-            Arc::new(Shared { settings, connected: RwLock::default(), known: Mutex::default() });
+        let shared = Arc::new(Shared { settings, known: Mutex::default() });
         match shared.step().await {
             Err(CqlError::Fatal(why)) => return Err(CqlError::Fatal(why)),
             done => shared.note(done.err()),
@@ -143,35 +152,75 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connected(&self) -> Option<Arc<Connected>> {
-        self.connected.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The keyspace that is to be shown, as far as that is known.
+    fn wanted(&self) -> String {
+        let known = self.known();
+        known.pointer.as_ref().map_or(&self.settings.keyspace, |to| &to.keyspace).clone()
     }
 
-    /// Connects where that is to be done, and reads the job's row.
+    async fn connect(&self, keyspace: String) -> Result<Arc<Connected>, CqlError> {
+        let settings = CqlSettings { keyspace, ..self.settings.clone() };
+        Ok(Arc::new(Connected::open(&settings).await?))
+    }
+
+    /// Connects where that is to be done, follows a promotion, and reads the job's row.
     async fn step(&self) -> Result<(), CqlError> {
-        let (name, failures) = {
+        let (connected, failures) = {
             let known = self.known();
-            (known.row.as_ref().map(|row| row.name.clone()), known.failures)
+            (known.connected.clone(), known.failures)
         };
-        let connected = match self.connected() {
+        let connected = match connected {
             // One answer that is late is no reason.
             Some(connected) if failures < FAILURES_MAX => connected,
-            _ => {
-                let connected = Arc::new(Connected::open(&self.settings).await?);
-                let mut now = self.connected.write().unwrap_or_else(PoisonError::into_inner);
-                *now = Some(Arc::clone(&connected));
-                connected
-            }
+            _ => self.connect(self.wanted()).await?,
         };
-        let row = connected.job(&self.settings.keyspace, name.as_deref()).await?;
-        let mut known = self.known();
-        known.at = Some(Instant::now());
-        // A replica that lags behind may show an older one.
-        let is_newer =
-            |row: &JobRow| known.row.as_ref().is_none_or(|old| row.version > old.version);
-        if let Some(row) = row.filter(is_newer) {
-            known.row = Some(Arc::new(row));
+        let moved = match self.follow(&connected).await {
+            Ok(Some(promoted)) => self.look(promoted).await.map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        // What is shown goes on being shown where another cannot be.
+        let stays = moved.as_ref().map_or(self.known().connected.is_some(), |moved| !moved);
+        if stays {
+            self.look(connected).await?;
         }
+        moved.map(drop)
+    }
+
+    /// The keyspace that was promoted in place of `connected`'s, if one was.
+    async fn follow(&self, connected: &Connected) -> Result<Option<Arc<Connected>>, CqlError> {
+        let found = pointer::read(&connected.session, &self.settings.keyspace).await?;
+        {
+            let mut known = self.known();
+            // A replica that lags behind may show an older one.
+            let written_us = known.pointer.as_ref().map(|pointer| pointer.written_us);
+            if found.as_ref().map(|found| found.written_us) > written_us {
+                known.pointer = found;
+            }
+        }
+        let wanted = self.wanted();
+        if wanted == connected.keyspace {
+            return Ok(None);
+        }
+        Ok(Some(self.connect(wanted).await?))
+    }
+
+    /// Reads the job's row, and shows its keyspace from then on.
+    async fn look(&self, connected: Arc<Connected>) -> Result<(), CqlError> {
+        let keyspace = &connected.keyspace;
+        let name = self.known().rows.get(keyspace).map(|row| row.name.clone());
+        let row = connected.job(name.as_deref()).await?;
+        let mut known = self.known();
+        let is_newer =
+            |row: &JobRow| known.rows.get(keyspace).is_none_or(|old| row.version > old.version);
+        if let Some(row) = row.filter(is_newer) {
+            known.rows.insert(keyspace.clone(), Arc::new(row));
+        }
+        if *keyspace != self.settings.keyspace && !known.rows.contains_key(keyspace) {
+            let what = format!("keyspace {keyspace:?} was promoted, and shows no commit");
+            return Err(CqlError::Unavailable(what));
+        }
+        (known.connected, known.at) = (Some(connected), Some(Instant::now()));
         Ok(())
     }
 
@@ -196,8 +245,9 @@ impl Shared {
         if known.at.is_none_or(|at| at.elapsed() > STALE) {
             return Err(why());
         }
-        let row = known.row.clone().ok_or(StoreError::Empty)?;
-        Ok((self.connected().ok_or_else(why)?, row))
+        let connected = known.connected.clone().ok_or_else(why)?;
+        let row = known.rows.get(&connected.keyspace).cloned().ok_or(StoreError::Empty)?;
+        Ok((connected, row))
     }
 }
 

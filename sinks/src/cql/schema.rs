@@ -20,7 +20,7 @@ const KEY: &str = "partition_key";
 const REGULAR: &str = "regular";
 
 /// Every table with its columns.
-pub(super) const TABLES: [(&str, &[Column]); 3] = [
+pub(super) const TABLES: [(&str, &[Column]); 4] = [
     (
         "tag",
         &[
@@ -58,6 +58,14 @@ pub(super) const TABLES: [(&str, &[Column]); 3] = [
             ("wall", "timestamp", REGULAR),
             ("windows", "text", REGULAR),
             ("scopes", "text", REGULAR),
+        ],
+    ),
+    (
+        "reader",
+        &[
+            ("name", "text", KEY),
+            ("keyspace_name", "text", REGULAR),
+            ("promoted", "timestamp", REGULAR),
         ],
     ),
 ];

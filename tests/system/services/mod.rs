@@ -17,6 +17,7 @@ mod cql;
 mod doctor;
 mod kafka;
 mod produce;
+mod replay;
 mod tables;
 mod topics;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Consumer, Handle, Shared};
 use super::error::{Meaning, TopicError, meaning};
@@ -94,6 +95,24 @@ impl Cluster {
     pub(super) fn marks_patiently(&self, partition: i32) -> Result<(i64, i64), TopicError> {
         let doing = format!("the ends of partition {partition}");
         self.patiently(&doing, |wait| self.marks(partition, wait))
+    }
+
+    /// The position of the first record of a partition with this stamp or a later one, in
+    /// milliseconds; none where there is none.
+    pub(super) fn position_at(&self, partition: i32, ms: i64) -> Result<Option<u64>, TopicError> {
+        let topic = &self.settings.topic;
+        self.patiently(&format!("a time in partition {partition}"), |wait| {
+            let client = self.client().map_err(|_| KafkaError::Canceled)?;
+            let mut times = TopicPartitionList::with_capacity(1);
+            times.add_partition_offset(topic, partition, Offset::Offset(ms))?;
+            let found = client.offsets_for_times(times, wait)?;
+            let Some(found) = found.find_partition(topic, partition) else { return Ok(None) };
+            found.error()?;
+            Ok(match found.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            })
+        })
     }
 
     /// Asks until there is an answer, or none can come.

@@ -218,6 +218,12 @@ impl Log for KafkaLog {
         Ok(if first && self.topic.settings.from_end { marks.high() } else { marks.low() })
     }
 
+    fn position_at(&self, partition: &str, ms: i64) -> Result<Option<u64>, LogError> {
+        let (number, marks) = self.marks(partition)?;
+        let found = self.topic.cluster.position_at(number, ms)?;
+        Ok(Some(found.unwrap_or_else(|| marks.high())))
+    }
+
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
         self.open_on(0, partition, position)
     }

@@ -1,0 +1,107 @@
+//! Reading everything that a keyspace serves, page by page.
+//!
+//! Invariant: rows are handed out as they are, also those with a column missing: whoever asks for
+//! all of them wants to know.
+
+use futures::TryStreamExt;
+use scylla::DeserializeRow;
+use scylla::client::session::Session;
+use scylla::deserialize::row::DeserializeRow as Row;
+use scylla::statement::unprepared::Statement;
+use scylla::value::CqlTimestamp;
+
+use super::check::PROBE;
+use super::session::{connect, profile};
+use super::{CqlError, CqlSettings, job_row, schema};
+use crate::publish::JobRow;
+use crate::served::{ServedBoard, ServedTag};
+
+/// Rows that come in one answer.
+const PAGE_ROWS: i32 = 1000;
+
+/// A keyspace that is read as a whole. Not the one that was promoted in its place.
+pub struct CqlScan {
+    session: Session,
+    keyspace: String,
+}
+
+#[derive(DeserializeRow)]
+struct TagColumns {
+    scope: String,
+    tag: String,
+    display: Option<String>,
+    total: Option<i64>,
+    recent: Option<Vec<u8>>,
+    first_seen: Option<CqlTimestamp>,
+    last_seen: Option<CqlTimestamp>,
+    as_of: Option<CqlTimestamp>,
+    version: Option<i64>,
+}
+
+impl From<TagColumns> for ServedTag {
+    fn from(row: TagColumns) -> Self {
+        let [first_seen, last_seen, as_of] =
+            [row.first_seen, row.last_seen, row.as_of].map(|time| time.map(|time| time.0));
+        let TagColumns { scope, tag, display, total, recent, version, .. } = row;
+        Self { scope, tag, display, total, recent, first_seen, last_seen, as_of, version }
+    }
+}
+
+impl CqlScan {
+    /// Connects.
+    pub async fn open(settings: &CqlSettings) -> Result<Self, CqlError> {
+        let session = connect(settings, profile(settings).build()).await?;
+        schema::verify(&session, &settings.keyspace).await?;
+        Ok(Self { session, keyspace: settings.keyspace.clone() })
+    }
+
+    /// The row of its job; an error where nothing was ever published.
+    pub async fn job(&self) -> Result<JobRow, CqlError> {
+        let keyspace = &self.keyspace;
+        let select = self.session.prepare(job_row::select_all_text(keyspace)).await?;
+        let row = job_row::only(&self.session, &select, keyspace).await?;
+        row.ok_or_else(|| {
+            CqlError::Fatal(format!("keyspace {keyspace:?} has no published commit"))
+        })
+    }
+
+    /// Calls `each` with every row of table `tag`.
+    pub async fn tags(&self, mut each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
+        let text = format!(
+            "SELECT scope, tag, display, total, recent, first_seen, last_seen, as_of, version \
+             FROM \"{}\".tag",
+            self.keyspace
+        );
+        self.rows::<TagColumns>(text, |row| each(row.into())).await
+    }
+
+    /// Calls `each` with every row of table `board`.
+    pub async fn boards(&self, mut each: impl FnMut(ServedBoard)) -> Result<(), CqlError> {
+        type Columns = (String, String, Option<Vec<u8>>, Option<i64>);
+        let text = format!("SELECT scope, win, doc, version FROM \"{}\".board", self.keyspace);
+        let of = |(scope, window, doc, version): Columns| {
+            // `store check` writes that one.
+            if scope != PROBE {
+                each(ServedBoard { scope, window, doc, version });
+            }
+        };
+        self.rows::<Columns>(text, of).await
+    }
+
+    async fn rows<R>(&self, text: String, mut each: impl FnMut(R)) -> Result<(), CqlError>
+    where
+        R: for<'f, 'm> Row<'f, 'm> + 'static,
+    {
+        let mut statement = Statement::new(text);
+        statement.set_page_size(PAGE_ROWS);
+        statement.set_is_idempotent(true);
+        let broken = |error: String| CqlError::Unavailable(error);
+        let pages = self.session.query_iter(statement, ()).await;
+        let pages = pages.map_err(|error| broken(error.to_string()))?;
+        let mut rows = pages.rows_stream::<R>().map_err(|error| broken(error.to_string()))?;
+        while let Some(row) = rows.try_next().await.map_err(|error| broken(error.to_string()))? {
+            each(row);
+        }
+        Ok(())
+    }
+}

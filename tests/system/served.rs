@@ -1,0 +1,216 @@
+//! Rows of a store against the commit they claim to show: what was published is never called
+//! drift, and whatever else is planted is, with exactly its rows.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use schemas::manifest::Manifest;
+use serde_json::{Value, json};
+use sinks::commits::{Snapshot, load, visible};
+use sinks::publish::JobRow;
+use sinks::served::{Check, ServedBoard, ServedError, ServedTag, claimed};
+use sinks::storage::DiskStorage;
+
+use super::harness::{folder, ok};
+
+/// What a store serves.
+#[derive(Clone)]
+struct Store {
+    job: JobRow,
+    tags: Vec<ServedTag>,
+    boards: Vec<ServedBoard>,
+}
+
+impl Store {
+    /// All rows of a commit, as they are published.
+    fn of(snapshot: &Snapshot) -> Self {
+        let Manifest { header, body } = &snapshot.manifest;
+        let version = Some(header.version);
+        let tags = snapshot.tags_changed(0, None).map(|(_, row)| ServedTag {
+            scope: row.scope.to_owned(),
+            tag: row.tag.to_owned(),
+            display: Some(row.display.to_owned()),
+            total: Some(row.total),
+            recent: Some(row.recent.to_vec()),
+            first_seen: Some(row.first_seen),
+            last_seen: Some(row.last_seen),
+            as_of: Some(row.as_of),
+            version,
+        });
+        let boards = snapshot.boards_changed(0, None).map(|(_, row)| ServedBoard {
+            scope: row.scope.to_owned(),
+            window: row.window.to_owned(),
+            doc: Some(row.doc.as_bytes().to_vec()),
+            version,
+        });
+        let job = JobRow {
+            published: header.commit,
+            version: header.version,
+            as_of_ms: body.as_of_ms,
+            windows: body.windows.clone(),
+            scopes: body.scopes.clone(),
+            ..JobRow::default()
+        };
+        Self { job, tags: tags.collect(), boards: boards.collect() }
+    }
+
+    fn tag(&mut self, name: &str) -> &mut ServedTag {
+        self.tags.iter_mut().find(|row| row.scope.is_empty() && row.tag == name).unwrap()
+    }
+
+    /// What is found, as `KEY FIELD stored recomputed`.
+    fn drift(&self, state: &Path) -> Vec<String> {
+        self.found(state, &|_, _| true)
+    }
+
+    fn found(&self, state: &Path, mine: sinks::served::Mine<'_>) -> Vec<String> {
+        let storage = DiskStorage::open_existing(state).unwrap();
+        let manifest = claimed(&storage, &self.job).unwrap();
+        let snapshot = Arc::new(Snapshot::open(&storage, manifest, None).unwrap());
+        let mut check = Check::new(&storage, snapshot, mine);
+        self.tags.iter().for_each(|row| check.tag(row).unwrap());
+        self.boards.iter().for_each(|row| check.board(row).unwrap());
+        check.job(&self.job);
+        let (checked, found) = check.end(true);
+        assert!(checked > 0);
+        let told = found.into_iter().map(|d| {
+            let scope = if d.scope.is_empty() { String::new() } else { format!("{}/", d.scope) };
+            format!("{scope}{} {} {} {}", d.key, d.field, d.a, d.b)
+        });
+        told.collect()
+    }
+}
+
+/// A state with two commits of counts, and both open.
+fn commits(folder: &Path) -> [Arc<Snapshot>; 2] {
+    let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
+    let post = |id: u32, ts: i64, tags: &str, region: &str| {
+        let caption: String = tags.chars().map(|tag| format!("#tag{tag} ")).collect();
+        format!(
+            "{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"{caption}\",\"region\":\"{region}\"}}\n"
+        )
+    };
+    let line = format!(
+        "run --input {} --state {} --scope region=eu --bounded",
+        input.display(),
+        state.display()
+    );
+    let open = || {
+        ok(&line);
+        let storage = DiskStorage::open_existing(&state).unwrap();
+        let commit = visible(&storage).unwrap().unwrap();
+        let manifest = load(&storage, commit).unwrap();
+        Arc::new(Snapshot::open(&storage, manifest, None).unwrap())
+    };
+    let base = 1_700_000_000_000;
+    let first: String = (0..8).map(|i| post(i, base + i64::from(i), "ab", "eu")).collect();
+    fs::write(&input, first + &post(8, base, "c", "us") + &post(9, base, "d", "us")).unwrap();
+    let before = open();
+    let mut file = fs::OpenOptions::new().append(true).open(&input).unwrap();
+    file.write_all(post(10, base + 60_000, "ae", "us").as_bytes()).unwrap();
+    [before, open()]
+}
+
+#[test]
+fn what_was_published_is_no_drift_also_while_the_publisher_moves_on() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let [before, after] = commits(folder.path());
+    for snapshot in [&before, &after] {
+        assert_eq!(Store::of(snapshot).drift(&state), [""; 0]);
+    }
+    // Half of the next commit's rows are here, and its job row is not.
+    let mut moving = Store::of(&before);
+    let mut newer = Store::of(&after);
+    *moving.tag("taga") = newer.tag("taga").clone();
+    moving.tags.push(newer.tag("tage").clone());
+    moving.boards.clone_from(&newer.boards);
+    assert_eq!(moving.drift(&state), [""; 0]);
+    // But what is wrong with a newer row is wrong.
+    moving.tag("taga").total = Some(7);
+    assert_eq!(moving.drift(&state), ["taga total 7 9"]);
+    // A version that no commit has is held against the newest.
+    let version = after.manifest.header.version;
+    let mut strange = Store::of(&after);
+    strange.tag("tagb").version = Some(version + 5);
+    assert_eq!(strange.drift(&state), [format!("tagb version {} {version}", version + 5)]);
+}
+
+#[test]
+fn planted_drift_is_found_with_exactly_its_rows() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let [before, after] = commits(folder.path());
+    let sound = Store::of(&after);
+    let planted = |plant: &dyn Fn(&mut Store)| {
+        let mut store = sound.clone();
+        plant(&mut store);
+        store.drift(&state)
+    };
+    // Changed by hand.
+    assert_eq!(planted(&|s| s.tag("tagc").total = Some(5)), ["tagc total 5 1"]);
+    assert_eq!(planted(&|s| s.tag("tagc").display = None), ["tagc display \"\" \"tagc\""]);
+    let changed = planted(&|s| s.tag("tagc").last_seen = Some(1));
+    assert_eq!(changed, ["tagc last_seen 1 1700000000000"]);
+    let damaged = planted(&|s| s.tag("tagc").recent = Some(vec![255; 3]));
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(damaged[0].starts_with("tagc recent"), "{damaged:?}");
+    // Deleted, and a row too many.
+    let gone = planted(&|s| s.tags.retain(|row| row.tag != "tagd"));
+    let fields = ["total", "display", "first_seen", "last_seen", "c1h", "c24h"];
+    let named: Vec<String> = fields.iter().map(|field| format!("tagd {field} null")).collect();
+    assert_eq!(gone.len(), fields.len(), "{gone:?}");
+    assert!(gone.iter().zip(&named).all(|(got, want)| got.starts_with(want)), "{gone:?}");
+    let more = planted(&|s| {
+        let row = ServedTag { tag: "stranger".to_owned(), ..s.tag("tagd").clone() };
+        s.tags.push(row);
+    });
+    assert_eq!(more.len(), fields.len(), "{more:?}");
+    assert!(more.iter().all(|told| told.starts_with("stranger") && told.ends_with(" null")));
+    // Older than published; in two scopes.
+    let older = planted(&|s| *s.tag("taga") = Store::of(&before).tag("taga").clone());
+    assert_eq!(older[0], "taga total 8 9");
+    assert!(older.iter().all(|told| told.starts_with("taga ")), "{older:?}");
+    // A page of rows that was cut off.
+    let place = |scope: &str, tag: &str| match scope {
+        "" => tag.to_owned(),
+        scope => format!("{scope}/{tag}"),
+    };
+    let want: BTreeSet<String> =
+        sound.tags[2..].iter().map(|row| place(&row.scope, &row.tag)).collect();
+    let cut = planted(&|s| s.tags.truncate(2));
+    let found = cut.iter().map(|told| told.split_once(' ').unwrap().0.to_owned());
+    assert_eq!(found.collect::<BTreeSet<_>>(), want);
+    // What readers evaluate windows by.
+    assert_eq!(planted(&|s| s.job.as_of_ms = Some(5))[0], " as_of 5 1700000060000");
+}
+
+#[test]
+fn boards_are_held_against_theirs_and_a_choice_of_tags_is_kept_to() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let [before, after] = commits(folder.path());
+    let mut store = Store::of(&after);
+    let place = store.boards.iter().position(|b| b.scope.is_empty() && b.window == "all").unwrap();
+    store.boards[place].doc.as_mut().unwrap().truncate(9);
+    store.tag("tagc").total = Some(4);
+    let found = store.drift(&state);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[1].starts_with("all board") && found[0] == "tagc total 4 1", "{found:?}");
+    let one = store.found(&state, &|_, name| name == "taga");
+    assert!(one.iter().all(|told| !told.starts_with("tagc")), "{one:?}");
+    // A commit that is not this state's is told.
+    let storage = DiskStorage::open_existing(&state).unwrap();
+    let mut job = Store::of(&before).job;
+    job.version -= 1;
+    let error = claimed(&storage, &job).unwrap_err();
+    assert!(matches!(error, ServedError::Foreign { .. }), "{error}");
+    job.published = 99;
+    let error = claimed(&storage, &job).unwrap_err();
+    assert!(matches!(error, ServedError::NotKept { .. }), "{error}");
+    let told: Value = json!(error.to_string());
+    assert!(told.as_str().unwrap().contains("commit 99"), "{told}");
+}

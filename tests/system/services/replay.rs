@@ -1,0 +1,275 @@
+//! A job lives on a real topic and keyspace; beside it the store is checked, damaged and mended, the
+//! topic is replayed into a second keyspace, and readers are shown that one and the first one again.
+//! A reader polls throughout: it never sees an error, an unknown tag, or an older commit of one
+//! store.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::super::harness::{Job, fails, folder, newest_commit, now, ok, run, tell, within};
+use super::super::serve::{get, serve_store};
+use super::produce::{post, produce};
+use super::tables::Database;
+use super::topics::create;
+use super::{cql, fresh, kafka, shared};
+
+/// Posts a second of the live job.
+const RATE: u64 = 2000;
+/// Posts in all, which last longer than everything that is done beside them.
+const POSTS: u64 = RATE * 240;
+
+/// A live job, its topic and keyspace, and a second keyspace.
+struct World {
+    folder: TempDir,
+    brokers: String,
+    nodes: String,
+    topic: String,
+    live: String,
+    new: String,
+    database: Database,
+}
+
+impl World {
+    fn new(brokers: String, nodes: String) -> Self {
+        let (topic, live, new) = (fresh("replay"), fresh("live"), fresh("new"));
+        tell(&format!("replay: topic {topic}, keyspaces {live} and {new}"));
+        create(&brokers, &topic, 3, &[]);
+        let database = Database::open(&nodes);
+        let world = Self { folder: folder(), brokers, nodes, topic, live, new, database };
+        for keyspace in [&world.live, &world.new] {
+            ok(&format!("store init --store {}", world.store(keyspace)));
+        }
+        world
+    }
+
+    fn store(&self, keyspace: &str) -> String {
+        format!("cql://{}/{keyspace}", self.nodes)
+    }
+
+    fn input(&self) -> String {
+        format!("kafka://{}/{}", self.brokers, self.topic)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The last commit that the live keyspace has in full.
+    fn published(&self) -> u64 {
+        self.database.published(&self.live).unwrap().map_or(0, |row| row.commit as u64)
+    }
+
+    /// Waits for so many more published commits.
+    fn commits(&self, job: &mut Job, more: u64) {
+        let before = self.published();
+        within(120, "commits to be published", || {
+            assert!(job.lives());
+            (self.published() >= before + more).then_some(())
+        });
+    }
+
+    /// Checks the live keyspace: exit code, and the tags that differ.
+    fn reconcile(&self, more: &str) -> (Option<i32>, BTreeSet<String>) {
+        let (state, store) = (self.state(), self.store(&self.live));
+        let line = format!("reconcile --state {} --store {store} --json {more}", state.display());
+        let output = run(&line);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        let mut values: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = values.pop().unwrap_or_else(|| panic!("{line}\n{error}"));
+        assert_eq!(last["drift"], values.len(), "{text}");
+        assert!(last["checked"].as_u64().unwrap() > 100, "{text}");
+        let keys = values.iter().map(|value| value["key"].as_str().unwrap().to_owned());
+        (output.status.code(), keys.collect())
+    }
+
+    fn promote(&self, keyspace: &str) {
+        ok(&format!("store promote {keyspace} --store {}", self.store(&self.live)));
+    }
+}
+
+/// A commit as an answer names it, and its version.
+type Seen = (u64, i64);
+
+/// A client that asks for some tags again and again.
+struct Poller {
+    end: Arc<AtomicBool>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Poller {
+    fn start(address: &str, tags: Vec<String>) -> Self {
+        let (end, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (ended, told, address) = (Arc::clone(&end), Arc::clone(&seen), address.to_owned());
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Ordering::Acquire) {
+                for tag in &tags {
+                    let answer = get(&address, &format!("/tags/{tag}"));
+                    assert_eq!(answer.status, 200, "{tag}: {}", answer.body);
+                    let body = answer.json();
+                    assert!(body["total"].as_i64().unwrap() > 0, "{body}");
+                    let seen =
+                        (body["commit"].as_u64().unwrap(), body["version"].as_i64().unwrap());
+                    told.lock().unwrap().push(seen);
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        });
+        Self { end, seen, thread }
+    }
+
+    /// Waits for an answer that `is` one, and says how long it took.
+    fn await_answer(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Duration {
+        let (begin, from) = (now(), self.seen.lock().unwrap().len());
+        within(20, what, || self.seen.lock().unwrap()[from..].iter().any(&is).then_some(()));
+        begin.elapsed()
+    }
+
+    fn end(self) -> Vec<Seen> {
+        self.end.store(true, Ordering::Release);
+        self.thread.join().unwrap();
+        std::mem::take(&mut *self.seen.lock().unwrap())
+    }
+}
+
+/// The names of the top tags of a store.
+fn top(store: &str) -> Vec<String> {
+    let boards: Value = serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
+    let entries = boards["boards"][2]["tags"].as_array().unwrap().iter().take(5);
+    entries.map(|entry| entry["tag"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Tags of the test's own, which are posted once and never again.
+const PLANTED: [&str; 8] = ["hand", "deleted", "older", "foreign", "page1", "page2", "page3", "sound"];
+
+/// Damages the store by hand, in every way.
+fn plant(world: &World, old: &str) -> BTreeSet<String> {
+    let table = |keyspace: &str| format!("{keyspace}.tag");
+    let (live, row) = (table(&world.live), |tag: &str| format!("WHERE scope = '' AND tag = '{tag}'"));
+    world.database.execute(&format!("UPDATE {live} SET total = 7 {}", row("hand")));
+    for tag in ["deleted", "page1", "page2", "page3"] {
+        world.database.execute(&format!("DELETE FROM {live} {}", row(tag)));
+    }
+    world.database.execute(old);
+    for tag in ["foreign", "stranger"] {
+        world.database.execute(&format!(
+            "INSERT INTO {live} (scope, tag, display, total, recent, first_seen, last_seen, as_of, \
+             version) VALUES ('', '{tag}', '{tag}', 3, 0x, 1, 2, 3, 4)"
+        ));
+    }
+    let damaged = PLANTED.into_iter().filter(|tag| *tag != "sound").chain(["stranger"]);
+    damaged.map(str::to_owned).collect()
+}
+
+type Old = (String, i64, Vec<u8>, i64, i64, i64, i64);
+
+/// The statement that brings a row back as it is now.
+fn as_it_is(world: &World, tag: &str) -> String {
+    let columns = "display, total, recent, toUnixTimestamp(first_seen), \
+                   toUnixTimestamp(last_seen), toUnixTimestamp(as_of), version";
+    let live = &world.live;
+    let select = format!("SELECT {columns} FROM {live}.tag WHERE scope = '' AND tag = '{tag}'");
+    let rows = world.database.rows::<Old>(&select).unwrap();
+    let (display, total, recent, first, last, as_of, version) = rows.into_iter().next().unwrap();
+    let recent: String = recent.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!(
+        "INSERT INTO {live}.tag (scope, tag, display, total, recent, first_seen, last_seen, as_of, \
+         version) VALUES ('', '{tag}', '{display}', {total}, 0x{recent}, {first}, {last}, {as_of}, \
+         {version})"
+    )
+}
+
+#[test]
+fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_reader() {
+    let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
+        return;
+    };
+    let _servers = shared();
+    let world = World::new(brokers, nodes);
+    let input = world.input();
+    let shape = "--tags-mean 3 --vocabulary 3000 --duplicates 0.02";
+    let mut producer =
+        Job::start(&format!("generate --posts {POSTS} --rate {RATE} {shape} --out {input}"));
+    let (state, store) = (world.state(), world.store(&world.live));
+    let line = format!("run --input {input} --store {store} --state {}", state.display());
+    let mut job = Job::logged(&line, &world.folder.path().join("log"));
+    world.commits(&mut job, 2);
+    let stamp: Value = serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
+    let as_of = stamp["as_of"].as_i64().unwrap();
+    let once = |id: usize, tag: &str| {
+        produce(&world.brokers, &world.topic, 0, &[post(id, as_of, tag)]);
+    };
+    PLANTED.iter().enumerate().for_each(|(i, tag)| once(900_000_000 + i, tag));
+    world.commits(&mut job, 3);
+    let old = as_it_is(&world, "older");
+    once(900_000_100, "older");
+    world.commits(&mut job, 3);
+
+    let served = serve_store(&store);
+    let tags = top(&store);
+    let poller = Poller::start(&served.address, tags);
+
+    // No drift, neither of the store nor of the log, while both move on.
+    assert_eq!(world.reconcile(""), (Some(0), BTreeSet::new()));
+    assert_eq!(world.reconcile(&format!("--input {input}")), (Some(0), BTreeSet::new()));
+    // Planted drift is found with exactly its rows, however often.
+    let planted = plant(&world, &old);
+    for _ in 0..2 {
+        assert_eq!(world.reconcile(""), (Some(1), planted.clone()));
+    }
+    let one = world.reconcile("--tags hand");
+    assert_eq!(one, (Some(1), ["hand".to_owned()].into()));
+
+    // A replay up to a commit, into the second keyspace; it says what the live state said then.
+    let commit = newest_commit(&state) - 1;
+    let (again, new) = (world.folder.path().join("again"), world.store(&world.new));
+    let (live, again) = (state.display(), again.display());
+    let refused = fails(&format!("store promote {} --store {store}", world.new), 1);
+    assert!(refused.contains("no published commit"), "{refused}");
+    ok(&format!(
+        "replay --input {input} --state {again} --store {new} --until-commit {live}@{commit} \
+         --decisions-from {live}"
+    ));
+    ok(&format!("compare {live} {new} --at-a {commit}"));
+    ok(&format!("compare {again} {new}"));
+    ok(&format!("reconcile --state {again} --store {new}"));
+    let shown = world.database.published(&world.new).unwrap().unwrap();
+    let is_new = |(commit, version): &Seen| {
+        (*commit, *version) == (shown.commit as u64, shown.version)
+    };
+
+    // Readers are shown it, and then the first one again.
+    world.promote(&world.new);
+    let there = poller.await_answer("the promoted store", is_new);
+    let checked = ok(&format!("store check --store {store}"));
+    assert!(checked.contains(&format!("see {:?}, which was promoted", world.new)), "{checked}");
+    world.promote(&world.live);
+    let back = poller.await_answer("the first store again", |seen| !is_new(seen));
+    tell(&format!("replay: promoted in {there:?}, and back in {back:?}"));
+    world.promote(&new);
+    poller.await_answer("the promoted store once more", is_new);
+    world.promote(&world.live);
+    poller.await_answer("the first store once more", |seen| !is_new(seen));
+
+    assert!(producer.lives() && job.lives(), "everything happened beside a live job");
+    let seen = poller.end();
+    let of_live: Vec<&Seen> = seen.iter().filter(|seen| !is_new(seen)).collect();
+    assert!(of_live.len() > 100 && of_live.len() < seen.len(), "{} of {}", of_live.len(), seen.len());
+    assert!(of_live.is_sorted(), "a commit of one store came after a later one");
+    assert!(there < Duration::from_secs(3) && back < Duration::from_secs(3), "{there:?} {back:?}");
+    drop(producer);
+    job.signal("TERM");
+    let (code, ..) = job.end();
+    assert_eq!(code, Some(0));
+    world.database.remove(&world.live);
+    world.database.remove(&world.new);
+}
