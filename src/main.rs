@@ -21,6 +21,7 @@ mod port;
 mod progress;
 mod query;
 mod reconcile;
+mod repairs;
 mod run;
 mod serve;
 mod service;
@@ -61,6 +62,7 @@ enum Command {
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
     Reconcile(reconcile::Args),
+    Repairs(repairs::Args),
     Compare(compare::Args),
     ExplainCount(explain_count::Args),
     Store(store::Args),
@@ -94,6 +96,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::ExplainCount(args) => explain_count::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Repairs(args) => repairs::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Store(args) => store::run(&args),

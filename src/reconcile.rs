@@ -1,13 +1,14 @@
 //! `tagflow reconcile`: whether a commit holds what the log comes to, and what differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{Drift, PARTS, Progress, Report, Request, Which, reconcile};
+use dataflow::reconcile::{Drift, Found, PARTS, Progress, Report, Request, Which, reconcile};
 use dataflow::{Beyond, InputSpec, LogTimeKind, Settings};
 use schemas::config::SourceUri;
+use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::tags::Name;
 use schemas::time::parse_duration_ms;
@@ -19,6 +20,7 @@ use crate::inputs::{origin, properties};
 use crate::job::{Job, Kafka, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
+use crate::repairs::{Mender, repair, tell as tell_repair};
 use crate::state::{At, manifest, open};
 
 /// Count the log afresh, and print what a commit holds otherwise
@@ -28,7 +30,8 @@ use crate::state::{At, manifest, open};
 Examples:
   tagflow reconcile --input ./posts --state ./state
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
-  tagflow reconcile --input ./posts --state ./state --tags sunset,beach")]
+  tagflow reconcile --input ./posts --state ./state --tags sunset,beach
+  tagflow reconcile --input ./posts --state ./state --repair --why 'disk was changed'")]
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,
@@ -50,6 +53,13 @@ pub(crate) struct Args {
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Correct what differs through the job, and check it again
+    #[arg(long)]
+    repair: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", requires = "repair", default_value = "")]
+    #[arg(hide_default_value = true)]
+    why: String,
     /// One JSON object for every value that differs, then one for the result
     #[arg(long)]
     json: bool,
@@ -116,28 +126,83 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
     }
+    let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
+    let mut found = check(request)?;
+    tell(&found.values, &found.report, args.json)?;
+    if args.repair && found.report.drift > 0 {
+        let mender = args.log.mender(args.why)?;
+        let again = |taken: Manifest, before: &Found| {
+            check(args.log.request_at(taken, Which::Keys(before.keys.clone()), workers)?)
+        };
+        let (done, left) = repair(&mender, &*storage, base, found, again)?;
+        let mut output = Output::new();
+        done.iter().try_for_each(|repair| tell_repair(&mut output, repair, args.json))?;
+        output.flush()?;
+        tell(&left.values, &left.report, args.json)?;
+        found = left;
+    }
+    if found.report.drift > 0 { Err(CliError::Drift(found.report.drift)) } else { Ok(()) }
+}
+
+fn check(request: Request) -> Result<Found, CliError> {
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
-    let told = reconcile(request, &progress);
+    let found = reconcile(request, &progress);
     drop(live);
-    let (values, report) = told?;
-    tell(&values, &report, args.json)?;
-    if report.drift > 0 { Err(CliError::Drift(report.drift)) } else { Ok(()) }
+    Ok(found?)
 }
 
 impl LogArgs {
     /// What is to be checked.
     pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
+        let storage = open(&self.job()?.1)?;
+        self.request_at(manifest(&*storage, self.at)?, which, workers)
+    }
+
+    /// What is to be checked of a commit.
+    fn request_at(
+        &self,
+        manifest: Manifest,
+        which: Which,
+        workers: usize,
+    ) -> Result<Request, CliError> {
+        let (job, state) = self.job()?;
+        let storage = open(&state)?;
+        let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
+        let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
+        let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
+        let limit_rate = self.limit_rate;
+        Ok(Request { inputs, storage, snapshot, horizon_ms, beyond, which, workers, limit_rate })
+    }
+
+    /// The job of a dataflow.yaml, if one was named, and the state folder.
+    fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
         let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
         let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
         let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
-        let storage = open(&state)?;
-        let snapshot = Arc::new(Snapshot::open(&*storage, manifest(&*storage, self.at)?, None)?);
-        let (horizon_ms, beyond) = match &job {
-            Some(job) => (job.settings.horizon_ms, job.settings.beyond),
-            None if self.count_beyond => (Some(self.horizon), Beyond::Count),
-            None => (Some(self.horizon), Beyond::DeadLetter),
-        };
+        Ok((job, state))
+    }
+
+    fn settings(&self, job: Option<&Job>) -> Settings {
+        let beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
+        let asked = Settings { horizon_ms: Some(self.horizon), beyond, ..Settings::default() };
+        job.map_or(asked, |job| job.settings.clone())
+    }
+
+    /// Who asks the job for repairs.
+    pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
+        let (job, state) = self.job()?;
+        let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
+        Ok(Mender { settings, state, mappings, why })
+    }
+
+    /// The inputs of the job.
+    fn inputs(
+        &self,
+        job: Option<&Job>,
+        state: &Path,
+        manifest: &Manifest,
+    ) -> Result<Vec<InputSpec>, CliError> {
         // In order, to where the inputs end now.
         let spec = |topic: &Topic| -> Result<_, CliError> {
             if topic.source == SourceUri::Stdin {
@@ -151,33 +216,21 @@ impl LogArgs {
             };
             Ok(InputSpec {
                 name: topic.name.clone(),
-                origin: origin(topic, &settings, &state)?,
+                origin: origin(topic, &settings, state)?,
                 mapping: topic.mapping.clone(),
                 log_time: topic.log_time,
             })
         };
-        let inputs = match (&job, &self.input) {
-            (Some(job), _) => job.topics.iter().map(spec).collect::<Result<_, _>>()?,
-            (None, Some(input)) => vec![spec(&self.topic(input, &snapshot)?)?],
-            (None, None) => {
-                return Err(CliError::Usage("name a dataflow.yaml or an --input".into()));
-            }
-        };
-        Ok(Request {
-            inputs,
-            storage,
-            snapshot,
-            horizon_ms,
-            beyond,
-            which,
-            workers,
-            limit_rate: self.limit_rate,
-        })
+        match (job, &self.input) {
+            (Some(job), _) => job.topics.iter().map(spec).collect(),
+            (None, Some(input)) => Ok(vec![spec(&self.topic(input, manifest)?)?]),
+            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+        }
     }
 
     /// The input of the command line, with the scopes of the commit.
-    fn topic(&self, input: &SourceUri, snapshot: &Snapshot) -> Result<Topic, CliError> {
-        let scopes = snapshot.manifest.body.scopes.iter().flatten();
+    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
+        let scopes = manifest.body.scopes.iter().flatten();
         let mut attributes: Vec<&str> =
             scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
         attributes.dedup();

@@ -6,19 +6,19 @@
 //! publishes to the same store meanwhile does no harm: both send rows of one state, and of two
 //! versions of a row the newer one stays.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
-use sinks::commits::{CommitError, Lock, Snapshot, Start, load, newest, renew, visible};
+use sinks::commits::{CommitError, Snapshot, Start, load, newest, renew, visible};
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::clock::Clock;
-use crate::own::owner;
+use crate::own::{lives, owner};
 use crate::publishing::Publication;
 use crate::run::JobError;
 
@@ -68,14 +68,11 @@ fn shown(storage: &dyn Storage) -> Result<Option<Manifest>, CommitError> {
 
 /// A visible manifest that was made just now: a living job's next one, or one of our own.
 fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, JobError> {
-    let lives = |manifest: &Manifest, root: &Path| {
-        !manifest.body.clean && Lock::holder(root, &manifest.header.owner).is_some()
-    };
     let first = newest(storage)?.ok_or(CommitError::Missing(0))?;
     let began_us = spec.clock.mono_us();
     while spec.clock.mono_us() - began_us < COMMIT_WAIT_US {
         let last = newest(storage)?.ok_or(CommitError::Missing(0))?;
-        if !lives(&last, &spec.state) {
+        if !lives(&spec.state, &last) {
             let owner = owner(&spec.host, &*spec.clock)?;
             let start = Start {
                 owner: owner.id,

@@ -183,6 +183,7 @@ mod tests {
             finished: None,
             clean: false,
             inputs: BTreeMap::new(),
+            control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
         };

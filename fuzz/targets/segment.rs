@@ -29,7 +29,7 @@ static WHOLE: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
             &TagRow { scope, tag, display, total, recent, first_seen, last_seen, as_of, commit },
         );
         boards.push(hash(n), &BoardRow { scope, window: "1h", doc: "[]", as_of, commit });
-        ids.push(hash(n), &IdRow { hash: hash(n), hour: 5 });
+        ids.push(hash(n), &IdRow { hash: hash(n), hour: 5, forgotten: false });
         let (input, partition, position) = ("input", "p0", n);
         let (reason, detail, raw): (&str, &str, &[u8]) = ("not_json", "not JSON", b"{");
         dead.push(

@@ -47,11 +47,13 @@ pub enum Bug {
     EvictedTooEarly,
     /// A round of publishing passes over the last row of a full call.
     PageLosesRow,
+    /// A correction is applied though a later one has made it void.
+    CorrectedTwice,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -72,6 +74,7 @@ impl Bug {
         Self::FloorTooHigh,
         Self::EvictedTooEarly,
         Self::PageLosesRow,
+        Self::CorrectedTwice,
     ];
 
     /// Its name on the command line.

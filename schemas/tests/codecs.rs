@@ -124,6 +124,7 @@ fn bodies() -> impl Strategy<Value = Body> {
             finished: has_ended.then_some(Finished { until_ms }),
             clean,
             inputs,
+            control: counters.events,
             counters,
             segments,
         }
@@ -154,7 +155,10 @@ proptest! {
 
     #[test]
     fn ids(rows in hashes(any::<u32>())) {
-        let row = |(at, hour)| (key(at), IdRow { hash: key(at), hour });
+        let row = |(at, hour): (_, u32)| {
+            let (hour, forgotten) = (hour & (u32::MAX >> 1), hour >> 31 == 1);
+            (key(at), IdRow { hash: key(at), hour, forgotten })
+        };
         let rows: Vec<_> = rows.into_iter().map(row).collect();
         come_back::<Ids>(&rows)?;
     }

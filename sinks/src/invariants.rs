@@ -127,6 +127,7 @@ pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     note("history", b.history >= a.history);
     note("as_of", next.body.as_of_ms >= before.body.as_of_ms);
     note("floor", next.body.floor_ms >= before.body.floor_ms);
+    note("control", next.body.control >= before.body.control);
     let counters = before.body.counters.named().into_iter().zip(next.body.counters.named());
     counters.for_each(|((name, was), (_, is))| note(name, is >= was));
     for (input, partitions) in &before.body.inputs {
