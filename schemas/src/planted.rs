@@ -49,11 +49,13 @@ pub enum Bug {
     PageLosesRow,
     /// A correction is applied though a later one has made it void.
     CorrectedTwice,
+    /// A correction leaves no row that says so.
+    RepairUnsaid,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -75,6 +77,7 @@ impl Bug {
         Self::EvictedTooEarly,
         Self::PageLosesRow,
         Self::CorrectedTwice,
+        Self::RepairUnsaid,
     ];
 
     /// Its name on the command line.

@@ -36,11 +36,13 @@ pub enum Invariant {
     Boards,
     /// C11: a start, on whatever number of workers, has the sums of the commit before it.
     Sums,
+    /// C12: a correction is applied once, and leaves a row that says so.
+    Repaired,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Recount,
         Self::Monotone,
         Self::Committed,
@@ -52,6 +54,7 @@ impl Invariant {
         Self::Durable,
         Self::Boards,
         Self::Sums,
+        Self::Repaired,
     ];
 
     /// Those that a running process checks; the others take a simulation.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use schemas::hash::KeyHash;
 use schemas::manifest::Counters;
+use schemas::planted::{Bug, planted};
 use schemas::rows::{RepairRow, Repairs, repair_hash};
 use schemas::segment::Rows;
 use sinks::commits::{CommitError, open_table};
@@ -56,6 +57,9 @@ impl Audit {
         let Done { kind, scope, name, before, after } = done;
         if kind != REPUBLISH {
             self.corrected.insert(key, commit);
+        }
+        if planted(Bug::RepairUnsaid) {
+            return;
         }
         let row = RepairRow {
             request: order.request,

@@ -154,12 +154,12 @@ impl TagState {
         let Self { table, tiers, boards, read_set, worker, .. } = self;
         let windows = tiers.len() as u16;
         let of_all_time = |(_, window): &(u16, u16)| *window == windows;
-        let short = boards.iter().filter(|(key, board)| of_all_time(key) && !board.is_sure());
+        let mut short = boards.iter().filter(|(key, board)| of_all_time(key) && !board.is_sure());
         if !std::mem::take(&mut self.fell) || short.next().is_none() {
             return;
         }
         table.work.board_scans += 1;
-        let mut all_time = boards.iter_mut().filter(|(key, _)| of_all_time(key));
+        let all_time = boards.iter_mut().filter(|(key, _)| of_all_time(key));
         all_time.for_each(|(_, board)| drop(board.refill()));
         let scopes = table.scopes().to_vec();
         for (hash, row) in Merge::new(read_set.tags.iter().map(|s| &s.rows).collect()) {
