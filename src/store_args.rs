@@ -1,6 +1,6 @@
 //! Stores as command lines name them.
 
-use schemas::config::{Consistency, StoreUri};
+use schemas::config::{Consistency, ConsistencyPair, StoreUri};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
@@ -38,8 +38,8 @@ impl StoreArgs {
         settings.datacenter.clone_from(&self.datacenter);
         settings.tls = self.tls.then(Tls::default);
         if let Some(level) = self.consistency {
-            settings.consistency.write = level;
-            settings.consistency.read = level;
+            settings.consistency =
+                ConsistencyPair { write: level, read: level, ..ConsistencyPair::default() };
         }
         Some(settings)
     }

@@ -15,8 +15,16 @@ pub(crate) struct Served {
 
 /// Serves a state on a free port.
 pub(crate) fn serve(state: &Path, more: &str) -> Served {
-    let line = format!("serve --state {} --listen 127.0.0.1:0 {more}", state.display());
-    let mut job = Job::start(&line);
+    start(&format!("serve --state {} --listen 127.0.0.1:0 {more}", state.display()))
+}
+
+/// Serves a store on a free port.
+pub(crate) fn serve_store(store: &str) -> Served {
+    start(&format!("serve --store {store} --listen 127.0.0.1:0"))
+}
+
+fn start(line: &str) -> Served {
+    let mut job = Job::start(line);
     let mut first = String::new();
     BufReader::new(job.stdout()).read_line(&mut first).unwrap();
     let address = first.trim().strip_prefix("http://").expect("the URL alone").to_owned();
@@ -31,7 +39,8 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    /// A header of it.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let prefix = format!("{name}: ");
         self.head.lines().find_map(|line| line.strip_prefix(&prefix))
     }

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::{Place, median};
 /// Posts a second: the seeds' own load, and beyond what the database takes.
 const RATES: [u64; 4] = [2000, 5000, 20_000, 80_000];
 /// How long a row is waited for at most.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// How often a row is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -45,19 +46,21 @@ struct Found {
     /// From the end of the load to the visibility of its last post.
     after_s: f64,
     peak_mib: u64,
+    /// Writes for each row that a published commit had changed.
+    writes: f64,
 }
 
 /// Measures and prints every rate.
 pub(super) fn print(place: &Place, servers: &Servers, seconds: u64) -> Result<(), Box<dyn Error>> {
     println!("\nFrom produced to visible in the database, {seconds} s of each rate, 1 worker\n");
-    println!("| posts/s | p50 s | p99 s | max s | caught up after s | peak MiB |");
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| posts/s | p50 s | p99 s | max s | caught up after s | peak MiB | writes / row |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for rate in RATES {
-        let Found { seconds, after_s, peak_mib } = at(place, servers, rate, seconds)?;
+        let Found { seconds, after_s, peak_mib, writes } = at(place, servers, rate, seconds)?;
         let last = seconds.len().checked_sub(1).ok_or("no marker was seen")?;
         let p99 = seconds[(seconds.len() * 99).div_ceil(100) - 1];
         println!(
-            "| {rate} | {:.2} | {p99:.2} | {:.2} | {after_s:.1} | {peak_mib} |",
+            "| {rate} | {:.2} | {p99:.2} | {:.2} | {after_s:.1} | {peak_mib} | {writes:.3} |",
             median(&seconds),
             seconds[last],
         );
@@ -103,9 +106,9 @@ fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found
     let after_s = ended.map_or(0.0, |ended| ended.elapsed().as_secs_f64());
     found.sort_by(f64::total_cmp);
     let peak_mib = peak(&status).unwrap_or_default() >> 10;
-    drop(job);
+    let writes = writes_per_row(job)?;
     fs::remove_dir_all(&state)?;
-    Ok(Found { seconds: found, after_s, peak_mib })
+    Ok(Found { seconds: found, after_s, peak_mib, writes })
 }
 
 fn start_job(
@@ -115,8 +118,20 @@ fn start_job(
     state: &PathBuf,
 ) -> Result<Running, Box<dyn Error>> {
     let mut job = Command::new(&place.tagflow);
-    job.args(["run", "--workers", "1", "--input", topic, "--store", store, "--state"]).arg(state);
-    Ok(Running(job.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    job.args(["run", "--json", "--workers", "1", "--input", topic, "--store", store]);
+    job.arg("--state").arg(state).stdin(Stdio::null()).stdout(Stdio::piped());
+    Ok(Running(job.stderr(Stdio::null()).spawn()?))
+}
+
+/// Ends a job, which tells how many rows it has published and how many writes it had to repeat.
+fn writes_per_row(mut job: Running) -> Result<f64, Box<dyn Error>> {
+    Command::new("kill").args(["-TERM", &job.0.id().to_string()]).status()?;
+    let mut told = String::new();
+    job.0.stdout.take().ok_or("no standard output")?.read_to_string(&mut told)?;
+    let told: serde_json::Value = serde_json::from_str(&told)?;
+    let number = |field: &str| told["store"][field].as_f64().ok_or("the job tells no rows");
+    let rows = number("rows")?;
+    Ok((rows + number("resent")?) / rows)
 }
 
 /// Produces marker posts and looks for their rows.

@@ -25,7 +25,7 @@ use serde::Deserialize;
 pub use self::error::{ConfigError, Finding, Place};
 pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
-pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType};
+pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType, TableConsistency};
 pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
 pub use self::topic::{LogTime, OnLost, Position, Topic};

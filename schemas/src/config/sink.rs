@@ -53,6 +53,27 @@ pub struct ConsistencyPair {
     /// To the API's reads. Default: `LOCAL_QUORUM`.
     #[schemars(extend("default" = "LOCAL_QUORUM"))]
     pub read: Consistency,
+    /// What is otherwise for table `tag`.
+    pub tag: TableConsistency,
+    /// What is otherwise for table `board`.
+    pub board: TableConsistency,
+}
+
+/// What one table has otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableConsistency {
+    /// To the job's writes. Default: as for all tables.
+    pub write: Option<Consistency>,
+    /// To the API's reads. Default: as for all tables.
+    pub read: Option<Consistency>,
+}
+
+impl ConsistencyPair {
+    /// The levels of writes and reads of one table.
+    pub fn of(&self, table: TableConsistency) -> (Consistency, Consistency) {
+        (table.write.unwrap_or(self.write), table.read.unwrap_or(self.read))
+    }
 }
 
 /// How many replicas must answer.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use schemas::config::Consistency;
+use schemas::config::{Consistency, ConsistencyPair};
 use scylla::client::session::Session;
 use scylla::cluster::metadata::Strategy;
 use scylla::statement::prepared::PreparedStatement;
@@ -135,7 +135,8 @@ async fn write_and_read(
     wall_ms: i64,
 ) -> Result<Finding, CqlError> {
     let mut upsert = session.prepare(board_text(&settings.keyspace)).await?;
-    upsert.set_consistency(consistency(settings.consistency.write));
+    let levels = &settings.consistency;
+    upsert.set_consistency(consistency(levels.of(levels.board).0));
     let text = format!(
         "SELECT writetime(doc) FROM \"{}\".board WHERE scope = ? AND win = ?",
         settings.keyspace
@@ -237,17 +238,34 @@ fn judge(
             "the keyspace was there with {local} copies, not {asked}: ALTER KEYSPACE changes that"
         )));
     }
-    let (write, read) = (&settings.consistency.write, &settings.consistency.read);
-    let (w, r) = (replicas(*write, copies), replicas(*read, copies));
-    // Local levels overlap in their own data centre only, which is where both are asked.
-    let of = if is_global(*write) || is_global(*read) { copies.all } else { copies.local };
-    if w + r <= of {
-        findings.push(Finding::warning(format!(
-            "writes wait for {w} and reads ask {r} of {of} copies: a page may show an older count \
-             for a while after a commit; it may not where both together exceed {of}"
-        )));
-    }
+    findings.extend(overlap(&settings.consistency, copies));
     findings
+}
+
+/// The tables of which a read may miss what a write has waited for, and what that costs.
+fn overlap(levels: &ConsistencyPair, copies: Copies) -> Vec<Finding> {
+    let tables = [
+        ("job", (levels.write, levels.read)),
+        ("tag", levels.of(levels.tag)),
+        ("board", levels.of(levels.board)),
+    ];
+    let judged = tables.into_iter().filter_map(|(table, (write, read))| {
+        let (w, r) = (replicas(write, copies), replicas(read, copies));
+        // Local levels overlap in their own data centre only, which is where both are asked.
+        let of = if is_global(write) || is_global(read) { copies.all } else { copies.local };
+        (w + r <= of).then(|| {
+            let cost = if table == "job" {
+                "a commit may be shown some time after it is there"
+            } else {
+                "a page may show an older count for a while after a commit"
+            };
+            Finding::warning(format!(
+                "table {table}: writes wait for {w} and reads ask {r} of {of} copies: {cost}; it \
+                 may not where both together exceed {of}"
+            ))
+        })
+    });
+    judged.collect()
 }
 
 fn is_global(level: Consistency) -> bool {
@@ -266,7 +284,7 @@ fn replicas(level: Consistency, copies: Copies) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use schemas::config::StoreUri;
+    use schemas::config::{StoreUri, TableConsistency};
 
     use super::*;
 
@@ -293,10 +311,18 @@ mod tests {
         let three = Copies { nodes: 3, local: 3, all: 3 };
         let two_centres = Copies { nodes: 3, local: 3, all: 6 };
         let (one, quorum) = (Consistency::One, Consistency::LocalQuorum);
-        assert_eq!(levels(one, one, three), [Level::Good, Level::Warning]);
-        assert_eq!(levels(quorum, one, three), [Level::Good, Level::Warning]);
+        let each = [Level::Good, Level::Warning, Level::Warning, Level::Warning];
+        assert_eq!(levels(one, one, three), each);
+        assert_eq!(levels(quorum, one, three), each);
+        let read = |level| TableConsistency { write: None, read: Some(level) };
+        let mut pair = ConsistencyPair { board: read(one), ..ConsistencyPair::default() };
+        let [finding] = &*overlap(&pair, three) else { panic!("one table") };
+        assert!(finding.what.contains("table board"), "{finding}");
+        (pair.read, pair.tag, pair.board) = (one, read(quorum), read(quorum));
+        let [finding] = &*overlap(&pair, three) else { panic!("one table") };
+        assert!(finding.what.contains("table job"), "{finding}");
         assert_eq!(levels(quorum, quorum, two_centres), [Level::Good]);
-        assert_eq!(levels(Consistency::Quorum, quorum, two_centres), [Level::Good, Level::Warning]);
+        assert_eq!(levels(Consistency::Quorum, quorum, two_centres), each);
         assert_eq!(levels(Consistency::All, one, two_centres), [Level::Good]);
     }
 }

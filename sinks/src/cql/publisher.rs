@@ -43,22 +43,22 @@ impl Connected {
         let session = session::connect(settings, session::profile(settings).build()).await?;
         schema::verify(&session, &settings.keyspace).await?;
         let profile = session::profile(settings)
-            .consistency(session::consistency(settings.consistency.write))
             .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
             .build()
             .into_handle();
-        let keyspace = &settings.keyspace;
-        let write = async |text: String| {
+        let (keyspace, levels) = (&settings.keyspace, &settings.consistency);
+        let write = async |text: String, level| {
             let mut statement = session.prepare(text).await?;
             statement.set_is_idempotent(true);
+            statement.set_consistency(session::consistency(level));
             statement.set_execution_profile_handle(Some(profile.clone()));
             Ok::<_, CqlError>(statement)
         };
         let upserts = Upserts {
-            tag: write(wave::tag_text(keyspace)).await?,
-            board: write(wave::board_text(keyspace)).await?,
+            tag: write(wave::tag_text(keyspace), levels.of(levels.tag).0).await?,
+            board: write(wave::board_text(keyspace), levels.of(levels.board).0).await?,
         };
-        let upsert_job = write(job_row::upsert_text(keyspace)).await?;
+        let upsert_job = write(job_row::upsert_text(keyspace), levels.write).await?;
         let mut select_jobs = session.prepare(job_row::select_all_text(keyspace)).await?;
         select_jobs.set_is_idempotent(true);
         Ok(Self { session, upserts, upsert_job, select_jobs })

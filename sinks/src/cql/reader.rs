@@ -72,9 +72,10 @@ impl Connected {
             .build();
         let session = session::connect(settings, profile).await?;
         schema::verify(&session, &settings.keyspace).await?;
-        let keyspace = &settings.keyspace;
-        let read = async |text: String| {
+        let (keyspace, levels) = (&settings.keyspace, &settings.consistency);
+        let read = async |text: String, level| {
             let mut statement = session.prepare(text).await?;
+            statement.set_consistency(session::consistency(level));
             // Only what may be asked twice is asked of a second replica.
             statement.set_is_idempotent(true);
             Ok::<_, CqlError>(statement)
@@ -86,9 +87,10 @@ impl Connected {
         let board = format!(
             "SELECT doc, as_of, version FROM \"{keyspace}\".board WHERE scope = ? AND win = ?"
         );
-        let (select_tag, select_board) = (read(tag).await?, read(board).await?);
-        let select_jobs = read(job_row::select_all_text(keyspace)).await?;
-        let select_job = read(job_row::select_text(keyspace)).await?;
+        let select_tag = read(tag, levels.of(levels.tag).1).await?;
+        let select_board = read(board, levels.of(levels.board).1).await?;
+        let select_jobs = read(job_row::select_all_text(keyspace), levels.read).await?;
+        let select_job = read(job_row::select_text(keyspace), levels.read).await?;
         Ok(Self { session, select_tag, select_board, select_jobs, select_job })
     }
 

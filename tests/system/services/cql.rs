@@ -35,6 +35,21 @@ impl Fixture {
         fixture
     }
 
+    pub(super) fn keyspace(&self) -> &str {
+        &self.keyspace
+    }
+
+    /// Another keyspace with its tables.
+    pub(super) fn second(&self) -> String {
+        let keyspace = fresh("cql");
+        self.init(&keyspace);
+        keyspace
+    }
+
+    pub(super) fn remove(&self, keyspace: &str) {
+        self.database.remove(keyspace);
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -107,7 +122,7 @@ fn a_run_fills_the_tables_and_every_reader_says_what_the_state_says() {
         for path in [format!("/tags/{name}"), format!("/t/{name}"), "/".to_owned()] {
             let answers = [&one, &other].map(|served| get(&served.address, &path));
             assert_eq!(answers[0].body, answers[1].body, "{path}");
-            assert_eq!(answers[0].head("etag"), answers[1].head("etag"), "{path}");
+            assert_eq!(answers[0].header("etag"), answers[1].header("etag"), "{path}");
         }
     }
     let unknown = fails(&format!("query tag nosuchtag {by_store}"), 1);
@@ -138,7 +153,9 @@ fn one_commit_rebuilt_into_two_keyspaces_is_equal_byte_for_byte() {
     assert!(all(&blue).len() > 1000);
     // The one that the job filled has other versions, and the same content.
     fixture.check("state", &fixture.keyspace);
-    [&blue, &green].map(|keyspace| fixture.database.remove(keyspace));
+    for keyspace in [&blue, &green] {
+        fixture.remove(keyspace);
+    }
 }
 
 #[test]
@@ -282,7 +299,7 @@ fn a_store_that_does_not_answer_keeps_nobody_for_ever_and_gets_the_rest_later() 
     // Readers start without it, and say that they have nothing to say.
     let served = serve_store(&closed);
     let answer = get(&served.address, "/tags/cat");
-    assert_eq!((answer.status, answer.head("retry-after")), (503, Some("1")));
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     fails(&format!("query top --store {closed}"), 1);
     fails(&format!("store check --store {closed}"), 1);
 }

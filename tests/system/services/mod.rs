@@ -15,6 +15,7 @@ use super::harness::skip;
 mod chain;
 mod cql;
 mod doctor;
+mod faults;
 mod kafka;
 mod produce;
 mod tables;

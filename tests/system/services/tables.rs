@@ -36,6 +36,11 @@ type JobColumns = (Option<i64>, Option<i64>, Option<CqlTimestamp>);
 type TagColumns =
     (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64);
 
+/// A row of any table: text, number, blob, times, version, time of writing.
+pub(crate) type RawRow = (String, i64, Vec<u8>, [i64; 3], i64, i64);
+type RawColumns =
+    (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64, i64);
+
 impl Database {
     /// Connects to nodes, as `HOST:PORT,HOST:PORT`.
     pub(crate) fn open(nodes: &str) -> Self {
@@ -61,12 +66,6 @@ impl Database {
             let rows = pages.rows_stream::<R>().map_err(|e| e.to_string())?;
             rows.try_collect().await.map_err(|e| e.to_string())
         })
-    }
-
-    /// The names of all keyspaces.
-    pub(crate) fn keyspaces(&self) -> Vec<String> {
-        let names = self.rows::<(String,)>("SELECT keyspace_name FROM system_schema.keyspaces");
-        names.unwrap().into_iter().map(|(name,)| name).collect()
     }
 
     /// What the keyspace says about its job; nothing before the first commit is there in full.
@@ -98,9 +97,38 @@ impl Database {
         rows.into_iter().map(tag).collect()
     }
 
-    /// Removes a keyspace with all that is in it.
-    pub(crate) fn remove(&self, keyspace: &str) {
-        let statement = format!("DROP KEYSPACE IF EXISTS {keyspace}");
+    /// Every column of every tag and board, as it is stored, with the time it was written at.
+    pub(crate) fn bytes(&self, keyspace: &str) -> BTreeMap<Key, RawRow> {
+        let tags = "scope, tag, display, total, recent, first_seen, last_seen, as_of, version, \
+                    writetime(total)";
+        let boards = "scope, win, win, version, doc, as_of, as_of, as_of, version, writetime(doc)";
+        let mut all = BTreeMap::new();
+        for (table, columns) in [("tag", tags), ("board", boards)] {
+            let rows = self.rows(&format!("SELECT {columns} FROM {keyspace}.{table}")).unwrap();
+            all.extend(rows.into_iter().map(|row: RawColumns| {
+                let (scope, key, display, total, blob, first, last, as_of, version, written) = row;
+                let times = [first.0, last.0, as_of.0];
+                ((scope, format!("{table} {key}")), (display, total, blob, times, version, written))
+            }));
+        }
+        all
+    }
+
+    /// Runs a statement that gives nothing back.
+    pub(crate) fn execute(&self, statement: &str) {
         self.runtime.block_on(self.session.query_unpaged(statement, ())).unwrap();
     }
+
+    /// Removes a keyspace with all that is in it.
+    pub(crate) fn remove(&self, keyspace: &str) {
+        self.execute(&format!("DROP KEYSPACE IF EXISTS {keyspace}"));
+    }
+}
+
+/// The first tag of which a keyspace says something else than an export, in which no tag has a
+/// total of 0.
+pub(crate) fn difference_to(want: &BTreeMap<Key, Row>, got: &BTreeMap<Key, Tag>) -> Option<String> {
+    let counted = got.iter().filter(|(_, tag)| tag.row.total != 0);
+    let got = counted.map(|(key, tag)| (key.clone(), tag.row.clone())).collect();
+    super::difference(want, &got)
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::MetadataPartition;
 
 use super::client::{Consumer, Handle, Shared};
 use super::error::{Meaning, TopicError, meaning};
@@ -72,7 +73,7 @@ impl Cluster {
             Some(code) => return Err(KafkaError::MetadataFetch(code)),
             None => {}
         }
-        let mut numbers: Vec<i32> = topic.partitions().iter().map(|p| p.id()).collect();
+        let mut numbers: Vec<i32> = topic.partitions().iter().map(MetadataPartition::id).collect();
         numbers.sort_unstable();
         Ok((!numbers.is_empty()).then_some(numbers))
     }

@@ -62,10 +62,6 @@ impl Topic {
         let (topic, number) = name.rsplit_once('/')?;
         number.parse().ok().filter(|_| topic == self.settings.topic)
     }
-
-    fn gone(&self, name: &str) -> LogError {
-        LogError::Gone(name.to_owned())
-    }
 }
 
 /// A Kafka topic.
@@ -163,7 +159,7 @@ impl KafkaLog {
     fn marks(&self, partition: &str) -> Result<(i32, Arc<Marks>), LogError> {
         let number = self.topic.number(partition);
         let known = number.and_then(|number| Some((number, self.topic.shared.marks(number)?)));
-        known.ok_or_else(|| self.topic.gone(partition))
+        known.ok_or_else(|| LogError::Gone(partition.to_owned()))
     }
 }
 
@@ -235,7 +231,7 @@ impl Log for KafkaLog {
     }
 
     fn open_block(&self, name: &str, _: u64, _: u64, _: u64) -> Result<Box<dyn Reader>, LogError> {
-        Err(self.topic.gone(name))
+        Err(LogError::Gone(name.to_owned()))
     }
 
     fn is_bounded(&self) -> bool {

@@ -17,7 +17,7 @@ use super::error::TopicError;
 use super::settings::{KafkaSettings, PropertyError};
 
 /// How long the rest may take to be acknowledged.
-const FLUSH: Duration = Duration::from_secs(60);
+const FLUSH: Duration = Duration::from_mins(1);
 
 /// What became of a topic that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

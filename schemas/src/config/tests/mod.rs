@@ -149,9 +149,10 @@ fn least_has_the_documented_defaults() {
     assert_eq!(service.top, Top { k: 100, over: vec!["1h".into(), "24h".into(), "all".into()] });
     let serve = parse(&format!("{LEAST}serve: {{}}")).unwrap().serve.unwrap();
     assert_eq!((serve.listen.to_string().as_str(), serve.metrics), ("127.0.0.1:8080", None));
-    let quorum =
-        ConsistencyPair { write: Consistency::LocalQuorum, read: Consistency::LocalQuorum };
+    let quorum = ConsistencyPair { write: Consistency::LocalQuorum, ..ConsistencyPair::default() };
     assert_eq!(ConsistencyPair::default(), quorum);
+    let of = quorum.of(TableConsistency { read: Some(Consistency::One), write: None });
+    assert_eq!(of, (Consistency::LocalQuorum, Consistency::One));
 }
 
 /// What `part` of `schema` is where everything has its default, or its only value.
