@@ -1,7 +1,9 @@
-//! `tagflow dead-letters`: the records of a commit that were not counted, and why.
+//! `tagflow dead-letters`: the records of a commit that were not counted, why, and counting them
+//! after all.
 
 use std::collections::BTreeMap;
 
+use dataflow::{Repair, repairs};
 use schemas::hash::KeyHash;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use serde::Serialize;
@@ -11,9 +13,12 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::state::{StateArg, manifest, open};
 
-/// List and show records that were refused
+mod replay;
+
+/// List and show records that were refused, and count them after all
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  tagflow dead-letters ls --state ./state --reason not_json")]
+#[command(after_help = "Example:\n  tagflow dead-letters ls --state ./state --reason not_json
+  tagflow dead-letters replay --state ./state --reason future --why 'clock was wrong'")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -47,6 +52,8 @@ enum What {
         #[arg(long, default_value = "input")]
         input: String,
     },
+    /// Deliver refused records again, repaired or as they are: each counts once
+    Replay(replay::Args),
 }
 
 #[derive(Serialize)]
@@ -58,6 +65,20 @@ struct Listed<'a> {
     detail: &'a str,
     commit: u64,
     bytes: usize,
+    /// The commit in which it was delivered again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<u64>,
+}
+
+/// Input, partition and position of a record → the commit in which it was delivered again.
+type Replayed = BTreeMap<(String, String, u64), u64>;
+
+fn replayed(done: &[Repair]) -> Replayed {
+    let records = done.iter().filter_map(|repair| {
+        let position = repair.position?;
+        Some(((repair.scope.clone(), repair.key.clone(), position), repair.commit))
+    });
+    records.collect()
 }
 
 /// Runs the command.
@@ -65,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::new();
     match args.what {
         What::Ls { state, reason, json, count } => {
-            let segments = load(&state)?;
+            let (segments, again) = load(&state)?;
             let wanted =
                 |row: &DeadLetterRow<'_>| reason.as_deref().is_none_or(|r| r == row.reason);
             let rows = || segments.iter().flat_map(|s| s.rows.iter()).map(|(_, row)| row);
@@ -74,29 +95,41 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             } else {
                 let mut rows: Vec<DeadLetterRow<'_>> = rows().filter(wanted).collect();
                 rows.sort_unstable_by_key(|r| (r.input, r.partition, r.position));
-                rows.iter().try_for_each(|row| tell(&mut output, row, json))?;
+                rows.iter().try_for_each(|row| tell(&mut output, row, &again, json))?;
             }
         }
         What::Show { state, partition, position, input } => {
-            let segments = load(&state)?;
+            let (segments, again) = load(&state)?;
             let hash: KeyHash = record_hash(partition_hash(&input, &partition), position);
             let row = segments.iter().find_map(|s| s.rows.get(hash)).ok_or_else(|| {
                 let place = format!("position {position} of {partition} (input {input})");
                 CliError::Failed(format!("no record at {place} was refused"))
             })?;
             output.line(format!("{}: {}", row.reason, row.detail))?;
+            if let Some(commit) = again.get(&(input, partition, position)) {
+                output.line(format!("replayed in commit {commit}"))?;
+            }
             output.line(String::from_utf8_lossy(row.raw))?;
         }
+        What::Replay(args) => replay::run(&args, &mut output)?,
     }
     output.flush()
 }
 
-fn load(state: &StateArg) -> Result<Vec<OpenSegment<DeadLetters>>, CliError> {
+fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), CliError> {
     let storage = open(&state.state)?;
-    Ok(open_table(&*storage, &manifest(&*storage, None)?)?)
+    let manifest = manifest(&*storage, None)?;
+    let again = replayed(&repairs(&*storage, &manifest)?);
+    Ok((open_table(&*storage, &manifest)?, again))
 }
 
-fn tell(output: &mut Output, row: &DeadLetterRow<'_>, json: bool) -> Result<(), CliError> {
+fn tell(
+    output: &mut Output,
+    row: &DeadLetterRow<'_>,
+    again: &Replayed,
+    json: bool,
+) -> Result<(), CliError> {
+    let replayed = again.get(&(row.input.to_owned(), row.partition.to_owned(), row.position));
     if json {
         return output.json(&Listed {
             input: row.input,
@@ -106,10 +139,13 @@ fn tell(output: &mut Output, row: &DeadLetterRow<'_>, json: bool) -> Result<(), 
             detail: row.detail,
             commit: row.commit,
             bytes: row.raw.len(),
+            replayed: replayed.copied(),
         });
     }
     let DeadLetterRow { input, partition, position, reason, detail, .. } = row;
-    output.line(format!("{input}\t{partition}\t{position}\t{reason}\t{detail}"))
+    let again =
+        replayed.map_or_else(String::new, |commit| format!("\treplayed in commit {commit}"));
+    output.line(format!("{input}\t{partition}\t{position}\t{reason}\t{detail}{again}"))
 }
 
 fn tell_numbers<'a>(

@@ -21,6 +21,7 @@ mod port;
 mod progress;
 mod query;
 mod reconcile;
+mod repairs;
 mod replay;
 mod run;
 mod serve;
@@ -63,6 +64,7 @@ enum Command {
     Checkpoint(checkpoint::Args),
     DeadLetters(dead_letters::Args),
     Reconcile(reconcile::Args),
+    Repairs(repairs::Args),
     Compare(compare::Args),
     Replay(Box<replay::Args>),
     ExplainCount(explain_count::Args),
@@ -98,6 +100,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Repairs(args) => repairs::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Store(args) => store::run(&args),

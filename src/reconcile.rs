@@ -1,13 +1,14 @@
 //! `tagflow reconcile`: whether a commit holds what the log comes to, and what differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{Drift, PARTS, Progress, Report, Request, Which, reconcile};
+use dataflow::reconcile::{Drift, Found, PARTS, Progress, Report, Request, Which, reconcile};
 use dataflow::{Beyond, InputSpec, LogTimeKind, Settings};
 use schemas::config::SourceUri;
+use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::tags::Name;
 use schemas::time::parse_duration_ms;
@@ -19,6 +20,7 @@ use crate::inputs::{origin, properties};
 use crate::job::{Job, Kafka, Topic};
 use crate::output::Output;
 use crate::progress::LiveLine;
+use crate::repairs::{Mender, repair, tell as tell_repair};
 use crate::served::Claim;
 use crate::state::{At, manifest, open};
 use crate::store_args::StoreArgs;
@@ -33,7 +35,8 @@ Examples:
   tagflow reconcile --input ./posts --state ./state
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
   tagflow reconcile --input ./posts --state ./state --tags sunset,beach
-  tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags")]
+  tagflow reconcile --input ./posts --state ./state --repair --why 'disk was changed'
+  tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair")]
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,
@@ -57,6 +60,13 @@ pub(crate) struct Args {
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Correct what differs through the job, and check it again
+    #[arg(long)]
+    repair: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", requires = "repair", default_value = "")]
+    #[arg(hide_default_value = true)]
+    why: String,
     /// One JSON object for every value that differs, then one for the result
     #[arg(long)]
     json: bool,
@@ -118,43 +128,80 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 /// Runs the command.
 pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
     let which = which(&args)?;
-    let mut output = Output::new();
-    let mut whole = Report::default();
+    let mut served = Report::default();
     if let Some(store) = args.store.settings() {
-        let claim = Claim::read(store.with_environment()?, &args.log.state()?)?;
-        let (checked, values) = claim.check(&which)?;
-        tell(&mut output, &values, "the commit", args.json)?;
-        whole.commit = claim.commit();
-        (whole.checked, whole.drift) = (checked, values.len() as u64);
+        let mut claim = Claim::read(store.with_environment()?, &args.log.job()?.1)?;
+        served = hold(&args, &mut claim, &which)?;
         // The log is held against the same commit, unless another is asked for.
         args.log.at = args.log.at.or(Some(At::Commit(claim.commit())));
     }
-    if args.store.store.is_none() || args.log.names_a_log() {
-        let (values, report) = count_afresh(&args, which)?;
-        tell(&mut output, &values, "the log", args.json)?;
-        whole = Report {
-            checked: whole.checked + report.checked,
-            drift: whole.drift + report.drift,
-            ..report
-        };
-    }
-    conclude(&mut output, &whole, args.json)?;
-    if whole.drift > 0 { Err(CliError::Drift(whole.drift)) } else { Ok(()) }
+    let drift = if args.store.store.is_some() && !args.log.names_a_log() {
+        served.drift
+    } else {
+        count_afresh(args, which, &served)?
+    };
+    if drift > 0 { Err(CliError::Drift(drift)) } else { Ok(()) }
 }
 
-/// What the log comes to, against a commit.
-fn count_afresh(args: &Args, which: Which) -> Result<(Vec<Drift>, Report), CliError> {
+/// Holds a store against the commit that it claims to show.
+fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliError> {
+    let alone = !args.log.names_a_log();
+    let look = |claim: &Claim| -> Result<_, CliError> {
+        let (checked, values) = claim.check(which)?;
+        let (commit, drift) = (claim.commit(), values.len() as u64);
+        let report = Report { commit, checked, drift, ..Report::default() };
+        tell(&values, alone.then_some(&report), "the commit", args.json)?;
+        Ok((values, report))
+    };
+    let (values, mut report) = look(claim)?;
+    if args.repair && report.drift > 0 {
+        let done = claim.mend(&args.log.mender(args.why.clone())?, &values)?;
+        let mut output = Output::new();
+        done.iter().try_for_each(|repair| tell_repair(&mut output, repair, args.json))?;
+        output.flush()?;
+        drop(output);
+        report = look(claim)?.1;
+    }
+    Ok(report)
+}
+
+/// Holds a commit against the log: how many values differ, those that are `served` included.
+fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
+    let whole = |report: &Report| Report {
+        checked: report.checked + served.checked,
+        drift: report.drift + served.drift,
+        ..report.clone()
+    };
     let mut request = args.log.request(which, workers)?;
     if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
     }
+    let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
+    let mut found = check(request)?;
+    tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
+    if args.repair && found.report.drift > 0 {
+        let mender = args.log.mender(args.why)?;
+        let again = |taken: Manifest, before: &Found| {
+            check(args.log.request_at(taken, Which::Keys(before.keys.clone()), workers)?)
+        };
+        let (done, left) = repair(&mender, &*storage, base, found, again)?;
+        let mut output = Output::new();
+        done.iter().try_for_each(|repair| tell_repair(&mut output, repair, args.json))?;
+        output.flush()?;
+        tell(&left.values, Some(&whole(&left.report)), "the log", args.json)?;
+        found = left;
+    }
+    Ok(found.report.drift + served.drift)
+}
+
+fn check(request: Request) -> Result<Found, CliError> {
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
-    let told = reconcile(request, &progress);
+    let found = reconcile(request, &progress);
     drop(live);
-    Ok(told?)
+    Ok(found?)
 }
 
 impl LogArgs {
@@ -163,27 +210,56 @@ impl LogArgs {
         self.config.is_some() || self.input.is_some()
     }
 
-    /// The state folder that is named, here or in the file.
-    fn state(&self) -> Result<PathBuf, CliError> {
-        let job = || self.config.as_deref().map(|file| Job::read(file, false)).transpose();
-        match &self.state {
-            Some(state) => Ok(state.clone()),
-            None => Ok(job()?.ok_or_else(|| CliError::Usage("name the --state".into()))?.state),
-        }
-    }
-
     /// What is to be checked.
     pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
+        let storage = open(&self.job()?.1)?;
+        self.request_at(manifest(&*storage, self.at)?, which, workers)
+    }
+
+    /// What is to be checked of a commit.
+    fn request_at(
+        &self,
+        manifest: Manifest,
+        which: Which,
+        workers: usize,
+    ) -> Result<Request, CliError> {
+        let (job, state) = self.job()?;
+        let storage = open(&state)?;
+        let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
+        let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
+        let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
+        let limit_rate = self.limit_rate;
+        Ok(Request { inputs, storage, snapshot, horizon_ms, beyond, which, workers, limit_rate })
+    }
+
+    /// The job of a dataflow.yaml, if one was named, and the state folder.
+    fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
         let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
         let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
         let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
-        let storage = open(&state)?;
-        let snapshot = Arc::new(Snapshot::open(&*storage, manifest(&*storage, self.at)?, None)?);
-        let (horizon_ms, beyond) = match &job {
-            Some(job) => (job.settings.horizon_ms, job.settings.beyond),
-            None if self.count_beyond => (Some(self.horizon), Beyond::Count),
-            None => (Some(self.horizon), Beyond::DeadLetter),
-        };
+        Ok((job, state))
+    }
+
+    fn settings(&self, job: Option<&Job>) -> Settings {
+        let beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
+        let asked = Settings { horizon_ms: Some(self.horizon), beyond, ..Settings::default() };
+        job.map_or(asked, |job| job.settings.clone())
+    }
+
+    /// Who asks the job for repairs.
+    pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
+        let (job, state) = self.job()?;
+        let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
+        Ok(Mender { settings, state, mappings, why })
+    }
+
+    /// The inputs of the job.
+    fn inputs(
+        &self,
+        job: Option<&Job>,
+        state: &Path,
+        manifest: &Manifest,
+    ) -> Result<Vec<InputSpec>, CliError> {
         // In order, to where the inputs end now.
         let spec = |topic: &Topic| -> Result<_, CliError> {
             if topic.source == SourceUri::Stdin {
@@ -197,34 +273,22 @@ impl LogArgs {
             };
             Ok(InputSpec {
                 name: topic.name.clone(),
-                origin: origin(topic, &settings, &state)?,
+                origin: origin(topic, &settings, state)?,
                 mapping: topic.mapping.clone(),
                 log_time: topic.log_time,
                 span: None,
             })
         };
-        let inputs = match (&job, &self.input) {
-            (Some(job), _) => job.topics.iter().map(spec).collect::<Result<_, _>>()?,
-            (None, Some(input)) => vec![spec(&self.topic(input, &snapshot)?)?],
-            (None, None) => {
-                return Err(CliError::Usage("name a dataflow.yaml or an --input".into()));
-            }
-        };
-        Ok(Request {
-            inputs,
-            storage,
-            snapshot,
-            horizon_ms,
-            beyond,
-            which,
-            workers,
-            limit_rate: self.limit_rate,
-        })
+        match (job, &self.input) {
+            (Some(job), _) => job.topics.iter().map(spec).collect(),
+            (None, Some(input)) => Ok(vec![spec(&self.topic(input, manifest)?)?]),
+            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+        }
     }
 
     /// The input of the command line, with the scopes of the commit.
-    fn topic(&self, input: &SourceUri, snapshot: &Snapshot) -> Result<Topic, CliError> {
-        let scopes = snapshot.manifest.body.scopes.iter().flatten();
+    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
+        let scopes = manifest.body.scopes.iter().flatten();
         let mut attributes: Vec<&str> =
             scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
         attributes.dedup();
@@ -255,9 +319,17 @@ fn which(args: &Args) -> Result<Which, CliError> {
     Ok(Which::Tags(tags))
 }
 
-fn tell(output: &mut Output, values: &[Drift], whose: &str, json: bool) -> Result<(), CliError> {
+fn tell(
+    values: &[Drift],
+    report: Option<&Report>,
+    whose: &str,
+    json: bool,
+) -> Result<(), CliError> {
+    let mut output = Output::new();
     if json {
-        return values.iter().try_for_each(|value| output.json(value));
+        values.iter().try_for_each(|value| output.json(value))?;
+        report.map_or(Ok(()), |report| output.json(report))?;
+        return output.flush();
     }
     for Drift { scope, key, field, stored, recomputed, events } in values {
         let place = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
@@ -266,15 +338,9 @@ fn tell(output: &mut Output, values: &[Drift], whose: &str, json: bool) -> Resul
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
     }
-    Ok(())
-}
-
-fn conclude(output: &mut Output, report: &Report, json: bool) -> Result<(), CliError> {
-    if json {
-        output.json(report)?;
+    let Some(Report { commit, checked, drift, ambiguous }) = report else {
         return output.flush();
-    }
-    let Report { commit, checked, drift, ambiguous } = report;
+    };
     output
         .line(format!("commit {commit}: {checked} rows and ids checked, {drift} values differ"))?;
     if *ambiguous > 0 {

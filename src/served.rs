@@ -1,24 +1,34 @@
 //! The part of `tagflow reconcile` that looks at a store: its rows against the commit they claim to
 //! show.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::{Drift, Which};
+use dataflow::{Repair, publish_rest};
+use schemas::control::Control;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::compare::Difference;
-use sinks::cql::{CqlError, CqlScan, CqlSettings};
+use sinks::cql::{CqlError, CqlPublisher, CqlScan, CqlSettings};
 use sinks::publish::JobRow;
 use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::Storage;
 
 use crate::error::CliError;
+use crate::repairs::Mender;
 use crate::signals::runtime;
 use crate::state::open;
+
+/// How long the rows of a commit may take to be in the store.
+const PUBLISH_WAIT_US: u64 = 60_000_000;
 
 /// A store, and the commit that it claims to show.
 pub(crate) struct Claim {
     settings: CqlSettings,
+    state: PathBuf,
     storage: Arc<dyn Storage>,
     job: JobRow,
     snapshot: Arc<Snapshot>,
@@ -38,7 +48,8 @@ impl Claim {
         let job = job.map_err(untold)?;
         let manifest = claimed(&*storage, &job).map_err(untold)?;
         let snapshot = Snapshot::open(&*storage, manifest, None).map_err(untold)?;
-        Ok(Self { settings, storage, job, snapshot: Arc::new(snapshot) })
+        let (state, snapshot) = (state.to_owned(), Arc::new(snapshot));
+        Ok(Self { settings, state, storage, job, snapshot })
     }
 
     /// The commit.
@@ -72,6 +83,64 @@ impl Claim {
         let (checked, found) = check.end(which.is_all());
         Ok((checked, found.into_iter().map(drift).collect()))
     }
+}
+
+impl Claim {
+    /// Has the rows of `values` published again, through the job or, where none lives, by
+    /// ourselves; then reads the claim anew. What was done.
+    pub(crate) fn mend(
+        &mut self,
+        mender: &Mender,
+        values: &[Drift],
+    ) -> Result<Vec<Repair>, CliError> {
+        let records = again(values);
+        if records.is_empty() {
+            let what = "boards and the row of the job are written again by `tagflow store rebuild`";
+            return Err(CliError::Failed(what.to_owned()));
+        }
+        let (taken, done) = mender.ask(&self.snapshot.manifest.header, &records)?;
+        let wanted = taken.header.commit;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let began_us = clock.mono_us();
+        while self.job.published < wanted {
+            let publisher = Box::new(CqlPublisher::new(self.settings.clone())?);
+            let (job, wait) = (self.job.name.clone(), PUBLISH_WAIT_US / 1000);
+            if let Some(rest) = publish_rest(&self.state, job, publisher, &clock, wait)? {
+                rest.wait()?;
+            }
+            let runtime = runtime().map_err(untold)?;
+            let job = runtime.block_on(async { CqlScan::open(&self.settings).await?.job().await });
+            self.job = job.map_err(untold)?;
+            if clock.mono_us() - began_us > PUBLISH_WAIT_US && self.job.published < wanted {
+                let has = self.job.published;
+                return Err(CliError::Failed(format!(
+                    "commit {wanted} has the rows to be written again, and the store commit {has} \
+                     only: whatever publishes to it is behind, or there is nobody"
+                )));
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        *self = Self::read(self.settings.clone(), &self.state)?;
+        Ok(done)
+    }
+}
+
+/// What has rows written again: one record a row.
+fn again(values: &[Drift]) -> Vec<Control> {
+    let tags = values.iter().filter(|value| !value.key.is_empty() && value.field != "board");
+    let mut rows: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for Drift { scope, key, field, stored, .. } in tags {
+        let display = rows.entry((scope, key)).or_insert(key);
+        if let ("display", Some(shown)) = (field.as_str(), stored.as_str()) {
+            *display = shown;
+        }
+    }
+    let record = |((scope, key), display): ((&str, &str), &str)| Control::Republish {
+        scope: scope.to_owned(),
+        key: key.to_owned(),
+        display: display.to_owned(),
+    };
+    rows.into_iter().map(record).collect()
 }
 
 fn drift(difference: Difference) -> Drift {

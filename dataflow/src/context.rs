@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use schemas::manifest::Manifest;
+use schemas::manifest::{Finished, Manifest};
 use sinks::commits::{CommitQueue, Latest, MergeQueue, WriteJob};
 use sinks::storage::Storage;
 use timely::scheduling::SyncActivator;
@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) storage: Arc<dyn Storage>,
     /// This start's takeover.
     pub(crate) start: Arc<Manifest>,
+    /// Whether the run had been finished that it continues, and how.
+    pub(crate) finished: Option<Finished>,
     /// The newest durable commit.
     pub(crate) latest: Arc<Latest>,
     pub(crate) writer: Sender<WriteJob>,
@@ -40,6 +42,20 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Pace>,
     pub(crate) slowest: Arc<Slowest>,
     pub(crate) status: Arc<Status>,
+}
+
+impl Context {
+    /// The names of the inputs that are read.
+    pub(crate) fn read_inputs(&self) -> impl Iterator<Item = String> {
+        let inputs = self.inputs.iter().filter(|_| !self.settings.mending);
+        inputs.map(|input| input.name.clone())
+    }
+
+    /// How a run is finished that has read everything.
+    pub(crate) fn finish(&self) -> Option<Finished> {
+        let now = Finished { until_ms: self.settings.until_ms };
+        if self.settings.mending { self.finished.clone() } else { Some(now) }
+    }
 }
 
 /// Whether the job was asked to stop.

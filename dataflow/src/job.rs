@@ -45,7 +45,7 @@ impl State {
                 context.settings.time_rules(),
                 &context.start.body,
                 context.plan.inputs.clone(),
-                context.inputs.iter().map(|input| input.name.clone()),
+                context.read_inputs(),
                 context.started_us,
             ),
             dedup: Dedup::load(context, index, peers)?,

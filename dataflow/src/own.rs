@@ -79,6 +79,11 @@ pub(crate) fn reason(error: JobError, storage: &dyn Storage, start: &Manifest) -
     }
 }
 
+/// Whether a job lives on the state in `root`, of which `newest` is the newest commit.
+pub(crate) fn lives(root: &Path, newest: &Manifest) -> bool {
+    !newest.body.clean && Lock::holder(root, &newest.header.owner).is_some()
+}
+
 /// Goes back to commit `to` of the state in `root`, on which no job may live: the new commit, and
 /// the files whose rows could not be marked as changed.
 pub fn roll_back(

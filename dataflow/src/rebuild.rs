@@ -13,12 +13,12 @@ use std::time::Duration;
 use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
-use sinks::commits::{CommitError, Lock, Snapshot, Start, load, newest, renew, visible};
+use sinks::commits::{CommitError, Snapshot, Start, load, newest, renew, visible};
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::clock::Clock;
-use crate::own::owner;
+use crate::own::{lives, owner};
 use crate::publishing::Publication;
 use crate::run::JobError;
 
@@ -62,20 +62,37 @@ pub fn rebuild(mut spec: Rebuild) -> Result<(Manifest, Publication), JobError> {
     Ok((manifest, Publication::start(task, snapshot, spec.clock, spec.store_wait_ms)))
 }
 
+/// Begins to send what a store lacks of a state where no job lives; none where one does, which
+/// sends it itself.
+pub fn publish_rest(
+    state: &Path,
+    job: String,
+    publisher: Box<dyn Publisher>,
+    clock: &Arc<dyn Clock>,
+    store_wait_ms: u64,
+) -> Result<Option<Publication>, JobError> {
+    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(state)?);
+    let last = newest(&*storage)?.ok_or(CommitError::Missing(0))?;
+    if lives(state, &last) {
+        return Ok(None);
+    }
+    let manifest = shown(&*storage)?.ok_or(CommitError::Missing(0))?;
+    let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
+    let task = PublishTask::new(job, publisher).keep_refused(storage);
+    Ok(Some(Publication::start(task, snapshot, Arc::clone(clock), store_wait_ms)))
+}
+
 fn shown(storage: &dyn Storage) -> Result<Option<Manifest>, CommitError> {
     visible(storage)?.map(|commit| load(storage, commit)).transpose()
 }
 
 /// A visible manifest that was made just now: a living job's next one, or one of our own.
 fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, JobError> {
-    let lives = |manifest: &Manifest, root: &Path| {
-        !manifest.body.clean && Lock::holder(root, &manifest.header.owner).is_some()
-    };
     let first = newest(storage)?.ok_or(CommitError::Missing(0))?;
     let began_us = spec.clock.mono_us();
     while spec.clock.mono_us() - began_us < COMMIT_WAIT_US {
         let last = newest(storage)?.ok_or(CommitError::Missing(0))?;
-        if !lives(&last, &spec.state) {
+        if !lives(&spec.state, &last) {
             let owner = owner(&spec.host, &*spec.clock)?;
             let start = Start {
                 owner: owner.id,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use schemas::control::{Asker, Control};
 use schemas::hash::KeyHash;
 use schemas::manifest::{Block, Counters, Partition, SegmentMeta};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,19 @@ pub(crate) enum Route {
     AsItIs,
     /// Once per id, unless the eviction floor says that it is beyond the horizon.
     UnlessBelowFloor(Box<Origin>),
+    /// It is no event, or one that was refused before: somebody asked for it.
+    Asked(Box<Order>),
+}
+
+/// A control record on its way to the owner of what it changes, whose hash is the post's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The number of the file it came in.
+    pub(crate) request: u64,
+    /// Who asked, when and why.
+    pub(crate) asker: Asker,
+    /// What to do.
+    pub(crate) control: Control,
 }
 
 /// Where a record came from, and its bytes: what a dead letter needs.
@@ -110,6 +124,8 @@ pub(crate) struct Text {
     pub(crate) scope: u16,
     /// The spelling in the mention's earliest post; of several, the least by bytes.
     pub(crate) spelling: String,
+    /// What to do with the tag besides counting.
+    pub(crate) order: Option<Box<Order>>,
 }
 
 /// The minter's word that a commit ends: the clocks at that moment.
@@ -188,6 +204,8 @@ pub(crate) enum Ack {
     Segment(SegmentMeta),
     /// What has been counted in this commit.
     Counters(Counters),
+    /// The first file of control records that has not been taken.
+    Control(u64),
     /// The cut itself.
     Cut(Box<Cut>),
 }

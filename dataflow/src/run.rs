@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use schemas::manifest::Manifest;
-use schemas::rows::{DeadLetters, Ids};
+use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{
-    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, RollbackError,
-    SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest, open_table, visible,
+    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, QueueError,
+    RollbackError, SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest,
+    open_table, pending, visible,
 };
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -53,6 +54,9 @@ pub enum JobError {
     /// The state's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Control records could not be written or read.
+    #[error(transparent)]
+    Control(#[from] QueueError),
     /// The state's lock could not be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -228,9 +232,11 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         StateAt::Storage(storage) => Arc::clone(storage),
     };
     let before = newest(&*storage)?;
-    let plan = Plan::new(&repeatable, &before.as_ref().map_or_else(Inputs::new, known))?;
+    let plan = plan(&repeatable, before.as_ref().map_or_else(Inputs::new, known), &spec.settings)?;
+    let finished = before.as_ref().and_then(|before| before.body.finished.clone());
     if let Some(before) = before
         && is_finished(&before, &plan, &spec)?
+        && pending(&*storage, before.body.control)?.is_empty()
     {
         let last = Arc::new(show_finished(&*storage, before)?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
@@ -241,7 +247,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
     let (takeover, lock) = own(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;
     let inputs = open_inputs(&spec.inputs, takeover.header.generation, &spec)?;
-    let plan = Plan::new(&inputs, &takeover.body.inputs)?;
+    let plan = self::plan(&inputs, known(&takeover), &spec.settings)?;
     let started_us = spec.clock.mono_us();
     let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
     let latest = Arc::new(Latest::new(first));
@@ -266,6 +272,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         started_us,
         storage,
         start: Arc::new(takeover),
+        finished,
         latest,
         writer,
         commits,
@@ -292,6 +299,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
 fn show_finished(storage: &dyn Storage, last: Manifest) -> Result<Snapshot, CommitError> {
     open_table::<Ids>(storage, &last)?;
     open_table::<DeadLetters>(storage, &last)?;
+    open_table::<Repairs>(storage, &last)?;
     let snapshot = Snapshot::open(storage, last, None)?;
     let header = &snapshot.manifest.header;
     if visible(storage).ok().flatten() != Some(header.commit) {
@@ -312,17 +320,24 @@ fn known(manifest: &Manifest) -> Inputs {
     manifest.body.inputs.clone()
 }
 
+/// What there is to read; nothing where the job takes control records only.
+fn plan(inputs: &[Input], known: Inputs, settings: &Settings) -> Result<Plan, LogError> {
+    let inputs = if settings.mending { &[] } else { inputs };
+    Plan::new(inputs, &known)
+}
+
 /// Whether the state holds this very run, finished; `plan` is what there is still to read.
 fn is_finished(before: &Manifest, plan: &Plan, spec: &JobSpec) -> Result<bool, JobError> {
     let Some(finished) = &before.body.finished else { return Ok(false) };
     let settings = &spec.settings;
     let nothing_new = !settings.live
+        && !settings.mending
         && before.body.windows == settings.windows
         && before.body.scopes.as_ref().is_none_or(|scopes| *scopes == settings.scopes_sorted())
         && spec.inputs.iter().all(InputSpec::is_repeatable)
         && plan.is_finished();
     // Events that the finished run left out would never be read again.
-    let left_out = before.body.counters.after_until > 0;
+    let left_out = before.body.counters.after_until > 0 && !settings.mending;
     if finished.until_ms != settings.until_ms && (nothing_new || left_out) {
         let text = finished
             .until_ms

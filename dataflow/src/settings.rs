@@ -112,6 +112,9 @@ pub struct Settings {
     pub idle: Idle,
     /// How long a run waits at its end for a store that does not answer.
     pub store_wait_ms: u64,
+    /// Whether it takes control records only: it reads no input, and a finished run stays
+    /// finished.
+    pub mending: bool,
 }
 
 impl Default for Settings {
@@ -133,6 +136,7 @@ impl Default for Settings {
             retention: Retention::default(),
             idle: Idle::default(),
             store_wait_ms: 5 * 60_000,
+            mending: false,
         }
     }
 }

@@ -119,7 +119,7 @@ pub struct Status {
 
 /// One gauge per manifest counter, since they continue over restarts.
 #[derive(Debug, Default)]
-struct Counted([Gauge; 11]);
+struct Counted([Gauge; 15]);
 
 impl Status {
     /// Makes all metrics known to a registry.

@@ -191,6 +191,7 @@ mod tests {
             finished: None,
             clean: false,
             inputs: BTreeMap::new(),
+            control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
         };

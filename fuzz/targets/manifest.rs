@@ -1,9 +1,10 @@
-//! Manifests: any bytes are one or are refused, also behind a right checksum; what is read comes
-//! back when it is written.
+//! Manifests and control records: any bytes are some or are refused, also behind a right checksum;
+//! what is read comes back when it is written.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use schemas::control;
 use schemas::manifest::{checksum, decode, encode};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,5 +14,12 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok((header, body)) = decode(&file) {
         let again = encode(&header, body.as_ref()).expect("it has been one");
         assert_eq!(decode(&again), Ok((header, body)));
+    }
+    let _ = control::decode(bytes);
+    let mut file = format!("tagflow-control 1 {}\n", checksum(bytes)).into_bytes();
+    file.extend_from_slice(bytes);
+    if let Ok((asker, records)) = control::decode(&file) {
+        let again = control::encode(&asker, &records).expect("they have been some");
+        assert_eq!(control::decode(&again).ok(), Some((asker, records)));
     }
 });

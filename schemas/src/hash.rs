@@ -24,6 +24,12 @@ pub struct KeyHash {
     pub lo: u64,
 }
 
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.hi, self.lo)
+    }
+}
+
 impl KeyHash {
     /// The partition this key belongs to: the unit of placement and restore.
     pub fn bin(self) -> u64 {

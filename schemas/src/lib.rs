@@ -2,6 +2,7 @@
 //! and `dataflow.yaml`. Invariant: nothing in this crate does I/O or reads a clock.
 
 pub mod config;
+pub mod control;
 pub mod event;
 pub mod hash;
 pub mod log_time;

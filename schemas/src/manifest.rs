@@ -70,6 +70,9 @@ pub struct Body {
     pub clean: bool,
     /// Input name → partition identity → how far it has been read.
     pub inputs: BTreeMap<String, BTreeMap<String, Partition>>,
+    /// The number of the first file of control records that has not been taken.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub control: u64,
     /// What has been counted since the state began.
     pub counters: Counters,
     /// The files of the commit; of one table, the oldest first.
@@ -205,11 +208,19 @@ pub struct Counters {
     pub scope_overflow: u64,
     /// Positions of topics whose records were removed before they could be read.
     pub lost_records: u64,
+    /// Rows and ids that were corrected.
+    pub corrected: u64,
+    /// Corrections that were passed over, since a later one or a rollback had made them void.
+    pub superseded: u64,
+    /// Rows that were written again as they were.
+    pub republished: u64,
+    /// Refused records that were counted later.
+    pub redelivered: u64,
 }
 
 impl Counters {
     /// Every counter with its name.
-    pub fn named(&self) -> [(&'static str, u64); 11] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("events", self.events),
             ("duplicates", self.duplicates),
@@ -222,6 +233,10 @@ impl Counters {
             ("texts_truncated", self.texts_truncated),
             ("scope_overflow", self.scope_overflow),
             ("lost_records", self.lost_records),
+            ("corrected", self.corrected),
+            ("superseded", self.superseded),
+            ("republished", self.republished),
+            ("redelivered", self.redelivered),
         ]
     }
 
@@ -249,6 +264,10 @@ impl std::ops::AddAssign for Counters {
         self.texts_truncated += more.texts_truncated;
         self.scope_overflow += more.scope_overflow;
         self.lost_records += more.lost_records;
+        self.corrected += more.corrected;
+        self.superseded += more.superseded;
+        self.republished += more.republished;
+        self.redelivered += more.redelivered;
     }
 }
 
@@ -264,11 +283,14 @@ pub enum TableName {
     Ids,
     /// Dead letters.
     DeadLetters,
+    /// Applied control records.
+    Repairs,
 }
 
 impl TableName {
     /// Every table.
-    pub const ALL: [Self; 4] = [Self::Tags, Self::Boards, Self::Ids, Self::DeadLetters];
+    pub const ALL: [Self; 5] =
+        [Self::Tags, Self::Boards, Self::Ids, Self::DeadLetters, Self::Repairs];
 
     /// Its name in file names and listings.
     pub fn as_str(self) -> &'static str {
@@ -277,6 +299,7 @@ impl TableName {
             Self::Boards => "boards",
             Self::Ids => "ids",
             Self::DeadLetters => "dead_letters",
+            Self::Repairs => "repairs",
         }
     }
 }
@@ -429,6 +452,7 @@ mod tests {
                 finished: Some(Finished { until_ms: None }),
                 clean: true,
                 inputs: [("input".to_owned(), partitions.into())].into(),
+                control: 4,
                 counters: Counters { events: 1, ..Counters::default() },
                 segments: vec![SegmentMeta {
                     name: "x.arrow".into(),

@@ -47,11 +47,15 @@ pub enum Bug {
     EvictedTooEarly,
     /// A round of publishing passes over the last row of a full call.
     PageLosesRow,
+    /// A correction is applied though a later one has made it void.
+    CorrectedTwice,
+    /// A correction leaves no row that says so.
+    RepairUnsaid,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -72,6 +76,8 @@ impl Bug {
         Self::FloorTooHigh,
         Self::EvictedTooEarly,
         Self::PageLosesRow,
+        Self::CorrectedTwice,
+        Self::RepairUnsaid,
     ];
 
     /// Its name on the command line.

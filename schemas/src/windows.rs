@@ -6,6 +6,8 @@
 //! list was last folded at, so no bucket names its width. Invariant: for every window and every
 //! `as_of` from the folded one on, [`Buckets::sum`] equals the count of events in that window.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -213,6 +215,21 @@ impl Buckets {
             return;
         }
         self.list.insert(at.map_or(0, |i| i + 1), new);
+    }
+
+    /// Adds `by` events to the bucket that `slots` begin in, or takes them from those they lie in,
+    /// the oldest first. Slots behind the longest window are left out.
+    pub fn adjust(&mut self, tiers: &Tiers, slots: Range<u32>, by: i64) {
+        let Some(start) = tiers.start(slots.start, self.folded) else { return };
+        let mut left = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX);
+        if by > 0 {
+            return self.insert(Bucket { start, count: left });
+        }
+        for bucket in self.list.iter_mut().filter(|b| b.start >= start && b.start < slots.end) {
+            let taken = left.min(bucket.count);
+            (bucket.count, left) = (bucket.count - taken, left - taken);
+        }
+        self.list.retain(|bucket| bucket.count > 0);
     }
 
     /// Start in milliseconds and count of each bucket, ascending.

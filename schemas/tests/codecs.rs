@@ -13,7 +13,9 @@ use schemas::manifest::{
     Block, Blocks, Body, Counters, Fingerprint, Finished, Header, Manifest, Partition, Position,
     SegmentMeta, TableName, checksum, decode, encode,
 };
-use schemas::rows::{BoardRow, Boards, DeadLetterRow, DeadLetters, IdRow, Ids, TagRow, Tags};
+use schemas::rows::{
+    BoardRow, Boards, DeadLetterRow, DeadLetters, IdRow, Ids, RepairRow, Repairs, TagRow, Tags,
+};
 use schemas::segment::{Rows, Segment, Table};
 use schemas::windows::Windows;
 
@@ -124,6 +126,7 @@ fn bodies() -> impl Strategy<Value = Body> {
             finished: has_ended.then_some(Finished { until_ms }),
             clean,
             inputs,
+            control: counters.events,
             counters,
             segments,
         }
@@ -154,7 +157,10 @@ proptest! {
 
     #[test]
     fn ids(rows in hashes(any::<u32>())) {
-        let row = |(at, hour)| (key(at), IdRow { hash: key(at), hour });
+        let row = |(at, hour): (_, u32)| {
+            let (hour, forgotten) = (hour & (u32::MAX >> 1), hour >> 31 == 1);
+            (key(at), IdRow { hash: key(at), hour, forgotten })
+        };
         let rows: Vec<_> = rows.into_iter().map(row).collect();
         come_back::<Ids>(&rows)?;
     }
@@ -169,6 +175,23 @@ proptest! {
             (key(*hash), DeadLetterRow { input, partition, position, reason, detail, raw, commit })
         }).collect();
         come_back::<DeadLetters>(&rows)?;
+    }
+
+    #[test]
+    fn repairs(
+        rows in hashes((any::<[String; 7]>(), any::<[u64; 4]>(), any::<i64>())),
+    ) {
+        let rows: Vec<_> = rows.iter().map(|(hash, (texts, numbers, when_ms))| {
+            let [kind, scope, name, before, after, who, why] =
+                texts.each_ref().map(String::as_str);
+            let [request, lo, base, commit] = *numbers;
+            let when_ms = *when_ms;
+            let row = RepairRow {
+                request, kind, scope, key: name, lo, before, after, who, why, when_ms, base, commit,
+            };
+            (key(*hash), row)
+        }).collect();
+        come_back::<Repairs>(&rows)?;
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn every_flip_in_a_segment_of_ids() {
     let mut rows = Rows::<Ids>::default();
     for i in 0..3 {
         let hash = KeyHash { hi: i, lo: 2 };
-        rows.push(hash, &IdRow { hash, hour: 7 });
+        rows.push(hash, &IdRow { hash, hour: 7, forgotten: false });
     }
     read_flipped::<Ids>(encode(rows), |hash, row| usize::from(hash == row.hash));
 }

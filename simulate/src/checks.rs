@@ -53,7 +53,7 @@ pub(crate) fn offset(position: &Position) -> u64 {
 pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
     let stands = |manifest: &Manifest| {
         let Manifest { header, body } = manifest;
-        let numbers = [header.commit, header.generation, header.history];
+        let numbers = [header.commit, header.generation, header.history, body.control];
         let counters = body.counters.named().map(|(_, count)| count);
         let times = [Some(header.version), body.as_of_ms, body.floor_ms];
         (numbers.to_vec(), counters.to_vec(), times.to_vec())

@@ -13,6 +13,7 @@ pub mod log;
 pub mod outcome;
 pub mod plan;
 pub mod process;
+mod repairs;
 pub mod rng;
 pub mod seeds;
 mod watch;

@@ -67,6 +67,9 @@ pub enum Act {
     },
     /// All is well with the wire and the clock again.
     Calm,
+    /// A row or an id of the newest commit is changed behind the job's back, and the job is asked to
+    /// correct it.
+    Repair,
 }
 
 /// An action, after so many steps of the jobs.
@@ -122,7 +125,26 @@ impl Plan {
             }
             actions.push(Action { steps: rng.below(50), seed: rng.bits(), act });
         }
+        add_repairs(&mut actions, &mut Rng(seed ^ REPAIRS));
         Self { seed, count_beyond, skewed, actions }
+    }
+}
+
+/// Tells the randomness of repairs from the other of a plan, which came first.
+const REPAIRS: u64 = 0x7e9a_1f5c;
+
+/// In half of the plans drift is planted and repaired; in half of these cases the job is killed
+/// soon after it has been asked to.
+fn add_repairs(actions: &mut Vec<Action>, rng: &mut Rng) {
+    let repairs = if rng.chance(50) { 1 + rng.below(3) } else { 0 };
+    for _ in 0..repairs {
+        let at = rng.below(actions.len() as u64 + 1) as usize;
+        if rng.chance(50) {
+            let act = Act::Kill { effects: rng.below(40) };
+            actions.insert(at, Action { steps: 1 + rng.below(9), seed: rng.bits(), act });
+        }
+        let (steps, seed) = (rng.below(50), rng.bits());
+        actions.insert(at, Action { steps, seed, act: Act::Repair });
     }
 }
 

@@ -23,6 +23,7 @@ use crate::log::{Retained, Subscribed, Topic};
 use crate::outcome::{Outcome, STORE_FAULTS};
 use crate::plan::{Act, Action, Plan};
 use crate::process::{Connected, Mounted, Probe, Process, Side};
+use crate::repairs::Asked;
 use crate::rng::Rng;
 use crate::wire::{Faults, Wire};
 
@@ -63,6 +64,7 @@ pub(crate) struct World<'p> {
     /// Every manifest that exists, or did before it was removed.
     pub(crate) manifests: BTreeMap<u64, Manifest>,
     pub(crate) versions: BTreeMap<i64, u64>,
+    pub(crate) asked: Option<Asked>,
     pub(crate) outcome: Outcome,
 }
 
@@ -114,6 +116,7 @@ impl<'p> World<'p> {
             statuses: Vec::new(),
             manifests: BTreeMap::new(),
             versions: BTreeMap::new(),
+            asked: None,
             outcome: Outcome::default(),
         }
     }
@@ -175,6 +178,7 @@ impl<'p> World<'p> {
                 self.count("idle hours");
                 self.time.pass(hours * 3_600_000_000);
             }
+            Act::Repair => self.repair(rng)?,
             Act::Calm => {
                 self.count("calm");
                 self.calm();

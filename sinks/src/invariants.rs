@@ -36,11 +36,13 @@ pub enum Invariant {
     Boards,
     /// C11: a start, on whatever number of workers, has the sums of the commit before it.
     Sums,
+    /// C12: a correction is applied once, and leaves a row that says so.
+    Repaired,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Recount,
         Self::Monotone,
         Self::Committed,
@@ -52,6 +54,7 @@ impl Invariant {
         Self::Durable,
         Self::Boards,
         Self::Sums,
+        Self::Repaired,
     ];
 
     /// Those that a running process checks; the others take a simulation.
@@ -127,6 +130,7 @@ pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     note("history", b.history >= a.history);
     note("as_of", next.body.as_of_ms >= before.body.as_of_ms);
     note("floor", next.body.floor_ms >= before.body.floor_ms);
+    note("control", next.body.control >= before.body.control);
     let counters = before.body.counters.named().into_iter().zip(next.body.counters.named());
     counters.for_each(|((name, was), (_, is))| note(name, is >= was));
     for (input, partitions) in &before.body.inputs {

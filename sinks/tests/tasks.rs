@@ -23,7 +23,7 @@ type Replies = Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>;
 /// A job that writes one row to `name`.
 fn write_job(name: &str, replies: &Replies) -> WriteJob {
     let mut rows = Rows::<Ids>::default();
-    rows.push(KeyHash::default(), &IdRow { hash: KeyHash::default(), hour: 3 });
+    rows.push(KeyHash::default(), &IdRow { hash: KeyHash::default(), hour: 3, forgotten: false });
     let replies = Arc::clone(replies);
     let reply = move |written| replies.lock().unwrap().push(written);
     WriteJob::new(name.to_owned(), 7, rows, Some(3), reply)

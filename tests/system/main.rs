@@ -18,6 +18,7 @@ mod live;
 mod modes;
 mod reconcile;
 mod recount;
+mod repair;
 mod replay;
 mod serve;
 mod served;

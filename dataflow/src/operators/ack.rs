@@ -60,6 +60,11 @@ impl Acker {
         self.closing = Some(Closing { commit, last, acks: vec![Ack::Counters(counters)] });
     }
 
+    /// Adds to the acknowledgements of the commit.
+    pub(crate) fn add(&mut self, ack: Ack) {
+        self.acks().push(ack);
+    }
+
     /// Hands rows of the commit over to the writer.
     pub(crate) fn write<T: Named>(&mut self, rows: Rows<T>, last_hour: Option<u32>)
     where

@@ -16,7 +16,7 @@ use timely::dataflow::operators::{Capability, Operator};
 
 use crate::context::Context;
 use crate::epoch::Epoch;
-use crate::records::{Mention, Post, Text};
+use crate::records::{Mention, Order, Post, Route, Text};
 
 /// The sender remembers so many tags whose text it has sent; a power of two.
 const SENT_TAGS: usize = 1 << 16;
@@ -39,11 +39,13 @@ struct Slice {
     index: HashTable<u32>,
     sums: Vec<Sum>,
     spellings: String,
+    /// What is asked for about tags, in its order.
+    orders: Vec<(KeyHash, Box<Order>)>,
 }
 
 impl Slice {
     fn add(&mut self, tag: KeyHash, scope: u16, slot: u32, ts_ms: i64, spelling: &str) {
-        let Self { index, sums, spellings } = self;
+        let Self { index, sums, spellings, .. } = self;
         let same = |i: &u32| sums[*i as usize].tag == tag && sums[*i as usize].slot == slot;
         if let Some(i) = index.find(place(tag, slot), same).copied() {
             let sum = &mut sums[i as usize];
@@ -106,7 +108,11 @@ impl Combine {
         }
     }
 
-    fn add(&self, slice: &mut Slice, post: &Post) {
+    fn add(&self, slice: &mut Slice, post: Post) {
+        if let Route::Asked(order) = post.route {
+            slice.orders.push((post.id, order));
+            return;
+        }
         let slot = self.tiers.slot(post.ts_ms);
         for (tag, spelling) in post.tags.iter() {
             slice.add(tag, 0, slot, post.ts_ms, spelling);
@@ -127,7 +133,7 @@ impl Combine {
         }
         let text = || {
             let spelling = part(&slice.spellings, sum.spelling).to_owned();
-            Box::new(Text { scope: sum.scope, spelling })
+            Box::new(Text { scope: sum.scope, spelling, order: None })
         };
         Mention {
             tag: sum.tag,
@@ -138,6 +144,13 @@ impl Combine {
             text: (!known).then(text),
         }
     }
+}
+
+/// An order about a tag, as a mention of nothing.
+fn ask(tag: KeyHash, order: Box<Order>) -> Mention {
+    let text = Text { scope: 0, spelling: String::new(), order: Some(order) };
+    let (first_ms, last_ms) = (i64::MAX, i64::MIN);
+    Mention { tag, slot: 0, count: 0, first_ms, last_ms, text: Some(Box::new(text)) }
 }
 
 /// The mentions of each slice.
@@ -159,7 +172,7 @@ pub(crate) fn combine<'s>(
                 let empty = || (capability, std::mem::take(&mut spare));
                 let (_, slice) = slices.entry(epoch).or_insert_with(empty);
                 for post in batches.flat_map(|batch| batch.drain(..)) {
-                    combine.add(slice, &post);
+                    combine.add(slice, post);
                 }
             });
             while let Some(first) = slices.first_entry() {
@@ -169,6 +182,8 @@ pub(crate) fn combine<'s>(
                 let (capability, mut slice) = first.remove();
                 let mentions = slice.sums.iter().map(|sum| combine.mention(&slice, sum));
                 output.session(&capability).give_iterator(mentions);
+                let orders = slice.orders.drain(..).map(|(tag, order)| ask(tag, order));
+                output.session(&capability).give_iterator(orders);
                 slice.clear();
                 spare = slice;
             }
@@ -206,7 +221,7 @@ mod tests {
 
     fn mentions(combine: &mut Combine, posts: &[Post]) -> Vec<Mention> {
         let mut slice = Slice::default();
-        posts.iter().for_each(|post| combine.add(&mut slice, post));
+        posts.iter().for_each(|post| combine.add(&mut slice, post.clone()));
         slice.sums.iter().map(|sum| combine.mention(&slice, sum)).collect()
     }
 

@@ -24,7 +24,8 @@ struct Assembler {
     last: Manifest,
     /// The wall clock at the start, and the monotonic one: versions follow both.
     start_us: (i64, u64),
-    until_ms: Option<i64>,
+    /// What a run that has read everything is finished as.
+    finished: Option<Finished>,
 }
 
 impl Assembler {
@@ -41,10 +42,12 @@ impl Assembler {
             wall_ms: cut.tick.wall_ms,
             ..before.header.clone()
         };
-        let mut counters = before.body.counters;
+        let (mut counters, mut control) = (before.body.counters, before.body.control);
         for ack in acks {
-            if let Ack::Counters(more) = ack {
-                counters += *more;
+            match ack {
+                Ack::Counters(more) => counters += *more,
+                Ack::Control(next) => control = *next,
+                Ack::Segment(_) | Ack::Cut(_) => {}
             }
         }
         let mut kept = before.body.segments.clone();
@@ -59,8 +62,7 @@ impl Assembler {
         // Workers acknowledge in any order; the list is the same for the same files.
         new.sort_by(|a, b| a.name.cmp(&b.name));
         kept.extend(new);
-        let finished =
-            (cut.tick.last == Some(Last::Finished)).then_some(Finished { until_ms: self.until_ms });
+        let finished = self.finished.clone().filter(|_| cut.tick.last == Some(Last::Finished));
         let body = Body {
             as_of_ms: cut.as_of_ms,
             floor_ms: cut.floor_ms,
@@ -68,6 +70,7 @@ impl Assembler {
             finished,
             clean: cut.tick.last.is_some(),
             inputs: cut.inputs,
+            control,
             counters,
             segments: kept,
             ..before.body.clone()
@@ -104,7 +107,7 @@ pub(crate) fn commit<'s>(
         let mut assembler = Assembler {
             last: (*context.start).clone(),
             start_us: (context.start.header.wall_ms * 1000, context.started_us),
-            until_ms: context.settings.until_ms,
+            finished: context.finish(),
         };
         let mut commit = context.start.header.commit + 1;
         let mut capability = capabilities.pop().filter(|_| index == 0);

@@ -3,6 +3,9 @@
 //! Invariants: an id is in the set from the event that was accepted until the floor passes its
 //! hour; the rows of a commit are the ids accepted in it.
 
+use std::collections::HashMap;
+
+use schemas::control::{Control, Id};
 use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
@@ -16,11 +19,13 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::progress::Antichain;
 
 use super::ack::{Acker, owns};
+use super::audit::{Audit, Done};
+use super::controls::REDELIVERED;
 use super::held::Held;
 use super::read::BEYOND_HORIZON;
 use crate::context::Context;
 use crate::epoch::Epoch;
-use crate::records::{Ack, Close, Origin, Post, Route};
+use crate::records::{Ack, Close, Order, Origin, Post, Route};
 use crate::settings::Beyond;
 use crate::state::id_set::IdSet;
 use crate::taken_over::BELOW_FLOOR;
@@ -37,6 +42,10 @@ pub(crate) struct Dedup {
     last_hour: Option<u32>,
     dead: Rows<DeadLetters>,
     counters: Counters,
+    /// Ids that were taken back in the commit under way and not accepted since, and their hours:
+    /// an id has one row in a commit.
+    forgotten: HashMap<KeyHash, u32>,
+    audit: Audit,
 }
 
 fn hour(ms: i64) -> u32 {
@@ -58,12 +67,21 @@ impl Dedup {
         let mut dedup = Self::new(context.settings.beyond, start.header.commit + 1);
         dedup.floor_ms = start.body.floor_ms.filter(|_| !planted(Bug::FloorForgotten));
         let floor = start.body.floor_ms.map_or(0, hour);
-        for segment in open_table::<Ids>(&*context.storage, start)? {
-            for (id, row) in segment.rows.iter() {
-                let bin = id.bin() + u64::from(planted(Bug::ReshardByWrongHash));
-                if owns(index, peers, bin % BINS) && row.hour >= floor {
-                    dedup.ids.insert(row.hour, id);
-                }
+        dedup.audit = Audit::load(context, index, peers)?;
+        // The newest row of an id says whether it is remembered, where one was ever forgotten.
+        let segments = open_table::<Ids>(&*context.storage, start)?;
+        let mut taken_back = Vec::new();
+        for (id, row) in segments.iter().flat_map(|segment| segment.rows.iter()) {
+            let bin = id.bin() + u64::from(planted(Bug::ReshardByWrongHash));
+            if owns(index, peers, bin % BINS) && row.hour >= floor {
+                taken_back.extend(row.forgotten.then_some(id));
+                dedup.ids.insert(row.hour, id);
+            }
+        }
+        for id in taken_back {
+            let newest = segments.iter().rev().find_map(|segment| segment.rows.get(id));
+            if let Some(row) = newest.filter(|row| row.forgotten) {
+                dedup.ids.remove(row.hour, id);
             }
         }
         Ok(dedup)
@@ -79,14 +97,24 @@ impl Dedup {
             last_hour: None,
             dead: Rows::default(),
             counters: Counters::default(),
+            forgotten: HashMap::new(),
+            audit: Audit::default(),
         }
     }
 
     /// Removes from `posts` what does not count.
     fn apply(&mut self, posts: &mut Vec<Post>) {
-        posts.retain(|post| {
+        posts.retain_mut(|post| {
             let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
             match &post.route {
+                Route::Asked(order) => match order.control {
+                    Control::Redeliver { .. } => self.again(post, below_floor),
+                    Control::Remember(_) | Control::Forget(_) => {
+                        self.obey(order);
+                        false
+                    }
+                    Control::Correct(_) | Control::Republish { .. } => true,
+                },
                 Route::AsItIs => true,
                 Route::UnlessBelowFloor(origin) if below_floor => {
                     self.below_floor(origin);
@@ -101,12 +129,68 @@ impl Dedup {
         });
     }
 
+    /// Lets a refused record count that is delivered again: as it is where it lies below the floor,
+    /// else once per id.
+    fn again(&mut self, post: &mut Post, below_floor: bool) -> bool {
+        let Route::Asked(order) = std::mem::replace(&mut post.route, Route::Once) else {
+            return false;
+        };
+        let Control::Redeliver { input, partition, position, refused, record } = &order.control
+        else {
+            return false;
+        };
+        let hour = hour(post.ts_ms);
+        let [counted, duplicate, as_it_is] = REDELIVERED;
+        let kind = if below_floor {
+            as_it_is
+        } else if self.ids.insert(hour, post.id) {
+            self.remember(post.id, hour);
+            counted
+        } else {
+            duplicate
+        };
+        let (scope, name, before, after) = (&**input, &**partition, &**refused, &**record);
+        let key = record_hash(partition_hash(input, partition), *position);
+        self.audit.note(key, &order, Done { kind, scope, name, before, after }, self.commit);
+        self.audit.counters.redelivered += 1;
+        kind != duplicate
+    }
+
+    /// Writes down an id that is remembered from now on.
+    fn remember(&mut self, id: KeyHash, hour: u32) {
+        self.forgotten.remove(&id);
+        self.last_hour = self.last_hour.max(Some(hour));
+        self.accepted.push(id, &IdRow { hash: id, hour, forgotten: false });
+    }
+
+    /// Does what was asked for about an id.
+    fn obey(&mut self, order: &Order) {
+        let (Control::Remember(id) | Control::Forget(id)) = &order.control else { return };
+        if self.audit.is_superseded(id.hash, order) {
+            return;
+        }
+        let Id { hash, text, hour } = id;
+        let remembers = matches!(order.control, Control::Remember(_));
+        let kind = if remembers { "remember" } else { "forget" };
+        if remembers && self.ids.insert(*hour, *hash) {
+            self.remember(*hash, *hour);
+        } else if !remembers && self.ids.remove(*hour, *hash) {
+            self.last_hour = self.last_hour.max(Some(*hour));
+            self.forgotten.insert(*hash, *hour);
+        } else {
+            return;
+        }
+        let [was, is] = [!remembers, remembers].map(|is| format!(r#"{{"remembered":{is}}}"#));
+        let done = Done { kind, scope: "", name: text, before: &was, after: &is };
+        self.audit.note(*hash, order, done, self.commit);
+        self.audit.counters.corrected += 1;
+    }
+
     fn first(&mut self, id: KeyHash, hour: u32) -> bool {
         let first = self.ids.insert(hour, id);
         if first {
             self.counters.events += 1;
-            self.last_hour = self.last_hour.max(Some(hour));
-            self.accepted.push(id, &IdRow { hash: id, hour });
+            self.remember(id, hour);
         } else {
             self.counters.duplicates += 1;
         }
@@ -136,7 +220,13 @@ impl Dedup {
 
     /// Ends a commit: hands over what it has to write, and forgets what lies below the floor.
     fn close(&mut self, close: Close, acker: &mut Acker) {
+        for (id, hour) in self.forgotten.drain() {
+            self.accepted.push(id, &IdRow { hash: id, hour, forgotten: true });
+        }
+        let (repairs, asked) = self.audit.close();
+        self.counters += asked;
         acker.begin(close.commit, close.last, std::mem::take(&mut self.counters));
+        acker.write(repairs, None);
         let accepted = std::mem::take(&mut self.accepted);
         if !planted(Bug::DedupMissing) {
             acker.write(accepted, self.last_hour.take());

@@ -4,18 +4,21 @@
 
 use std::sync::Arc;
 
+use schemas::control::Control;
 use schemas::log_time::LogTime;
 use schemas::manifest::{Counters, Partition, Position};
 use schemas::planted::{Bug, planted};
 use schemas::rows::DeadLetters;
 use schemas::segment::Rows;
 
+use super::controls::Controls;
 use super::read::{Feed, Intake};
 use super::skew::{Runner, Standing, Tally, hold_back};
 use crate::context::Context;
 use crate::log::{LogError, Next, Reader};
 use crate::plan::{BlockPart, OrderedPart};
-use crate::records::{Fact, News, Post};
+use crate::records::{Fact, News, Order, Post, Route};
+use crate::run::JobError;
 use crate::settings::LogTimeKind;
 use crate::stream_time::AGREE_MS;
 
@@ -56,6 +59,8 @@ pub(crate) struct Partitions {
     peers: usize,
     /// What the metrics say of partitions that wait.
     tally: Tally,
+    /// What the job is asked to do; of the first worker.
+    controls: Option<Controls>,
 }
 
 /// What one worker read in a commit.
@@ -66,6 +71,8 @@ pub(crate) struct Ended {
     pub(crate) counters: Counters,
     /// What it refused.
     pub(crate) dead: Rows<DeadLetters>,
+    /// The first file of control records that it has not taken; of the first worker.
+    pub(crate) control: Option<u64>,
 }
 
 /// What came of a turn.
@@ -81,7 +88,7 @@ pub(crate) enum Turn {
 
 impl Partitions {
     /// Opens what the plan gives to worker `index`.
-    pub(crate) fn new(context: &Context, index: usize, peers: usize) -> Result<Self, LogError> {
+    pub(crate) fn new(context: &Context, index: usize, peers: usize) -> Result<Self, JobError> {
         let start = &context.start;
         let hasher = start.body.hash_key.hasher();
         let first = start.header.commit + 1;
@@ -95,6 +102,7 @@ impl Partitions {
             index,
             peers,
             tally: Tally::default(),
+            controls: (index == 0).then(|| Controls::new(context)).transpose()?,
         };
         for part in &context.plan.ordered {
             if part.share % peers as u64 == index as u64 {
@@ -126,6 +134,35 @@ impl Partitions {
             standing: Standing::default(),
         });
         Ok(())
+    }
+
+    /// Takes what the job has been asked to do since the last look.
+    pub(crate) fn take_controls(&mut self, posts: &mut Vec<Post>) -> Result<(), JobError> {
+        let Some(mut controls) = self.controls.take() else { return Ok(()) };
+        let taken = controls.take(posts, |order| self.again(order));
+        self.controls = Some(controls);
+        Ok(taken?)
+    }
+
+    /// The event of a record that is delivered again, unless it is refused again.
+    fn again(&mut self, order: Order) -> Option<Post> {
+        let Control::Redeliver { input, partition, position, record, .. } = &order.control else {
+            return None;
+        };
+        let index = self.context.inputs.iter().position(|known| known.name == *input);
+        let again = index.ok_or_else(|| "the job reads no such input".to_owned());
+        let (salt, wall_ms) = (index.map(|at| self.salt(at)), self.context.clock.wall_ms());
+        let again = again.and_then(|at| {
+            let (input, salt) = (&self.context.inputs[at], salt.unwrap_or_default());
+            self.intake.again(input, salt, record.as_bytes(), wall_ms)
+        });
+        match again {
+            Ok(post) => Some(Post { route: Route::Asked(Box::new(order)), ..post }),
+            Err(why) => {
+                tracing::warn!(input, partition, position, why, "a record is refused again");
+                None
+            }
+        }
     }
 
     /// Reads up to `limit` records.
@@ -187,7 +224,8 @@ impl Partitions {
     }
 
     fn at_rest(&self) -> Turn {
-        let bounded = self.context.inputs.iter().all(|input| input.log.is_bounded());
+        let bounded = self.context.settings.mending
+            || self.context.inputs.iter().all(|input| input.log.is_bounded());
         let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
         if end { Turn::End } else { Turn::Wait }
     }
@@ -257,8 +295,11 @@ impl Partitions {
         self.intake.commit = commit + 1;
         let mut counters = std::mem::take(&mut self.intake.counters);
         counters.lost_records += lost;
+        let taken = self.controls.as_mut().map(Controls::close);
+        counters.superseded += taken.map_or(0, |(_, superseded)| superseded);
+        let control = taken.map(|(next, _)| next);
         self.tell_troubles();
-        Ok(Ended { facts, counters, dead: std::mem::take(&mut self.intake.dead) })
+        Ok(Ended { facts, counters, dead: std::mem::take(&mut self.intake.dead), control })
     }
 
     fn tell_troubles(&self) {
@@ -270,6 +311,9 @@ impl Partitions {
 
     /// Opens partitions that have appeared since the last look.
     pub(crate) fn discover(&mut self) -> Result<(), LogError> {
+        if self.context.settings.mending {
+            return Ok(());
+        }
         for input in 0..self.context.inputs.len() {
             if self.context.inputs[input].log.is_bounded() {
                 continue;

@@ -179,6 +179,27 @@ impl Intake {
         Some(Route::Once)
     }
 
+    /// Decodes a refused record that is delivered again; why it is still refused, if it is. Its
+    /// position has been counted, and moves no clock.
+    pub(crate) fn again(
+        &mut self,
+        input: &Input,
+        salt: u64,
+        record: &[u8],
+        wall_ms: i64,
+    ) -> Result<Post, String> {
+        let event = input.decoder.decode(record).map_err(|reject| reject.to_string())?;
+        let latest_ms = self.settings.max_future_ms.map_or(i64::MAX, |ahead| wall_ms + ahead);
+        let latest_ms = latest_ms.min(self.settings.until_ms.unwrap_or(i64::MAX));
+        if event.kind != Kind::PostPublished {
+            return Err("it is no published post".to_owned());
+        }
+        if event.ts_ms > latest_ms {
+            return Err(format!("ts {} lies after {latest_ms}", event.ts_ms));
+        }
+        Ok(self.post(&event, salt, Route::Once))
+    }
+
     fn bury(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
         let hash = record_hash(partition_hash(&feed.input.name, feed.partition), record.position);
         let row = DeadLetterRow {

@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::log::LogError;
 use crate::records::{Ack, Fact, Post, Tick};
+use crate::run::JobError;
 
 /// The most records read in one activation, so that other operators get their turn.
 const TURN_RECORDS: usize = 1024;
@@ -43,6 +44,8 @@ struct Source {
     facts_out: Out<Fact>,
     acks_out: Out<Ack>,
     commit: u64,
+    /// The last commit that control records were taken for.
+    controlled: u64,
     /// Records that this worker may still read in the present slice.
     left: usize,
     batch: Vec<Post>,
@@ -50,7 +53,7 @@ struct Source {
 
 impl Source {
     /// Does what can be done now that the minter has reached `present`; none when it has ended.
-    fn step(&mut self, present: Option<Epoch>) -> Result<(), LogError> {
+    fn step(&mut self, present: Option<Epoch>) -> Result<(), JobError> {
         while present.is_none_or(|epoch| commit_of(epoch) > self.commit) && self.facts_cap.is_some()
         {
             self.end_commit(present.is_none())?;
@@ -77,6 +80,7 @@ impl Source {
         let facts = ended.facts.into_iter();
         self.facts_out.activate().session(&*capability).give_iterator(facts);
         self.acker.begin(self.commit, last, ended.counters);
+        ended.control.into_iter().for_each(|next| self.acker.add(Ack::Control(next)));
         self.acker.write(ended.dead, None);
         self.commit += 1;
         capability.downgrade(&close_of(self.commit));
@@ -88,11 +92,15 @@ impl Source {
     }
 
     /// Reads a turn's records at slice `epoch`.
-    fn read(&mut self, epoch: Epoch) -> Result<(), LogError> {
+    fn read(&mut self, epoch: Epoch) -> Result<(), JobError> {
         let Some(capability) = self.posts_cap.as_mut() else { return Ok(()) };
         if *capability.time() < epoch {
             capability.downgrade(&epoch);
             self.left = self.context.slice.budget();
+        }
+        if self.controlled < self.commit {
+            self.controlled = self.commit;
+            self.partitions.take_controls(&mut self.batch)?;
         }
         let now_us = self.context.clock.mono_us();
         let limit = self.context.pace.grant(self.left.min(TURN_RECORDS), now_us);
@@ -160,6 +168,7 @@ pub(crate) fn source<'s>(
                 facts_out: OutputBuilder::from(facts_out),
                 acks_out: OutputBuilder::from(acks_out),
                 commit,
+                controlled: 0,
                 left: 0,
                 batch: Vec::new(),
                 context: context.clone(),

@@ -6,17 +6,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemas::control::Control;
+use schemas::hash::KeyHash;
+use schemas::planted::{Bug, planted};
 use schemas::rows::Tags;
 use schemas::segment::{Merge, Rows};
 use schemas::windows::{Buckets, Tiers};
 use sinks::commits::Snapshot;
 
 use super::ack::owns;
+use super::audit::{Audit, Done, REPUBLISH};
 use crate::context::Context;
-use crate::records::{Close, Mention, Ranked};
+use crate::records::{Close, Mention, Order, Ranked};
 use crate::run::JobError;
 use crate::state::board::{Board, Standing};
-use crate::state::tag_table::{TagError, TagTable, View};
+use crate::state::tag_table::{Change, TagError, TagTable, View};
 use crate::status::Work;
 
 /// The tags of one worker's bins.
@@ -28,6 +32,12 @@ pub(crate) struct TagState {
     /// The segments that cold tags are read from: those of a durable commit.
     read_set: Arc<Snapshot>,
     commit: u64,
+    /// What was done on somebody's word.
+    pub(crate) audit: Audit,
+    /// Whether the total of a tag has fallen in the commit under way.
+    fell: bool,
+    /// Which worker it belongs to, of how many.
+    worker: (usize, usize),
 }
 
 impl TagState {
@@ -46,6 +56,9 @@ impl TagState {
             tiers,
             read_set: Arc::clone(&snapshot),
             commit,
+            audit: Audit::load(context, index, peers)?,
+            fell: false,
+            worker: (index, peers),
         };
         let as_of = state.tiers.slot(body.as_of_ms.unwrap_or_default());
         let all = Merge::new(snapshot.tags.iter().map(|s| &s.rows).collect());
@@ -70,7 +83,41 @@ impl TagState {
     /// Counts mentions.
     pub(crate) fn apply(&mut self, mentions: &[Mention]) -> Result<(), TagError> {
         for mention in mentions {
-            self.table.apply(mention, |hash| self.read_set.tag_filtered(hash))?;
+            match mention.text.as_ref().and_then(|text| text.order.as_ref()) {
+                Some(order) => self.obey(mention.tag, order)?,
+                None => self.table.apply(mention, |hash| self.read_set.tag_filtered(hash))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what somebody asked for about a tag.
+    fn obey(&mut self, hash: KeyHash, order: &Order) -> Result<(), TagError> {
+        let Self { table, audit, read_set, commit, boards, .. } = self;
+        let cold = |hash| read_set.tag_filtered(hash);
+        match &order.control {
+            Control::Correct(correction) => {
+                if audit.is_superseded(hash, order) && !planted(Bug::CorrectedTwice) {
+                    return Ok(());
+                }
+                let Some(change) = table.correct(correction, cold)? else { return Ok(()) };
+                // It may have had another name, which other boards know it by.
+                boards.values_mut().for_each(|board| board.forget(hash));
+                let Change { before, after, fell } = change;
+                let (scope, name) = (&*correction.scope, &*correction.key);
+                let (before, after, kind) = (&*before, &*after, "correct");
+                audit.note(hash, order, Done { kind, scope, name, before, after }, *commit);
+                audit.counters.corrected += 1;
+                self.fell |= fell;
+            }
+            Control::Republish { scope, key, display } => {
+                if table.republish(hash, [scope, key, display], cold)? {
+                    let (kind, name, before, after) = (REPUBLISH, key.as_str(), "{}", "{}");
+                    audit.note(hash, order, Done { kind, scope, name, before, after }, *commit);
+                    audit.counters.republished += 1;
+                }
+            }
+            Control::Remember(_) | Control::Forget(_) | Control::Redeliver { .. } => {}
         }
         Ok(())
     }
@@ -101,7 +148,37 @@ impl TagState {
         std::mem::take(&mut self.table.work)
     }
 
+    /// Looks through all tags, in memory or not, where a board of all time may lack one since
+    /// another's total fell.
+    fn scan_all_time(&mut self) {
+        let Self { table, tiers, boards, read_set, worker, .. } = self;
+        let windows = tiers.len() as u16;
+        let of_all_time = |(_, window): &(u16, u16)| *window == windows;
+        let mut short = boards.iter().filter(|(key, board)| of_all_time(key) && !board.is_sure());
+        if !std::mem::take(&mut self.fell) || short.next().is_none() {
+            return;
+        }
+        table.work.board_scans += 1;
+        let all_time = boards.iter_mut().filter(|(key, _)| of_all_time(key));
+        all_time.for_each(|(_, board)| drop(board.refill()));
+        let scopes = table.scopes().to_vec();
+        for (hash, row) in Merge::new(read_set.tags.iter().map(|s| &s.rows).collect()) {
+            let mine = owns(worker.0, worker.1, hash.bin()) && table.view(hash).is_none();
+            if mine && let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
+                let standing = Standing { count: row.total, most: row.total };
+                let board = boards.get_mut(&(scope as u16, windows));
+                board.into_iter().for_each(|b| b.offer(hash, standing, row.tag, row.display));
+            }
+        }
+        for view in table.views() {
+            let standing = view.standing(tiers, usize::from(windows), 0);
+            let board = boards.get_mut(&(view.scope, windows));
+            board.into_iter().for_each(|b| b.offer(view.hash, standing, view.key, view.display));
+        }
+    }
+
     fn rank(&mut self, commit: u64, as_of: u32) -> Vec<Ranked> {
+        self.scan_all_time();
         let Self { table, tiers, boards, .. } = self;
         let windows = tiers.len();
         // Boards that have to be scanned for, each with one for this commit alone.

@@ -2,7 +2,6 @@
 //!
 //! Invariant: what is counted before a commit is closed belongs to it or to an earlier one.
 
-use schemas::manifest::Counters;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -36,8 +35,10 @@ impl Operator {
     /// Ends a commit, and begins the next one with what was held back for it.
     fn close(&mut self, close: Close) -> Result<(), TagError> {
         let (rows, ranked) = self.state.close(close)?;
-        self.acker.begin(close.commit, close.last, Counters::default());
+        let (repairs, counters) = self.state.audit.close();
+        self.acker.begin(close.commit, close.last, counters);
         self.acker.write(rows, None);
+        self.acker.write(repairs, None);
         if let Some(capability) = self.ranked_cap.as_mut() {
             let mut out = self.ranked_out.activate();
             out.session(&*capability).give_iterator(ranked.into_iter());

@@ -3,10 +3,10 @@
 //! Invariant: what is decided about a record depends on the records before it in its partition and
 //! on the decisions that the commit recorded (future events, and ids below the floor) alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use schemas::event::{Decoder, Kind, RECORD_BYTES_MAX};
+use schemas::event::{Decoder, Event, Kind, RECORD_BYTES_MAX};
 use schemas::hash::{Hasher, KeyHash};
 use schemas::rows::{DeadLetters, partition_hash, record_hash};
 use schemas::segment::Segment;
@@ -22,18 +22,23 @@ pub(super) enum Decision {
     Future,
     /// Below the floor.
     Beyond,
+    /// Refused for another reason, and delivered again: another record stands for it.
+    Again,
 }
 
 /// The decisions that a commit recorded, by the keys of its dead letters.
 pub(super) type Decisions = HashMap<KeyHash, Decision>;
 
 /// Reads the decisions out of the dead letters.
-pub(super) fn decisions<'s>(segments: impl Iterator<Item = &'s Segment<DeadLetters>>) -> Decisions {
+pub(super) fn decisions<'s>(
+    segments: impl Iterator<Item = &'s Segment<DeadLetters>>,
+    again: &HashSet<KeyHash>,
+) -> Decisions {
     let rows = segments.flat_map(Segment::iter);
     rows.filter_map(|(hash, row)| match row.reason {
         "future" => Some((hash, Decision::Future)),
         "beyond_horizon" => Some((hash, Decision::Beyond)),
-        _ => None,
+        _ => again.contains(&hash).then_some((hash, Decision::Again)),
     })
     .collect()
 }
@@ -156,7 +161,7 @@ impl Accept {
             return None;
         }
         let decision = rules.decisions.get(&record_hash(self.partition, record.position));
-        if decision == Some(&Decision::Future) {
+        if matches!(decision, Some(Decision::Future | Decision::Again)) {
             return None;
         }
         let behind = match (rules.horizon_ms, self.log_time.value_ms) {
@@ -172,26 +177,43 @@ impl Accept {
         if beyond && rules.beyond == Beyond::DeadLetter {
             return None;
         }
-        let mut tags: Vec<(String, String)> = Vec::new();
-        self.extractor.each(&event.caption, |o, key, _| {
-            match tags.iter_mut().find(|(known, _)| known == key) {
-                Some((_, least)) if o.tag < least.as_str() => o.tag.clone_into(least),
-                Some(_) => {}
-                None => tags.push((key.to_owned(), o.tag.to_owned())),
-            }
-        });
-        let values = rules.scopes.iter().zip(&event.attributes);
-        let scopes = values.filter_map(|(scope, value)| {
-            let value = value.as_deref().filter(|v| scope.allow.iter().any(|a| a == v))?;
-            Some(format!("{}={value}", scope.attribute))
-        });
-        Some(Accepted {
-            id: (!beyond).then(|| rules.hasher.event(self.salt, &event.event_id)),
-            ts_ms: event.ts_ms,
-            tags,
-            scopes: std::iter::once(String::new()).chain(scopes).collect(),
-            event_id: event.event_id.into_owned(),
-        })
+        Some(accepted(&self.rules, &mut self.extractor, self.salt, event, beyond))
+    }
+}
+
+/// The event of a refused record that was delivered again, and counted.
+pub(super) fn again(rules: &Rules, record: &str, as_it_is: bool) -> Option<Accepted> {
+    let event = rules.decoder.decode(record.as_bytes()).ok()?;
+    let salt = rules.hasher.input_salt(&rules.input);
+    Some(accepted(rules, &mut Extractor::default(), salt, event, as_it_is))
+}
+
+fn accepted(
+    rules: &Rules,
+    extractor: &mut Extractor,
+    salt: u64,
+    event: Event<'_>,
+    as_it_is: bool,
+) -> Accepted {
+    let mut tags: Vec<(String, String)> = Vec::new();
+    extractor.each(&event.caption, |o, key, _| {
+        match tags.iter_mut().find(|(known, _)| known == key) {
+            Some((_, least)) if o.tag < least.as_str() => o.tag.clone_into(least),
+            Some(_) => {}
+            None => tags.push((key.to_owned(), o.tag.to_owned())),
+        }
+    });
+    let values = rules.scopes.iter().zip(&event.attributes);
+    let scopes = values.filter_map(|(scope, value)| {
+        let value = value.as_deref().filter(|v| scope.allow.iter().any(|a| a == v))?;
+        Some(format!("{}={value}", scope.attribute))
+    });
+    Accepted {
+        id: (!as_it_is).then(|| rules.hasher.event(salt, &event.event_id)),
+        ts_ms: event.ts_ms,
+        tags,
+        scopes: std::iter::once(String::new()).chain(scopes).collect(),
+        event_id: event.event_id.into_owned(),
     }
 }
 

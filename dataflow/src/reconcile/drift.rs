@@ -3,14 +3,17 @@
 //!
 //! Invariant: every fact that differs ends in at least one value of its key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use schemas::control::Control;
 use schemas::hash::KeyHash;
+use schemas::rows::Ids;
 use schemas::windows::Buckets;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sinks::commits::Snapshot;
+use sinks::commits::{OpenSegment, Snapshot};
 
+use super::mend;
 use super::program::{Fact, Kept};
 
 /// The events listed for a value, at most.
@@ -49,11 +52,11 @@ pub struct Drift {
 
 /// One key's facts that differ.
 #[derive(Default)]
-struct Differing {
-    stored: Option<Fact>,
-    recomputed: Option<Fact>,
+pub(super) struct Differing {
+    pub(super) stored: Option<Fact>,
+    pub(super) recomputed: Option<Fact>,
     /// (window, start) → the stored count, and the recomputed one.
-    buckets: BTreeMap<(u8, i64), (i64, i64)>,
+    pub(super) buckets: BTreeMap<(u8, i64), (i64, i64)>,
     /// An id's: whether it is stored.
     id: Option<bool>,
     /// Whether its row has another's scope or key.
@@ -66,9 +69,13 @@ pub(super) struct Wanted {
     keys: HashMap<KeyHash, Found>,
 }
 
+/// What the log tells of a key.
 #[derive(Default)]
-struct Found {
-    name: Option<(String, String)>,
+pub(super) struct Found {
+    /// Its scope, and the tag's key or the id.
+    pub(super) name: Option<(String, String)>,
+    /// The time of the first event with it, in the order of the log.
+    pub(super) first_ms: Option<i64>,
     events: Vec<Place>,
 }
 
@@ -79,8 +86,15 @@ impl Wanted {
     }
 
     /// Takes note of an event with this key.
-    pub(super) fn see(&mut self, key: KeyHash, scope: &str, name: &str, place: impl Fn() -> Place) {
+    pub(super) fn see(
+        &mut self,
+        key: KeyHash,
+        (scope, name): (&str, &str),
+        ts_ms: i64,
+        place: impl Fn() -> Place,
+    ) {
         let Some(found) = self.keys.get_mut(&key) else { return };
+        found.first_ms.get_or_insert(ts_ms);
         found.name.get_or_insert_with(|| (scope.to_owned(), name.to_owned()));
         if found.events.len() < EVENTS_MAX {
             found.events.push(place());
@@ -126,17 +140,36 @@ impl Differences {
         Wanted { keys: keys.map(|key| (*key, Found::default())).collect() }
     }
 
+    /// The keys that differ.
+    pub(super) fn keys(&self) -> BTreeSet<KeyHash> {
+        self.keys.keys().copied().collect()
+    }
+
+    /// What has to be done about the keys that were looked up.
+    pub(super) fn controls(
+        &self,
+        snapshot: &Snapshot,
+        kept: &Kept,
+        log: &Wanted,
+        ids: &[OpenSegment<Ids>],
+    ) -> Vec<Control> {
+        let of = self.keys.iter().filter_map(|(key, of)| Some((key, of, log.keys.get(key)?)));
+        of.filter_map(|(key, of, found)| match of.id {
+            Some(is_stored) => mend::id(*key, is_stored, found, ids),
+            None => mend::row(*key, of, found, snapshot, kept),
+        })
+        .collect()
+    }
+
     /// The values that differ, by scope and key.
     pub(super) fn values(self, snapshot: &Snapshot, kept: &Kept, mut log: Wanted) -> Vec<Drift> {
         let mut values = Vec::new();
         for (key, of) in self.keys {
-            let Found { name, events } = log.keys.remove(&key).unwrap_or_default();
+            let Found { name, events, .. } = log.keys.remove(&key).unwrap_or_default();
             let row = snapshot.tag(key).filter(|_| of.id.is_none());
             let stored = row.map(|row| (row.scope.to_owned(), row.tag.to_owned()));
             let misnamed = name.clone().zip(stored.clone()).filter(|_| of.misnamed);
-            let (scope, text) = name
-                .or(stored)
-                .unwrap_or_else(|| (String::new(), format!("{:016x}{:016x}", key.hi, key.lo)));
+            let (scope, text) = name.or(stored).unwrap_or_else(|| (String::new(), key.to_string()));
             let mut fields = of.fields(snapshot, kept, key);
             if let Some((log, stored)) = misnamed {
                 let names = [("scope", stored.0, log.0), ("key", stored.1, log.1)];

@@ -8,6 +8,7 @@
 mod accept;
 mod behind;
 mod drift;
+mod mend;
 mod pieces;
 mod program;
 mod run;
@@ -21,6 +22,8 @@ use std::sync::atomic::AtomicU64;
 pub use behind::{Behind, behind};
 pub use drift::{Drift, Place};
 pub use run::reconcile;
+pub(crate) use run::scopes;
+use schemas::control::Control;
 use schemas::hash::KeyHash;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
@@ -48,6 +51,8 @@ pub enum Which {
     Sample(u64),
     /// These tags, by their keys, in every scope.
     Tags(BTreeSet<String>),
+    /// These keys.
+    Keys(BTreeSet<KeyHash>),
 }
 
 impl Which {
@@ -62,6 +67,7 @@ impl Which {
             Self::Bins { bins, .. } => Part::Bins(bins.clone()).has(key),
             Self::Sample(one_in) => Part::Sample(*one_in).has(key),
             Self::Tags(tags) => tags.contains(name),
+            Self::Keys(keys) => keys.contains(&key),
         }
     }
 }
@@ -95,6 +101,19 @@ pub struct Progress {
     pub all: AtomicU64,
     /// Bytes of files and records of topics that have been read.
     pub read: AtomicU64,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The values that differ.
+    pub values: Vec<Drift>,
+    /// The result.
+    pub report: Report,
+    /// What has to be done about them, as far as the log names the keys.
+    pub controls: Vec<Control>,
+    /// The keys that differ.
+    pub keys: BTreeSet<KeyHash>,
 }
 
 /// The result of a check.

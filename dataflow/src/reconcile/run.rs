@@ -8,20 +8,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::input::{Input as _, InputSession};
 use schemas::hash::KeyHash;
-use schemas::rows::{DeadLetters, Ids};
+use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{OpenSegment, open_table};
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 
-use super::accept::{Accept, Accepted, Rules, decisions};
-use super::drift::{Differences, Drift, Place};
+use super::accept::{Accept, Accepted, Rules, again, decisions};
+use super::drift::{Differences, Place};
 use super::pieces::{Piece, pieces};
 use super::program::{Event, Fact, Kept, Time, drift};
-use super::{PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
+use super::{Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
 use crate::log::Log;
+use crate::operators::controls::REDELIVERED;
 use crate::settings::{Scope, Settings};
 
 /// The records read before the other operators have their turn.
@@ -37,6 +38,8 @@ pub(super) struct Check {
     logs: Vec<(Arc<dyn Log>, Rules)>,
     request: Request,
     ids: Vec<OpenSegment<Ids>>,
+    /// Refused records that were delivered again and counted.
+    again: Vec<(Accepted, Place)>,
     pub(super) kept: Kept,
     pace: Pace,
     clock: SystemClock,
@@ -47,11 +50,8 @@ pub(super) struct Check {
     failed: AtomicBool,
 }
 
-/// Checks a commit: the values that differ, and the report.
-pub fn reconcile(
-    request: Request,
-    progress: &Arc<Progress>,
-) -> Result<(Vec<Drift>, Report), ReconcileError> {
+/// Checks a commit.
+pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, ReconcileError> {
     let parts = parts(&request);
     let mut check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
@@ -69,17 +69,20 @@ pub fn reconcile(
     if !wanted.is_empty() {
         check.look_up(|accepted, place, hasher| {
             for (key, scope, tag, _) in accepted.uses(hasher) {
-                wanted.see(key, scope, tag, place);
+                wanted.see(key, (scope, tag), accepted.ts_ms, place);
             }
             if let Some(id) = accepted.id {
-                wanted.see(id, "", &accepted.event_id, place);
+                wanted.see(id, ("", &accepted.event_id), accepted.ts_ms, place);
             }
         })?;
     }
-    let values = differences.values(&check.request.snapshot, &check.kept, wanted);
+    let keys = differences.keys();
+    let (snapshot, kept) = (&check.request.snapshot, &check.kept);
+    let controls = differences.controls(snapshot, kept, &wanted, &check.ids);
+    let values = differences.values(snapshot, kept, wanted);
     report.drift = values.len() as u64;
     report.ambiguous = ambiguous;
-    Ok((values, report))
+    Ok(Found { values, report, controls, keys })
 }
 
 /// The keys of each pass.
@@ -102,11 +105,12 @@ fn parts(request: &Request) -> Vec<Part> {
                 .flat_map(|tag| scopes.iter().map(|scope| hasher.scoped(scope, hasher.tag(tag))));
             vec![Part::Keys(Arc::new(keys.collect()))]
         }
+        Which::Keys(keys) => vec![Part::Keys(Arc::new(keys.clone()))],
     }
 }
 
 /// The scopes of a state, from their names: `region=eu` and `region=us` are one of two values.
-fn scopes(names: &[String]) -> Vec<Scope> {
+pub(crate) fn scopes(names: &[String]) -> Vec<Scope> {
     let mut scopes: Vec<Scope> = Vec::new();
     for (attribute, value) in names.iter().filter_map(|name| name.split_once('=')) {
         match scopes.iter_mut().find(|scope| scope.attribute == attribute) {
@@ -132,7 +136,10 @@ impl Check {
             ..Settings::default()
         };
         let dead = open_table::<DeadLetters>(&*request.storage, manifest)?;
-        let decisions = Arc::new(decisions(dead.iter().map(|segment| &segment.rows)));
+        let repairs = open_table::<Repairs>(&*request.storage, manifest)?;
+        let redelivered = redelivered(&repairs);
+        let keys = redelivered.iter().map(|r| r.key).collect();
+        let decisions = Arc::new(decisions(dead.iter().map(|segment| &segment.rows), &keys));
         let clock = SystemClock::default();
         let shared: Arc<dyn Clock> = Arc::new(clock);
         let mut logs = Vec::new();
@@ -153,6 +160,12 @@ impl Check {
             };
             logs.push((opened.log, rules));
         }
+        let counted = redelivered.iter().filter_map(|r| {
+            let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
+            let as_it_is = r.as_it_is?;
+            Some((again(rules, r.record, as_it_is)?, r.place.clone()))
+        });
+        let again = counted.collect();
         for (log, rules) in &logs {
             // Finds a topic's partitions and their ends; a file that is gone is told below.
             log.discover()?;
@@ -171,6 +184,7 @@ impl Check {
         Ok(Self {
             pieces: pieces(body),
             ids: open_table::<Ids>(&*request.storage, manifest)?,
+            again,
             pace: Pace::new(request.limit_rate, clock.mono_us()),
             logs,
             kept,
@@ -251,6 +265,12 @@ impl Check {
             };
             self.read(piece, of, || ())?;
         }
+        for (accepted, place) in &self.again {
+            let rules = self.logs.iter().find(|(_, rules)| rules.input == place.input);
+            if let Some((_, rules)) = rules {
+                each(accepted, &|| place.clone(), &rules.hasher);
+            }
+        }
         Ok(())
     }
 
@@ -258,6 +278,29 @@ impl Check {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
+}
+
+/// A refused record that was delivered again.
+struct Redelivered<'s> {
+    /// The key of its dead letter.
+    key: KeyHash,
+    place: Place,
+    record: &'s str,
+    /// Whether it counts without a look at its id; none where it was a duplicate.
+    as_it_is: Option<bool>,
+}
+
+fn redelivered(segments: &[OpenSegment<Repairs>]) -> Vec<Redelivered<'_>> {
+    let rows = segments.iter().flat_map(|segment| segment.rows.iter());
+    let [counted, duplicate, as_it_is] = REDELIVERED;
+    let redelivered = rows.filter_map(|(hash, row)| {
+        let kinds = [(counted, Some(false)), (duplicate, None), (as_it_is, Some(true))];
+        let (_, as_it_is) = kinds.into_iter().find(|(kind, _)| *kind == row.kind)?;
+        let (input, partition) = (row.scope.to_owned(), row.key.to_owned());
+        let place = Place { input, partition, position: row.lo };
+        Some(Redelivered { key: row.changed(hash), place, record: row.after, as_it_is })
+    });
+    redelivered.collect()
 }
 
 /// Runs one pass on all workers.
@@ -336,6 +379,11 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
             sessions.borrow_mut().flush();
             worker.step();
         })?;
+    }
+    for (accepted, place) in check.again.iter().filter(|_| index == 0) {
+        if let Some((_, rules)) = check.logs.iter().find(|(_, r)| r.input == place.input) {
+            insert(accepted, &check.kept.part, rules, &mut sessions);
+        }
     }
     drop(sessions);
     while !probe.done() && !check.failed.load(Ordering::Relaxed) {

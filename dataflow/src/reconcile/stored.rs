@@ -4,6 +4,7 @@
 
 use schemas::hash::KeyHash;
 use schemas::rows::{Ids, TagRow};
+use schemas::segment::Merge;
 use schemas::windows::Buckets;
 use sinks::commits::{OpenSegment, Snapshot};
 
@@ -69,9 +70,9 @@ pub(super) fn ids(
     mut each: impl FnMut(Fact),
 ) -> u64 {
     let mut number = 0;
-    let all = segments.iter().flat_map(|segment| segment.rows.iter());
+    let all = Merge::new(segments.iter().map(|segment| &segment.rows).collect());
     for (id, row) in all {
-        let remembered = i64::from(row.hour) >= kept.first_hour;
+        let remembered = !row.forgotten && i64::from(row.hour) >= kept.first_hour;
         if remembered && mine(id) && kept.part.has(id) {
             number += 1;
             each(Fact::Id(id));

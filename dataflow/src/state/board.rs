@@ -88,6 +88,19 @@ impl Board {
         }
     }
 
+    /// Forgets a tag whose name changes.
+    pub(crate) fn forget(&mut self, hash: KeyHash) {
+        self.candidates.remove(&hash);
+    }
+
+    /// Whether its top is sure though candidates may count less than they did.
+    pub(crate) fn is_sure(&self) -> bool {
+        let threshold = self.threshold.as_ref();
+        let sure = self.candidates.values();
+        let sure = sure.filter(|c| c.count > 0 && !is_behind(threshold, c.count, &c.tag)).count();
+        threshold.is_none() || sure >= self.places
+    }
+
     /// Keeps the best candidates only.
     fn prune(&mut self) {
         let mut all: Vec<(KeyHash, Candidate)> = self.candidates.drain().collect();

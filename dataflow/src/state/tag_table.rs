@@ -4,6 +4,9 @@
 //! mention comes. Invariants: a tag in memory is newer than or equal to its row; one that changed
 //! after the read set stays in memory.
 
+mod correct;
+
+pub(crate) use correct::Change;
 use hashbrown::HashTable;
 use schemas::hash::{BINS, KeyHash};
 use schemas::planted::{Bug, planted};
@@ -47,6 +50,21 @@ pub(crate) struct Tag {
 }
 
 impl Tag {
+    /// A tag without posts or a text.
+    fn empty(hash: KeyHash) -> Self {
+        Self {
+            hash,
+            total: 0,
+            first_ms: i64::MAX,
+            last_ms: i64::MIN,
+            buckets: Buckets::default(),
+            text: Box::default(),
+            key_bytes: 0,
+            scope: 0,
+            commit: 0,
+        }
+    }
+
     fn key(&self) -> &str {
         &self.text[..usize::from(self.key_bytes)]
     }
@@ -165,20 +183,22 @@ impl TagTable {
         index
     }
 
-    /// Takes a row of the read set into memory. None for a scope that is not counted any more, or
-    /// a tag that is gone.
+    /// Takes a row of the read set into memory. None for a scope that is not counted any more.
     pub(crate) fn load(
         &mut self,
         hash: KeyHash,
         row: &TagRow<'_>,
     ) -> Result<Option<u32>, TagError> {
         let scope = self.scopes.iter().position(|s| s == row.scope);
-        let Some(scope) = scope.filter(|_| row.total != 0) else { return Ok(None) };
+        let Some(scope) = scope else { return Ok(None) };
+        // A tag that is gone has been seen at no time.
+        let (first_ms, last_ms) =
+            if row.total == 0 { (i64::MAX, i64::MIN) } else { (row.first_seen, row.last_seen) };
         let mut tag = Tag {
             hash,
             total: row.total,
-            first_ms: row.first_seen,
-            last_ms: row.last_seen,
+            first_ms,
+            last_ms,
             buckets: Buckets::decode(self.tiers.slot(row.as_of), row.recent)
                 .map_err(|BucketsError| TagError::Row(row.tag.to_owned()))?,
             text: Box::default(),
@@ -197,29 +217,9 @@ impl TagTable {
         mention: &Mention,
         cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<(), TagError> {
-        let index = match self.find(mention.tag) {
-            Some(index) => Some(index),
-            None => match cold(mention.tag) {
-                Some(row) => {
-                    self.work.cold_reads += 1;
-                    self.load(mention.tag, &row)?
-                }
-                None => None,
-            },
-        };
-        let index = index.unwrap_or_else(|| {
-            self.insert(Tag {
-                hash: mention.tag,
-                total: 0,
-                first_ms: i64::MAX,
-                last_ms: mention.last_ms,
-                buckets: Buckets::default(),
-                text: Box::default(),
-                key_bytes: 0,
-                scope: mention.text.as_ref().map_or(0, |text| text.scope),
-                commit: 0,
-            })
-        });
+        let index = self.find_or_load(mention.tag, cold)?;
+        let index = index.unwrap_or_else(|| self.insert(Tag::empty(mention.tag)));
+        self.touch(index);
         let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
         let Some(tag) = slot.as_mut() else { return Err(TagError::Text(mention.tag.lo)) };
         let before = tag.heap_bytes();
@@ -236,11 +236,30 @@ impl TagTable {
         }
         self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
         tag.first_ms = tag.first_ms.min(mention.first_ms);
-        if tag.commit != self.commit {
+        Ok(())
+    }
+
+    /// The place of a tag that is in memory, or has a row to be taken there.
+    fn find_or_load<'c>(
+        &mut self,
+        hash: KeyHash,
+        cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
+    ) -> Result<Option<u32>, TagError> {
+        if let Some(index) = self.find(hash) {
+            return Ok(Some(index));
+        }
+        let Some(row) = cold(hash) else { return Ok(None) };
+        self.work.cold_reads += 1;
+        self.load(hash, &row)
+    }
+
+    /// Takes note that a tag changes in the commit under way.
+    fn touch(&mut self, index: u32) {
+        let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
+        if let Some(tag) = slot.as_mut().filter(|tag| tag.commit != self.commit) {
             tag.commit = self.commit;
             self.changed.push(index);
         }
-        Ok(())
     }
 
     /// Ends the commit under way at stream time `as_of_ms`: the rows that changed in it, which
@@ -272,8 +291,8 @@ impl TagTable {
                     display: tag.display(),
                     total: tag.total,
                     recent: &recent,
-                    first_seen: tag.first_ms,
-                    last_seen: tag.last_ms,
+                    first_seen: if tag.total == 0 { 0 } else { tag.first_ms },
+                    last_seen: if tag.total == 0 { 0 } else { tag.last_ms },
                     as_of: as_of_ms,
                     commit: tag.commit,
                 },
@@ -282,6 +301,11 @@ impl TagTable {
         }
         self.commit += 1;
         Ok(rows)
+    }
+
+    /// The names of the scopes that tags are counted in.
+    pub(crate) fn scopes(&self) -> &[String] {
+        &self.scopes
     }
 
     /// Every tag in memory.
@@ -351,12 +375,12 @@ mod tests {
     use super::*;
     use crate::records::Text;
 
-    fn table() -> TagTable {
+    pub(super) fn table() -> TagTable {
         TagTable::new(Windows::default().tiers(), vec![String::new()], 1, Idle::default())
     }
 
-    fn mention(tag: &str, ts_ms: i64) -> Mention {
-        let text = Text { scope: 0, spelling: tag.to_owned() };
+    pub(super) fn mention(tag: &str, ts_ms: i64) -> Mention {
+        let text = Text { scope: 0, spelling: tag.to_owned(), order: None };
         Mention {
             tag: HashKey::new(1).hasher().tag(&schemas::tags::key(tag)),
             slot: Windows::default().tiers().slot(ts_ms),
@@ -367,7 +391,7 @@ mod tests {
         }
     }
 
-    fn segment(rows: Rows<Tags>) -> Segment<Tags> {
+    pub(super) fn segment(rows: Rows<Tags>) -> Segment<Tags> {
         let mut out = Vec::new();
         rows.encode(&mut out).unwrap();
         Segment::open(Bytes::from(out)).unwrap()

@@ -21,7 +21,12 @@ pub struct IdRow {
     pub hash: KeyHash,
     /// The hour of its `ts`, since 1970.
     pub hour: u32,
+    /// Whether a repair took it back: the newest row of an id tells whether it is remembered.
+    pub forgotten: bool,
 }
+
+/// The bit of the hour that says so: no hour comes near it.
+const FORGOTTEN: u32 = 1 << 31;
 
 impl Table for Ids {
     type Columns = UInt32Array;
@@ -37,11 +42,12 @@ impl Table for Ids {
     }
 
     fn row(columns: &UInt32Array, hash: KeyHash, i: usize) -> IdRow {
-        IdRow { hash, hour: columns.value(i) }
+        let value = columns.value(i);
+        IdRow { hash, hour: value & !FORGOTTEN, forgotten: value & FORGOTTEN != 0 }
     }
 
     fn push(builder: &mut Vec<u32>, row: &IdRow) {
-        builder.push(row.hour);
+        builder.push(row.hour | if row.forgotten { FORGOTTEN } else { 0 });
     }
 
     fn finish(builder: Vec<u32>) -> Vec<ArrayRef> {

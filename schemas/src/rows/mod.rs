@@ -4,9 +4,11 @@
 mod board;
 mod dead_letter;
 mod id;
+mod repair;
 mod tag;
 
 pub use board::{BoardEntry, BoardRow, Boards, board_hash};
 pub use dead_letter::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 pub use id::{IdRow, Ids};
+pub use repair::{RepairRow, Repairs, repair_hash};
 pub use tag::{TagRow, Tags};

@@ -12,7 +12,7 @@ fn ids(rows: &[(u64, u32)]) -> Bytes {
     let mut all = Rows::<Ids>::default();
     for (key, hour) in rows {
         let hash = KeyHash { hi: *key, lo: !*key };
-        all.push(hash, &IdRow { hash, hour: *hour });
+        all.push(hash, &IdRow { hash, hour: *hour, forgotten: false });
     }
     let mut out = Vec::new();
     all.encode(&mut out).unwrap();
@@ -26,7 +26,7 @@ fn a_large_segment_finds_every_row_and_no_other() {
     assert_eq!((segment.len(), segment.batches.len()), (150_000, 3));
     for (key, hour) in &rows {
         let hash = KeyHash { hi: *key, lo: !*key };
-        assert_eq!(segment.get(hash), Some(IdRow { hash, hour: *hour }));
+        assert_eq!(segment.get(hash), Some(IdRow { hash, hour: *hour, forgotten: false }));
         assert_eq!(segment.get(KeyHash { hi: key + 1, lo: 0 }), None);
         assert_eq!(segment.get(KeyHash { hi: *key, lo: 0 }), None);
     }

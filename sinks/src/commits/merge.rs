@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use schemas::manifest::{Header, Manifest, SegmentMeta, TableName};
-use schemas::rows::{Boards, DeadLetters, Ids, Tags};
+use schemas::rows::{Boards, DeadLetters, Ids, Repairs, Tags};
 use schemas::segment::Merge;
 
 use super::files::{CommitError, segment_name};
@@ -92,6 +92,7 @@ impl MergeTask {
             TableName::Tags => self.merge::<Tags>(&inputs, |_| true),
             TableName::Boards => self.merge::<Boards>(&inputs, |_| true),
             TableName::DeadLetters => self.merge::<DeadLetters>(&inputs, |_| true),
+            TableName::Repairs => self.merge::<Repairs>(&inputs, |_| true),
             TableName::Ids => self.merge::<Ids>(&inputs, |row| row.hour >= floor_hour),
         }?;
         let inputs = inputs.iter().map(|s| s.name.clone()).collect();
@@ -171,6 +172,7 @@ mod tests {
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),
+            control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
         };

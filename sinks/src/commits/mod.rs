@@ -5,6 +5,7 @@
 //! one manifest ever exists; a takeover is never removed; files go only when no kept commit needs
 //! them, after a grace for readers.
 
+mod control;
 mod files;
 mod filter;
 mod follow;
@@ -19,6 +20,7 @@ mod snapshot;
 mod takeover;
 mod writer;
 
+pub use control::{QueueError, controls, pending, queue};
 pub use files::{
     CommitError, create, list_commits, load, make_visible, manifest_name, newest, segment_name,
     visible,

@@ -36,6 +36,8 @@ struct Known {
     header: Header,
     /// Names and sizes of its files; none where only the header is left.
     segments: Option<Vec<(String, u64)>>,
+    /// The first file of control records that it has not taken.
+    control: u64,
 }
 
 /// The background task that removes what is not kept.
@@ -109,12 +111,13 @@ impl RetentionTask {
                 }
                 Err(error) => return Err(error),
             };
+            let control = body.as_ref().map_or(0, |body| body.control);
             let segments = body.map(|body| {
                 body.segments.into_iter().map(|s| (s.name, s.bytes)).collect::<Vec<_>>()
             });
             let names = segments.iter().flatten().map(|(name, _)| name.clone());
             self.named.extend(names);
-            self.known.insert(*commit, Known { header, segments });
+            self.known.insert(*commit, Known { header, segments, control });
         }
         Ok(())
     }
@@ -156,6 +159,14 @@ impl RetentionTask {
                 gone.insert(name);
             }
         }
+        let first = self.known.get(&kept_from).map_or(0, |known| known.control);
+        // What was begun and given up has no number; what is being written is younger than a grace.
+        let taken = self
+            .storage
+            .list("control")?
+            .into_iter()
+            .filter(|file| file.parse::<u64>().map_or(true, |number| number < first));
+        gone.extend(taken.map(|file| format!("control/{file}")));
         let visible = self.storage.list("visible")?;
         // Older pointers serve until this start has its own.
         if visible.iter().any(|file| file.parse() == Ok(self.generation)) {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::KeyHash;
 use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum};
-use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, TagRow, Tags, board_hash};
+use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, Repairs, TagRow, Tags, board_hash};
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
 
@@ -98,6 +98,7 @@ fn relink(
     open_table::<Boards>(storage, old)?;
     open_table::<Ids>(storage, old)?;
     open_table::<DeadLetters>(storage, old)?;
+    open_table::<Repairs>(storage, old)?;
     let linked = old.body.segments.iter().enumerate().map(|(i, meta)| {
         let name = segment_name(header, meta.last_commit, meta.table, &format!("r{i}"));
         storage.link(&meta.name, &name)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use schemas::hash::KeyHash;
 use schemas::manifest::{Manifest, SegmentMeta, TableName, checksum};
-use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, TagRow, Tags, board_hash};
+use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, Repairs, TagRow, Tags, board_hash};
 use schemas::segment::{Segment, Table};
 
 use super::files::CommitError;
@@ -30,6 +30,9 @@ impl Named for Ids {
 }
 impl Named for DeadLetters {
     const NAME: TableName = TableName::DeadLetters;
+}
+impl Named for Repairs {
+    const NAME: TableName = TableName::Repairs;
 }
 
 /// An open file of a commit.

@@ -150,6 +150,7 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),
+            control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
         },

@@ -18,7 +18,7 @@ use thiserror::Error;
 pub use writer::StorageWriter;
 
 /// The folders of a state.
-pub const FOLDERS: [&str; 5] = ["commits", "segments", "visible", "locks", "refused"];
+pub const FOLDERS: [&str; 6] = ["commits", "segments", "visible", "locks", "refused", "control"];
 
 /// What went wrong, on which file.
 #[derive(Debug, Error)]

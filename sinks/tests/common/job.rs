@@ -230,7 +230,7 @@ fn id_rows(key: &HashKey, batch: &Batch, mine: impl Fn(KeyHash) -> bool) -> Rows
     for (id, hour) in &batch.ids {
         let hash = id_hash(key, *id);
         if mine(hash) {
-            rows.push(hash, &IdRow { hash, hour: *hour });
+            rows.push(hash, &IdRow { hash, hour: *hour, forgotten: false });
         }
     }
     rows

@@ -1,0 +1,95 @@
+//! The audit of one operator: what was asked for and done, and which keys were corrected when.
+//!
+//! Invariant: a correction made from commit n is applied only if its key has not been corrected in
+//! a later one, so that asking twice changes nothing.
+
+use std::collections::HashMap;
+
+use schemas::hash::KeyHash;
+use schemas::manifest::Counters;
+use schemas::planted::{Bug, planted};
+use schemas::rows::{RepairRow, Repairs, repair_hash};
+use schemas::segment::Rows;
+use sinks::commits::{CommitError, open_table};
+
+use super::ack::owns;
+use crate::context::Context;
+use crate::records::Order;
+
+/// The kind of rows that were written again only: they correct nothing.
+pub(crate) const REPUBLISH: &str = "republish";
+
+/// What one operator of one worker did of what was asked for.
+#[derive(Default)]
+pub(crate) struct Audit {
+    /// The commit of the last correction, by key.
+    corrected: HashMap<KeyHash, u64>,
+    rows: Rows<Repairs>,
+    /// What was counted in the commit under way.
+    pub(crate) counters: Counters,
+}
+
+impl Audit {
+    /// Loads the corrections of the bins that worker `index` of `peers` owns.
+    pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, CommitError> {
+        let mut audit = Self::default();
+        for segment in open_table::<Repairs>(&*context.storage, &context.start)? {
+            for (hash, row) in segment.rows.iter() {
+                let mine = owns(index, peers, hash.bin());
+                if mine && row.kind != REPUBLISH {
+                    let last = audit.corrected.entry(row.changed(hash)).or_default();
+                    *last = row.commit.max(*last);
+                }
+            }
+        }
+        Ok(audit)
+    }
+
+    /// Whether a later correction of `key` has made this one void, which is counted then.
+    pub(crate) fn is_superseded(&mut self, key: KeyHash, order: &Order) -> bool {
+        let later = self.corrected.get(&key).is_some_and(|last| *last > order.asker.base);
+        self.counters.superseded += u64::from(later);
+        later
+    }
+
+    /// Notes what was done to `key` in `commit`.
+    pub(crate) fn note(&mut self, key: KeyHash, order: &Order, done: Done<'_>, commit: u64) {
+        let Done { kind, scope, name, before, after } = done;
+        if kind != REPUBLISH {
+            self.corrected.insert(key, commit);
+        }
+        if planted(Bug::RepairUnsaid) {
+            return;
+        }
+        let row = RepairRow {
+            request: order.request,
+            kind,
+            scope,
+            key: name,
+            lo: key.lo,
+            before,
+            after,
+            who: &order.asker.who,
+            why: &order.asker.why,
+            when_ms: order.asker.when_ms,
+            base: order.asker.base,
+            commit,
+        };
+        self.rows.push(repair_hash(key, order.request), &row);
+    }
+
+    /// Ends a commit: its rows, and what was counted.
+    pub(crate) fn close(&mut self) -> (Rows<Repairs>, Counters) {
+        (std::mem::take(&mut self.rows), std::mem::take(&mut self.counters))
+    }
+}
+
+/// What was done: its kind, the names of what it changed, and that before and after.
+#[derive(Clone, Copy)]
+pub(crate) struct Done<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) scope: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) before: &'a str,
+    pub(crate) after: &'a str,
+}

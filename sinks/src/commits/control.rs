@@ -1,0 +1,119 @@
+//! Files of control records: what a job is asked to do, by whom, in the order of their numbers.
+//!
+//! Invariants: a number that a commit has taken is never used again; a file is durable when the
+//! one who asks is told so.
+
+use schemas::control::{Asker, Control, ControlError, decode, encode};
+use thiserror::Error;
+
+use super::files::{CommitError, newest};
+use crate::storage::{Storage, StorageError, temporary};
+
+/// The records of one file at most, so that a job takes them in small bites.
+const RECORDS_MAX: usize = 10_000;
+
+/// Why control records could not be written or read.
+#[derive(Debug, Error)]
+pub enum QueueError {
+    /// The state could not be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A file is damaged.
+    #[error("{file} is damaged: {error}. Remove it, and ask again for what it held")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        error: ControlError,
+    },
+}
+
+fn name(number: u64) -> String {
+    format!("control/{number:010}")
+}
+
+/// The numbers of the files from `from` on, ascending.
+pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageError> {
+    let names = storage.list("control")?;
+    let numbers = names.iter().filter_map(|name| name.parse::<u64>().ok());
+    let mut numbers: Vec<u64> = numbers.filter(|number| *number >= from).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// What a file holds.
+pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Asker, Vec<Control>), QueueError> {
+    let name = name(number);
+    let damaged = |error| QueueError::Damaged { file: storage.display(&name), error };
+    decode(&storage.open(&name)?).map_err(damaged)
+}
+
+/// Asks the job of this state for something: the number of the last file, which is durable.
+/// `owner` tells apart those who ask at the same time.
+pub fn queue(
+    storage: &dyn Storage,
+    owner: &str,
+    asker: &Asker,
+    records: &[Control],
+) -> Result<u64, QueueError> {
+    let mut last = 0;
+    for records in records.chunks(RECORDS_MAX) {
+        last = write(storage, owner, asker, records)?;
+    }
+    Ok(last)
+}
+
+fn write(
+    storage: &dyn Storage,
+    owner: &str,
+    asker: &Asker,
+    records: &[Control],
+) -> Result<u64, QueueError> {
+    let file = |error| QueueError::Damaged { file: storage.display("control"), error };
+    let bytes = encode(asker, records).map_err(file)?;
+    let temporary = format!("{}-{owner}", temporary("control/new"));
+    match storage.unlink(&temporary) {
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        _ => {}
+    }
+    storage.append(&temporary, &bytes)?;
+    storage.sync(&temporary)?;
+    let number = loop {
+        // A taken file may be gone from the folder: the newest commit knows of it.
+        let taken = newest(storage)?.map_or(0, |newest| newest.body.control);
+        let last = pending(storage, 0)?.last().copied().unwrap_or_default();
+        let number = taken.max(last + 1);
+        if storage.link(&temporary, &name(number))? {
+            break number;
+        }
+    };
+    storage.unlink(&temporary)?;
+    storage.sync_folder("control")?;
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn files_are_numbered_in_the_order_of_asking_and_cut_to_bites() {
+        let storage = MemoryStorage::default();
+        let (scope, key) = (String::new(), "sun".to_owned());
+        let record = Control::Republish { scope, display: key.clone(), key };
+        let asker = Asker { who: "ann".into(), ..Asker::default() };
+        assert_eq!(queue(&storage, "a", &asker, &[record.clone()]).unwrap(), 1);
+        let many = vec![record.clone(); RECORDS_MAX + 1];
+        assert_eq!(queue(&storage, "b", &asker, &many).unwrap(), 3);
+        assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
+        assert_eq!(controls(&storage, 3).unwrap(), (asker, vec![record]));
+        storage.unlink("control/0000000002").unwrap();
+        storage.append("control/0000000002", b"tagflow-control 1 00\n{}").unwrap();
+        let error = controls(&storage, 2).unwrap_err().to_string();
+        assert!(error.contains("0000000002") && error.contains("damaged"), "{error}");
+    }
+}
