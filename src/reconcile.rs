@@ -27,7 +27,8 @@ use crate::store_args::StoreArgs;
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
-#[command(after_help = "With --store, the rows of a store are held against the commit that they claim to show, and that
+#[command(
+    after_help = "With --store, the rows of a store are held against the commit that they claim to show, and that
 commit against the log where one is named.
 Exit code: 0 nothing differs, 1 something does, 2 it cannot be told.
 
@@ -36,7 +37,8 @@ Examples:
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
   tagflow reconcile --input ./posts --state ./state --tags sunset,beach
   tagflow reconcile --input ./posts --state ./state --repair --why 'disk was changed'
-  tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair")]
+  tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     log: LogArgs,

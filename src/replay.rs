@@ -20,13 +20,16 @@ use crate::state::{At, manifest, open};
 
 /// Count afresh beside the live job, with other rules or settings, into a state of its own
 #[derive(clap::Args)]
-#[command(after_help = "Takes the arguments of run; of a dataflow.yaml it leaves out state, sink and
+#[group(skip)]
+#[command(
+    after_help = "Takes the arguments of run; of a dataflow.yaml it leaves out state, sink and
 serve. Without --bounded and --until-commit it catches up and follows.
 
 Examples:
   tagflow replay --input ./posts --state ./again --until-commit ./state --decisions-from ./state
   tagflow replay dataflow.yaml --state ./new --store cql://127.0.0.1:9042/tags_new
-  tagflow replay dataflow.yaml --state ./new --from 2026-05-01T00:00:00Z --bounded")]
+  tagflow replay dataflow.yaml --state ./new --from 2026-05-01T00:00:00Z --bounded"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,

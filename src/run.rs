@@ -231,8 +231,11 @@ impl JobArgs {
         settings.horizon_ms = self.horizon.or(settings.horizon_ms);
         settings.beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
         settings.scopes.clone_from(&self.scope);
-        settings.retention =
-            Retention { keep_ms: self.keep, bytes: self.keep_bytes, grace_ms: self.grace.unsigned_abs() };
+        settings.retention = Retention {
+            keep_ms: self.keep,
+            bytes: self.keep_bytes,
+            grace_ms: self.grace.unsigned_abs(),
+        };
         let attributes: Vec<&str> = self.scope.iter().map(|s| s.attribute.as_str()).collect();
         let mapping = Mapping::parse(&self.map, &attributes)
             .map_err(|error| CliError::Usage(format!("--map: {error}")))?;

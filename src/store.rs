@@ -135,9 +135,9 @@ fn tell(findings: &[Finding]) -> Result<(), CliError> {
 
 /// Shows the readers of a store another keyspace.
 fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
-    let settings = given.settings().ok_or_else(|| {
-        CliError::Usage("name the --store that readers were given".to_owned())
-    })?;
+    let settings = given
+        .settings()
+        .ok_or_else(|| CliError::Usage("name the --store that readers were given".to_owned()))?;
     let settings = settings.with_environment()?;
     let named = if new.starts_with("cql:") {
         new.parse::<StoreUri>()
@@ -158,7 +158,8 @@ fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
     let as_of = shown.as_of_ms.map_or_else(|| "-".to_owned(), format_ms);
     let (given, keyspace, commit) = (&settings.keyspace, &named.keyspace, shown.published);
     output.line(format!("readers of {given} see {keyspace}: commit {commit}, as of {as_of}"))?;
-    output.line(format!("to go back: tagflow store promote {before} --store {}", settings.uri()))?;
+    output
+        .line(format!("to go back: tagflow store promote {before} --store {}", settings.uri()))?;
     output.flush()
 }
 

@@ -162,7 +162,8 @@ impl<'c> Check<'c> {
     /// Holds the row of the job against the commit.
     pub fn job(&mut self, row: &JobRow) {
         let body = &self.claimed.manifest.body;
-        let windows = |windows: &Windows| json!(windows.iter().map(|w| w.name()).collect::<Vec<_>>());
+        let windows =
+            |windows: &Windows| json!(windows.iter().map(|w| w.name()).collect::<Vec<_>>());
         let values = [
             ("as_of", json!(row.as_of_ms), json!(body.as_of_ms)),
             ("windows", windows(&row.windows), windows(&body.windows)),
@@ -299,7 +300,8 @@ fn hold(
         (Ok(a), Ok(b)) => (a, b),
         (a, b) => {
             let named = served.or(held).map_or(("", ""), |row| (row.scope, row.tag));
-            let side = |side: Result<Option<Tag>, String>| side.err().map_or(Value::Null, Value::from);
+            let side =
+                |side: Result<Option<Tag>, String>| side.err().map_or(Value::Null, Value::from);
             found.push(difference(named.0, named.1, "recent", side(a), side(b)));
             return;
         }

@@ -107,7 +107,8 @@ impl SpanLog {
         if let Some(known) = &state.fingerprint {
             self.inner.verify(&found.partition, known)?;
         }
-        let (Shape::Ordered { bytes: Some(bytes) } | Shape::Blocks { bytes, .. }) = &mut found.shape
+        let (Shape::Ordered { bytes: Some(bytes) } | Shape::Blocks { bytes, .. }) =
+            &mut found.shape
         else {
             found.shape = Shape::Ordered { bytes: Some(*end) };
             return Ok(Some(found));

@@ -32,10 +32,7 @@ pub(super) fn select_text(keyspace: &str) -> String {
 }
 
 /// The row, where anything was ever promoted.
-pub(super) async fn read(
-    session: &Session,
-    keyspace: &str,
-) -> Result<Option<Pointer>, CqlError> {
+pub(super) async fn read(session: &Session, keyspace: &str) -> Result<Option<Pointer>, CqlError> {
     let mut select = Statement::new(select_text(keyspace));
     select.set_is_idempotent(true);
     let rows = query_rows(session, select, ()).await?;

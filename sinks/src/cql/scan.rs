@@ -60,9 +60,7 @@ impl CqlScan {
         let keyspace = &self.keyspace;
         let select = self.session.prepare(job_row::select_all_text(keyspace)).await?;
         let row = job_row::only(&self.session, &select, keyspace).await?;
-        row.ok_or_else(|| {
-            CqlError::Fatal(format!("keyspace {keyspace:?} has no published commit"))
-        })
+        row.ok_or_else(|| CqlError::Fatal(format!("keyspace {keyspace:?} has no published commit")))
     }
 
     /// Calls `each` with every row of table `tag`.

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::harness::{Job, fails, folder, newest_commit, now, ok, run, tell, within};
+use super::super::runbooks::ends;
 use super::super::serve::{get, serve_store};
 use super::produce::{post, produce};
 use super::tables::Database;
@@ -143,18 +144,21 @@ impl Poller {
 
 /// The names of the top tags of a store.
 fn top(store: &str) -> Vec<String> {
-    let boards: Value = serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
+    let boards: Value =
+        serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
     let entries = boards["boards"][2]["tags"].as_array().unwrap().iter().take(5);
     entries.map(|entry| entry["tag"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Tags of the test's own, which are posted once and never again.
-const PLANTED: [&str; 8] = ["hand", "deleted", "older", "foreign", "page1", "page2", "page3", "sound"];
+const PLANTED: [&str; 8] =
+    ["hand", "deleted", "older", "foreign", "page1", "page2", "page3", "sound"];
 
 /// Damages the store by hand, in every way.
 fn plant(world: &World, old: &str) -> BTreeSet<String> {
     let table = |keyspace: &str| format!("{keyspace}.tag");
-    let (live, row) = (table(&world.live), |tag: &str| format!("WHERE scope = '' AND tag = '{tag}'"));
+    let (live, row) =
+        (table(&world.live), |tag: &str| format!("WHERE scope = '' AND tag = '{tag}'"));
     world.database.execute(&format!("UPDATE {live} SET total = 7 {}", row("hand")));
     for tag in ["deleted", "page1", "page2", "page3"] {
         world.database.execute(&format!("DELETE FROM {live} {}", row(tag)));
@@ -203,7 +207,8 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     let line = format!("run --input {input} --store {store} --state {}", state.display());
     let mut job = Job::logged(&line, &world.folder.path().join("log"));
     world.commits(&mut job, 2);
-    let stamp: Value = serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
+    let stamp: Value =
+        serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
     let as_of = stamp["as_of"].as_i64().unwrap();
     let once = |id: usize, tag: &str| {
         produce(&world.brokers, &world.topic, 0, &[post(id, as_of, tag)]);
@@ -228,6 +233,13 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     }
     let one = world.reconcile("--tags hand");
     assert_eq!(one, (Some(1), ["hand".to_owned()].into()));
+    // The job publishes those rows again, and once more changes nothing.
+    let line = format!("reconcile --state {} --store {store}", state.display());
+    let mended = ok(&format!("{line} --repair --why planted"));
+    assert!(mended.contains("0 values differ"), "{mended}");
+    for more in ["", "--repair"] {
+        assert_eq!(world.reconcile(more), (Some(0), BTreeSet::new()));
+    }
 
     // A replay up to a commit, into the second keyspace; it says what the live state said then.
     let commit = newest_commit(&state) - 1;
@@ -243,9 +255,8 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     ok(&format!("compare {again} {new}"));
     ok(&format!("reconcile --state {again} --store {new}"));
     let shown = world.database.published(&world.new).unwrap().unwrap();
-    let is_new = |(commit, version): &Seen| {
-        (*commit, *version) == (shown.commit as u64, shown.version)
-    };
+    let is_new =
+        |(commit, version): &Seen| (*commit, *version) == (shown.commit as u64, shown.version);
 
     // Readers are shown it, and then the first one again.
     world.promote(&world.new);
@@ -263,7 +274,12 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     assert!(producer.lives() && job.lives(), "everything happened beside a live job");
     let seen = poller.end();
     let of_live: Vec<&Seen> = seen.iter().filter(|seen| !is_new(seen)).collect();
-    assert!(of_live.len() > 100 && of_live.len() < seen.len(), "{} of {}", of_live.len(), seen.len());
+    assert!(
+        of_live.len() > 100 && of_live.len() < seen.len(),
+        "{} of {}",
+        of_live.len(),
+        seen.len()
+    );
     assert!(of_live.is_sorted(), "a commit of one store came after a later one");
     assert!(there < Duration::from_secs(3) && back < Duration::from_secs(3), "{there:?} {back:?}");
     drop(producer);
@@ -272,4 +288,36 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     assert_eq!(code, Some(0));
     world.database.remove(&world.live);
     world.database.remove(&world.new);
+}
+
+#[test]
+fn a_lost_database_is_filled_again_and_changed_rules_are_promoted_by_their_runbooks() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (database, live, new) = (Database::open(&nodes), fresh("lost"), fresh("rules"));
+    let (store, new_store) = (format!("cql://{nodes}/{live}"), format!("cql://{nodes}/{new}"));
+    let (input, state) = (path("posts.ndjson"), path("state"));
+    std::fs::copy("examples/posts.ndjson", &input).unwrap();
+    ok(&format!("store init --store {store}"));
+    ok(&format!("run --input {input} --state {state} --store {store} --bounded"));
+    let before = ok(&format!("query tag harbour --json --store {store}"));
+    database.remove(&live);
+    fails(&format!("query tag harbour --store {store}"), 1);
+    let told = ends("lost-the-database", &format!("{state} {store}"), 0);
+    assert!(told.contains("0 values differ"), "{told}");
+    assert_eq!(ok(&format!("query tag harbour --json --store {store}")), before);
+
+    let served = serve_store(&store);
+    let scoped = "/tags/harbour?scope=region=eu";
+    assert_ne!(get(&served.address, scoped).status, 200);
+    let arguments =
+        format!("{input} {state} {} {store} {new_store} -- --scope region=eu", path("new"));
+    let told = ends("tag-rules-changed", &arguments, 0);
+    assert!(told.contains("readers see the new counts"), "{told}");
+    within(5, "the new counts", || (get(&served.address, scoped).status == 200).then_some(()));
+    ok(&format!("store promote {live} --store {store}"));
+    within(5, "the old counts", || (get(&served.address, scoped).status != 200).then_some(()));
+    [live, new].map(|keyspace| database.remove(&keyspace));
 }

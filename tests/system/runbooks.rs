@@ -1,0 +1,89 @@
+//! The runbooks, each run from beginning to end as a new operator would. Those with a database are
+//! in `services/replay.rs`.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use super::harness::{TAGFLOW, folder, ok};
+
+/// Runs a runbook, with the binary under test on the path.
+pub(crate) fn runbook(name: &str, arguments: &str) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/runbooks").join(name);
+    let bin = Path::new(TAGFLOW).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap());
+    let arguments = arguments.split_whitespace();
+    Command::new(script).args(arguments).env("PATH", path).output().unwrap()
+}
+
+/// Runs one that must end with `code`; what it printed.
+pub(crate) fn ends(name: &str, arguments: &str, code: i32) -> String {
+    let output = runbook(name, arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{name} {arguments}\n{text}\n{error}");
+    text
+}
+
+#[test]
+fn a_number_that_looks_wrong_is_proven_or_not() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (input, state) = (path("posts.ndjson"), path("state"));
+    fs::copy("examples/posts.ndjson", &input).unwrap();
+    ok(&format!("run --input {input} --state {state} --bounded"));
+    let told = ends("number-looks-wrong", &format!("#HARBOUR {input} {state}"), 0);
+    assert!(told.contains("4 posts; commit 2 says 4"), "{told}");
+    assert!(
+        told.contains("0 values differ") && told.contains("is what the log comes to"),
+        "{told}"
+    );
+    // A log that does not hold what the commit counts cannot tell.
+    let text = fs::read_to_string(&input).unwrap();
+    fs::write(&input, &text[..text.len() / 2]).unwrap();
+    let told = runbook("number-looks-wrong", &format!("harbour {input} {state}"));
+    assert!(!told.status.success());
+    assert!(!String::from_utf8(told.stdout).unwrap().contains("is what the log comes to"));
+}
+
+#[test]
+fn changed_rules_are_counted_beside_and_compared() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (input, state, new) = (path("posts.ndjson"), path("state"), path("new"));
+    fs::copy("examples/posts.ndjson", &input).unwrap();
+    ok(&format!("run --input {input} --state {state} --bounded"));
+    let arguments = format!("{input} {state} {new} -- --scope region=eu");
+    let told = ends("tag-rules-changed", &arguments, 0);
+    assert!(told.contains("in region=eu: total null |"), "{told}");
+    let eu = ok(&format!("query tag harbour --scope region=eu --state {new}"));
+    assert!(eu.starts_with("#Harbour in region=eu"), "{eu}");
+    // The new job goes on behind the replay, and finds nothing new to read.
+    let line = format!("run --input {input} --state {new} --bounded --scope region=eu");
+    let ended = ok(&line);
+    assert!(ended.contains("events                     17"), "{ended}");
+}
+
+#[test]
+fn what_a_poison_producer_wrote_is_counted_after_all() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (input, state) = (path("posts.ndjson"), path("state"));
+    let mut text = String::new();
+    for i in 0..20 {
+        let id = if i % 4 == 3 { "id" } else { "event_id" };
+        text += &format!("{{\"{id}\":{i},\"ts\":1700000000000,\"caption\":\"#a\"}}\n");
+    }
+    fs::write(&input, text).unwrap();
+    ok(&format!("run --input {input} --state {state} --bounded"));
+    let total = || ok(&format!("query tag a --state {state}"));
+    assert!(total().starts_with("#a: 15 posts"), "{}", total());
+    let arguments = format!("{input} {state} missing_field --map event_id=id");
+    let told = ends("poison-producer", &arguments, 0);
+    assert!(told.contains("missing_field") && told.contains("each once"), "{told}");
+    assert!(total().starts_with("#a: 20 posts"), "{}", total());
+    // Once more changes nothing.
+    ends("poison-producer", &arguments, 0);
+    assert!(total().starts_with("#a: 20 posts"), "{}", total());
+}
