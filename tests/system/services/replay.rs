@@ -23,6 +23,8 @@ use super::{cql, fresh, kafka, shared};
 
 /// Posts a second of the live job.
 const RATE: u64 = 2000;
+/// Tags that are polled.
+const TAGS: usize = 5;
 /// Posts in all, which last longer than everything that is done beside them.
 const POSTS: u64 = RATE * 240;
 
@@ -103,7 +105,8 @@ type Seen = (u64, i64);
 /// A client that asks for some tags again and again.
 struct Poller {
     end: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    /// Which tag was asked for, and what came.
+    seen: Arc<Mutex<Vec<(usize, Seen)>>>,
     thread: JoinHandle<()>,
 }
 
@@ -113,14 +116,14 @@ impl Poller {
         let (ended, told, address) = (Arc::clone(&end), Arc::clone(&seen), address.to_owned());
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Acquire) {
-                for tag in &tags {
+                for (i, tag) in tags.iter().enumerate() {
                     let answer = get(&address, &format!("/tags/{tag}"));
                     assert_eq!(answer.status, 200, "{tag}: {}", answer.body);
                     let body = answer.json();
                     assert!(body["total"].as_i64().unwrap() > 0, "{body}");
                     let seen =
                         (body["commit"].as_u64().unwrap(), body["version"].as_i64().unwrap());
-                    told.lock().unwrap().push(seen);
+                    told.lock().unwrap().push((i, seen));
                 }
                 std::thread::park_timeout(Duration::from_millis(5));
             }
@@ -131,11 +134,13 @@ impl Poller {
     /// Waits for an answer that `is` one, and says how long it took.
     fn await_answer(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Duration {
         let (begin, from) = (now(), self.seen.lock().unwrap().len());
-        within(20, what, || self.seen.lock().unwrap()[from..].iter().any(&is).then_some(()));
+        within(20, what, || {
+            self.seen.lock().unwrap()[from..].iter().any(|(_, seen)| is(seen)).then_some(())
+        });
         begin.elapsed()
     }
 
-    fn end(self) -> Vec<Seen> {
+    fn end(self) -> Vec<(usize, Seen)> {
         self.end.store(true, Ordering::Release);
         self.thread.join().unwrap();
         std::mem::take(&mut *self.seen.lock().unwrap())
@@ -146,7 +151,7 @@ impl Poller {
 fn top(store: &str) -> Vec<String> {
     let boards: Value =
         serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
-    let entries = boards["boards"][2]["tags"].as_array().unwrap().iter().take(5);
+    let entries = boards["boards"][2]["tags"].as_array().unwrap().iter().take(TAGS);
     entries.map(|entry| entry["tag"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -192,8 +197,79 @@ fn as_it_is(world: &World, tag: &str) -> String {
     )
 }
 
+/// Checks the store, damages it, and has it mended, while the job publishes on.
+fn check_and_mend(world: &World, old: &str) {
+    let input = world.input();
+    // No drift, neither of the store nor of the log, while both move on.
+    assert_eq!(world.reconcile(""), (Some(0), BTreeSet::new()));
+    assert_eq!(world.reconcile(&format!("--input {input}")), (Some(0), BTreeSet::new()));
+    // Planted drift is found with exactly its rows, however often.
+    let planted = plant(world, old);
+    for _ in 0..2 {
+        assert_eq!(world.reconcile(""), (Some(1), planted.clone()));
+    }
+    let one = world.reconcile("--tags hand");
+    assert_eq!(one, (Some(1), ["hand".to_owned()].into()));
+    // The job publishes those rows again, and once more changes nothing.
+    let (state, store) = (world.state(), world.store(&world.live));
+    let line = format!("reconcile --state {} --store {store}", state.display());
+    let mended = ok(&format!("{line} --repair --why planted"));
+    assert!(mended.contains("0 values differ"), "{mended}");
+    for more in ["", "--repair"] {
+        assert_eq!(world.reconcile(more), (Some(0), BTreeSet::new()));
+    }
+}
+
+/// Replays the topic up to a commit, into the second keyspace, which then says what the live state
+/// said; the commit and version that it shows.
+fn replay(world: &World) -> Seen {
+    let (input, state, new) = (world.input(), world.state(), world.store(&world.new));
+    let (store, commit) = (world.store(&world.live), newest_commit(&state) - 1);
+    let again = world.folder.path().join("again");
+    let (live, again) = (state.display(), again.display());
+    let refused = fails(&format!("store promote {} --store {store}", world.new), 1);
+    assert!(refused.contains("no published commit"), "{refused}");
+    ok(&format!(
+        "replay --input {input} --state {again} --store {new} --until-commit {live}@{commit} \
+         --decisions-from {live}"
+    ));
+    ok(&format!("compare {live} {new} --at-a {commit}"));
+    ok(&format!("compare {again} {new}"));
+    ok(&format!("reconcile --state {again} --store {new}"));
+    let shown = world.database.published(&world.new).unwrap().unwrap();
+    (shown.commit as u64, shown.version)
+}
+
+/// Shows readers the second keyspace, and the first one again, twice; what they saw of the first.
+fn there_and_back(world: &World, poller: Poller, new: Seen) {
+    let store = world.store(&world.live);
+    let is_new = |seen: &Seen| *seen == new;
+    world.promote(&world.new);
+    let there = poller.await_answer("the promoted store", is_new);
+    let checked = ok(&format!("store check --store {store}"));
+    assert!(checked.contains(&format!("see {:?}, which was promoted", world.new)), "{checked}");
+    world.promote(&world.live);
+    let back = poller.await_answer("the first store again", |seen| !is_new(seen));
+    tell(&format!("replay: promoted in {there:?}, and back in {back:?}"));
+    world.promote(&world.store(&world.new));
+    poller.await_answer("the promoted store once more", is_new);
+    world.promote(&world.live);
+    poller.await_answer("the first store once more", |seen| !is_new(seen));
+    let seen = poller.end();
+    let of_live: Vec<_> = seen.iter().filter(|(_, seen)| !is_new(seen)).collect();
+    assert!(of_live.len() > 100 && of_live.len() < seen.len(), "{} answers", of_live.len());
+    let commits = of_live.iter().map(|(_, (commit, _))| commit);
+    assert!(commits.is_sorted(), "a commit of one store came after a later one");
+    for i in 0..TAGS {
+        // A row may be of the next commit before all of its rows are there.
+        let of_tag = of_live.iter().filter(|(tag, _)| *tag == i).map(|(_, seen)| seen);
+        assert!(of_tag.is_sorted(), "a version of a tag came after a later one");
+    }
+    assert!(there < Duration::from_secs(3) && back < Duration::from_secs(3), "{there:?} {back:?}");
+}
+
 #[test]
-fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_reader() {
+fn a_store_is_mended_and_another_is_promoted_and_back_under_a_live_job_and_a_reader() {
     let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
         return;
     };
@@ -207,9 +283,9 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     let line = format!("run --input {input} --store {store} --state {}", state.display());
     let mut job = Job::logged(&line, &world.folder.path().join("log"));
     world.commits(&mut job, 2);
-    let stamp: Value =
+    let top_now: Value =
         serde_json::from_str(&ok(&format!("query top --json --store {store}"))).unwrap();
-    let as_of = stamp["as_of"].as_i64().unwrap();
+    let as_of = top_now["as_of"].as_i64().unwrap();
     let once = |id: usize, tag: &str| {
         produce(&world.brokers, &world.topic, 0, &[post(id, as_of, tag)]);
     };
@@ -220,68 +296,11 @@ fn a_store_is_checked_and_another_is_promoted_and_back_under_a_live_job_and_a_re
     world.commits(&mut job, 3);
 
     let served = serve_store(&store);
-    let tags = top(&store);
-    let poller = Poller::start(&served.address, tags);
-
-    // No drift, neither of the store nor of the log, while both move on.
-    assert_eq!(world.reconcile(""), (Some(0), BTreeSet::new()));
-    assert_eq!(world.reconcile(&format!("--input {input}")), (Some(0), BTreeSet::new()));
-    // Planted drift is found with exactly its rows, however often.
-    let planted = plant(&world, &old);
-    for _ in 0..2 {
-        assert_eq!(world.reconcile(""), (Some(1), planted.clone()));
-    }
-    let one = world.reconcile("--tags hand");
-    assert_eq!(one, (Some(1), ["hand".to_owned()].into()));
-    // The job publishes those rows again, and once more changes nothing.
-    let line = format!("reconcile --state {} --store {store}", state.display());
-    let mended = ok(&format!("{line} --repair --why planted"));
-    assert!(mended.contains("0 values differ"), "{mended}");
-    for more in ["", "--repair"] {
-        assert_eq!(world.reconcile(more), (Some(0), BTreeSet::new()));
-    }
-
-    // A replay up to a commit, into the second keyspace; it says what the live state said then.
-    let commit = newest_commit(&state) - 1;
-    let (again, new) = (world.folder.path().join("again"), world.store(&world.new));
-    let (live, again) = (state.display(), again.display());
-    let refused = fails(&format!("store promote {} --store {store}", world.new), 1);
-    assert!(refused.contains("no published commit"), "{refused}");
-    ok(&format!(
-        "replay --input {input} --state {again} --store {new} --until-commit {live}@{commit} \
-         --decisions-from {live}"
-    ));
-    ok(&format!("compare {live} {new} --at-a {commit}"));
-    ok(&format!("compare {again} {new}"));
-    ok(&format!("reconcile --state {again} --store {new}"));
-    let shown = world.database.published(&world.new).unwrap().unwrap();
-    let is_new =
-        |(commit, version): &Seen| (*commit, *version) == (shown.commit as u64, shown.version);
-
-    // Readers are shown it, and then the first one again.
-    world.promote(&world.new);
-    let there = poller.await_answer("the promoted store", is_new);
-    let checked = ok(&format!("store check --store {store}"));
-    assert!(checked.contains(&format!("see {:?}, which was promoted", world.new)), "{checked}");
-    world.promote(&world.live);
-    let back = poller.await_answer("the first store again", |seen| !is_new(seen));
-    tell(&format!("replay: promoted in {there:?}, and back in {back:?}"));
-    world.promote(&new);
-    poller.await_answer("the promoted store once more", is_new);
-    world.promote(&world.live);
-    poller.await_answer("the first store once more", |seen| !is_new(seen));
-
+    let poller = Poller::start(&served.address, top(&store));
+    check_and_mend(&world, &old);
+    let new = replay(&world);
+    there_and_back(&world, poller, new);
     assert!(producer.lives() && job.lives(), "everything happened beside a live job");
-    let seen = poller.end();
-    let of_live: Vec<&Seen> = seen.iter().filter(|seen| !is_new(seen)).collect();
-    assert!(
-        of_live.len() > 100 && of_live.len() < seen.len(),
-        "{} of {}",
-        of_live.len(),
-        seen.len()
-    );
-    assert!(of_live.is_sorted(), "a commit of one store came after a later one");
-    assert!(there < Duration::from_secs(3) && back < Duration::from_secs(3), "{there:?} {back:?}");
     drop(producer);
     job.signal("TERM");
     let (code, ..) = job.end();
