@@ -12,7 +12,7 @@ use dataflow::{Repair, publish_rest};
 use schemas::control::Control;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::compare::Difference;
-use sinks::cql::{CqlError, CqlPublisher, CqlScan, CqlSettings};
+use sinks::cql::{CqlPublisher, CqlScan, CqlSettings};
 use sinks::publish::JobRow;
 use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::Storage;
@@ -24,6 +24,11 @@ use crate::state::open;
 
 /// How long the rows of a commit may take to be in the store.
 const PUBLISH_WAIT_US: u64 = 60_000_000;
+
+/// How often rows are read again whose commit is not kept any more.
+const ROUNDS: u32 = 5;
+/// How long a store is given to show another commit.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// A store, and the commit that it claims to show.
 pub(crate) struct Claim {
@@ -44,11 +49,12 @@ impl Claim {
     pub(crate) fn read(settings: CqlSettings, state: &Path) -> Result<Self, CliError> {
         let storage = open(state).map_err(untold)?;
         let runtime = runtime().map_err(untold)?;
-        let job = runtime.block_on(async { CqlScan::open(&settings).await?.job().await });
-        let job = job.map_err(untold)?;
-        let manifest = claimed(&*storage, &job).map_err(untold)?;
-        let snapshot = Snapshot::open(&*storage, manifest, None).map_err(untold)?;
-        let (state, snapshot) = (state.to_owned(), Arc::new(snapshot));
+        let shown = runtime.block_on(async {
+            let scan = CqlScan::open(&settings).await.map_err(untold)?;
+            shown(&scan, &*storage).await
+        });
+        let (job, snapshot) = shown?;
+        let state = state.to_owned();
         Ok(Self { settings, state, storage, job, snapshot })
     }
 
@@ -62,24 +68,7 @@ impl Claim {
         let mine = |key, name: &str| which.has(key, name);
         let mut check = Check::new(&*self.storage, Arc::clone(&self.snapshot), &mine);
         let runtime = runtime().map_err(untold)?;
-        let mut failed = Ok(());
-        let mut note = |held: Result<(), CommitError>| {
-            if failed.is_ok() {
-                failed = held;
-            }
-        };
-        runtime
-            .block_on(async {
-                let scan = CqlScan::open(&self.settings).await?;
-                scan.tags(|row| note(check.tag(&row))).await?;
-                if which.is_all() {
-                    check.job(&self.job);
-                    scan.boards(|row| note(check.board(&row))).await?;
-                }
-                Ok::<_, CqlError>(())
-            })
-            .map_err(untold)?;
-        failed.map_err(ServedError::from).map_err(untold)?;
+        runtime.block_on(self.hold(&mut check, which.is_all()))?;
         let (checked, found) = check.end(which.is_all());
         Ok((checked, found.into_iter().map(drift).collect()))
     }
@@ -141,6 +130,63 @@ fn again(values: &[Drift]) -> Vec<Control> {
         display: display.to_owned(),
     };
     rows.into_iter().map(record).collect()
+}
+
+impl Claim {
+    async fn hold(&self, check: &mut Check<'_>, boards: bool) -> Result<(), CliError> {
+        let scan = CqlScan::open(&self.settings).await.map_err(untold)?;
+        let mut held = Held(Ok(()));
+        scan.tags(|row| held.note(check.tag(&row))).await.map_err(untold)?;
+        if boards {
+            check.job(&self.job);
+            scan.boards(|row| held.note(check.board(&row))).await.map_err(untold)?;
+        }
+        for round in 1..=ROUNDS {
+            let (unsure, boards) = check.unsure();
+            if unsure.is_empty() && !boards {
+                break;
+            }
+            let (_, snapshot) = shown(&scan, &*self.storage).await?;
+            check.go_on(snapshot, round == ROUNDS);
+            for (scope, tag) in unsure {
+                let row = scan.tag(&scope, &tag).await.map_err(untold)?;
+                row.iter().for_each(|row| held.note(check.tag(row)));
+            }
+            if boards {
+                scan.boards(|row| held.note(check.board(&row))).await.map_err(untold)?;
+            }
+        }
+        held.0.map_err(untold)
+    }
+}
+
+/// The first error of many rows.
+struct Held(Result<(), CommitError>);
+
+impl Held {
+    fn note(&mut self, held: Result<(), CommitError>) {
+        if self.0.is_ok() {
+            self.0 = held;
+        }
+    }
+}
+
+/// What a store claims to show now, open.
+async fn shown(scan: &CqlScan, storage: &dyn Storage) -> Result<(JobRow, Arc<Snapshot>), CliError> {
+    let mut rounds = 0;
+    loop {
+        let job = scan.job().await.map_err(untold)?;
+        let opened = claimed(storage, &job)
+            .and_then(|manifest| Ok(Arc::new(Snapshot::open(storage, manifest, None)?)));
+        match opened {
+            // A living job's commits come and go: the store shows another one by now.
+            Err(ServedError::NotKept { .. } | ServedError::Commit(_)) if rounds < ROUNDS => {
+                rounds += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            other => return Ok((job, other.map_err(untold)?)),
+        }
+    }
 }
 
 fn drift(difference: Difference) -> Drift {

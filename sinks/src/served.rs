@@ -4,7 +4,7 @@
 //! held against the very commit of that version. Invariant: a row that was published as the commit
 //! has it is never called drift, and any other that readers would see is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use schemas::hash::{Hasher, KeyHash};
@@ -134,11 +134,17 @@ pub struct Check<'c> {
     storage: &'c dyn Storage,
     hasher: Hasher,
     claimed: Arc<Snapshot>,
+    /// The same, or a later one that the store has claimed to show since.
+    base: Arc<Snapshot>,
     mine: Mine<'c>,
     /// Commits that were published since, by version; none where no commit has it.
     later: BTreeMap<i64, Option<Arc<Snapshot>>>,
     tags: HashSet<KeyHash>,
     boards: HashSet<(String, String)>,
+    /// Rows of commits that are not kept any more, and whether boards are among them.
+    unsure: BTreeSet<(String, String)>,
+    unsure_boards: bool,
+    insists: bool,
     checked: u64,
     found: Vec<Difference>,
 }
@@ -149,11 +155,15 @@ impl<'c> Check<'c> {
         Self {
             storage,
             hasher: claimed.manifest.body.hash_key.hasher(),
+            base: Arc::clone(&claimed),
             claimed,
             mine,
             later: BTreeMap::new(),
             tags: HashSet::new(),
             boards: HashSet::new(),
+            unsure: BTreeSet::new(),
+            unsure_boards: false,
+            insists: false,
             checked: 0,
             found: Vec::new(),
         }
@@ -180,9 +190,12 @@ impl<'c> Check<'c> {
         if !(self.mine)(key, &served.tag) {
             return Ok(());
         }
-        self.checked += 1;
-        self.tags.insert(key);
+        self.checked += u64::from(self.tags.insert(key));
         let (commit, known) = self.commit(served.version)?;
+        if !known && !self.insists && served.version.is_some() {
+            self.unsure.insert((served.scope.clone(), served.tag.clone()));
+            return Ok(());
+        }
         let held = commit.tag(key).filter(|row| row.total != 0);
         let row = served.row();
         let row = Some(row).filter(|row| row.total != 0);
@@ -198,16 +211,31 @@ impl<'c> Check<'c> {
 
     /// Holds a row of table `board` against its commit.
     pub fn board(&mut self, served: &ServedBoard) -> Result<(), CommitError> {
-        self.checked += 1;
         let place = (served.scope.clone(), served.window.clone());
-        let (commit, _) = self.commit(served.version)?;
+        self.checked += u64::from(self.boards.insert(place.clone()));
+        let (commit, known) = self.commit(served.version)?;
+        if !known && !self.insists && served.version.is_some() {
+            self.unsure_boards = true;
+            return Ok(());
+        }
         let held = commit.board(&place.0, &place.1).map(|row| document(row.doc.as_bytes()));
         let row = served.doc.as_deref().map(document);
         if row != held {
             self.found.push(difference(&place.0, &place.1, "board", json!(row), json!(held)));
         }
-        self.boards.insert(place);
         Ok(())
+    }
+
+    /// The rows of table `tag` that are to be read again, and whether the boards are: those of a
+    /// commit that was published while the check went on and that is not kept any more.
+    pub fn unsure(&mut self) -> (BTreeSet<(String, String)>, bool) {
+        (std::mem::take(&mut self.unsure), std::mem::take(&mut self.unsure_boards))
+    }
+
+    /// Goes on with the commit that the store claims to show now. `insists`: what no commit tells
+    /// of is held against the newest from here on.
+    pub fn go_on(&mut self, claimed: Arc<Snapshot>, insists: bool) {
+        (self.base, self.insists) = (claimed, insists);
     }
 
     /// Adds what the commit has and the store has not: the number of rows that were looked at, and
@@ -233,10 +261,10 @@ impl<'c> Check<'c> {
     /// The commit that a row of this version comes from, and whether any has it: one that no
     /// commit has is held against the newest.
     fn commit(&mut self, version: Option<i64>) -> Result<(Arc<Snapshot>, bool), CommitError> {
-        let Some(version) = version else { return Ok((Arc::clone(&self.claimed), false)) };
+        let Some(version) = version else { return Ok((Arc::clone(&self.base), false)) };
         // Rows that were not sent again since are as they were then.
-        if version <= self.claimed.manifest.header.version {
-            return Ok((Arc::clone(&self.claimed), true));
+        if version <= self.base.manifest.header.version {
+            return Ok((Arc::clone(&self.base), true));
         }
         if !self.later.contains_key(&version) {
             let found = self.look_for(version)?;
@@ -244,7 +272,8 @@ impl<'c> Check<'c> {
         }
         match self.later.get(&version).and_then(Option::as_ref) {
             Some(commit) => Ok((Arc::clone(commit), true)),
-            None => Ok((self.newest()?, false)),
+            None if self.insists => Ok((self.newest()?, false)),
+            None => Ok((Arc::clone(&self.base), false)),
         }
     }
 

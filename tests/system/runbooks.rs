@@ -79,7 +79,7 @@ fn what_a_poison_producer_wrote_is_counted_after_all() {
     ok(&format!("run --input {input} --state {state} --bounded"));
     let total = || ok(&format!("query tag a --state {state}"));
     assert!(total().starts_with("#a: 15 posts"), "{}", total());
-    let arguments = format!("{input} {state} missing_field --map event_id=id");
+    let arguments = format!("{input} {state} missing_field s/\"id\":/\"event_id\":/");
     let told = ends("poison-producer", &arguments, 0);
     assert!(told.contains("missing_field") && told.contains("each once"), "{told}");
     assert!(total().starts_with("#a: 20 posts"), "{}", total());

@@ -70,10 +70,16 @@ impl Store {
         let storage = DiskStorage::open_existing(state).unwrap();
         let manifest = claimed(&storage, &self.job).unwrap();
         let snapshot = Arc::new(Snapshot::open(&storage, manifest, None).unwrap());
-        let mut check = Check::new(&storage, snapshot, mine);
+        let mut check = Check::new(&storage, Arc::clone(&snapshot), mine);
         self.tags.iter().for_each(|row| check.tag(row).unwrap());
         self.boards.iter().for_each(|row| check.board(row).unwrap());
         check.job(&self.job);
+        // Rows of a version that no kept commit has are read again, and then there is no excuse.
+        let (unsure, boards) = check.unsure();
+        check.go_on(snapshot, true);
+        let unsure = |row: &&ServedTag| unsure.contains(&(row.scope.clone(), row.tag.clone()));
+        self.tags.iter().filter(unsure).for_each(|row| check.tag(row).unwrap());
+        self.boards.iter().filter(|_| boards).for_each(|row| check.board(row).unwrap());
         let (checked, found) = check.end(true);
         assert!(checked > 0);
         let told = found.into_iter().map(|d| {

@@ -11,7 +11,7 @@ use scylla::statement::unprepared::Statement;
 use scylla::value::CqlTimestamp;
 
 use super::check::PROBE;
-use super::session::{connect, profile};
+use super::session::{connect, profile, query_rows};
 use super::{CqlError, CqlSettings, job_row, schema};
 use crate::publish::JobRow;
 use crate::served::{ServedBoard, ServedTag};
@@ -63,14 +63,25 @@ impl CqlScan {
         row.ok_or_else(|| CqlError::Fatal(format!("keyspace {keyspace:?} has no published commit")))
     }
 
-    /// Calls `each` with every row of table `tag`.
-    pub async fn tags(&self, mut each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
-        let text = format!(
+    /// One row of table `tag`.
+    pub async fn tag(&self, scope: &str, tag: &str) -> Result<Option<ServedTag>, CqlError> {
+        let text = format!("{} WHERE scope = ? AND tag = ?", self.tag_text());
+        let rows = query_rows(&self.session, text, (scope, tag)).await?;
+        let row = rows.maybe_first_row::<TagColumns>();
+        Ok(row.map_err(|error| CqlError::Unavailable(error.to_string()))?.map(ServedTag::from))
+    }
+
+    fn tag_text(&self) -> String {
+        format!(
             "SELECT scope, tag, display, total, recent, first_seen, last_seen, as_of, version \
              FROM \"{}\".tag",
             self.keyspace
-        );
-        self.rows::<TagColumns>(text, |row| each(row.into())).await
+        )
+    }
+
+    /// Calls `each` with every row of table `tag`.
+    pub async fn tags(&self, mut each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
+        self.rows::<TagColumns>(self.tag_text(), |row| each(row.into())).await
     }
 
     /// Calls `each` with every row of table `board`.
