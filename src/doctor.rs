@@ -38,6 +38,7 @@ const RETENTION_MS: i64 = 24 * 3_600_000;
 
 /// Ask the real inputs, state, store and ports of a job what would fail
 #[derive(clap::Args)]
+#[group(skip)]
 #[command(after_help = "Takes the arguments of run. Exit code: 1 where something would fail.
 
 Examples:

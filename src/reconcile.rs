@@ -300,7 +300,12 @@ impl LogArgs {
             source: input.clone(),
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
             log_time: LogTimeKind::Auto,
-            kafka: Kafka { properties: properties(&self.kafka)?, ..Kafka::default() },
+            kafka: Kafka {
+                // No offset is committed for it, but clients that read want a name.
+                group: "tagflow-reconcile".to_owned(),
+                properties: properties(&self.kafka)?,
+                ..Kafka::default()
+            },
             span: None,
         })
     }
