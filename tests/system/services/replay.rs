@@ -89,7 +89,7 @@ impl World {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let last = values.pop().unwrap_or_else(|| panic!("{line}\n{error}"));
         assert_eq!(last["drift"], values.len(), "{text}");
-        assert!(last["checked"].as_u64().unwrap() > 100, "{text}");
+        assert!(last["checked"].as_u64().unwrap() > 0, "{text}");
         let keys = values.iter().map(|value| value["key"].as_str().unwrap().to_owned());
         (output.status.code(), keys.collect())
     }
