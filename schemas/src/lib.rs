@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod control;
+mod counters;
 pub mod event;
 pub mod hash;
 pub mod log_time;

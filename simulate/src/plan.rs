@@ -67,8 +67,8 @@ pub enum Act {
     },
     /// All is well with the wire and the clock again.
     Calm,
-    /// A row or an id of the newest commit is changed behind the job's back, and the job is asked to
-    /// correct it.
+    /// A row or an id of the newest commit is changed behind the job's back, and the job is asked
+    /// to correct it.
     Repair,
 }
 

@@ -1,6 +1,6 @@
 //! `tagflow dead-letters replay`: refused records go through the job again, each once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -98,12 +98,20 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), CliError> {
     let repaired = args.repaired.as_deref().map(read).transpose()?;
     let before = replayed(&dataflow::repairs(&*storage, &base)?);
     let segments = open_table::<DeadLetters>(&*storage, &base)?;
-    let rows = segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
-    let open = |row: &DeadLetterRow<'_>| !before.contains_key(&key(row)) && !is_counted(row);
-    let wanted = rows.filter(|row| args.wants(row) && open(row));
+    let rows = || segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
+    if let Some(repaired) = &repaired {
+        all_refused(repaired, rows())?;
+    }
+    let open = |row: &DeadLetterRow<'_>| {
+        let named = repaired.as_ref().is_none_or(|repaired| repaired.contains_key(&key(row)));
+        named && !before.contains_key(&key(row)) && !is_counted(row)
+    };
+    let wanted: Vec<_> = rows().filter(|row| args.wants(row) && open(row)).collect();
     let records: Vec<Control> =
-        wanted.filter_map(|row| redeliver(&row, repaired.as_ref())).collect();
+        wanted.iter().filter_map(|row| redeliver(row, repaired.as_ref())).collect();
     let mut told = Told { commit: base.header.commit, ..Told::default() };
+    // What is no text cannot be read as it is.
+    told.refused = wanted.len() - records.len();
     if !records.is_empty() {
         let mappings = args.mappings(job.as_ref(), &base)?;
         let settings = job.map_or_else(Settings::default, |job| job.settings);
@@ -112,7 +120,7 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), CliError> {
         told.commit = taken.header.commit;
         told.duplicates = done.iter().filter(|repair| repair.kind == "duplicate").count();
         told.counted = done.len() - told.duplicates;
-        told.refused = records.len() - done.len();
+        told.refused += records.len() - done.len();
     }
     if args.json {
         output.json(&told)?;
@@ -188,8 +196,22 @@ fn read(file: &Path) -> Result<Records, CliError> {
     lines.map(record).collect()
 }
 
-/// What to deliver in place of a refused record; none where nothing was said about it, or where it
-/// is no text.
+/// Checks that every repaired record stands for one that was refused.
+fn all_refused<'r>(
+    repaired: &Records,
+    rows: impl Iterator<Item = DeadLetterRow<'r>>,
+) -> Result<(), CliError> {
+    let refused: BTreeSet<_> = rows.map(|row| key(&row)).collect();
+    match repaired.keys().find(|key| !refused.contains(*key)) {
+        None => Ok(()),
+        Some((input, partition, position)) => {
+            let place = format!("position {position} of {partition} (input {input})");
+            Err(CliError::Failed(format!("no record at {place} was refused")))
+        }
+    }
+}
+
+/// What to deliver in place of a refused record; none where it is no text.
 fn redeliver(row: &DeadLetterRow<'_>, repaired: Option<&Records>) -> Option<Control> {
     let record = match repaired {
         Some(repaired) => repaired.get(&key(row))?.clone(),

@@ -19,7 +19,7 @@ use sinks::storage::DiskStorage;
 use tempfile::TempDir;
 
 use super::crash::Random;
-use super::harness::{Job, eventually, export, folder, ok, run};
+use super::harness::{Job, eventually, export, folder, newest_commit, ok, run};
 use super::reconcile::{change_tag, copy, no_drift, rewrite, shift, told};
 
 /// A state that a job follows a growing file with.
@@ -60,7 +60,11 @@ impl Followed {
 
     /// Starts the job and waits until it has read what there is.
     fn start(&self) -> Job {
+        let before = newest_commit(&self.state);
         let job = Job::start(&self.line(&format!("run {SCOPES} --workers 2")));
+        eventually("the job's commits", || {
+            (newest_commit(&self.state) >= before + 2).then_some(())
+        });
         self.catch_up();
         job
     }
@@ -71,9 +75,8 @@ impl Followed {
             self.state.join("visible").exists().then_some(())?;
             let shown = run(&format!("checkpoint show --state {} --json", self.state.display()));
             let shown: Value = serde_json::from_slice(&shown.stdout).ok()?;
-            (shown["inputs"]["input"]["posts.ndjson"]["position"] == bytes
-                || shown.to_string().contains(&format!(":{bytes}")))
-            .then_some(())
+            let read = &shown["inputs"]["input"]["posts.ndjson"]["position"]["offset"];
+            (*read == bytes).then_some(())
         });
     }
 
@@ -203,7 +206,7 @@ fn id_missing(state: &Path) -> String {
     rewrite::<Ids>(state, |rows, all| {
         let all: Vec<_> = all.collect();
         let last = all.iter().map(|(_, row)| row.hour).max().unwrap();
-        let left_out = all.iter().find(|(_, row)| row.hour == last).unwrap().0;
+        let left_out = all.iter().find(|(_, row)| row.hour == last && !row.forgotten).unwrap().0;
         let left = all.iter().filter(|(hash, _)| *hash != left_out);
         left.for_each(|(hash, row)| rows.push(*hash, row));
     });

@@ -145,8 +145,9 @@ impl Partitions {
     }
 
     /// The event of a record that is delivered again, unless it is refused again.
-    fn again(&mut self, order: Order) -> Option<Post> {
-        let Control::Redeliver { input, partition, position, record, .. } = &order.control else {
+    fn again(&mut self, mut order: Order) -> Option<Post> {
+        let Control::Redeliver { input, partition, position, record, .. } = &mut order.control
+        else {
             return None;
         };
         let index = self.context.inputs.iter().position(|known| known.name == *input);
@@ -157,7 +158,10 @@ impl Partitions {
             self.intake.again(input, salt, record.as_bytes(), wall_ms)
         });
         match again {
-            Ok(post) => Some(Post { route: Route::Asked(Box::new(order)), ..post }),
+            Ok((post, plain)) => {
+                *record = plain;
+                Some(Post { route: Route::Asked(Box::new(order)), ..post })
+            }
             Err(why) => {
                 tracing::warn!(input, partition, position, why, "a record is refused again");
                 None

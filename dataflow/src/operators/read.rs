@@ -12,6 +12,7 @@ use schemas::manifest::Counters;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use schemas::segment::Rows;
 use schemas::tags::Extractor;
+use serde_json::json;
 use smallvec::SmallVec;
 
 use crate::log::Record;
@@ -179,15 +180,15 @@ impl Intake {
         Some(Route::Once)
     }
 
-    /// Decodes a refused record that is delivered again; why it is still refused, if it is. Its
-    /// position has been counted, and moves no clock.
+    /// Decodes a refused record that is delivered again, and writes it as one that needs no mapping;
+    /// or why it is refused again. Its position has been counted, and it moves no clock.
     pub(crate) fn again(
         &mut self,
         input: &Input,
         salt: u64,
         record: &[u8],
         wall_ms: i64,
-    ) -> Result<Post, String> {
+    ) -> Result<(Post, String), String> {
         let event = input.decoder.decode(record).map_err(|reject| reject.to_string())?;
         let latest_ms = self.settings.max_future_ms.map_or(i64::MAX, |ahead| wall_ms + ahead);
         let latest_ms = latest_ms.min(self.settings.until_ms.unwrap_or(i64::MAX));
@@ -197,7 +198,21 @@ impl Intake {
         if event.ts_ms > latest_ms {
             return Err(format!("ts {} lies after {latest_ms}", event.ts_ms));
         }
-        Ok(self.post(&event, salt, Route::Once))
+        let plain = self.plain(&event);
+        Ok((self.post(&event, salt, Route::Once), plain))
+    }
+
+    /// An event as a record with the names of its fields that hold without a mapping.
+    fn plain(&self, event: &Event<'_>) -> String {
+        let named = self.settings.scopes.iter().zip(&event.attributes);
+        let attributes =
+            named.filter_map(|(scope, value)| Some((&*scope.attribute, value.as_ref()?)));
+        let mut record: serde_json::Map<_, _> =
+            attributes.map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        record.insert("event_id".to_owned(), json!(event.event_id));
+        record.insert("ts".to_owned(), json!(event.ts_ms));
+        record.insert("caption".to_owned(), json!(event.caption));
+        serde_json::Value::Object(record).to_string()
     }
 
     fn bury(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {

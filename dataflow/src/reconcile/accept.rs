@@ -181,9 +181,15 @@ impl Accept {
     }
 }
 
-/// The event of a refused record that was delivered again, and counted.
-pub(super) fn again(rules: &Rules, record: &str, as_it_is: bool) -> Option<Accepted> {
-    let event = rules.decoder.decode(record.as_bytes()).ok()?;
+/// The event of a refused record that was delivered again, and counted; `plain` reads it as it was
+/// written down, without a mapping.
+pub(super) fn again(
+    rules: &Rules,
+    plain: &Decoder,
+    record: &str,
+    as_it_is: bool,
+) -> Option<Accepted> {
+    let event = plain.decode(record.as_bytes()).ok()?;
     let salt = rules.hasher.input_salt(&rules.input);
     Some(accepted(rules, &mut Extractor::default(), salt, event, as_it_is))
 }

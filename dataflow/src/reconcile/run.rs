@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::input::{Input as _, InputSession};
 use schemas::hash::KeyHash;
+use schemas::manifest::Body;
+use schemas::mapping::Mapping;
 use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{OpenSegment, open_table};
 use timely::communication::Config as CommunicationConfig;
@@ -160,21 +162,14 @@ impl Check {
             };
             logs.push((opened.log, rules));
         }
+        let plain = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
             let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
             let as_it_is = r.as_it_is?;
-            Some((again(rules, r.record, as_it_is)?, r.place.clone()))
+            Some((again(rules, &plain, r.record, as_it_is)?, r.place.clone()))
         });
         let again = counted.collect();
-        for (log, rules) in &logs {
-            // Finds a topic's partitions and their ends; a file that is gone is told below.
-            log.discover()?;
-            for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
-                if let Some(fingerprint) = &state.fingerprint {
-                    log.verify(partition, fingerprint)?;
-                }
-            }
-        }
+        verify(&logs, body)?;
         let kept = Kept {
             windows: body.windows.clone(),
             as_of_ms: body.as_of_ms.unwrap_or_default(),
@@ -278,6 +273,20 @@ impl Check {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
+}
+
+/// Checks that logs begin with what the commit knows of them.
+fn verify(logs: &[(Arc<dyn Log>, Rules)], body: &Body) -> Result<(), ReconcileError> {
+    for (log, rules) in logs {
+        // Finds a topic's partitions and their ends; a file that is gone is told later.
+        log.discover()?;
+        for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
+            if let Some(fingerprint) = &state.fingerprint {
+                log.verify(partition, fingerprint)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A refused record that was delivered again.

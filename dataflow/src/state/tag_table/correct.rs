@@ -1,6 +1,6 @@
 //! Changing a tag's row on somebody's word: corrections, and writing it again as it is.
 //!
-//! Invariant: posts that were counted after the commit that a correction was made from stay counted.
+//! Invariant: posts that were counted after the commit that a correction was made from stay so.
 
 use schemas::control::{Correction, Values};
 use schemas::hash::KeyHash;
@@ -55,8 +55,8 @@ impl TagTable {
         Ok(Some(Change { before, after, fell }))
     }
 
-    /// Has a row written again; one that is not known becomes a row of total 0. Whether its scope is
-    /// counted.
+    /// Has a row written again; one that is not known becomes a row of total 0. Whether its scope
+    /// is counted.
     pub(crate) fn republish<'c>(
         &mut self,
         hash: KeyHash,
