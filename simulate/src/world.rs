@@ -132,7 +132,7 @@ impl<'p> World<'p> {
         self.drain(&mut Rng(self.plan.seed ^ 0x5eed))
     }
 
-    fn count(&mut self, fault: &'static str) {
+    pub(crate) fn count(&mut self, fault: &'static str) {
         *self.outcome.faults.entry(fault).or_default() += 1;
     }
 
