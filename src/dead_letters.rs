@@ -8,6 +8,7 @@ use schemas::hash::KeyHash;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use serde::Serialize;
 use sinks::commits::{OpenSegment, open_table};
+use sinks::publish::refused;
 
 use crate::error::CliError;
 use crate::output::Output;
@@ -39,6 +40,11 @@ enum What {
         /// Only their numbers, by reason
         #[arg(long, conflicts_with = "json")]
         count: bool,
+    },
+    /// List the rows that the store refused for good, one JSON object a line
+    Refused {
+        #[command(flatten)]
+        state: StateArg,
     },
     /// Print one refused record as it was read
     Show {
@@ -97,6 +103,10 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
                 rows.sort_unstable_by_key(|r| (r.input, r.partition, r.position));
                 rows.iter().try_for_each(|row| tell(&mut output, row, &again, json))?;
             }
+        }
+        What::Refused { state } => {
+            let rows = refused(&*open(&state.state)?)?;
+            rows.iter().try_for_each(|row| output.line(row))?;
         }
         What::Show { state, partition, position, input } => {
             let (segments, again) = load(&state)?;

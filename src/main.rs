@@ -102,3 +102,15 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Store(args) => store::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_command_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -11,7 +11,7 @@ use crate::error::CliError;
 /// A database, and how to reach it.
 #[derive(clap::Args, Clone, Default)]
 pub(crate) struct StoreArgs {
-    /// The store: cql://HOST:PORT[,HOST:PORT]/KEYSPACE of ScyllaDB or Cassandra
+    /// The store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE` of ScyllaDB or Cassandra
     #[arg(long, value_name = "STORE")]
     pub(crate) store: Option<StoreUri>,
     /// The nearest data centre of the store; needed where it has several

@@ -108,11 +108,12 @@ impl World {
             return self.run_to_the_end();
         }
         let line = self.line("");
+        let before = newest_commit(&self.path("state"));
         let mut job = Job::start(&line);
         eventually("all records", || {
             assert!(job.lives(), "{line}");
-            // The first one is seen a moment after it is made.
-            let known = newest_commit(&self.path("state")) > 1;
+            // It has taken over and made a commit of its own: it listens for signals by then.
+            let known = newest_commit(&self.path("state")) > before + 1;
             let read = known.then(|| self.summary()).map(|s| s.events + s.duplicates);
             (read == Some(self.records)).then_some(())
         });

@@ -153,7 +153,7 @@ mod tests {
         let late = held(&partitions, &mut standings, &slowest, NOW + SILENT_US + 1);
         assert_eq!(late, (vec![false, false], Tally { held: 0, silent: 1 }));
         standings[0].was_read(3, NOW + SILENT_US + 2);
-        assert_eq!(held(&partitions, &mut standings, &slowest, NOW + SILENT_US + 3).0[1], true);
+        assert!(held(&partitions, &mut standings, &slowest, NOW + SILENT_US + 3).0[1]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reconcile: what the state of a commit must be, computed afresh from the log, against what it is.
 //!
-//! The computation is a second, independent program ([`program`]): it shares with the job the
+//! The computation is a second, independent program (`program`): it shares with the job the
 //! record types, the tag rules, and the decoders of manifests, rows and dead letters, which hold
 //! the positions and the recorded decisions. Invariant: what a report calls drift differs, and
 //! what it does not mention, of the keys it was asked to check, is equal.

@@ -11,7 +11,7 @@ mod task;
 
 pub use backoff::Backoff;
 pub use memory::MemoryStore;
-pub use refused::REFUSED;
+pub use refused::{REFUSED, refused};
 use schemas::hash::KeyHash;
 use schemas::rows::{BoardRow, TagRow};
 use schemas::windows::Windows;

@@ -1,14 +1,16 @@
 //! The job's results in a real Cassandra or ScyllaDB: the same as in the commits, whatever is done
 //! to a keyspace.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use recount::{Key, Row};
 use tempfile::TempDir;
 
 use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
 use super::super::serve::{get, serve, serve_store};
-use super::tables::{Database, difference_to};
+use super::tables::{Database, Tag, difference_to};
 use super::{cql, fresh, shared};
 
 const POSTS: &str = "--posts 20000 --seed 7 --vocabulary 5000 --tags-mean 3";
@@ -76,6 +78,12 @@ impl Fixture {
     fn rebuild(&self, state: &str, keyspace: &str) -> String {
         let state = self.path(state);
         ok(&format!("store rebuild --store {} --state {}", self.store(keyspace), state.display()))
+    }
+
+    /// The tags of a state and of the keyspace.
+    pub(super) fn both(&self, state: &str) -> (BTreeMap<Key, Row>, BTreeMap<Key, Tag>) {
+        let (want, summary) = export(&self.path(state), "");
+        (want, self.database.tags(&self.keyspace, summary.as_of.unwrap()))
     }
 
     /// Fails unless the keyspace has what the state has.
@@ -174,8 +182,8 @@ fn rows_that_were_changed_by_hand_are_as_before_after_a_rebuild() {
                 _ => format!("DELETE FROM {keyspace}.tag {of}"),
             });
         }
-        let published = fixture.database.published(keyspace).unwrap().unwrap();
-        assert!(fixture.database.tags(keyspace, published.as_of_ms).len() < rows.len());
+        let left = fixture.database.rows::<(String,)>(&format!("SELECT tag FROM {keyspace}.tag"));
+        assert!(left.unwrap().len() < rows.len());
     };
     // Where nobody lives, the rebuild makes a commit of its own.
     spoil();
@@ -302,40 +310,4 @@ fn a_store_that_does_not_answer_keeps_nobody_for_ever_and_gets_the_rest_later() 
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     fails(&format!("query top --store {closed}"), 1);
     fails(&format!("store check --store {closed}"), 1);
-}
-
-#[test]
-fn a_row_that_the_database_never_takes_is_kept_and_counted_and_holds_nobody_back() {
-    let Some(nodes) = cql() else { return };
-    let _servers = shared();
-    let fixture = Fixture::new(&nodes, "--posts 100");
-    // A key of a database has at most 65,535 bytes; one letter here folds to 18 in a key.
-    let (region, tag) = ("r".repeat(64_000), "\u{fdfa}".repeat(90));
-    let post = |id: &str, tag: &str| {
-        format!(
-            r##"{{"event_id":"{id}","ts":1700000000000,"caption":"#{tag}","region":"{region}"}}"##
-        )
-    };
-    let posts = [post("1", &tag), post("2", "cat")].join("\n") + "\n";
-    assert!(posts.lines().all(|line| line.len() < 65_536));
-    fs::write(fixture.path("posts.ndjson"), posts).unwrap();
-    let line = format!("{} --json", fixture.line("state", &fixture.store(&fixture.keyspace)));
-    let ended: serde_json::Value =
-        serde_json::from_str(&ok(&format!("{line} --scope region={region}"))).unwrap();
-    assert_eq!((&ended["events"], &ended["store"]["refused"]), (&2.into(), &1.into()));
-    let (want, summary) = export(&fixture.path("state"), "");
-    let got = fixture.database.tags(&fixture.keyspace, summary.as_of.unwrap());
-    assert_eq!((want.len(), got.len()), (4, 3));
-    let kept = kept(&fixture.path("state"));
-    let [kept] = kept.as_slice() else { panic!("{kept:?}") };
-    let kept: serde_json::Value = serde_json::from_str(kept).unwrap();
-    assert_eq!((&kept["table"], &kept["total"]), (&"tag".into(), &1.into()));
-    assert!(kept["why"].as_str().unwrap().contains("longer than maximum"), "{}", kept["why"]);
-    let listed = ok(&format!("dead-letters refused --state {}", fixture.path("state").display()));
-    assert_eq!(listed.lines().count(), 1);
-}
-
-fn kept(state: &Path) -> Vec<String> {
-    let files = fs::read_dir(state.join("refused")).unwrap();
-    files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect()
 }

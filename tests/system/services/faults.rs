@@ -4,7 +4,8 @@
 //! A proxy stands between the job and the server. Which requests it meets is up to chance, and how
 //! many of each kind is told.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,11 +13,11 @@ use std::time::Duration;
 use scylla_proxy::{
     Condition, Node, Proxy, Reaction, RequestFrame, RequestOpcode, RequestReaction, RequestRule,
     ResponseFrame, ResponseOpcode, ResponseReaction, ResponseRule, RunningProxy, ShardAwareness,
-    example_db_errors, get_exclusive_local_address,
+    example_db_errors,
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::harness::{Job, tell, within};
+use super::super::harness::{Job, ok, tell, within};
 use super::cql::Fixture;
 use super::{cql, shared, skipped};
 
@@ -83,25 +84,33 @@ struct Bad {
     runtime: Runtime,
     running: Option<RunningProxy>,
     address: SocketAddr,
-    struck: Arc<Struck>,
 }
 
 impl Bad {
-    fn before(node: &str) -> Self {
-        let real: SocketAddr = node.parse().unwrap();
-        let address = SocketAddr::new(get_exclusive_local_address(), real.port());
-        let struck = Arc::new(Struck::default());
+    fn before(real: SocketAddr, requests: Vec<RequestRule>, responses: Vec<ResponseRule>) -> Self {
+        // A driver goes to the addresses that nodes tell, and the port that it was given.
+        let address = TcpListener::bind((real.ip(), 0)).unwrap().local_addr().unwrap();
         let proxied = Node::builder()
             .real_address(real)
             .proxy_address(address)
             .shard_awareness(ShardAwareness::Unaware)
-            .request_rules(requests(&struck))
-            .response_rules(responses(&struck))
+            .request_rules(requests)
+            .response_rules(responses)
             .build();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let running = runtime.block_on(Proxy::new([proxied]).run()).unwrap();
-        Self { runtime, running: Some(running), address, struck }
+        Self { runtime, running: Some(running), address }
     }
+}
+
+/// The only node; the driver would find the way around a proxy to others.
+fn one_node() -> Option<SocketAddr> {
+    let nodes = cql()?;
+    let node = nodes.parse().ok();
+    if node.is_none() {
+        skipped(1, "a proxy needs one node, named by its address");
+    }
+    node
 }
 
 impl Drop for Bad {
@@ -131,23 +140,19 @@ fn measured(line: &str) -> (String, u64) {
 
 #[test]
 fn a_table_converges_though_the_database_loses_delays_and_doubts_a_third_of_all_writes() {
-    let Some(nodes) = cql() else { return };
+    let Some(node) = one_node() else { return };
     let _servers = shared();
-    // The driver would find the way around a proxy to the other nodes.
-    let Ok(_) = nodes.parse::<SocketAddr>() else {
-        return skipped(1, "a proxy needs one node, named by its address");
-    };
-    let fixture = Fixture::new(&nodes, POSTS);
+    let fixture = Fixture::new(&node.to_string(), POSTS);
     let store = fixture.store(fixture.keyspace());
-    let bad = Bad::before(&nodes);
-    let through = store.replace(&nodes, &bad.address.to_string());
+    let struck = Arc::new(Struck::default());
+    let bad = Bad::before(node, requests(&struck), responses(&struck));
+    let through = store.replace(&node.to_string(), &bad.address.to_string());
     let line = |state: &str, store: &str| format!("{} --json", fixture.line(state, store));
     let (out, peak) = measured(&line("state", &through));
     fixture.check("state", fixture.keyspace());
     let told: serde_json::Value = serde_json::from_str(&out).unwrap();
     let count = |field: &str| told["store"][field].as_u64().unwrap();
-    let [before, after] =
-        [&bad.struck.not_written, &bad.struck.written].map(|n| n.load(Ordering::Relaxed));
+    let [before, after] = [&struck.not_written, &struck.written].map(|n| n.load(Ordering::Relaxed));
     let (rows, resent) = (count("rows"), count("resent"));
     tell(&format!(
         "faults: {rows} rows, {resent} sent again; write timeouts: {before} before the write, \
@@ -162,4 +167,37 @@ fn a_table_converges_though_the_database_loses_delays_and_doubts_a_third_of_all_
     assert!(peak <= usual + MORE_MIB, "{peak} MiB, without faults {usual} MiB");
     fixture.check("calm", &calm);
     fixture.remove(&calm);
+}
+
+#[test]
+fn a_row_that_the_database_never_takes_is_kept_and_counted_and_holds_nobody_back() {
+    let Some(node) = one_node() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&node.to_string(), "--posts 100");
+    let posts = ["#cursed", "#cat"].map(|tag| {
+        format!(r#"{{"event_id":"{tag}","ts":1700000000000,"caption":"{tag}"}}"#) + "\n"
+    });
+    fs::write(fixture.path("posts.ndjson"), posts.concat()).unwrap();
+    // No event that is accepted makes such a row: a server with limits of its own stands in.
+    let cursed = Condition::RequestOpcode(RequestOpcode::Execute)
+        .and(Condition::BodyContainsCaseSensitive(b"\0\0\0\x06cursed".to_vec().into()));
+    let refusal = (example_db_errors::invalid(), Some("Mutation is too large".to_owned()));
+    let refuse = RequestReaction::forge_with_error_and_message(refusal.0, refusal.1);
+    let bad = Bad::before(node, vec![RequestRule(cursed, refuse)], Vec::new());
+    let store = fixture.store(fixture.keyspace());
+    let through = store.replace(&node.to_string(), &bad.address.to_string());
+    let ended: serde_json::Value =
+        serde_json::from_str(&ok(&format!("{} --json", fixture.line("state", &through)))).unwrap();
+    assert_eq!((&ended["events"], &ended["store"]["refused"]), (&2.into(), &1.into()));
+    let (want, got) = fixture.both("state");
+    assert_eq!((want.len(), got.len()), (2, 1));
+    let files = fs::read_dir(fixture.path("state").join("refused")).unwrap();
+    let kept: Vec<String> =
+        files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+    let kept: serde_json::Value = serde_json::from_str(kept).unwrap();
+    assert_eq!((&kept["table"], &kept["total"]), (&"tag".into(), &1.into()));
+    assert!(kept["why"].as_str().unwrap().contains("too large"), "{}", kept["why"]);
+    let listed = ok(&format!("dead-letters refused --state {}", fixture.path("state").display()));
+    assert_eq!(listed.lines().count(), 1);
 }

@@ -131,8 +131,12 @@ impl Cluster {
             if waited >= PATIENCE {
                 let silent = matches!(
                     error.rdkafka_error_code(),
-                    Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::Resolve)
-                        | Some(Code::OperationTimedOut)
+                    Some(
+                        Code::BrokerTransportFailure
+                            | Code::AllBrokersDown
+                            | Code::Resolve
+                            | Code::OperationTimedOut
+                    )
                 );
                 return Err(if silent {
                     TopicError::NoBroker { brokers, reason }
