@@ -180,8 +180,8 @@ impl Intake {
         Some(Route::Once)
     }
 
-    /// Decodes a refused record that is delivered again, and writes it as one that needs no mapping;
-    /// or why it is refused again. Its position has been counted, and it moves no clock.
+    /// Decodes a refused record that is delivered again, and writes it as one that needs no
+    /// mapping; or why it is refused again. Its position was counted, and it moves no clock.
     pub(crate) fn again(
         &mut self,
         input: &Input,

@@ -146,6 +146,7 @@ mod tests {
         Correction { hash, scope, key, stored, recomputed, buckets: Vec::new() }
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "what corrections hold")]
     fn values(total: i64, first_ms: i64, last_ms: i64, display: &str) -> Option<Values> {
         Some(Values { total, first_ms, last_ms, display: display.to_owned() })
     }
