@@ -252,7 +252,7 @@ impl LogArgs {
     pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
         let (job, state) = self.job()?;
         let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
-        Ok(Mender { settings, state, mappings, why })
+        Ok(Mender { state, mappings, settings, why })
     }
 
     /// The inputs of the job.

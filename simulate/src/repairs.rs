@@ -56,7 +56,7 @@ impl World<'_> {
         killed.ills().left = Some(rng.below(12));
         for process in [killed, Process::new(Arc::clone(&self.probe))] {
             let disk = Mounted { disk: Arc::clone(&self.disk), process };
-            if let Ok(number) = queue(&disk, "sim", &asker, &[control.clone()]) {
+            if let Ok(number) = queue(&disk, "sim", &asker, std::slice::from_ref(&control)) {
                 self.asked = Some(Asked { number, hash, base: commit });
             }
         }
@@ -116,7 +116,7 @@ impl World<'_> {
             key: wrong.tag.to_owned(),
             stored: Some(values(&wrong)).filter(|stored| stored.total > 0),
             recomputed: right.as_ref().map(values),
-            buckets: self.buckets(&wrong, right.as_ref(), &manifest)?,
+            buckets: Self::buckets(&wrong, right.as_ref(), &manifest)?,
         };
         let mut tags = Rows::<Tags>::default();
         tags.push(hash, &wrong);
@@ -126,7 +126,6 @@ impl World<'_> {
 
     /// The buckets of a row that is wholly missing, or too many.
     fn buckets(
-        &self,
         wrong: &TagRow<'_>,
         right: Option<&TagRow<'_>>,
         manifest: &Manifest,

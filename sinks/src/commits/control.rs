@@ -106,7 +106,7 @@ mod tests {
         let (scope, key) = (String::new(), "sun".to_owned());
         let record = Control::Republish { scope, display: key.clone(), key };
         let asker = Asker { who: "ann".into(), ..Asker::default() };
-        assert_eq!(queue(&storage, "a", &asker, &[record.clone()]).unwrap(), 1);
+        assert_eq!(queue(&storage, "a", &asker, std::slice::from_ref(&record)).unwrap(), 1);
         let many = vec![record.clone(); RECORDS_MAX + 1];
         assert_eq!(queue(&storage, "b", &asker, &many).unwrap(), 3);
         assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
