@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     for topic in &job.topics {
         input(&mut findings, &job, topic, newest.as_ref());
     }
-    store(&mut findings, &job, newest.as_ref());
+    store(&mut findings, &job);
     if let Some(listen) = &job.listen {
         match Listeners::bind(listen) {
             Ok(listeners) => findings.good("serve", format!("{} is free", listeners.url)),
@@ -298,8 +298,9 @@ impl Sample {
 }
 
 /// Looks at the store, and whether it is this state's.
-fn store(findings: &mut Findings, job: &Job, newest: Option<&Manifest>) {
+fn store(findings: &mut Findings, job: &Job) {
     let Some(settings) = &job.store else { return };
+    let state = DiskStorage::open_existing(&job.state);
     let about = format!("store {}", settings.uri());
     let settings = match settings.clone().with_environment() {
         Ok(settings) => settings,
@@ -318,7 +319,7 @@ fn store(findings: &mut Findings, job: &Job, newest: Option<&Manifest>) {
     let row = row.and_then(|mut store| store.job(&job.name).map_err(|error| error.to_string()));
     match row {
         Err(error) => findings.error(&about, error),
-        Ok(Some(Some(row))) => match row.check(newest.map(|newest| &newest.header)) {
+        Ok(Some(Some(row))) => match row.check(state.as_ref().map(|state| state as _)) {
             Ok(()) => findings.good(&about, format!("has commit {} of this state", row.published)),
             Err(error) => findings.error(&about, error),
         },

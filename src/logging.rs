@@ -1,6 +1,6 @@
 //! Logs to standard error, as text or JSON.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -11,7 +11,13 @@ use crate::error::CliError;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Log level: error, warn, info, debug, trace, or a filter such as `info,dataflow=debug`
-    #[arg(long, global = true, env = "TAGFLOW_LOG", default_value = "warn", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        env = "TAGFLOW_LOG",
+        default_value = "warn,scylla=off",
+        value_name = "LEVEL"
+    )]
     log_level: String,
     /// Log as one JSON object a line
     #[arg(long, global = true)]
@@ -30,7 +36,10 @@ pub(crate) fn start(args: &Args) -> Result<(), CliError> {
         return Err(wrong());
     }
     let filter = EnvFilter::try_new(level).map_err(|_| wrong())?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     if args.log_json {
         logs.json().init();
     } else {

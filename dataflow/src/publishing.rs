@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sinks::commits::{Latest, Snapshot, newest};
+use sinks::commits::{Latest, Snapshot};
 use sinks::publish::{Backoff, PublishError, PublishTask, Publisher};
 use sinks::storage::DiskStorage;
 
@@ -30,12 +30,13 @@ pub(crate) type Task = PublishTask<Box<dyn Publisher>>;
 pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), JobError> {
     let Some((name, publisher)) = &mut spec.publisher else { return Ok(()) };
     let Some(Some(row)) = publisher.job(name)? else { return Ok(()) };
-    let newest = match &spec.state {
-        StateAt::Folder(root) => DiskStorage::open_existing(root).map(|s| newest(&s)),
-        StateAt::Storage(storage) => Some(newest(&**storage)),
-    };
-    let newest = newest.transpose()?.flatten();
-    Ok(row.check(newest.as_ref().map(|newest| &newest.header))?)
+    Ok(match &spec.state {
+        StateAt::Folder(root) => match DiskStorage::open_existing(root) {
+            Some(state) => row.check(Some(&state)),
+            None => row.check(None),
+        },
+        StateAt::Storage(state) => row.check(Some(&**state)),
+    }?)
 }
 
 /// Publishes what there is to publish until no more can come.

@@ -45,9 +45,10 @@ pub struct Rebuild {
 
 /// Begins to send every row of the state: the commit they are of, and how it goes on.
 pub fn rebuild(mut spec: Rebuild) -> Result<(Manifest, Publication), JobError> {
-    let row = spec.publisher.job(&spec.job)?.ok_or(PublishError::Unavailable)?;
+    // Whatever the row holds: it is written again.
+    let row = spec.publisher.job_version(&spec.job)?.ok_or(PublishError::Unavailable)?;
     let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&spec.state)?);
-    let above = row.as_ref().map_or(i64::MIN, |row| row.version);
+    let above = row.unwrap_or(i64::MIN);
     let manifest = if row.is_none() && spec.is_empty {
         shown(&*storage)?.ok_or(CommitError::Missing(0))?
     } else {
@@ -58,7 +59,7 @@ pub fn rebuild(mut spec: Rebuild) -> Result<(Manifest, Publication), JobError> {
         return Err(PublishError::Newer { theirs: above, ours }.into());
     }
     let snapshot = Arc::new(Snapshot::open(&*storage, manifest.clone(), None)?);
-    let task = PublishTask::new(spec.job, spec.publisher).rebuilding().keep_refused(storage);
+    let task = PublishTask::new(spec.job, spec.publisher, storage).rebuilding();
     Ok((manifest, Publication::start(task, snapshot, spec.clock, spec.store_wait_ms)))
 }
 
@@ -78,7 +79,7 @@ pub fn publish_rest(
     }
     let manifest = shown(&*storage)?.ok_or(CommitError::Missing(0))?;
     let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
-    let task = PublishTask::new(job, publisher).keep_refused(storage);
+    let task = PublishTask::new(job, publisher, storage);
     Ok(Some(Publication::start(task, snapshot, Arc::clone(clock), store_wait_ms)))
 }
 

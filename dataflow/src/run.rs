@@ -313,7 +313,7 @@ fn task(
     (name, publisher): (String, Box<dyn Publisher>),
     storage: &Arc<dyn Storage>,
 ) -> publishing::Task {
-    PublishTask::new(name, publisher).keep_refused(Arc::clone(storage))
+    PublishTask::new(name, publisher, Arc::clone(storage))
 }
 
 fn known(manifest: &Manifest) -> Inputs {

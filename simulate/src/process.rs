@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use schemas::manifest::{Header, decode};
-use sinks::publish::{JobRow, Outcome, PublishError, PublishRow, Publisher};
+use sinks::publish::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 use sinks::storage::{Storage, StorageError};
 
 use crate::disk::PowerDisk;
@@ -279,6 +279,10 @@ impl Publisher for Connected {
             outcomes.push(self.wire.line().send(Write::Row(row.clone())));
         }
         Ok(outcomes)
+    }
+
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
+        self.wire.older(version, most)
     }
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {

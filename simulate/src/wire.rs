@@ -174,6 +174,11 @@ impl Publisher for Wire {
         Ok(outcomes)
     }
 
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
+        let mut line = self.line();
+        if line.is_silent() { Ok(None) } else { line.store.older(version, most) }
+    }
+
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         Ok(self.line().send(Write::Job(row.clone())))
     }

@@ -80,9 +80,9 @@ impl World {
             rng,
             merger: MergeTask::new(storage.clone(), job.start.clone()),
             visible: [(job.start.version, job.start.clone())].into(),
+            task: PublishTask::new("job".into(), wire.clone(), storage.clone()),
             storage,
             job,
-            task: PublishTask::new("job".into(), wire.clone()),
             zombies: Vec::new(),
             wire,
             owners: 1,
@@ -182,7 +182,7 @@ impl World {
         self.merger = MergeTask::new(self.storage.clone(), self.job.start.clone());
         let takeover = self.job.last.clone();
         self.show(&takeover);
-        let task = PublishTask::new("job".into(), self.wire.clone());
+        let task = PublishTask::new("job".into(), self.wire.clone(), self.storage.clone());
         // Nobody can be sure that the old one is dead.
         self.zombies.push((std::mem::replace(&mut self.task, task), before));
         self.zombies.truncate(3);
@@ -282,8 +282,8 @@ fn job_with(tags: u32, boards: u32) -> (Job, Content) {
     (job, Content::default().after(2, &batch))
 }
 
-fn task_on(wire: &Wire) -> PublishTask<Wire> {
-    PublishTask::new("job".into(), wire.clone())
+fn task_on(wire: &Wire, job: &Job) -> PublishTask<Wire> {
+    PublishTask::new("job".into(), wire.clone(), job.storage.clone())
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn however_many_rows_there_are_few_wait_and_all_arrive() {
     for (tags, boards) in sizes {
         let (job, content) = job_with(tags, boards);
         let wire = Wire::new(Faults { lost: 10, late: 10, ..Faults::default() }, 5);
-        let mut task = task_on(&wire);
+        let mut task = task_on(&wire, &job);
         // A step that gets nothing acknowledged says so, and the next one tries again.
         let ends = (0..300).any(|_| {
             task.step(&job.latest.current()).unwrap();
@@ -310,7 +310,7 @@ fn however_many_rows_there_are_few_wait_and_all_arrive() {
 fn after_an_outage_a_key_is_sent_once_however_often_it_changed() {
     let (mut job, _) = job_with(50, 3);
     let wire = Wire::new(Faults::default(), 1);
-    let mut task = task_on(&wire);
+    let mut task = task_on(&wire, &job);
     while task.step(&job.latest.current()).unwrap() {}
     wire.line().faults.lost = 100;
     for commit in 3..40 {
@@ -330,14 +330,14 @@ fn after_an_outage_a_key_is_sent_once_however_often_it_changed() {
 fn a_restart_sends_again_what_may_not_have_arrived_and_no_more() {
     let (mut job, _) = job_with(500, 3);
     let wire = Wire::new(Faults::default(), 1);
-    let mut task = task_on(&wire);
+    let mut task = task_on(&wire, &job);
     while task.step(&job.latest.current()).unwrap() {}
     job.commit(&Batch::of_tags(9, &[(3, 9), (4, 9)]).with_board(1, 9)).unwrap();
     // All rows of commit 3 arrive, and the process dies before it says so.
     task.step(&job.latest.current()).unwrap();
     task.step(&job.latest.current()).unwrap();
     let job = Job::start(job.storage.clone(), 2, 0).unwrap();
-    let mut task = task_on(&wire);
+    let mut task = task_on(&wire, &job);
     wire.line().sent.clear();
     while task.step(&job.latest.current()).unwrap() {}
     let line = wire.line();
@@ -364,6 +364,10 @@ impl Publisher for Picky {
         Ok(rows.iter().map(outcome).collect())
     }
 
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Columns>>, PublishError> {
+        self.store.older(version, most)
+    }
+
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         if self.refuses_job {
             return Ok(Outcome::Refused("no such table".into()));
@@ -378,7 +382,8 @@ fn a_row_that_is_refused_is_counted_and_holds_nobody_back() {
     let newest = job.latest.current();
     for refuses_job in [false, true] {
         let store = MemoryStore::default();
-        let mut task = PublishTask::new("job".into(), Picky { store, refuses_job });
+        let mut task =
+            PublishTask::new("job".into(), Picky { store, refuses_job }, job.storage.clone());
         let ended = (0..9).find_map(|_| match task.step(&newest) {
             Ok(true) => None,
             ended => Some(ended.map_err(|error| error.to_string())),
@@ -392,33 +397,82 @@ fn a_row_that_is_refused_is_counted_and_holds_nobody_back() {
     }
 }
 
+/// A job's row, as `header`'s job would write it of a commit.
+fn row_of(header: &Header, published: u64, version: i64) -> JobRow {
+    let (name, owner) = ("job".to_owned(), header.owner.clone());
+    JobRow { name, generation: header.generation, owner, published, version, ..JobRow::default() }
+}
+
+fn refusal(row: &JobRow, job: &Job) -> Option<String> {
+    let wire = Wire::new(Faults::default(), 1);
+    wire.clone().set_job(row).unwrap();
+    let error = task_on(&wire, job).step(&job.latest.current()).err()?;
+    assert!(matches!(error, PublishError::StoreAhead { .. }), "{error}");
+    assert_eq!(wire.line().store.rows().count(), 0);
+    Some(error.to_string())
+}
+
 #[test]
 fn the_store_of_another_state_is_refused() {
     let (job, _) = job_with(3, 1);
-    let newest = job.latest.current();
-    let ours = newest.manifest.header.version;
+    let header = &job.latest.current().manifest.header;
+    let ours = header.version;
     // As many commits or fewer, but versions that ours would never win against; or ours are higher
     // though that state has gone as far.
     let others = [(3, ours + 1), (3, ours - 1), (2, ours + 1), (1, ours + 1), (1, ours), (2, 5)];
     for (published, version) in others {
-        let wire = Wire::new(Faults::default(), 1);
-        let name = "job".to_owned();
-        let row = JobRow { name, generation: 1, published, version, ..JobRow::default() };
-        wire.clone().set_job(&row).unwrap();
-        let refused = task_on(&wire).step(&newest);
-        let refused = refused.expect_err(&format!("{published} at {version}"));
-        assert!(matches!(refused, PublishError::StoreAhead { .. }), "{refused}");
-        assert_eq!(wire.line().store.rows().count(), 0);
+        let refused = refusal(&row_of(header, published, version), &job);
+        assert!(refused.is_some(), "{published} at {version}");
     }
+    // A state that has not come as far as ours.
+    let other = Header { owner: "0ther".to_owned(), ..header.clone() };
+    assert!(refusal(&row_of(&other, 1, ours - 1000), &job).is_some());
     // Its own is not, wherever it had come to.
     for (published, version) in [(1, ours - 1000), (2, ours)] {
         let wire = Wire::new(Faults::default(), 1);
-        let name = "job".to_owned();
-        let row = JobRow { name, generation: 1, published, version, ..JobRow::default() };
-        wire.clone().set_job(&row).unwrap();
-        let mut task = task_on(&wire);
-        while task.step(&newest).unwrap() {}
+        wire.clone().set_job(&row_of(header, published, version)).unwrap();
+        let mut task = task_on(&wire, &job);
+        while task.step(&job.latest.current()).unwrap() {}
         assert_eq!(task.done().commit, 2);
         assert_eq!(wire.line().store.rows().count(), if published == 1 { 4 } else { 0 });
     }
+}
+
+#[test]
+fn a_backup_that_counted_on_is_refused_by_the_store_of_its_original() {
+    let (job, _) = job_with(3, 1);
+    let header = job.latest.current().manifest.header.clone();
+    // The original went on to commits 3 and 4; the copy was started instead, at commit 3.
+    let mut copy = Job::start(job.storage.clone(), 2, 2000).unwrap();
+    copy.commit(&Batch::of_tags(9, &[(1, 9)])).unwrap();
+    copy.commit(&Batch::of_tags(10, &[(2, 9)])).unwrap();
+    let version = header.version + 5;
+    assert!(refusal(&row_of(&header, 4, version), &copy).is_some());
+    assert!(refusal(&row_of(&header, 3, version), &copy).is_some());
+    assert!(refusal(&row_of(&header, 2, header.version), &copy).is_none());
+}
+
+#[test]
+fn of_two_states_on_one_empty_store_one_ends_and_a_rebuild_leaves_nothing_of_the_other() {
+    let wire = Wire::new(Faults::default(), 1);
+    let (mut one, _) = job_with(30, 2);
+    let mut other = Job::start(memory(), 7, 3000).unwrap();
+    other.commit(&Batch::of_tags(9, &[(25, 1), (26, 1), (77, 1)]).with_board(5, 1)).unwrap();
+    let (mut first, mut second) = (task_on(&wire, &one), task_on(&wire, &other));
+    let mut ended = None;
+    for at in 10..30 {
+        one.commit(&Batch::of_tags(at, &[(1, at)])).unwrap();
+        other.commit(&Batch::of_tags(at, &[(77, at)])).unwrap();
+        let steps = [first.step(&one.latest.current()), second.step(&other.latest.current())];
+        ended = ended.or(steps.into_iter().find_map(Result::err));
+    }
+    assert!(matches!(ended, Some(PublishError::StoreAhead { .. })), "{ended:?}");
+    let mut rebuild = task_on(&wire, &other).rebuilding();
+    while rebuild.step(&other.latest.current()).unwrap() {}
+    let line = wire.line();
+    let live = line.store.rows().filter(|row| match &row.content {
+        Columns::Tag { total, .. } => *total != 0,
+        Columns::Board { doc, .. } => doc != "[]",
+    });
+    assert_eq!(live.count(), 4, "three tags and a board");
 }

@@ -137,7 +137,14 @@ impl FromStr for SourceUri {
 }
 
 fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
-    let error = |why| SourceError::Kafka(text.to_owned(), why);
+    // What stands before an @ may be a password, which no message may repeat.
+    let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
+    let error = |why| SourceError::Kafka(shown.to_owned(), why);
+    if shown != text {
+        return Err(error(
+            "user and password come from TAGFLOW_KAFKA_SASL_USERNAME and TAGFLOW_KAFKA_SASL_PASSWORD",
+        ));
+    }
     let rest = rest.strip_prefix("//").ok_or_else(|| error("no // behind kafka:"))?;
     let (brokers, topic) = rest.split_once('/').ok_or_else(|| error("no topic"))?;
     let brokers = brokers.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();

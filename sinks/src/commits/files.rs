@@ -132,6 +132,11 @@ pub(super) fn load_parts(
     Ok((header, body))
 }
 
+/// The header of a commit.
+pub fn load_header(storage: &dyn Storage, commit: u64) -> Result<Header, CommitError> {
+    load_parts(storage, commit).map(|(header, _)| header)
+}
+
 /// Creates the manifest of a commit if no other exists: this *is* the commit.
 pub fn create(storage: &dyn Storage, manifest: &Manifest) -> Result<(), CommitError> {
     let commit = manifest.header.commit;

@@ -9,12 +9,13 @@ use scylla::value::{CqlTimestamp, MaybeUnset};
 use super::CqlError;
 use crate::publish::JobRow;
 
-const COLUMNS: &str = "name, history, generation, published, version, as_of, wall, windows, scopes";
+const COLUMNS: &str =
+    "name, history, generation, owner, published, version, as_of, wall, windows, scopes";
 
 /// The statement that writes the row.
 pub(super) fn upsert_text(keyspace: &str) -> String {
     format!(
-        "INSERT INTO \"{keyspace}\".job ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+        "INSERT INTO \"{keyspace}\".job ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          USING TIMESTAMP ?"
     )
 }
@@ -34,6 +35,7 @@ pub(super) type Values<'r> = (
     &'r str,
     i64,
     i64,
+    &'r str,
     i64,
     i64,
     MaybeUnset<CqlTimestamp>,
@@ -54,6 +56,7 @@ pub(super) fn values(row: &JobRow) -> Values<'_> {
         &row.name,
         row.history as i64,
         row.generation as i64,
+        &row.owner,
         row.published as i64,
         row.version,
         row.as_of_ms.map_or(MaybeUnset::Unset, |ms| MaybeUnset::Set(CqlTimestamp(ms))),
@@ -69,6 +72,7 @@ struct Columns {
     name: String,
     history: Option<i64>,
     generation: Option<i64>,
+    owner: Option<String>,
     published: Option<i64>,
     version: Option<i64>,
     as_of: Option<CqlTimestamp>,
@@ -94,6 +98,7 @@ impl Columns {
         Ok(JobRow {
             history: number(self.history, "history")?,
             generation: number(self.generation, "generation")?,
+            owner: self.owner.ok_or_else(|| damaged("owner"))?,
             published: number(self.published, "commit")?,
             version: self.version.ok_or_else(|| damaged("version"))?,
             as_of_ms: self.as_of.map(|time| time.0),

@@ -2,6 +2,7 @@
 //! says "unknown" wherever the database does not answer.
 
 use scylla::client::session::Session;
+use scylla::errors::DeserializationError;
 use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::statement::prepared::PreparedStatement;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::concurrency::Concurrency;
 use super::error::Failed;
 use super::wave::{self, Upserts};
-use super::{CqlError, CqlSettings, check, job_row, schema, session};
-use crate::publish::{JobRow, Outcome, PublishError, PublishRow, Publisher};
+use super::{CqlError, CqlScan, CqlSettings, check, job_row, schema, session};
+use crate::publish::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 
 /// Rows in one call at most: enough to keep many in flight, few enough to stay small in memory.
 const ROWS_MAX: usize = 16_384;
@@ -133,6 +134,13 @@ impl CqlPublisher {
     }
 }
 
+fn foreign(keyspace: &str, other: &str, name: &str) -> String {
+    format!(
+        "keyspace {keyspace:?} holds the job {other:?}, not {name:?}; one keyspace holds one job: \
+         name another keyspace, or remove the row with DELETE FROM job WHERE name = '{other}'"
+    )
+}
+
 impl Publisher for CqlPublisher {
     fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError> {
         let row = self.with(async |connected, settings, _| {
@@ -140,11 +148,9 @@ impl Publisher for CqlPublisher {
             job_row::only(session, select_jobs, &settings.keyspace).await
         })?;
         match row {
-            Some(Some(row)) if row.name != name => Err(PublishError::Fatal(format!(
-                "keyspace {:?} holds the job {:?}, not {name:?}; one keyspace holds one job: name \
-                 another keyspace",
-                self.settings.keyspace, row.name
-            ))),
+            Some(Some(row)) if row.name != name => {
+                Err(PublishError::Fatal(foreign(&self.settings.keyspace, &row.name, name)))
+            }
             row => Ok(row),
         }
     }
@@ -186,6 +192,43 @@ impl Publisher for CqlPublisher {
             }
         })?;
         Ok(done.unwrap_or(Outcome::Unknown))
+    }
+
+    fn job_version(&mut self, name: &str) -> Result<Option<Option<i64>>, PublishError> {
+        let text = format!("SELECT name, version FROM \"{}\".job", self.settings.keyspace);
+        let rows = self.with(async |connected, _, _| {
+            let rows = session::query_rows(&connected.session, text, ()).await?;
+            let rows = rows.rows::<(String, Option<i64>)>();
+            let rows = rows.map_err(|error| CqlError::Fatal(error.to_string()))?;
+            let broken = |error: DeserializationError| CqlError::Fatal(error.to_string());
+            rows.map(|row| row.map_err(broken)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let Some(rows) = rows else { return Ok(None) };
+        if let Some((other, _)) = rows.iter().find(|(other, _)| other != name) {
+            return Err(PublishError::Fatal(foreign(&self.settings.keyspace, other, name)));
+        }
+        // A row without a version is one that was written by hand.
+        Ok(Some(rows.first().map(|(_, version)| version.unwrap_or_default())))
+    }
+
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
+        self.with(async |_, settings, _| {
+            let (scan, mut older) = (CqlScan::open(settings).await?, Vec::new());
+            let is_older = |row: Option<i64>| row.is_none_or(|row| row < version);
+            scan.tags(|row| {
+                if is_older(row.version) && older.len() < most {
+                    older.push(Content::no_tag(row.scope, row.tag));
+                }
+            })
+            .await?;
+            scan.boards(|row| {
+                if is_older(row.version) && older.len() < most {
+                    older.push(Content::no_board(row.scope, row.window));
+                }
+            })
+            .await?;
+            Ok(older)
+        })
     }
 
     fn rows_max(&self) -> usize {

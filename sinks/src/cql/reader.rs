@@ -211,8 +211,15 @@ impl Shared {
     async fn look(&self, connected: Arc<Connected>) -> Result<(), CqlError> {
         let keyspace = &connected.keyspace;
         let name = self.known().rows.get(keyspace).map(|row| row.name.clone());
-        let row = connected.job(name.as_deref()).await?;
+        let row = match connected.job(name.as_deref()).await? {
+            // Another job may have been published there meanwhile.
+            None if name.is_some() => connected.job(None).await?,
+            row => row,
+        };
         let mut known = self.known();
+        if row.is_none() {
+            known.rows.remove(keyspace);
+        }
         let is_newer =
             |row: &JobRow| known.rows.get(keyspace).is_none_or(|old| row.version > old.version);
         if let Some(row) = row.filter(is_newer) {

@@ -52,6 +52,7 @@ pub(super) const TABLES: [(&str, &[Column]); 4] = [
             ("name", "text", KEY),
             ("history", "bigint", REGULAR),
             ("generation", "bigint", REGULAR),
+            ("owner", "text", REGULAR),
             ("published", "bigint", REGULAR),
             ("version", "bigint", REGULAR),
             ("as_of", "timestamp", REGULAR),

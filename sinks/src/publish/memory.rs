@@ -57,6 +57,15 @@ impl Publisher for MemoryStore {
         Ok(vec![Outcome::Acknowledged; rows.len()])
     }
 
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
+        let older = self.rows.values().filter(|row| row.version < version).take(most);
+        let emptied = older.map(|row| match row.content.clone() {
+            Content::Tag { scope, tag, .. } => Content::no_tag(scope, tag),
+            Content::Board { scope, window, .. } => Content::no_board(scope, window),
+        });
+        Ok(Some(emptied.collect()))
+    }
+
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         let kept = self.jobs.entry(row.name.clone()).or_insert_with(|| row.clone());
         if row.version > kept.version {

@@ -18,6 +18,7 @@ use schemas::windows::Windows;
 pub use task::{PublishTask, Published};
 use thiserror::Error;
 
+use crate::commits::CommitError;
 use crate::invariants::Broken;
 use crate::storage::StorageError;
 
@@ -82,6 +83,28 @@ impl From<TagRow<'_>> for Content {
     }
 }
 
+impl Content {
+    /// A row of table `tag` that no post carries.
+    pub fn no_tag(scope: String, tag: String) -> Self {
+        let (display, recent) = (tag.clone(), Vec::new());
+        let [total, first_seen, last_seen, as_of] = [0; 4];
+        Self::Tag { scope, tag, display, total, recent, first_seen, last_seen, as_of }
+    }
+
+    /// A row of table `board` with nobody on it.
+    pub fn no_board(scope: String, window: String) -> Self {
+        Self::Board { scope, window, doc: "[]".to_owned(), as_of: 0 }
+    }
+
+    /// Its table and, for messages, its primary key.
+    pub fn place(&self) -> (&'static str, String) {
+        match self {
+            Self::Tag { scope, tag, .. } => ("tag", format!("{scope:?} {tag:?}")),
+            Self::Board { scope, window, .. } => ("board", format!("{scope:?} {window:?}")),
+        }
+    }
+}
+
 impl From<BoardRow<'_>> for Content {
     fn from(row: BoardRow<'_>) -> Self {
         Self::Board {
@@ -103,6 +126,8 @@ pub struct JobRow {
     pub history: u64,
     /// The generation that published it.
     pub generation: u64,
+    /// The owner of that generation: no other state has had this one.
+    pub owner: String,
     /// The last commit of which all rows are acknowledged.
     pub published: u64,
     /// Its version.
@@ -153,11 +178,17 @@ pub enum PublishError {
     /// A refused row could not be kept.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The state's own commits could not be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
     /// The database has seen commits that this state does not have.
     #[error(
-        "the store has published commit {published} (generation {generation}), which is not one of this state, {}. Name another keyspace, or bring the state back that belongs to it{}",
+        "the store has published commit {published} (generation {generation}), which is not one of this state, {}. Name another keyspace, or bring the state back that belongs to it, or {}",
         match newest { 0 => "which is empty".to_owned(), n => format!("now at commit {n}") },
-        match newest { 0 => "", _ => ", or make the store follow this state: tagflow store rebuild" }
+        match newest {
+            0 => "count without --store and then make the store follow: tagflow store rebuild",
+            _ => "make the store follow this state: tagflow store rebuild"
+        }
     )]
     StoreAhead {
         /// What the store says.
@@ -178,6 +209,13 @@ pub trait Publisher: Send {
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError>;
     /// Writes the job's row, at its version.
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError>;
+    /// The version of job `name`'s row, whatever else that holds; as [`Self::job`] otherwise.
+    fn job_version(&mut self, name: &str) -> Result<Option<Option<i64>>, PublishError> {
+        Ok(self.job(name)?.map(|row| row.map(|row| row.version)))
+    }
+    /// Rows older than `version`, up to `most`, as rows that say that nothing is there. None where
+    /// the database does not answer.
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError>;
     /// The most rows it is sent at once.
     fn rows_max(&self) -> usize {
         4096
@@ -195,6 +233,14 @@ impl Publisher for Box<dyn Publisher> {
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         (**self).set_job(row)
+    }
+
+    fn job_version(&mut self, name: &str) -> Result<Option<Option<i64>>, PublishError> {
+        (**self).job_version(name)
+    }
+
+    fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
+        (**self).older(version, most)
     }
 
     fn rows_max(&self) -> usize {

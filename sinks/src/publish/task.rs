@@ -9,9 +9,10 @@ use std::sync::Arc;
 use schemas::hash::KeyHash;
 use schemas::manifest::{Header, Manifest};
 use schemas::planted::{Bug, planted};
+use schemas::rows::board_hash;
 
-use super::{JobRow, Outcome, PublishError, PublishRow, Publisher, refused};
-use crate::commits::Snapshot;
+use super::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher, refused};
+use crate::commits::{CommitError, Snapshot, list_commits, load_header, newest};
 use crate::invariants::{Broken, Invariant, check};
 use crate::storage::Storage;
 
@@ -39,6 +40,8 @@ struct Round {
     last: Option<KeyHash>,
     /// Rows sent and not yet acknowledged.
     unknown: Vec<PublishRow>,
+    /// Rows that the state does not have, as they were taken up last.
+    older: Vec<Content>,
 }
 
 /// Publishes the commits of one job.
@@ -47,26 +50,23 @@ pub struct PublishTask<P> {
     publisher: P,
     /// None until the database has told.
     published: Option<u64>,
-    /// Whether the database had no row of the job when it was asked.
-    first: bool,
     /// Whether all rows are to be sent, whatever the database has.
     rebuild: bool,
-    /// Where rows are kept that are refused.
-    refused: Option<Arc<dyn Storage>>,
+    /// The state that is published; rows that are refused are kept there.
+    state: Arc<dyn Storage>,
     round: Option<Round>,
     done: Published,
 }
 
 impl<P: Publisher> PublishTask<P> {
     /// A task that has not asked the database yet.
-    pub fn new(job: String, publisher: P) -> Self {
+    pub fn new(job: String, publisher: P, state: Arc<dyn Storage>) -> Self {
         Self {
             job,
             publisher,
             published: None,
-            first: false,
             rebuild: false,
-            refused: None,
+            state,
             round: None,
             done: Published::default(),
         }
@@ -77,12 +77,6 @@ impl<P: Publisher> PublishTask<P> {
     #[must_use]
     pub fn rebuilding(self) -> Self {
         Self { published: Some(0), rebuild: true, ..self }
-    }
-
-    /// Keeps refused rows in `storage`.
-    #[must_use]
-    pub fn keep_refused(self, storage: Arc<dyn Storage>) -> Self {
-        Self { refused: Some(storage), ..self }
     }
 
     /// What has been done so far.
@@ -115,13 +109,40 @@ impl<P: Publisher> PublishTask<P> {
         if round.unknown.is_empty() {
             round.take_rows(self.publisher.rows_max())?;
         }
+        if round.unknown.is_empty() && self.rebuild && !self.take_older(&mut round)? {
+            self.round = Some(round);
+            return Ok(false);
+        }
         if round.unknown.is_empty() {
-            return self.finish(round, newest);
+            return self.finish(round);
         }
         let outcomes = self.publisher.upsert(&round.unknown);
         let moved = outcomes.and_then(|outcomes| self.learn(&mut round.unknown, outcomes));
         self.round = Some(round);
         moved
+    }
+
+    /// Takes up rows that the state does not have, to say that they are gone: what was there before
+    /// a rebuild is not to be seen any more. False where the database does not answer.
+    fn take_older(&mut self, round: &mut Round) -> Result<bool, PublishError> {
+        let Manifest { header, body } = &round.snapshot.manifest;
+        let most = self.publisher.rows_max();
+        let Some(older) = self.publisher.older(header.version, most)? else { return Ok(false) };
+        // What is there again was refused.
+        if older != round.older {
+            let hasher = body.hash_key.hasher();
+            let row = |content: &Content| PublishRow {
+                hash: match content {
+                    Content::Tag { scope, tag, .. } => hasher.scoped(scope, hasher.tag(tag)),
+                    Content::Board { scope, window, .. } => board_hash(scope, window),
+                },
+                version: header.version,
+                content: content.clone(),
+            };
+            round.unknown = older.iter().map(row).collect();
+            round.older = older;
+        }
+        Ok(true)
     }
 
     /// Takes the rows off `rows` whose outcome is known; whether there were any.
@@ -139,11 +160,10 @@ impl<P: Publisher> PublishTask<P> {
                 false
             }
             Some(Outcome::Refused(why)) => {
-                tracing::error!(row = ?row.content, why, "the store refused a row for good");
+                let (table, key) = row.content.place();
+                tracing::error!(table, key, why, "the store refused a row for good");
                 self.done.refused += 1;
-                if let Some(storage) = &self.refused
-                    && let Err(error) = refused::keep(&**storage, row, &why)
-                {
+                if let Err(error) = refused::keep(&*self.state, row, &why) {
                     kept = Err(error);
                 }
                 false
@@ -165,10 +185,9 @@ impl<P: Publisher> PublishTask<P> {
         {
             let header = &newest.manifest.header;
             if let Some(row) = &row {
-                row.check(Some(header))?;
+                row.check(Some(&*self.state))?;
                 self.done.wall_ms = row.wall_ms;
             }
-            self.first = row.is_none();
             self.done.commit = row.map_or(0, |row| row.published);
             if planted(Bug::ForgottenDirtyRow) {
                 self.done.commit = header.commit;
@@ -178,24 +197,19 @@ impl<P: Publisher> PublishTask<P> {
         Ok(self.published)
     }
 
-    /// Whether the database still has no row of a job that began with none: two states that began
-    /// together on one empty keyspace find each other here.
-    fn is_alone(&mut self, newest: &Snapshot) -> Result<bool, PublishError> {
-        if !self.first || self.rebuild {
+    /// Whether the database answers; an error where another state has published there meanwhile,
+    /// as two that began together on one empty keyspace do.
+    fn is_ours(&mut self) -> Result<bool, PublishError> {
+        if self.rebuild {
             return Ok(true);
         }
         let Some(row) = self.publisher.job(&self.job)? else { return Ok(false) };
-        let header = &newest.manifest.header;
-        match row {
-            Some(row) if row.generation != header.generation => row.check(Some(header))?,
-            _ => {}
-        }
-        self.first = false;
+        row.map_or(Ok(()), |row| row.check(Some(&*self.state)))?;
         Ok(true)
     }
 
-    fn finish(&mut self, round: Round, newest: &Snapshot) -> Result<bool, PublishError> {
-        if !self.is_alone(newest)? {
+    fn finish(&mut self, round: Round) -> Result<bool, PublishError> {
+        if !self.is_ours()? {
             self.round = Some(round);
             return Ok(false);
         }
@@ -224,6 +238,7 @@ impl JobRow {
             name: job.to_owned(),
             history: manifest.header.history,
             generation: manifest.header.generation,
+            owner: manifest.header.owner.clone(),
             published: manifest.header.commit,
             version: manifest.header.version,
             as_of_ms: manifest.body.as_of_ms,
@@ -233,14 +248,21 @@ impl JobRow {
         }
     }
 
-    /// Fails where a state whose newest commit is `newest` cannot have written this row. Versions
-    /// rise from commit to commit; against a higher one every write would be lost though it is
-    /// acknowledged.
-    pub fn check(&self, newest: Option<&Header>) -> Result<(), PublishError> {
-        let is_ours = newest.is_some_and(|newest| {
-            let by_commit = self.published.cmp(&newest.commit);
-            !by_commit.is_gt() && by_commit == self.version.cmp(&newest.version)
-        });
+    /// Fails where `state` cannot have written this row: nothing in it is of the generation that
+    /// did, or of the owner, or it went on from an earlier commit. The first commit of a
+    /// generation is never removed, so this can always be told. Versions rise from commit to
+    /// commit; against a higher one every write would be lost though it is acknowledged.
+    pub fn check(&self, state: Option<&dyn Storage>) -> Result<(), PublishError> {
+        let newest = state.map(newest).transpose()?.flatten().map(|newest| newest.header);
+        let is_ours = match (state, &newest) {
+            (Some(state), Some(newest)) => {
+                let by_commit = self.published.cmp(&newest.commit);
+                !by_commit.is_gt()
+                    && by_commit == self.version.cmp(&newest.version)
+                    && self.is_of(state)?
+            }
+            _ => false,
+        };
         if is_ours {
             return Ok(());
         }
@@ -250,11 +272,28 @@ impl JobRow {
             newest: newest.map_or(0, |newest| newest.commit),
         })
     }
+
+    /// Whether the last commit up to the published one that `state` still has is of the generation
+    /// that published. A start after that commit's would be there.
+    fn is_of(&self, state: &dyn Storage) -> Result<bool, CommitError> {
+        let commits = list_commits(state)?;
+        let last = commits.into_iter().take_while(|commit| *commit <= self.published).last();
+        let Some(last) = last else { return Ok(false) };
+        let header = load_header(state, last)?;
+        Ok(header.generation == self.generation && header.owner == self.owner)
+    }
 }
 
 impl Round {
     fn new(snapshot: Arc<Snapshot>, after: u64) -> Self {
-        Self { snapshot, after, tags_done: false, last: None, unknown: Vec::new() }
+        Self {
+            snapshot,
+            after,
+            tags_done: false,
+            last: None,
+            unknown: Vec::new(),
+            older: Vec::new(),
+        }
     }
 
     /// Takes up the next rows that changed: tags, then boards.
