@@ -45,7 +45,6 @@ Examples:
   tagflow doctor dataflow.yaml
   tagflow doctor --input kafka://127.0.0.1:9092/posts --state ./state")]
 // The arguments of run have a group of this name already.
-#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,

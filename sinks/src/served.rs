@@ -10,7 +10,7 @@ use std::sync::Arc;
 use schemas::hash::{Hasher, KeyHash};
 use schemas::manifest::Manifest;
 use schemas::rows::TagRow;
-use schemas::windows::{Buckets, Windows};
+use schemas::windows::{Buckets, Window, Windows};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -173,7 +173,7 @@ impl<'c> Check<'c> {
     pub fn job(&mut self, row: &JobRow) {
         let body = &self.claimed.manifest.body;
         let windows =
-            |windows: &Windows| json!(windows.iter().map(|w| w.name()).collect::<Vec<_>>());
+            |windows: &Windows| json!(windows.iter().map(Window::name).collect::<Vec<_>>());
         let values = [
             ("as_of", json!(row.as_of_ms), json!(body.as_of_ms)),
             ("windows", windows(&row.windows), windows(&body.windows)),

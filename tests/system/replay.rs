@@ -36,7 +36,8 @@ impl Live {
         let (posts, at) = (folder.path().join("posts"), state.display());
         let line = format!("run --input {} --state {at} --workers 2 {more}", posts.display());
         let live = Self { job: Job::start(&line), folder };
-        eventually("the first commit", || live.state().join("visible").exists().then_some(()));
+        let shown = format!("checkpoint show --state {}", live.state().display());
+        eventually("the first commit", || run(&shown).status.success().then_some(()));
         live
     }
 
