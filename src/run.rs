@@ -164,15 +164,16 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     drop(live);
     service.into_iter().for_each(|(service, _)| service.stop());
     let manifest = ended?;
-    tell(&manifest, Some(&status), args.json)?;
+    // Nobody who listens no longer hides what the store lacks.
+    let told = tell(&manifest, Some(&status), args.json);
     match unpublished(&status, manifest.header.commit) {
         // A bounded run promises that its counts can be read where it says.
         Some(what) if ends => Err(CliError::Failed(what)),
         Some(what) => {
             eprintln!("{what}");
-            Ok(())
+            told
         }
-        None => Ok(()),
+        None => told,
     }
 }
 
@@ -185,8 +186,8 @@ fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<
     let done = publication.wait();
     drop(live);
     done?;
-    tell(manifest, Some(&status), json)?;
-    unpublished(&status, manifest.header.commit).map_or(Ok(()), |what| Err(CliError::Failed(what)))
+    let told = tell(manifest, Some(&status), json);
+    unpublished(&status, manifest.header.commit).map_or(told, |what| Err(CliError::Failed(what)))
 }
 
 /// What the store lacks of `commit` at the end, and what to do about it.
