@@ -456,7 +456,7 @@ fn a_backup_that_counted_on_is_refused_by_the_store_of_its_original() {
 fn of_two_states_on_one_empty_store_one_ends_and_a_rebuild_leaves_nothing_of_the_other() {
     let wire = Wire::new(Faults::default(), 1);
     let (mut one, _) = job_with(30, 2);
-    let mut other = Job::start(memory(), 7, 3000).unwrap();
+    let mut other = Job::start(memory(), 7, 1_000_000).unwrap();
     other.commit(&Batch::of_tags(9, &[(25, 1), (26, 1), (77, 1)]).with_board(5, 1)).unwrap();
     let (mut first, mut second) = (task_on(&wire, &one), task_on(&wire, &other));
     let mut ended = None;

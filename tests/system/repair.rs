@@ -239,7 +239,9 @@ fn planted_drift_is_repaired_while_events_keep_coming() {
         assert!(keys.len() == 1 && (key.is_empty() || keys.contains(&*key)), "{what}: {values:?}");
         for repair in &repairs {
             assert_eq!((&repair["why"], repair["who"].is_string()), (&json!("test"), true));
-            assert_ne!(repair["before"], repair["after"], "{what}");
+            // Where stream time has moved on meanwhile, two minutes have become one bucket.
+            let same = repair["before"] == repair["after"];
+            assert!(!same || what == "a bucket shifted", "{what}: {repair}");
         }
         done += repairs.len();
         assert_eq!(followed.repairs().len(), done, "{what}");

@@ -1,7 +1,7 @@
-//! A job lives on a real topic and keyspace; beside it the store is checked, damaged and mended, the
-//! topic is replayed into a second keyspace, and readers are shown that one and the first one again.
-//! A reader polls throughout: it never sees an error, an unknown tag, or an older commit of one
-//! store.
+//! A job lives on a real topic and keyspace; beside it the store is checked, damaged and mended,
+//! the topic is replayed into a second keyspace, and readers are shown that one and the first one
+//! again. A reader polls throughout: it never sees an error, an unknown tag, or an older commit of
+//! one store.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
