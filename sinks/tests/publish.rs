@@ -470,9 +470,16 @@ fn of_two_states_on_one_empty_store_one_ends_and_a_rebuild_leaves_nothing_of_the
     let mut rebuild = task_on(&wire, &other).rebuilding();
     while rebuild.step(&other.latest.current()).unwrap() {}
     let line = wire.line();
-    let live = line.store.rows().filter(|row| match &row.content {
-        Columns::Tag { total, .. } => *total != 0,
-        Columns::Board { doc, .. } => doc != "[]",
-    });
-    assert_eq!(live.count(), 4, "three tags and a board");
+    // The states hash otherwise, and so does the store here; a database goes by the texts.
+    let mut newest = BTreeMap::new();
+    for row in line.store.rows() {
+        let is_live = match &row.content {
+            Columns::Tag { total, .. } => *total != 0,
+            Columns::Board { doc, .. } => doc != "[]",
+        };
+        let now = newest.entry(row.content.place()).or_insert((0, false));
+        *now = (*now).max((row.version, is_live));
+    }
+    let live = newest.values().filter(|(_, is_live)| *is_live).count();
+    assert_eq!((newest.len(), live), (34, 4), "three tags and a board");
 }
