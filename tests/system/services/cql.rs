@@ -251,6 +251,36 @@ fn a_state_that_the_keyspace_does_not_belong_to_is_refused() {
 }
 
 #[test]
+fn a_state_of_other_posts_that_has_come_further_is_refused_and_a_rebuild_leaves_nothing_else() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&nodes, POSTS);
+    fixture.run("state");
+    let posts = fixture.path("posts.ndjson");
+    ok(&format!("generate --posts 300 --seed 99 --vocabulary 90 --out {}", posts.display()));
+    let store = fixture.store(&fixture.keyspace);
+    let other = fixture.path("other");
+    let line = format!("run --input {} --state {}", posts.display(), other.display());
+    let job = Job::start(&line);
+    eventually("more commits", || (newest_commit(&other) > 5).then_some(()));
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0));
+    let error = fails(&fixture.line("other", &store), 1);
+    assert!(error.contains("not one of this state"), "{error}");
+    fixture.rebuild("other", &fixture.keyspace);
+    fixture.check("other", &fixture.keyspace);
+    // A row of the job that is damaged does not stand in the way.
+    let keyspace = &fixture.keyspace;
+    fixture.database.execute(&format!(
+        "UPDATE {keyspace}.job SET windows = 'nonsense' WHERE name = 'hashtags'"
+    ));
+    let error = fails(&format!("query top --store {store}"), 1);
+    assert!(error.contains("`tagflow store rebuild` writes it again"), "{error}");
+    fixture.rebuild("other", keyspace);
+    fixture.check("other", keyspace);
+}
+
+#[test]
 fn what_is_wrong_with_a_keyspace_is_named() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
