@@ -18,6 +18,7 @@ mod doctor;
 mod faults;
 mod kafka;
 mod produce;
+mod recheck;
 mod replay;
 mod tables;
 mod topics;

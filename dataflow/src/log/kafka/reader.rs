@@ -73,6 +73,8 @@ pub(super) struct KafkaReader {
     lost: u64,
     /// Set while the position is known not to be in the log: when to ask again where it goes on.
     astray_until_us: Option<u64>,
+    /// Whether the client has the partition from this reader.
+    is_assigned: bool,
 }
 
 impl KafkaReader {
@@ -98,6 +100,7 @@ impl KafkaReader {
             last: None,
             lost: 0,
             astray_until_us: None,
+            is_assigned: false,
         };
         let low = reader.marks.low();
         if position < low {
@@ -107,17 +110,24 @@ impl KafkaReader {
         Ok(reader)
     }
 
-    fn assign(&self) -> Result<(), LogError> {
+    fn assign(&mut self) -> Result<(), LogError> {
         let list = at(&self.topic.settings.topic, self.partition, self.next);
         let done = list.and_then(|list| self.consumer.incremental_assign(&list));
-        Ok(done.map_err(|error| self.topic.cluster.unanswered("assigning it", &error))?)
+        done.map_err(|error| self.topic.cluster.unanswered("assigning it", &error))?;
+        self.is_assigned = true;
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), TopicError> {
+        let list = at(&self.topic.settings.topic, self.partition, self.next);
+        let done = list.and_then(|list| self.consumer.incremental_unassign(&list));
+        self.is_assigned = false;
+        done.map_err(|error| self.topic.cluster.unanswered("leaving it", &error))
     }
 
     /// Takes the partition again from the present position.
     fn assign_again(&mut self) -> Result<(), LogError> {
-        let list = at(&self.topic.settings.topic, self.partition, self.next);
-        let done = list.and_then(|list| self.consumer.incremental_unassign(&list));
-        done.map_err(|error| self.topic.cluster.unanswered("leaving it", &error))?;
+        self.leave()?;
         self.queue = split(&self.topic, &self.consumer, self.partition)?;
         self.assign()
     }
@@ -206,6 +216,17 @@ impl KafkaReader {
                 }
                 .into())
             }
+        }
+    }
+}
+
+impl Drop for KafkaReader {
+    /// Lets another reader have the partition.
+    fn drop(&mut self) {
+        if self.is_assigned
+            && let Err(error) = self.leave()
+        {
+            tracing::debug!("{error}");
         }
     }
 }

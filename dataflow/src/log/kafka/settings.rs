@@ -152,6 +152,10 @@ impl KafkaSettings {
                 return Err(PropertyError::Fixed((*name).to_owned(), why));
             }
         }
+        if self.properties.get("group.id").is_some_and(String::is_empty) {
+            let what = "it cannot be empty: name a group, or leave the property out";
+            return Err(PropertyError::Unusable("group.id".to_owned(), what.to_owned()));
+        }
         self.check_security()?;
         let config = self.consumer(1);
         config.create_native_config().map(drop).map_err(|error| unusable(&error))
@@ -289,6 +293,13 @@ mod tests {
         assert!(error.contains("\"fetch.mn.bytes\": No such configuration property"), "{error}");
         let error = refused(LOCAL, &[("fetch.min.bytes", "hunter2")]);
         assert!(error.contains("fetch.min.bytes") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_group_without_a_name_is_refused() {
+        let error = refused(LOCAL, &[("group.id", "")]);
+        assert!(error.contains("\"group.id\": it cannot be empty"), "{error}");
+        assert_eq!(settings(LOCAL, &[("group.id", "g")]).check(), Ok(()));
     }
 
     #[test]
