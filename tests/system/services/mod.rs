@@ -19,6 +19,7 @@ mod faults;
 mod kafka;
 mod produce;
 mod recheck;
+mod recreated;
 mod replay;
 mod tables;
 mod topics;
