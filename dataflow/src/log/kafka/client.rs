@@ -160,8 +160,8 @@ pub(super) struct Handle(pub(super) Arc<Shared>);
 impl ClientContext for Handle {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         match level {
-            // A property of consumers in a client of another kind.
-            _ if fac == "CONFWARN" => {
+            // A property of consumers in a client of another kind; commits are told of seldom.
+            _ if matches!(fac, "CONFWARN" | "COMMITFAIL") => {
                 tracing::debug!("librdkafka {fac}: {message}")
             }
             RDKafkaLogLevel::Emerg
