@@ -13,7 +13,7 @@ use schemas::config::SourceUri;
 use schemas::time::parse_duration_ms;
 
 use crate::error::CliError;
-use crate::inputs::{kafka, properties};
+use crate::inputs::{kafka, properties, refused};
 use crate::job::Kafka;
 
 /// Generate posts shaped like a real stream's, reproducibly from a seed
@@ -152,7 +152,7 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
     let wanted = args.partitions.map(|partitions| partitions as usize);
     let opened = TopicWriter::open(kafka(&brokers, &topic, &how), wanted);
     let (writer, created) = opened.map_err(|error| match error {
-        WriterError::Property(error) => CliError::Usage(error.to_string()),
+        WriterError::Property(error) => refused(&error, &how),
         WriterError::Topic(error) => CliError::Failed(error.to_string()),
     })?;
     match created {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::log::Mode;
 use dataflow::log::generator::GeneratorSpec;
-use dataflow::log::kafka::{KafkaLog, KafkaSettings, OnLost};
+use dataflow::log::kafka::{KafkaLog, KafkaSettings, OnLost, PropertyError};
 use dataflow::{Origin, Settings};
 use schemas::config::{GeneratorSource, HostPort, SourceUri};
 
@@ -24,7 +24,7 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
     match &topic.source {
         SourceUri::Kafka { brokers, topic: name } => {
             let kafka = KafkaSettings { bounded, ..kafka(brokers, name, &topic.kafka) };
-            let log = KafkaLog::new(kafka).map_err(|error| CliError::Usage(error.to_string()))?;
+            let log = KafkaLog::new(kafka).map_err(|error| refused(&error, &topic.kafka))?;
             Ok(Origin::Log(Arc::new(log)))
         }
         SourceUri::Stdin => Ok(Origin::Stdin),
@@ -63,6 +63,16 @@ pub(crate) fn kafka(brokers: &[HostPort], name: &str, kafka: &Kafka) -> KafkaSet
         from_end: kafka.from_end,
         on_lost: kafka.on_lost,
     }
+}
+
+/// What is wrong with a property, with the environment variable that sets it.
+pub(crate) fn refused(error: &PropertyError, kafka: &Kafka) -> CliError {
+    let property = error.property();
+    if kafka.properties.contains_key(property) || !environment().contains_key(property) {
+        return CliError::Usage(error.to_string());
+    }
+    let variable = property.to_ascii_uppercase().replace('.', "_");
+    CliError::Usage(format!("{error} ({KAFKA_VARIABLE}{variable} sets it)"))
 }
 
 /// The properties that the environment sets; an empty variable sets none.

@@ -162,6 +162,7 @@ fn properties_of_kafka_are_checked_before_anything_is_opened() {
     let output = by_environment.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("isolation.level cannot be set"), "{error}");
+    assert!(error.contains("(TAGFLOW_KAFKA_ISOLATION_LEVEL sets it)"), "{error}");
     assert!(!state.exists());
 }
 

@@ -90,6 +90,21 @@ fn a_bounded_run_equals_the_recount_of_the_topic_through_kills() {
 }
 
 #[test]
+fn topics_are_read_however_they_are_compressed() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let folder = folder();
+    for codec in ["gzip", "zstd", "snappy", "lz4"] {
+        let topic = fresh(codec);
+        create(&brokers, &topic, 1, &[("compression.type", codec)]);
+        produce(&brokers, &topic, 0, &posts(0..100, "a"));
+        let state = folder.path().join(codec);
+        ok(&line(&brokers, &topic, &state, "--bounded"));
+        assert_eq!(events(&state), 100, "{codec}");
+    }
+}
+
+#[test]
 fn a_topic_is_followed_as_it_grows_in_records_and_partitions() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();

@@ -18,6 +18,8 @@ mod doctor;
 mod faults;
 mod kafka;
 mod produce;
+mod recheck;
+mod recreated;
 mod replay;
 mod tables;
 mod topics;

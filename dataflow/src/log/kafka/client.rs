@@ -10,7 +10,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientContext, TopicPartitionList};
 use serde::Deserialize;
 
-use super::error::{Meaning, meaning};
+use super::chain::Chain;
+use super::error::{Meaning, is_unknown, meaning};
 use crate::clock::{Clock, SystemClock};
 
 /// A consumer of a topic.
@@ -18,17 +19,25 @@ pub(super) type Consumer = BaseConsumer<Handle>;
 
 const MINUTE_US: u64 = 60_000_000;
 
-/// The oldest and the next position of a partition, as brokers last said.
+/// The oldest and the next position of a partition, as brokers last said, and what it is known by.
 #[derive(Debug)]
 pub(super) struct Marks {
     low: AtomicI64,
     high: AtomicI64,
+    /// The next position as a consumer heard it last.
+    heard: AtomicI64,
+    pub(super) chain: Chain,
 }
 
 impl Marks {
     /// Marks as just asked for.
     pub(super) fn new((low, high): (i64, i64)) -> Self {
-        Self { low: AtomicI64::new(low), high: AtomicI64::new(high) }
+        Self {
+            low: AtomicI64::new(low),
+            high: AtomicI64::new(high),
+            heard: AtomicI64::new(-1),
+            chain: Chain::default(),
+        }
     }
 
     /// The oldest position that is there.
@@ -49,6 +58,14 @@ impl Marks {
         if high >= 0 {
             self.high.store(high, Ordering::Relaxed);
         }
+    }
+
+    /// Takes what a consumer has heard. An end that goes back may be that of another topic.
+    fn hear(&self, (low, high): (i64, i64)) {
+        if high >= 0 && high < self.heard.swap(high, Ordering::Relaxed) {
+            self.chain.doubt();
+        }
+        self.set((low, high));
     }
 }
 
@@ -98,6 +115,17 @@ impl Shared {
         partitions.get(&partition).cloned()
     }
 
+    /// Lets nobody read on before somebody has looked whether the topic is the same.
+    pub(super) fn doubt(&self) {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        partitions.values().for_each(|marks| marks.chain.doubt());
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        partitions.values().any(|marks| marks.chain.is_doubtful())
+    }
+
     pub(super) fn now_us(&self) -> u64 {
         self.clock.mono_us()
     }
@@ -132,8 +160,10 @@ pub(super) struct Handle(pub(super) Arc<Shared>);
 impl ClientContext for Handle {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         match level {
-            // A property of consumers in a client of another kind.
-            _ if fac == "CONFWARN" => tracing::debug!("librdkafka {fac}: {message}"),
+            // A property of consumers in a client of another kind; commits are told of seldom.
+            _ if matches!(fac, "CONFWARN" | "COMMITFAIL") => {
+                tracing::debug!("librdkafka {fac}: {message}")
+            }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
@@ -153,7 +183,7 @@ impl ClientContext for Handle {
         for (partition, said) in &topic.partitions {
             let marks = partition.parse().ok().and_then(|number| self.0.marks(number));
             if let Some(marks) = marks {
-                marks.set((said.lo_offset, said.hi_offset));
+                marks.hear((said.lo_offset, said.hi_offset));
             }
         }
     }
@@ -161,6 +191,9 @@ impl ClientContext for Handle {
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
+        }
+        if is_unknown(&error) {
+            self.0.doubt();
         }
         self.0.learn(&error, reason);
         if meaning(&error) == Meaning::Passes {
@@ -219,6 +252,9 @@ mod tests {
         );
         assert_eq!((marks.low(), marks.high()), (4, 9));
         say("nonsense");
+        assert!(!shared.is_doubtful());
+        say(r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"hi_offset":8}}}}}"#);
+        assert!(shared.is_doubtful(), "an end went back");
     }
 
     #[test]

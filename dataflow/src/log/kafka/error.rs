@@ -169,6 +169,15 @@ pub(super) fn meaning(error: &KafkaError) -> Meaning {
     }
 }
 
+/// Whether brokers say that there is no such topic or partition, as they do for a moment where it
+/// was deleted and made again.
+pub(super) fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicOrPartition)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

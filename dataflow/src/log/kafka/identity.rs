@@ -1,4 +1,4 @@
-//! Whether a topic is still the one that was read: the last record read is read again.
+//! Whether a topic is still the one that was read: a record that was read is read again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::error::{Meaning, TopicError, meaning};
 use super::reader::{at, fingerprint};
 
 /// What is there at a position.
-enum Found {
+pub(super) enum Found {
     Record(Fingerprint),
     Nothing,
 }
@@ -47,24 +47,24 @@ impl Identity {
         if checked.contains(&before) {
             return Ok(());
         }
-        match self.look(topic, partition, position)? {
+        match self.look(topic, partition, position, PATIENCE)? {
             Found::Record(found) if found == *known => {
                 checked.push(before);
                 Ok(())
             }
-            Found::Record(_) => {
-                let what = format!("holds another record at {position} than the one that was read");
-                Err(topic.recreated(partition, what))
-            }
-            Found::Nothing => {
-                let what = format!("holds no record at {position}, where one was read");
-                Err(topic.recreated(partition, what))
-            }
+            Found::Record(_) => Err(topic.other(partition, position)),
+            Found::Nothing => Err(topic.nothing(partition, position)),
         }
     }
 
-    /// What is at a position now.
-    fn look(&self, topic: &Topic, partition: i32, position: u64) -> Result<Found, TopicError> {
+    /// What is at a position now; brokers may take so long to say.
+    pub(super) fn look(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        position: u64,
+        patience: Duration,
+    ) -> Result<Found, TopicError> {
         let doing = format!("reading partition {partition} again at {position}");
         let failed = |error: &KafkaError| topic.cluster.unanswered(&doing, error);
         let mut consumer = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +72,11 @@ impl Identity {
             Some(consumer) => consumer,
             none => {
                 let mut config = topic.settings.consumer(1);
-                config.set("queued.min.messages", "1").set("statistics.interval.ms", "0");
+                config
+                    .set("queued.min.messages", "1")
+                    // Brokers send a whole batch, and no more.
+                    .set("max.partition.fetch.bytes", "1")
+                    .set("statistics.interval.ms", "0");
                 let made = config.create_with_context(Handle(topic.shared.clone()));
                 none.insert(made.map_err(|error| failed(&error))?)
             }
@@ -80,34 +84,38 @@ impl Identity {
         let list = at(&topic.settings.topic, partition, position);
         let assigned = list.and_then(|list| consumer.assign(&list));
         assigned.map_err(|error| failed(&error))?;
-        let start = topic.shared.now_us();
-        loop {
-            let waited = Duration::from_micros(topic.shared.now_us().saturating_sub(start));
-            match consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) if message.partition() != partition => {}
-                Some(Ok(message)) if message.offset().unsigned_abs() == position => {
-                    return Ok(Found::Record(fingerprint(&message)));
-                }
-                Some(Ok(_)) => return Ok(Found::Nothing),
-                Some(Err(KafkaError::PartitionEOF(number))) if number == partition => {
-                    return Ok(Found::Nothing);
-                }
-                Some(Err(error)) if meaning(&error) == Meaning::OutOfRange => {
-                    return Ok(Found::Nothing);
-                }
-                Some(Err(error)) if meaning(&error) != Meaning::Passes => {
-                    return Err(failed(&error));
-                }
-                _ if waited > PATIENCE => {
-                    return Err(failed(&KafkaError::NoMessageReceived));
-                }
-                _ => {}
-            }
-        }
+        let found = wait(topic, consumer, partition, position, patience);
+        consumer.unassign().map_err(|error| failed(&error))?;
+        found.map_err(|error| failed(&error))
     }
+}
 
-    /// Lets go of the client.
-    pub(super) fn close(&self) {
-        drop(self.consumer.lock().unwrap_or_else(PoisonError::into_inner).take());
+/// What an assigned partition has at the position.
+fn wait(
+    topic: &Topic,
+    consumer: &Consumer,
+    partition: i32,
+    position: u64,
+    patience: Duration,
+) -> Result<Found, KafkaError> {
+    let start = topic.shared.now_us();
+    loop {
+        let waited = Duration::from_micros(topic.shared.now_us().saturating_sub(start));
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) if message.partition() != partition => {}
+            Some(Ok(message)) if message.offset().unsigned_abs() == position => {
+                return Ok(Found::Record(fingerprint(&message)));
+            }
+            Some(Ok(_)) => return Ok(Found::Nothing),
+            Some(Err(KafkaError::PartitionEOF(number))) if number == partition => {
+                return Ok(Found::Nothing);
+            }
+            Some(Err(error)) if meaning(&error) == Meaning::OutOfRange => {
+                return Ok(Found::Nothing);
+            }
+            Some(Err(error)) if meaning(&error) != Meaning::Passes => return Err(error),
+            _ if waited > patience => return Err(KafkaError::NoMessageReceived),
+            _ => {}
+        }
     }
 }

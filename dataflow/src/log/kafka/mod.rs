@@ -4,8 +4,9 @@
 //! each worker has one client, with a queue for each of its partitions. Group offsets are written
 //! for lag tools and never read. Invariants: a topic that is compacted, or not the one that was
 //! read, is refused by name; records that were removed before they were read are an error, or are
-//! counted; nothing but the beginning of a job waits for a broker.
+//! counted; nothing but the beginning of a job, and a thread that asks around, waits for a broker.
 
+mod chain;
 mod client;
 mod cluster;
 mod error;
@@ -18,7 +19,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -40,13 +41,20 @@ struct Topic {
     settings: Arc<KafkaSettings>,
     shared: Arc<Shared>,
     cluster: Cluster,
-    /// Set when it was deleted while it is read.
-    gone: AtomicBool,
+    identity: Identity,
+    /// Why nothing more of it can be read.
+    over: OnceLock<TopicError>,
 }
 
 impl Topic {
-    fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+    /// Ends all reading.
+    fn end(&self, error: TopicError) {
+        // The first reason is the reason.
+        let _ = self.over.set(error);
+    }
+
+    fn check(&self) -> Result<(), TopicError> {
+        self.over.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     fn recreated(&self, partition: i32, what: String) -> TopicError {
@@ -55,6 +63,15 @@ impl Topic {
 
     fn shorter(&self, partition: i32, read: u64, end: u64) -> TopicError {
         self.recreated(partition, format!("ends at {end}, and had been read to {read}"))
+    }
+
+    fn other(&self, partition: i32, position: u64) -> TopicError {
+        let what = format!("holds another record at {position} than the one that was read");
+        self.recreated(partition, what)
+    }
+
+    fn nothing(&self, partition: i32, position: u64) -> TopicError {
+        self.recreated(partition, format!("holds no record at {position}, where one was read"))
     }
 
     /// The number in a partition's name; none where it is of another topic.
@@ -67,7 +84,6 @@ impl Topic {
 /// A Kafka topic.
 pub struct KafkaLog {
     topic: Arc<Topic>,
-    identity: Identity,
     /// The client of each worker.
     consumers: Mutex<BTreeMap<usize, Arc<Consumer>>>,
     /// Dropped to end the thread that looks for partitions.
@@ -82,10 +98,10 @@ impl KafkaLog {
         let settings = Arc::new(settings);
         let shared = Arc::new(Shared::new(&settings.topic));
         let cluster = Cluster::new(Arc::clone(&settings), Arc::clone(&shared));
-        let topic = Topic { settings, shared, cluster, gone: AtomicBool::new(false) };
+        let (identity, over) = (Identity::default(), OnceLock::new());
+        let topic = Topic { settings, shared, cluster, identity, over };
         Ok(Self {
             topic: Arc::new(topic),
-            identity: Identity::default(),
             consumers: Mutex::default(),
             watch: Mutex::default(),
             policy_known: AtomicBool::new(false),
@@ -106,8 +122,12 @@ impl KafkaLog {
         }
         let mut partitions = BTreeMap::new();
         for number in numbers {
-            let marks = topic.cluster.marks_patiently(number)?;
-            partitions.insert(number, Arc::new(Marks::new(marks)));
+            let ends = topic.cluster.marks_patiently(number)?;
+            // What it is known by stays.
+            let marks = topic.shared.marks(number);
+            let marks = marks.unwrap_or_else(|| Arc::new(Marks::new(ends)));
+            marks.set(ends);
+            partitions.insert(number, marks);
         }
         *topic.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
         Ok(())
@@ -139,7 +159,6 @@ impl KafkaLog {
         let topic = &self.topic;
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.is_none() {
-            self.identity.close();
             let (stop, stopped) = channel();
             let topic = Arc::clone(topic);
             std::thread::spawn(move || watch::watch(&topic, &stopped));
@@ -165,10 +184,10 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn discover(&self) -> Result<Vec<Found>, LogError> {
-        if !self.is_open() {
+        if self.is_open() {
+            self.topic.check()?;
+        } else {
             self.ask()?;
-        } else if self.topic.is_gone() {
-            return Err(TopicError::Gone(self.topic.settings.topic.clone()).into());
         }
         let settings = &self.topic.settings;
         let first = xxh3_64(settings.topic.as_bytes());
@@ -184,7 +203,7 @@ impl Log for KafkaLog {
 
     fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError> {
         let Some(number) = self.topic.number(partition) else { return Ok(()) };
-        Ok(self.identity.check(&self.topic, number, known)?)
+        Ok(self.topic.identity.check(&self.topic, number, known)?)
     }
 
     fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
@@ -195,6 +214,7 @@ impl Log for KafkaLog {
         }
         if let Some(known) = &state.fingerprint {
             self.verify(partition, known)?;
+            marks.chain.begin(known);
         }
         if read < marks.low() && self.topic.settings.on_lost == OnLost::Error {
             let (topic, partition) = (self.topic.settings.topic.clone(), number);

@@ -17,14 +17,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Topic;
 use super::client::{Consumer, Handle, Marks};
-use super::error::{Meaning, TopicError, meaning};
+use super::error::{Meaning, TopicError, is_unknown, meaning};
 use super::settings::OnLost;
 use crate::log::{LogError, Next, Reader, Record};
-
-/// How long a worker may wait for an answer when its position is not in the log any more.
-const WAIT: Duration = Duration::from_millis(300);
-/// How often it asks.
-const ASK_EVERY_US: u64 = 2_000_000;
 
 /// What tells a record from others: its position, size and a hash of all that it is.
 pub(super) fn fingerprint(message: &BorrowedMessage<'_>) -> Fingerprint {
@@ -71,8 +66,10 @@ pub(super) struct KafkaReader {
     end: Option<u64>,
     last: Option<Fingerprint>,
     lost: u64,
-    /// Set while the position is known not to be in the log: when to ask again where it goes on.
-    astray_until_us: Option<u64>,
+    /// Whether the position was not in the log.
+    is_astray: bool,
+    /// Whether the client has the partition from this reader.
+    is_assigned: bool,
 }
 
 impl KafkaReader {
@@ -97,7 +94,8 @@ impl KafkaReader {
             end,
             last: None,
             lost: 0,
-            astray_until_us: None,
+            is_astray: false,
+            is_assigned: false,
         };
         let low = reader.marks.low();
         if position < low {
@@ -107,17 +105,24 @@ impl KafkaReader {
         Ok(reader)
     }
 
-    fn assign(&self) -> Result<(), LogError> {
+    fn assign(&mut self) -> Result<(), LogError> {
         let list = at(&self.topic.settings.topic, self.partition, self.next);
         let done = list.and_then(|list| self.consumer.incremental_assign(&list));
-        Ok(done.map_err(|error| self.topic.cluster.unanswered("assigning it", &error))?)
+        done.map_err(|error| self.topic.cluster.unanswered("assigning it", &error))?;
+        self.is_assigned = true;
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), TopicError> {
+        let list = at(&self.topic.settings.topic, self.partition, self.next);
+        let done = list.and_then(|list| self.consumer.incremental_unassign(&list));
+        self.is_assigned = false;
+        done.map_err(|error| self.topic.cluster.unanswered("leaving it", &error))
     }
 
     /// Takes the partition again from the present position.
     fn assign_again(&mut self) -> Result<(), LogError> {
-        let list = at(&self.topic.settings.topic, self.partition, self.next);
-        let done = list.and_then(|list| self.consumer.incremental_unassign(&list));
-        done.map_err(|error| self.topic.cluster.unanswered("leaving it", &error))?;
+        self.leave()?;
         self.queue = split(&self.topic, &self.consumer, self.partition)?;
         self.assign()
     }
@@ -143,19 +148,9 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Finds out why the position is not in the log.
+    /// Goes on where the log has records, once its ends have been asked for.
     fn find_again(&mut self) -> Result<(), LogError> {
-        let now_us = self.topic.shared.now_us();
-        if self.astray_until_us.is_some_and(|until| now_us < until) {
-            return Ok(());
-        }
-        let Ok((low, high)) = self.topic.cluster.marks(self.partition, WAIT) else {
-            self.astray_until_us = Some(now_us + ASK_EVERY_US);
-            self.topic.shared.trouble("the ends of a partition are unknown");
-            return Ok(());
-        };
-        self.astray_until_us = None;
-        self.marks.set((low, high));
+        self.is_astray = false;
         if self.marks.high() < self.next {
             return Err(self.topic.shorter(self.partition, self.next, self.marks.high()).into());
         }
@@ -184,9 +179,14 @@ impl KafkaReader {
     fn judge(&mut self, error: &KafkaError) -> Result<(), LogError> {
         let topic = || self.topic.settings.topic.clone();
         match meaning(error) {
+            Meaning::Passes if is_unknown(error) => {
+                self.topic.shared.doubt();
+                Ok(())
+            }
             Meaning::Passes => Ok(()),
             Meaning::OutOfRange => {
-                self.astray_until_us = Some(0);
+                self.is_astray = true;
+                self.marks.chain.doubt();
                 Ok(())
             }
             Meaning::Refused => {
@@ -206,6 +206,17 @@ impl KafkaReader {
                 }
                 .into())
             }
+        }
+    }
+}
+
+impl Drop for KafkaReader {
+    /// Lets another reader have the partition.
+    fn drop(&mut self) {
+        if self.is_assigned
+            && let Err(error) = self.leave()
+        {
+            tracing::debug!("{error}");
         }
     }
 }
@@ -246,10 +257,11 @@ impl Reader for KafkaReader {
                 self.judge(&stray)?;
             }
         }
-        if self.topic.is_gone() {
-            return Err(TopicError::Gone(self.topic.settings.topic.clone()).into());
+        self.topic.check()?;
+        if self.marks.chain.is_doubtful() {
+            return Ok(if self.is_ended() { Next::End } else { Next::Wait });
         }
-        if self.astray_until_us.is_some() {
+        if self.is_astray {
             self.find_again()?;
         }
         let (mut last, mut trouble, mut at_end, mut next) = (None, None, false, Next::More);
@@ -286,7 +298,10 @@ impl Reader for KafkaReader {
                 }
             }
         }
-        self.last = last.as_ref().map(fingerprint).or(self.last.take());
+        if let Some(last) = last.as_ref().map(fingerprint) {
+            self.marks.chain.read(&last);
+            self.last = Some(last);
+        }
         drop(last);
         if let Some(error) = trouble {
             self.judge(&error)?;
@@ -306,7 +321,8 @@ impl Reader for KafkaReader {
     }
 
     fn fingerprint(&self) -> Option<Fingerprint> {
-        self.last.clone()
+        // The last one may be of another topic already: nobody has looked yet.
+        if self.is_ended() { self.last.clone() } else { self.marks.chain.links().known }
     }
 
     fn lost(&mut self) -> u64 {

@@ -67,6 +67,12 @@ pub enum PropertyError {
          kafka-tls`"
     )]
     NoTls(String),
+    /// A way to authenticate that the client does not have.
+    #[error(
+        "the Kafka property {0} does not say how to authenticate: set sasl.mechanism=PLAIN or \
+         SCRAM-SHA-512"
+    )]
+    NoMechanism(&'static str),
     /// Credentials that anybody on the way could read.
     #[error(
         "the Kafka property {property} would send credentials in clear to {broker}; use \
@@ -78,6 +84,19 @@ pub enum PropertyError {
         /// A broker on another machine.
         broker: String,
     },
+}
+
+impl PropertyError {
+    /// The property that it is about.
+    pub fn property(&self) -> &str {
+        match self {
+            Self::Fixed(property, _) | Self::Unusable(property, _) | Self::NoTls(property) => {
+                property
+            }
+            Self::NoMechanism(property) => property,
+            Self::InClear { property, .. } => property,
+        }
+    }
 }
 
 const BY_ADDRESS: &str = "the brokers are those of the kafka: address";
@@ -152,6 +171,10 @@ impl KafkaSettings {
                 return Err(PropertyError::Fixed((*name).to_owned(), why));
             }
         }
+        if self.properties.get("group.id").is_some_and(String::is_empty) {
+            let what = "it cannot be empty: name a group, or leave the property out";
+            return Err(PropertyError::Unusable("group.id".to_owned(), what.to_owned()));
+        }
         self.check_security()?;
         let config = self.consumer(1);
         config.create_native_config().map(drop).map_err(|error| unusable(&error))
@@ -175,6 +198,22 @@ impl KafkaSettings {
         if let (false, Some(property), Some(broker)) = (tls, secret, far) {
             let (property, broker) = ((*property).to_owned(), broker.clone());
             return Err(PropertyError::InClear { property, broker });
+        }
+        self.check_mechanism()
+    }
+
+    /// The client's default is Kerberos, which it is built without.
+    fn check_mechanism(&self) -> Result<(), PropertyError> {
+        let protocol = self.properties.get("security.protocol");
+        let sasl = protocol.is_some_and(|text| text.to_ascii_lowercase().starts_with("sasl"));
+        let names = ["sasl.mechanism", "sasl.mechanisms"];
+        let named = names.into_iter().find_map(|n| Some((n, self.properties.get(n)?)));
+        match named {
+            Some((name, value)) if value.eq_ignore_ascii_case("GSSAPI") => {
+                return Err(PropertyError::NoMechanism(name));
+            }
+            None if sasl => return Err(PropertyError::NoMechanism("security.protocol")),
+            _ => {}
         }
         Ok(())
     }
@@ -292,6 +331,13 @@ mod tests {
     }
 
     #[test]
+    fn a_group_without_a_name_is_refused() {
+        let error = refused(LOCAL, &[("group.id", "")]);
+        assert!(error.contains("\"group.id\": it cannot be empty"), "{error}");
+        assert_eq!(settings(LOCAL, &[("group.id", "g")]).check(), Ok(()));
+    }
+
+    #[test]
     fn credentials_do_not_travel_in_clear() {
         let plain = [("sasl.mechanism", "PLAIN"), ("sasl.password", "hunter2")];
         let error = refused(FAR, &plain);
@@ -302,6 +348,16 @@ mod tests {
         assert_eq!(settings(LOCAL, &sasl).check(), Ok(()));
         assert_eq!(settings("[::1]:9092", &sasl).check(), Ok(()));
         assert!(!format!("{:?}", settings(LOCAL, &sasl)).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_mechanism_is_asked_for() {
+        let kerberos = [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "GSSAPI")];
+        for (number, property) in [(1, "security.protocol"), (2, "sasl.mechanism")] {
+            let error = refused(LOCAL, &kerberos[..number]);
+            assert!(error.contains(&format!("{property} does not say how")), "{error}");
+            assert!(error.contains("sasl.mechanism=PLAIN or SCRAM-SHA-512"), "{error}");
+        }
     }
 
     #[cfg(not(feature = "kafka-tls"))]

@@ -1,0 +1,46 @@
+//! A commit that counts a topic is held against it: no drift through several readings, planted
+//! drift told by its events, and the events behind a number.
+
+use schemas::rows::TagRow;
+use serde_json::{Value, json};
+
+use super::super::harness::{export, fails, folder, ok};
+use super::super::reconcile::{change_tag, no_drift, told};
+use super::{fresh, kafka, shared};
+
+#[test]
+fn a_topic_is_read_as_often_as_a_check_needs() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("recheck"), folder());
+    let (input, state) = (format!("kafka://{brokers}/{topic}"), folder.path().join("state"));
+    let at = format!("--input {input} --state {}", state.display());
+    ok(&format!("generate --posts 8000 --vocabulary 500 --out {input} --partitions 3"));
+    ok(&format!("run {at} --bounded"));
+    let line = format!("reconcile {at} --json");
+    let all = no_drift(&format!("{line} --workers 2"));
+    for more in ["--passes 2", "--passes 3 --workers 2"] {
+        assert_eq!(no_drift(&format!("{line} {more}")), all, "{more}");
+    }
+    let (rows, _) = export(&state, "");
+    let row = rows.values().max_by_key(|row| row.total).unwrap();
+    let text = ok(&format!("explain-count {} {at} --json", row.key));
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["stored"], &last["recomputed"]), (&json!(row.total), &json!(row.total)));
+    assert!(text.lines().count() as i64 > row.total, "its events, copies too, and the result");
+
+    let error = fails(&format!("{line} --kafka group.id="), 2);
+    assert!(error.contains("\"group.id\": it cannot be empty"), "{error}");
+
+    let key = change_tag(&state, |tag| Some(TagRow { total: tag.total + 7, ..tag }));
+    let planted = rows.values().find(|row| row.scope.is_empty() && row.key == key).unwrap();
+    let (values, _) = told(&format!("{line} --passes 2"));
+    let [value] = &values[..] else { panic!("{values:?}") };
+    assert_eq!((&value["key"], &value["field"]), (&json!(key), &json!("total")));
+    assert_eq!(value["recomputed"], json!(planted.total));
+    let events = value["events"].as_array().unwrap();
+    assert!(!events.is_empty(), "{value}");
+    for event in events {
+        assert!(event["partition"].as_str().unwrap().starts_with(&format!("{topic}/")), "{event}");
+    }
+}

@@ -1,0 +1,76 @@
+//! Topics that are deleted, made again and filled beyond the old position while a job follows them:
+//! the job ends, and no later start goes on with the new topic, however fast it all was.
+
+use std::path::Path;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use serde_json::Value;
+
+use super::super::harness::{Job, eventually, fails, folder, run};
+use super::produce::{delete, post, produce};
+use super::topics::create;
+use super::{fresh, kafka, shared, wait};
+
+const NOW: i64 = 1_700_000_000_000;
+const OLD: usize = 300;
+const NEW: usize = 900;
+
+/// Makes a topic as soon as brokers let it.
+fn create_again(admin: &AdminClient<DefaultClientContext>, topic: &str) {
+    eventually("the topic's name to be free", || {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+        let made = wait(admin.create_topics([&new], &AdminOptions::new())).unwrap();
+        made[0].is_ok().then_some(())
+    });
+}
+
+/// How far a state has read its only partition.
+fn read(state: &Path) -> u64 {
+    let shown = run(&format!("checkpoint show --state {} --json", state.display()));
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+    let partitions = shown["inputs"]["input"].as_object().into_iter().flatten();
+    let read = partitions.map(|(_, p)| p["position"]["offset"].as_u64().unwrap_or(0));
+    read.max().unwrap_or(0)
+}
+
+fn posts(number: usize, tag: &str) -> Vec<String> {
+    (0..number).map(|id| post(id, NOW + id as i64, tag)).collect()
+}
+
+#[test]
+fn a_topic_that_is_replaced_under_a_job_is_noticed_however_fast() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let folder = folder();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let worlds = [0, 1, 2, 3].map(|number| {
+        let (topic, state) = (fresh("replaced"), folder.path().join(number.to_string()));
+        create(&brokers, &topic, 1, &[]);
+        produce(&brokers, &topic, 0, &posts(OLD, "old"));
+        let (at, horizon) = (state.display(), "--horizon 100000h");
+        let line = format!("run --input kafka://{brokers}/{topic} --state {at} {horizon}");
+        (number, topic, Job::start(&line), state, line)
+    });
+    for (number, topic, mut job, state, line) in worlds {
+        eventually("what was there", || (read(&state) == OLD as u64).then_some(()));
+        delete(&brokers, &topic);
+        create_again(&admin, &topic);
+        produce(&brokers, &topic, 0, &posts(NEW, "new"));
+        if number % 2 == 0 {
+            let (code, _, error) = job.end();
+            assert_eq!(code, Some(1), "{error}");
+            assert!(error.contains(&format!("topic {topic} was recreated")), "{error}");
+        } else {
+            // A crash leaves a commit that nobody could hold against the topic any more.
+            eventually("a commit of records of the new topic, or an end", || {
+                (read(&state) > OLD as u64 || !job.lives()).then_some(())
+            });
+            job.kill();
+        }
+        let error = fails(&format!("{line} --bounded"), 1);
+        assert!(error.contains(&format!("topic {topic} was recreated")), "{error}");
+    }
+}
