@@ -1,5 +1,5 @@
-//! Leaders that move: three brokers of this test's own, of which the leader of a partition is killed
-//! while a job follows its topic and posts keep coming. The state equals the recount of the topic.
+//! Leaders that move: three brokers of this test's own; the leader of a partition is killed while a
+//! job follows its topic and posts keep coming. The state equals the recount of the topic.
 
 use std::path::Path;
 use std::process::Command;
