@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -69,7 +70,7 @@ fn leader(topic: &str, partition: i32) -> Option<i32> {
         ClientConfig::new().set("bootstrap.servers", Brokers::addresses()).create().unwrap();
     let metadata = client.fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
     let found = metadata.topics().first()?.partitions();
-    found.iter().find(|p| p.id() == partition).map(|p| p.leader()).filter(|id| *id > 0)
+    found.iter().find(|p| p.id() == partition).map(MetadataPartition::leader).filter(|id| *id > 0)
 }
 
 /// Writes posts until it is told to stop; how many, all acknowledged.
