@@ -17,6 +17,7 @@ mod cql;
 mod doctor;
 mod faults;
 mod kafka;
+mod leaders;
 mod produce;
 mod recheck;
 mod recreated;

@@ -26,8 +26,19 @@ fn config(brokers: &str) -> ClientConfig {
 /// Makes a topic, with settings such as `("cleanup.policy", "compact")`, and waits until it is
 /// there.
 pub(crate) fn create(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    create_replicated(brokers, topic, partitions, 1, settings);
+}
+
+/// The same, with so many copies of every partition.
+pub(crate) fn create_replicated(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    copies: i32,
+    settings: &[(&str, &str)],
+) {
     let admin: AdminClient<DefaultClientContext> = config(brokers).create().unwrap();
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(copies));
     let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
     let created = wait(admin.create_topics([&new], &AdminOptions::new())).unwrap();
     assert!(created.iter().all(Result::is_ok), "{created:?}");

@@ -162,7 +162,7 @@ impl ClientContext for Handle {
         match level {
             // A property of consumers in a client of another kind; commits are told of seldom.
             _ if matches!(fac, "CONFWARN" | "COMMITFAIL") => {
-                tracing::debug!("librdkafka {fac}: {message}")
+                tracing::debug!("librdkafka {fac}: {message}");
             }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
