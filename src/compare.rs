@@ -29,7 +29,7 @@ Examples:
   tagflow compare ./state ./replayed --json
   tagflow compare cql://127.0.0.1:9042/tags cql://127.0.0.1:9042/tags_new --limit 20")]
 pub(crate) struct Args {
-    /// A job's state folder, or a store: cql://HOST:PORT[,HOST:PORT]/KEYSPACE
+    /// A job's state folder, or a store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`
     a: Place,
     /// Another one
     b: Place,
