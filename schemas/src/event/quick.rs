@@ -38,6 +38,9 @@ impl Decoder {
     }
 }
 
+/// What a member holds; none for `null`.
+type Nullable<'r> = Option<Cow<'r, str>>;
+
 /// A record, read up to `at`.
 struct Scan<'r> {
     text: &'r str,
@@ -194,14 +197,14 @@ impl<'r> Scan<'r> {
     }
 
     /// A text or the digits of a number; the inner none is `null`.
-    fn scalar(&mut self) -> Option<Option<Cow<'r, str>>> {
+    fn scalar(&mut self) -> Option<Nullable<'r>> {
         match self.peek()? {
             b'0'..=b'9' | b'-' => Some(Some(Cow::Borrowed(self.number()?))),
             _ => self.caption(),
         }
     }
 
-    fn id(&mut self) -> Option<Option<Cow<'r, str>>> {
+    fn id(&mut self) -> Option<Nullable<'r>> {
         let is_number = self.peek()? != b'"';
         let value = self.scalar()?;
         let fits = |v: &Cow<'_, str>| v.len() <= ID_BYTES_MAX && !(is_number && v.contains('.'));
@@ -212,7 +215,7 @@ impl<'r> Scan<'r> {
     }
 
     /// A text; the inner none is `null`.
-    fn caption(&mut self) -> Option<Option<Cow<'r, str>>> {
+    fn caption(&mut self) -> Option<Nullable<'r>> {
         if self.peek()? == b'n' {
             return self.word("null").map(|()| None);
         }
@@ -260,10 +263,10 @@ mod tests {
 
     /// The texts of values: usual ones, and those that a grammar gets wrong.
     fn value() -> impl Strategy<Value = String> {
-        let word =
-            r#"(null|true|false|nul|nulll|-?[0-9]{1,3}(\.[0-9]{1,2})?([eE][+-]?[0-9]{1,3})?)"#;
+        let word = r"(null|true|false|nul|nulll|-?[0-9]{1,3}(\.[0-9]{1,2})?([eE][+-]?[0-9]{1,3})?)";
         let number = r"(-|-?0[0-9]?|-?[1-9][0-9]{0,40}|1700000000000|1\.|\.5|1e400)";
-        let text = "\"([a-z# éß日😀\u{7f}]|\\\\[\"\\\\/bfnrtx]|\\\\u(00e9|d83d|de00|d83d\\\\ude00|\\+0e9|00g0)){0,6}\"";
+        let text = "\"([a-z# éß日😀\u{7f}]|\\\\[\"\\\\/bfnrtx]|\
+             \\\\u(00e9|d83d|de00|d83d\\\\ude00|\\+0e9|00g0)){0,6}\"";
         let leaf = prop_oneof![
             word.prop_map(|s| s),
             number.prop_map(|s| s),
@@ -348,8 +351,8 @@ mod tests {
     #[test]
     fn plain_records_take_the_quick_way() {
         let plain = [
-            r##"{"event_id":"e","ts":1,"caption":"a #b","u":{"y":[1.5,-2,true,null,{}],"z":[]}}"##,
-            r##" { "event_id" : 7 , "ts" : "5" , "caption" : "\"#b\" \n \ud83d\ude00", "lang":"de" } "##,
+            r#"{"event_id":"e","ts":1,"caption":"a #b","u":{"y":[1.5,-2,true,null,{}],"z":[]}}"#,
+            r##" { "event_id" : 7 , "ts":"5" , "caption" : "\"#b\" \n \ud83d\ude00", "x":"de" }"##,
             r#"{"event_id":"e","type":"liked","post_id":null,"ts":0}"#,
         ];
         for record in plain {

@@ -139,7 +139,8 @@ mod tests {
     proptest! {
         #[test]
         fn texts_have_the_key_of_the_definition(
-            text in "[a-zA-Z İıßſΣςéÉ\u{300}-\u{320}\u{1100}-\u{11ff}가-힣か-ヿ\u{3099}\u{309a}ﬀ-ﬆｱ-ﾟ日\u{345}ΐΰ\u{1f80}-\u{1fff}🇩]{0,8}",
+            text in "[a-zA-Z İıßſΣςéÉ\u{300}-\u{320}\u{1100}-\u{11ff}\
+                 가-힣か-ヿ\u{3099}\u{309a}ﬀ-ﬆｱ-ﾟ日\u{345}ΐΰ\u{1f80}-\u{1fff}🇩]{0,8}",
         ) {
             prop_assert_eq!(key(&text), long(&text));
         }
