@@ -107,8 +107,11 @@ impl<T: Table> Rows<T> {
 
     /// Sorts the rows by key and writes them as a segment.
     pub fn encode(self, out: impl Write) -> Result<(), SegmentError> {
-        let mut order: Vec<u32> = (0..self.hi.len() as u32).collect();
-        order.sort_unstable_by_key(|i| (self.hi[*i as usize], self.lo[*i as usize]));
+        // With the keys beside the indices, so that no comparison looks elsewhere.
+        let keys = self.hi.iter().zip(&self.lo);
+        let mut order: Vec<(u64, u64, u32)> =
+            keys.zip(0..).map(|((hi, lo), i)| (*hi, *lo, i)).collect();
+        order.sort_unstable();
         let schema = schema_of::<T>();
         let mut columns: Vec<ArrayRef> =
             vec![Arc::new(UInt64Array::from(self.hi)), Arc::new(UInt64Array::from(self.lo))];
@@ -116,7 +119,8 @@ impl<T: Table> Rows<T> {
         let rows = RecordBatch::try_new(schema.clone(), columns)?;
         let mut writer = FileWriter::try_new(out, &schema)?;
         for chunk in order.chunks(BATCH_ROWS) {
-            writer.write(&take_record_batch(&rows, &UInt32Array::from(chunk.to_vec()))?)?;
+            let chunk = UInt32Array::from_iter_values(chunk.iter().map(|(_, _, i)| *i));
+            writer.write(&take_record_batch(&rows, &chunk)?)?;
         }
         Ok(writer.finish()?)
     }

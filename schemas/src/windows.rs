@@ -244,6 +244,11 @@ impl Buckets {
             return;
         }
         self.folded = as_of;
+        // Buckets of the finest width that are still kept as such.
+        let finest = tiers.tiers.first().map_or(0, |tier| tier.border(as_of));
+        if self.list.first().is_some_and(|first| first.start >= finest) {
+            return;
+        }
         let oldest = tiers.oldest(as_of);
         let mut folded: SmallVec<[Bucket; 2]> = SmallVec::with_capacity(self.list.len().min(2));
         for bucket in &self.list {

@@ -4,6 +4,7 @@
 //! that names the field.
 
 mod json;
+mod quick;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -150,11 +151,13 @@ impl Decoder {
         if record.len() > RECORD_BYTES_MAX {
             return Err(Reject::TooLarge(record.len() as u64));
         }
+        self.quick(record).map_or_else(|| self.thorough(record), Ok)
+    }
+
+    /// Decodes any record, and says what is wrong with one that is no event.
+    fn thorough<'r>(&self, record: &'r [u8]) -> Result<Event<'r>, Reject> {
         let mut json = serde_json::Deserializer::from_slice(record);
-        let mut parts = Parts {
-            attributes: smallvec::smallvec![None; self.attributes.len()],
-            ..Parts::default()
-        };
+        let mut parts = self.no_parts();
         let read = RecordSeed { decoder: self, parts: &mut parts }
             .deserialize(&mut json)
             .and_then(|()| json.end());
@@ -168,6 +171,17 @@ impl Decoder {
             });
         }
         self.event(parts)
+    }
+
+    fn no_parts<'r>(&self) -> Parts<'r> {
+        Parts { attributes: smallvec::smallvec![None; self.attributes.len()], ..Parts::default() }
+    }
+
+    /// What the member `name` of a record is to an event; none where it is nothing.
+    fn target(&self, name: &str) -> Option<Target> {
+        let is = |(field, _): &&(Field, Target)| self.mapping.name(*field) == Some(name);
+        let attribute = || self.attributes.iter().position(|a| a == name).map(Target::Attribute);
+        Target::FIELDS.iter().find(is).map(|(_, target)| *target).or_else(attribute)
     }
 
     fn event<'r>(&self, parts: Parts<'r>) -> Result<Event<'r>, Reject> {
@@ -192,6 +206,27 @@ impl Decoder {
             attributes: parts.attributes,
         })
     }
+}
+
+/// What a member of a record is to an event.
+#[derive(Clone, Copy)]
+enum Target {
+    EventId,
+    Ts,
+    Caption,
+    Type,
+    PostId,
+    Attribute(usize),
+}
+
+impl Target {
+    const FIELDS: [(Field, Self); 5] = [
+        (Field::EventId, Self::EventId),
+        (Field::Ts, Self::Ts),
+        (Field::Caption, Self::Caption),
+        (Field::Type, Self::Type),
+        (Field::PostId, Self::PostId),
+    ];
 }
 
 /// What has been read of a record so far.
@@ -247,36 +282,31 @@ impl Decoder {
         map: &mut M,
         parts: &mut Parts<'r>,
     ) -> Result<Result<(), Reject>, M::Error> {
-        let is = |field: Field| self.mapping.name(field) == Some(key);
-        if is(Field::EventId) {
-            let raw: &RawValue = map.next_value()?;
-            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.event_id, v)));
-        }
-        if is(Field::Ts) {
-            let raw: &RawValue = map.next_value()?;
-            return Ok(self.time(key, raw).and_then(|v| set(key, &mut parts.ts_ms, Some(v))));
-        }
-        if is(Field::Caption) {
-            let Text(value) = map.next_value()?;
-            return Ok(text(key, value).and_then(|v| set(key, &mut parts.caption, v)));
-        }
-        if is(Field::Type) {
-            let Text(value) = map.next_value()?;
-            return Ok(text(key, value).and_then(|v| set(key, &mut parts.kind, v)));
-        }
-        if is(Field::PostId) {
-            let raw: &RawValue = map.next_value()?;
-            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.post_id, v)));
-        }
-        if let Some(i) = self.attributes.iter().position(|a| a == key) {
-            let raw: &RawValue = map.next_value()?;
-            return Ok(id(key, raw).and_then(|v| set(key, &mut parts.attributes[i], v)));
-        }
-        let mut too_deep = false;
-        match map.next_value_seed(Skip { depth: 2, too_deep: &mut too_deep }) {
-            Err(_) if too_deep => Ok(Err(Reject::TooDeep)),
-            other => other.map(Ok),
-        }
+        let raw = |map: &mut M| map.next_value::<&'r RawValue>();
+        let texts = |map: &mut M| map.next_value().map(|Text(value)| text(key, value));
+        Ok(match self.target(key) {
+            Some(Target::EventId) => {
+                id(key, raw(map)?).and_then(|v| set(key, &mut parts.event_id, v))
+            }
+            Some(Target::Ts) => {
+                self.time(key, raw(map)?).and_then(|v| set(key, &mut parts.ts_ms, Some(v)))
+            }
+            Some(Target::Caption) => texts(map)?.and_then(|v| set(key, &mut parts.caption, v)),
+            Some(Target::Type) => texts(map)?.and_then(|v| set(key, &mut parts.kind, v)),
+            Some(Target::PostId) => {
+                id(key, raw(map)?).and_then(|v| set(key, &mut parts.post_id, v))
+            }
+            Some(Target::Attribute(i)) => {
+                id(key, raw(map)?).and_then(|v| set(key, &mut parts.attributes[i], v))
+            }
+            None => {
+                let mut too_deep = false;
+                match map.next_value_seed(Skip { depth: 2, too_deep: &mut too_deep }) {
+                    Err(_) if too_deep => Err(Reject::TooDeep),
+                    other => return other.map(Ok),
+                }
+            }
+        })
     }
 
     fn time(&self, key: &str, raw: &RawValue) -> Result<i64, Reject> {

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use regex_syntax::hir::{Class, HirKind};
 
 const IN_TAG: u8 = 1;
-const LETTER: u8 = 2;
+/// One of the characters of which a tag needs one.
+pub(super) const LETTER: u8 = 2;
 const CODE_POINTS: usize = 0x11_0000;
 
 /// The special characters of twitter-text's alphabet, besides letters, marks and digits.
@@ -46,13 +47,30 @@ fn ranges(class: &str) -> Vec<(u32, u32)> {
     }
 }
 
-fn bits(c: char) -> u8 {
-    if c.is_ascii() {
-        return match c {
-            'a'..='z' | 'A'..='Z' => IN_TAG | LETTER,
-            '0'..='9' | '_' => IN_TAG,
+/// The classes of the ASCII characters, by hand, since most characters are.
+static ASCII: [u8; 128] = {
+    let mut classes = [0; 128];
+    let mut b = 0;
+    while b < 128 {
+        classes[b as usize] = match b {
+            b'a'..=b'z' | b'A'..=b'Z' => IN_TAG | LETTER,
+            b'0'..=b'9' | b'_' => IN_TAG,
             _ => 0,
         };
+        b += 1;
+    }
+    classes
+};
+
+/// The classes of an ASCII character.
+pub(super) fn ascii(b: u8) -> u8 {
+    ASCII[usize::from(b & 0x7f)]
+}
+
+/// The classes of a character: none where it may not stand in a tag.
+pub(super) fn bits(c: char) -> u8 {
+    if c.is_ascii() {
+        return ascii(c as u8);
     }
     TABLE[c as usize / 4] >> (c as usize % 4 * 2) & 3
 }

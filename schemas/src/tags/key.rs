@@ -3,14 +3,51 @@
 //! `key = NFKC(drop U+0020(default case fold(NFKC(tag))))`. The space is dropped before the last
 //! NFKC because 18 characters of the alphabet expand to a space and a mark; dropping it last would
 //! not be idempotent. Invariant: `key(key(x)) == key(x)`.
+//!
+//! Most tags consist of characters that normalization leaves alone whatever stands beside them: a
+//! table says which do, and theirs is the short way.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use caseless::Caseless;
-use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::canonical_combining_class;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
 /// Version of the tag rules and of the Unicode tables behind them; kept in every manifest.
 pub const RULES_VERSION: u32 = 1;
+
+/// A character that is its own key in every text.
+const STABLE: u8 = 1;
+/// A character that folds to stable ones in every text.
+const FOLDS: u8 = 2;
+/// The table holds the basic plane.
+const CODE_POINTS: u32 = 0x1_0000;
+
+/// Two bits a code point, four code points a byte; none is set where normalization has a say.
+static TABLE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
+    let mut table = vec![0_u8; CODE_POINTS as usize / 4].into_boxed_slice();
+    for c in (0..CODE_POINTS).filter_map(char::from_u32).filter(|c| *c != ' ' && is_alone(*c)) {
+        let bits = if fold(c).eq([c]) {
+            STABLE
+        } else if fold(c).all(is_alone) {
+            FOLDS
+        } else {
+            0
+        };
+        table[c as usize / 4] |= bits << (c as usize % 4 * 2);
+    }
+    table
+});
+
+/// Whether NFKC leaves a text of such characters as it is: by its quick check, UAX #15.9.
+fn is_alone(c: char) -> bool {
+    canonical_combining_class(c) == 0 && is_nfkc_quick(std::iter::once(c)) == IsNormalized::Yes
+}
+
+fn fold(c: char) -> impl Iterator<Item = char> {
+    std::iter::once(c).default_case_fold()
+}
 
 /// The key of `tag`; borrows when the tag is its own key in ASCII.
 ///
@@ -18,32 +55,54 @@ pub const RULES_VERSION: u32 = 1;
 /// assert_eq!(schemas::tags::key("Straße"), "strasse");
 /// ```
 pub fn key(tag: &str) -> Cow<'_, str> {
-    if tag.is_ascii() {
-        let own = !tag.bytes().any(|b| b.is_ascii_uppercase() || b == b' ');
-        return if own {
-            Cow::Borrowed(tag)
-        } else {
-            let folded = tag.bytes().filter(|b| *b != b' ').map(|b| b.to_ascii_lowercase() as char);
-            Cow::Owned(folded.collect())
-        };
+    if tag.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase() && b != b' ') {
+        return Cow::Borrowed(tag);
     }
-    Cow::Owned(tag.nfkc().default_case_fold().filter(|c| *c != ' ').nfkc().collect())
+    let mut key = String::with_capacity(tag.len());
+    key_into(tag, &mut key);
+    Cow::Owned(key)
 }
 
 /// Writes the key of `tag` into `out`, which is cleared first: [`key`] without an allocation.
 pub fn key_into(tag: &str, out: &mut String) {
     out.clear();
     if tag.is_ascii() {
-        out.extend(tag.bytes().filter(|b| *b != b' ').map(|b| b.to_ascii_lowercase() as char));
-    } else {
+        out.push_str(tag);
+        out.make_ascii_lowercase();
+        if tag.as_bytes().contains(&b' ') {
+            out.retain(|c| c != ' ');
+        }
+    } else if !is_short(tag, out) {
+        out.clear();
         out.extend(tag.nfkc().default_case_fold().filter(|c| *c != ' ').nfkc());
     }
 }
 
+/// Appends the key of `tag` character by character; false where that is not possible.
+fn is_short(tag: &str, out: &mut String) -> bool {
+    let table = &**TABLE;
+    tag.chars().all(|c| {
+        let bits = table.get(c as usize / 4).map_or(0, |byte| byte >> (c as usize % 4 * 2) & 3);
+        match bits {
+            STABLE => out.push(c),
+            FOLDS => out.extend(fold(c)),
+            _ => return false,
+        }
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::alphabet::{in_tag, is_letter};
     use super::*;
+
+    /// The definition.
+    fn long(tag: &str) -> String {
+        tag.nfkc().default_case_fold().filter(|c| *c != ' ').nfkc().collect()
+    }
 
     #[test]
     fn every_character_of_the_alphabet_has_a_stable_key_inside_it() {
@@ -55,6 +114,40 @@ mod tests {
             assert!(!is_letter(c) || once.chars().any(is_letter), "U+{:04X} {once}", c as u32);
             key_into(c.encode_utf8(&mut [0; 4]), &mut out);
             assert_eq!(out, once);
+        }
+    }
+
+    /// Between a letter, a base with a mark, and jamo: where a neighbour could matter.
+    #[test]
+    fn every_character_has_the_key_of_the_definition_among_others() {
+        for c in (0..0x11_0000).filter_map(char::from_u32) {
+            for text in [format!("{c}"), format!("a{c}\u{301}"), format!("\u{1100}{c}\u{11a8}か")]
+            {
+                assert_eq!(key(&text), long(&text), "U+{:04X}", c as u32);
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_scripts_take_the_short_way() {
+        for tag in ["日本", "かなカナ", "Москва", "ÉTÉ", "한국", "ไทย", "العربية", "ΣΊΣΥΦΟΣ"]
+        {
+            assert!(is_short(tag, &mut String::new()), "{tag}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn texts_have_the_key_of_the_definition(
+            text in "[a-zA-Z İıßſΣςéÉ\u{300}-\u{320}\u{1100}-\u{11ff}\
+                 가-힣か-ヿ\u{3099}\u{309a}ﬀ-ﬆｱ-ﾟ日\u{345}ΐΰ\u{1f80}-\u{1fff}🇩]{0,8}",
+        ) {
+            prop_assert_eq!(key(&text), long(&text));
+        }
+
+        #[test]
+        fn any_text_has_the_key_of_the_definition(text: String) {
+            prop_assert_eq!(key(&text), long(&text));
         }
     }
 }

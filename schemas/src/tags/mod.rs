@@ -92,24 +92,21 @@ fn boundary(text: &str, start: usize, last: usize) -> bool {
 fn run(text: &str, body: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut end = body;
-    let mut letter = false;
+    let mut class = 0;
     while let Some(b) = bytes.get(end) {
-        if b.is_ascii() {
-            let c = *b as char;
-            if !alphabet::in_tag(c) {
-                break;
-            }
-            letter |= alphabet::is_letter(c);
-            end += 1;
+        let (bits, length) = if b.is_ascii() {
+            (alphabet::ascii(*b), 1)
         } else {
-            let Some(c) = text[end..].chars().next().filter(|c| alphabet::in_tag(*c)) else {
-                break;
-            };
-            letter |= alphabet::is_letter(c);
-            end += c.len_utf8();
+            let c = text[end..].chars().next()?;
+            (alphabet::bits(c), c.len_utf8())
+        };
+        if bits == 0 {
+            break;
         }
+        class |= bits;
+        end += length;
     }
-    letter.then_some(end)
+    (class & alphabet::LETTER != 0).then_some(end)
 }
 
 /// What the limits left out of one text, for the counters: nothing is dropped silently.
@@ -128,7 +125,21 @@ pub struct Dropped {
 pub struct Extractor {
     key: String,
     keys: String,
-    ends: SmallVec<[usize; 16]>,
+    seen: SmallVec<[Seen; 16]>,
+}
+
+/// A key that was seen: the first eight bytes, which tell most keys apart, and where it ends.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    head: u64,
+    end: usize,
+}
+
+fn head(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(chunk) => u64::from_le_bytes(*chunk),
+        None => key.iter().fold(0, |head, b| head << 8 | u64::from(*b)),
+    }
 }
 
 impl Extractor {
@@ -141,7 +152,7 @@ impl Extractor {
     ) -> Dropped {
         let mut dropped = Dropped::default();
         self.keys.clear();
-        self.ends.clear();
+        self.seen.clear();
         let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
         dropped.truncated = read.len() < text.len();
         occurrences(read, |o| {
@@ -154,27 +165,25 @@ impl Extractor {
                 return;
             }
             key_into(o.tag, &mut self.key);
-            let first = !self.seen();
-            if first && self.ends.len() == TAGS_PER_POST_MAX {
+            let head = head(self.key.as_bytes());
+            let first = !self.has_seen(head);
+            if first && self.seen.len() == TAGS_PER_POST_MAX {
                 dropped.too_many += 1;
                 return;
             }
             if first {
                 self.keys.push_str(&self.key);
-                self.ends.push(self.keys.len());
+                self.seen.push(Seen { head, end: self.keys.len() });
             }
             found(o, &self.key, first);
         });
         dropped
     }
 
-    fn seen(&self) -> bool {
-        let mut start = 0;
-        self.ends.iter().any(|end| {
-            let same = self.keys[start..*end] == self.key;
-            start = *end;
-            same
-        })
+    fn has_seen(&self, head: u64) -> bool {
+        let start = |i: usize| i.checked_sub(1).map_or(0, |before| self.seen[before].end);
+        let same = |i: usize| self.keys[start(i)..self.seen[i].end] == self.key;
+        self.seen.iter().enumerate().any(|(i, seen)| seen.head == head && same(i))
     }
 }
 
