@@ -51,11 +51,13 @@ pub enum Bug {
     CorrectedTwice,
     /// A correction leaves no row that says so.
     RepairUnsaid,
+    /// A restart forgets which refused records were delivered again.
+    AgainForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -78,6 +80,7 @@ impl Bug {
         Self::PageLosesRow,
         Self::CorrectedTwice,
         Self::RepairUnsaid,
+        Self::AgainForgotten,
     ];
 
     /// Its name on the command line.

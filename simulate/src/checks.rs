@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use recount::{Key, Refused, Row, Rules, differing, recount};
+pub(crate) use recount::{At, Refused};
+use recount::{Key, Row, Rules, differing, recount};
 use schemas::manifest::{Manifest, Position};
 use schemas::rows::DeadLetters;
 use sinks::commits::{OpenSegment, Snapshot};
@@ -12,12 +13,13 @@ use sinks::publish::{Content, PublishRow};
 use sinks::storage::Storage;
 use sinks::store::{CommitView, evaluate};
 
+use crate::again::Delivered;
 use crate::log::{Retained, partition_name};
 
 /// How long ids are remembered, in simulations.
 pub(crate) const HORIZON_MS: i64 = 2 * 3_600_000;
 /// How far ahead of the clock an event may be dated.
-const FUTURE_MS: i64 = 5 * 60_000;
+pub(crate) const FUTURE_MS: i64 = 5 * 60_000;
 /// Tags on a board, in simulations.
 pub(crate) const TOP_K: usize = 3;
 
@@ -186,11 +188,13 @@ impl Shown {
     }
 }
 
-/// C1 and C10: what `manifest` shows against a recount of the log up to its positions.
+/// C1 and C10: what `manifest` shows against a recount of the log up to its positions, and of what
+/// was delivered again.
 pub(crate) fn counts(
     storage: &dyn Storage,
     manifest: &Manifest,
     topic: &[Vec<Retained>],
+    again: &Delivered,
     rules: &Rules<'_>,
 ) -> Result<Shown, Violation> {
     let commit = manifest.header.commit;
@@ -207,7 +211,12 @@ pub(crate) fn counts(
         let at = |(at, record)| (name.as_str(), at as u64, record);
         records.extend(read.iter().enumerate().map(at));
     }
-    let bytes = || records.iter().map(|(name, at, record)| (*name, *at, &record.made.bytes));
+    let bytes = || {
+        // First, so that copies of their events in the log are duplicates; their clock is nobody's.
+        let again = again.records.iter().map(|(name, bytes)| (name.as_str(), 0, bytes));
+        let read = records.iter().map(|(name, at, record)| (*name, *at, &record.made.bytes));
+        again.chain(read)
+    };
     let as_of_ms = body.as_of_ms.unwrap_or_default();
     let want = recount(bytes(), rules, as_of_ms, None).map_err(fail)?;
     let shown = Shown::read(storage, manifest).map_err(fail)?;
@@ -219,7 +228,9 @@ pub(crate) fn counts(
     let c = &body.counters;
     let got = [c.events, c.duplicates, c.beyond_horizon, c.unsupported, c.dead_letters];
     let w = &want;
-    let sums = [w.events, w.duplicates, w.beyond_horizon, w.unsupported, w.dead_letters];
+    // The counters of records are about the log.
+    let events = w.events.wrapping_sub(again.records.len() as u64);
+    let sums = [events, w.duplicates, w.beyond_horizon, w.unsupported, w.dead_letters];
     if got != sums {
         let names = "events, duplicates, beyond, unsupported, dead letters";
         return Err(fail(format!("{names}: want {sums:?}, got {got:?}")));
@@ -230,6 +241,7 @@ pub(crate) fn counts(
     let (all, kept) = elsewhere.fold((0, 0), |(all, kept), (name, at, _)| {
         (all + 1, kept + u64::from(!is_refused((name, *at))))
     });
+    let (all, kept) = (all + again.elsewhere, kept + again.elsewhere);
     let others = [c.after_until, c.tags_too_long, c.tags_too_many, c.texts_truncated];
     if !(kept..=all).contains(&c.scope_overflow) || others != [0; 4] {
         return Err(fail(format!("{kept} to {all} from elsewhere: {c:?}")));

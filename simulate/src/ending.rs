@@ -51,7 +51,7 @@ impl World<'_> {
 
     fn caught_up(&self, manifest: &Manifest) -> bool {
         let topic = self.topic.partitions();
-        let nothing_owed = !self.owes(manifest);
+        let nothing_owed = !self.owes(manifest) && !self.owes_records(manifest);
         let read = |partition: usize| {
             let name = partition_name(partition);
             let known = manifest.body.inputs.values().find_map(|p| p.get(&name));

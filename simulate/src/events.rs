@@ -7,6 +7,7 @@ const TAGS: [&str; 16] = [
     "ice", "dew", "hail", "haze",
 ];
 const REGIONS: [&str; 3] = ["us", "eu", "mars"];
+const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Tags that few posts carry.
@@ -65,6 +66,24 @@ impl Producer {
             _ => None,
         };
         (made, wrong)
+    }
+}
+
+impl Producer {
+    /// What a record should have been: an event of its own, or one that was sent as well.
+    pub fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> Made {
+        let posts: Vec<&Made> = self.made.iter().filter(|made| made.ts_ms.is_some()).collect();
+        if rng.chance(40) && !posts.is_empty() {
+            return (*rng.pick(&posts)).clone();
+        }
+        let (id, caption, region) = (self.made.len(), caption(rng), rng.pick(&REGIONS));
+        let old_ms = if rng.chance(25) { 4 * HOUR_MS } else { MINUTE_MS };
+        let ts_ms = now_ms - rng.below(old_ms as u64) as i64;
+        let bytes = event(id, ts_ms, &caption, region).into_bytes();
+        let made = Made { bytes, ts_ms: Some(ts_ms), elsewhere: *region == REGIONS[2] };
+        // It may be sent as well, later.
+        self.made.push(made.clone());
+        made
     }
 }
 

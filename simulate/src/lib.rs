@@ -4,6 +4,7 @@
 //! input log, the storage, the store and the clock. Who has the next turn, what is killed when and
 //! what goes wrong follow from the seed, so a failure can be had again.
 
+mod again;
 pub mod checks;
 pub mod clock;
 pub mod disk;

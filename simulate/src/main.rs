@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
@@ -116,6 +117,8 @@ fn catch(bug: Bug, seeds: RangeInclusive<u64>) -> ExitCode {
         return ExitCode::FAILURE;
     };
     tell(&Plan::of(*seed), violation);
-    println!("caught by {} of {number} seeds, first {seed}", caught.len());
+    let checks: BTreeSet<String> = caught.iter().map(|(_, v)| v.invariant.id()).collect();
+    let checks = checks.into_iter().collect::<Vec<_>>().join(" ");
+    println!("caught by {} of {number} seeds, by {checks}, first {seed}", caught.len());
     ExitCode::SUCCESS
 }

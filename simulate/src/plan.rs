@@ -70,6 +70,8 @@ pub enum Act {
     /// A row or an id of the newest commit is changed behind the job's back, and the job is asked
     /// to correct it.
     Repair,
+    /// The job is asked to take some refused records after all.
+    Redeliver,
 }
 
 /// An action, after so many steps of the jobs.
@@ -125,26 +127,29 @@ impl Plan {
             }
             actions.push(Action { steps: rng.below(50), seed: rng.bits(), act });
         }
-        add_repairs(&mut actions, &mut Rng(seed ^ REPAIRS));
+        add(Act::Repair, &mut actions, &mut Rng(seed ^ REPAIRS));
+        add(Act::Redeliver, &mut actions, &mut Rng(seed ^ REDELIVERIES));
         Self { seed, count_beyond, skewed, actions }
     }
 }
 
-/// Tells the randomness of repairs from the other of a plan, which came first.
+/// Tell the randomness of what somebody asks for from the other of a plan, which came first.
 const REPAIRS: u64 = 0x7e9a_1f5c;
+const REDELIVERIES: u64 = 0x2c81_d03b;
 
-/// In half of the plans drift is planted and repaired; in half of these cases the job is killed
-/// soon after it has been asked to.
-fn add_repairs(actions: &mut Vec<Action>, rng: &mut Rng) {
-    let repairs = if rng.chance(50) { 1 + rng.below(3) } else { 0 };
-    for _ in 0..repairs {
+/// In half of the plans somebody asks for something up to three times; in half of these cases the
+/// job is killed soon after.
+fn add(act: Act, actions: &mut Vec<Action>, rng: &mut Rng) {
+    let times = if rng.chance(50) { 1 + rng.below(3) } else { 0 };
+    for _ in 0..times {
         let at = rng.below(actions.len() as u64 + 1) as usize;
         if rng.chance(50) {
-            let act = Act::Kill { effects: rng.below(40) };
-            actions.insert(at, Action { steps: 1 + rng.below(9), seed: rng.bits(), act });
+            let kill = Act::Kill { effects: rng.below(40) };
+            let (steps, seed) = (1 + rng.below(9), rng.bits());
+            actions.insert(at, Action { steps, seed, act: kill });
         }
         let (steps, seed) = (rng.below(50), rng.bits());
-        actions.insert(at, Action { steps, seed, act: Act::Repair });
+        actions.insert(at, Action { steps, seed, act });
     }
 }
 

@@ -17,6 +17,11 @@ use crate::world::World;
 impl World<'_> {
     /// C1 and C10 for one commit, and the decisions about the records that came with it.
     pub(crate) fn recount(&mut self, manifest: &Manifest) -> Result<Shown, Violation> {
+        let segments = open_table::<DeadLetters>(&*self.disk, manifest);
+        let segments = segments
+            .map_err(|error| Violation { invariant: Check::Recount, what: error.to_string() })?;
+        let refused = refused(&segments);
+        let delivered = self.delivered(manifest, &refused)?;
         if self.owes(manifest) {
             let fail = |what| Violation { invariant: Check::Recount, what };
             return Shown::read(&*self.disk, manifest).map_err(fail);
@@ -24,17 +29,13 @@ impl World<'_> {
         self.repaired_once(manifest)?;
         self.outcome.checks.count(Check::Recount);
         self.outcome.checks.count(Check::Boards);
-        let segments = open_table::<DeadLetters>(&*self.disk, manifest);
-        let segments = segments
-            .map_err(|error| Violation { invariant: Check::Recount, what: error.to_string() })?;
-        let refused = refused(&segments);
         let topic = self.topic.partitions();
         let before = self.manifests.range(..manifest.header.commit).next_back();
         if let Some((_, before)) = before.filter(|(n, _)| **n + 1 == manifest.header.commit) {
             let clocks = Clocks { now_ms: self.time.now_ms(), off_ms: self.clocks_off_ms };
             decisions([before, manifest], &topic, &refused, clocks, self.plan.count_beyond)?;
         }
-        counts(&*self.disk, manifest, &topic, &self.rules(&refused))
+        counts(&*self.disk, manifest, &topic, &delivered, &self.rules(&refused))
     }
 
     /// Checks what has happened at the edges since the last look.

@@ -15,7 +15,8 @@ use schemas::mapping::Mapping;
 use sinks::commits::{CommitError, Follower, Retention, list_commits, manifest_name, newest};
 use sinks::publish::PublishError;
 
-use crate::checks::{Check, HORIZON_MS, Shown, TOP_K, Violation, violated};
+use crate::again::Again;
+use crate::checks::{At, Check, HORIZON_MS, Shown, TOP_K, Violation, violated};
 use crate::clock::{SimClock, Time};
 use crate::disk::{Choices, PowerDisk};
 use crate::events::Producer;
@@ -65,6 +66,8 @@ pub(crate) struct World<'p> {
     pub(crate) manifests: BTreeMap<u64, Manifest>,
     pub(crate) versions: BTreeMap<i64, u64>,
     pub(crate) asked: Option<Asked>,
+    /// Refused records that were asked for, by where they were read.
+    pub(crate) again: BTreeMap<At, Again>,
     pub(crate) outcome: Outcome,
 }
 
@@ -117,6 +120,7 @@ impl<'p> World<'p> {
             manifests: BTreeMap::new(),
             versions: BTreeMap::new(),
             asked: None,
+            again: BTreeMap::new(),
             outcome: Outcome::default(),
         }
     }
@@ -179,6 +183,7 @@ impl<'p> World<'p> {
                 self.time.pass(hours * 3_600_000_000);
             }
             Act::Repair => self.repair(rng)?,
+            Act::Redeliver => self.redeliver(rng)?,
             Act::Calm => {
                 self.count("calm");
                 self.calm();

@@ -86,7 +86,7 @@ fn every_check_holds_whatever_goes_wrong() {
             "{} at the store",
             sums.store_faults
         );
-        assert!(sums.faults.len() >= 27, "{:?}", sums.faults.keys());
+        assert!(sums.faults.len() >= 28, "{:?}", sums.faults.keys());
         all_reach("faults that struck", sums.faults, FAULTS_MIN);
         all_reach("kinds of upkeep", sums.work, FAULTS_MIN);
         let checks = |check| (check, sums.checks.get(&check).copied().unwrap_or_default());

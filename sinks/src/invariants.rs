@@ -38,11 +38,13 @@ pub enum Invariant {
     Sums,
     /// C12: a correction is applied once, and leaves a row that says so.
     Repaired,
+    /// C13: a refused record that is delivered again counts once, and a row says so.
+    Again,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Recount,
         Self::Monotone,
         Self::Committed,
@@ -55,6 +57,7 @@ impl Invariant {
         Self::Boards,
         Self::Sums,
         Self::Repaired,
+        Self::Again,
     ];
 
     /// Those that a running process checks; the others take a simulation.

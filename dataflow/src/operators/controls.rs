@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use schemas::control::Control;
 use schemas::hash::{Hasher, KeyHash};
+use schemas::planted::{Bug, planted};
 use schemas::rows::{Repairs, partition_hash, record_hash};
 use sinks::commits::{CommitError, QueueError, controls, open_table, pending};
 use sinks::storage::Storage;
@@ -40,7 +41,8 @@ impl Controls {
         let start = &context.start;
         let mut redelivered = HashSet::new();
         for segment in open_table::<Repairs>(&*context.storage, start)? {
-            let rows = segment.rows.iter().filter(|(_, row)| REDELIVERED.contains(&row.kind));
+            let is_one = |kind: &str| REDELIVERED.contains(&kind) && !planted(Bug::AgainForgotten);
+            let rows = segment.rows.iter().filter(|(_, row)| is_one(row.kind));
             redelivered.extend(rows.map(|(hash, row)| row.changed(hash)));
         }
         Ok(Self {
