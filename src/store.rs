@@ -7,8 +7,9 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::{Rebuild, rebuild};
 use schemas::config::StoreUri;
 use schemas::time::{format_ms, parse_duration_ms};
-use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, Promoted, check, init, promote};
+use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, check, init, promote};
 use sinks::publish::PublishError;
+use sinks::shown::Promoted;
 
 use crate::error::CliError;
 use crate::host::host_name;

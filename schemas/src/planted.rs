@@ -53,11 +53,15 @@ pub enum Bug {
     RepairUnsaid,
     /// A restart forgets which refused records were delivered again.
     AgainForgotten,
+    /// A reader shows a promoted keyspace before it knows the job's row there.
+    ShownTooEarly,
+    /// A promotion counts from its host's clock, whatever the one before counts from.
+    PromotedByClock,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -81,6 +85,8 @@ impl Bug {
         Self::CorrectedTwice,
         Self::RepairUnsaid,
         Self::AgainForgotten,
+        Self::ShownTooEarly,
+        Self::PromotedByClock,
     ];
 
     /// Its name on the command line.

@@ -67,7 +67,7 @@ impl World<'_> {
         let known = rows.iter().filter(|row| is_known((row.partition.to_owned(), row.position)));
         let known: Vec<_> = known.copied().collect();
         let (mut controls, mut asked) = (Vec::new(), BTreeMap::new());
-        for _ in 0..1 + rng.below(4) {
+        for _ in 0..=rng.below(4) {
             let anew = known.is_empty() || rng.chance(50);
             let row = *rng.pick(if anew { &rows } else { &known });
             let at: At = (row.partition.to_owned(), row.position);

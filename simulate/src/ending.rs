@@ -38,8 +38,11 @@ impl World<'_> {
             }
         };
         self.recount(&last)?;
-        let late = self.wire.line().late.len();
-        (0..late).for_each(|_| self.wire.line().deliver(0));
+        for wire in self.promotions.wires().clone() {
+            let late = wire.line().late.len();
+            (0..late).for_each(|_| wire.line().deliver(0));
+        }
+        self.shown_last(rng)?;
         self.outcome.checks.count(Check::Stored);
         let opened = sinks::commits::Snapshot::open(&*self.disk, last, None);
         let Ok(snapshot) = opened else {

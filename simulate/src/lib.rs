@@ -14,6 +14,7 @@ pub mod log;
 pub mod outcome;
 pub mod plan;
 pub mod process;
+mod promotions;
 mod repairs;
 pub mod rng;
 pub mod seeds;

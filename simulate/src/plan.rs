@@ -72,6 +72,8 @@ pub enum Act {
     Repair,
     /// The job is asked to take some refused records after all.
     Redeliver,
+    /// The other keyspace is filled, where that is the second one, and promoted.
+    Promote,
 }
 
 /// An action, after so many steps of the jobs.
@@ -129,6 +131,7 @@ impl Plan {
         }
         add(Act::Repair, &mut actions, &mut Rng(seed ^ REPAIRS));
         add(Act::Redeliver, &mut actions, &mut Rng(seed ^ REDELIVERIES));
+        add(Act::Promote, &mut actions, &mut Rng(seed ^ PROMOTIONS));
         Self { seed, count_beyond, skewed, actions }
     }
 }
@@ -136,6 +139,7 @@ impl Plan {
 /// Tell the randomness of what somebody asks for from the other of a plan, which came first.
 const REPAIRS: u64 = 0x7e9a_1f5c;
 const REDELIVERIES: u64 = 0x2c81_d03b;
+const PROMOTIONS: u64 = 0x51e6_9a27;
 
 /// In half of the plans somebody asks for something up to three times; in half of these cases the
 /// job is killed soon after.

@@ -49,6 +49,7 @@ impl World<'_> {
         }
         let Some((control, hash)) = self.plant(manifest, rng) else { return Ok(()) };
         self.count("drift");
+        self.promotions.drifted.insert(hash);
         let history = newest(&*self.disk).ok().flatten().map_or(0, |m| m.header.history);
         let asker = Asker { who: "sim".into(), base: commit, history, ..Asker::default() };
         // Whoever asks may be killed, and asks again.

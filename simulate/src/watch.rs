@@ -11,7 +11,7 @@ use crate::checks::{
     Check, Clocks, Shown, counts, decisions, held_back, never_falls, refused, violated,
 };
 use crate::rng::Rng;
-use crate::wire::Write;
+use crate::wire::{Wire, Write};
 use crate::world::World;
 
 impl World<'_> {
@@ -78,12 +78,19 @@ impl World<'_> {
     }
 
     fn look_at_writes(&mut self) -> Result<(), Violation> {
-        let sent = std::mem::take(&mut self.wire.line().sent);
+        let [live, new] = self.promotions.wires().clone();
+        self.look_at_writes_to(&live)?;
+        self.look_at_writes_to(&new)
+    }
+
+    fn look_at_writes_to(&mut self, wire: &Wire) -> Result<(), Violation> {
+        let sent = std::mem::take(&mut wire.line().sent);
         let shown = if sent.is_empty() { None } else { visible(&*self.disk).ok().flatten() };
         for write in sent {
             let version = match write {
                 Write::Row(row) => row.version,
                 Write::Job(row) => row.version,
+                Write::Pointer(_) => continue,
             };
             self.outcome.checks.count(Check::Committed);
             if self.versions.get(&version).is_none_or(|commit| Some(*commit) > shown) {
@@ -91,7 +98,7 @@ impl World<'_> {
                 return violated(Check::Committed, what);
             }
         }
-        match self.wire.line().fell.take() {
+        match wire.line().fell.take() {
             Some(what) => violated(Check::Monotone, what),
             None => Ok(()),
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::hash::KeyHash;
 use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, PublishRow, Publisher};
+use sinks::shown::Pointer;
 
 use crate::rng::Rng;
 
@@ -16,6 +17,8 @@ pub enum Write {
     Row(PublishRow),
     /// The job's own row.
     Job(JobRow),
+    /// Which keyspace readers are to see.
+    Pointer(Pointer),
 }
 
 /// How often what goes wrong, in percent.
@@ -54,6 +57,8 @@ pub struct Line {
     published: u64,
     /// The first row whose version or job whose commit went back.
     pub fell: Option<String>,
+    /// The pointer in this keyspace, and the one before.
+    pointers: [Option<Pointer>; 2],
     rng: Rng,
 }
 
@@ -82,6 +87,12 @@ impl Line {
                     self.fell.get_or_insert(fell);
                 }
                 self.published = now;
+            }
+            Write::Pointer(to) => {
+                let [now, before] = &mut self.pointers;
+                if now.as_ref().is_none_or(|now| to.written_us > now.written_us) {
+                    *before = now.replace(to);
+                }
             }
         }
     }
@@ -118,6 +129,22 @@ impl Line {
         silent
     }
 
+    /// Whether nobody answers a reader now.
+    pub fn is_unanswered(&mut self) -> bool {
+        self.rng.chance(self.faults.lost)
+    }
+
+    /// The pointer in this keyspace.
+    pub fn pointer(&self) -> Option<Pointer> {
+        self.pointers[0].clone()
+    }
+
+    /// The same, by a replica that may lag behind.
+    pub fn lagging_pointer(&mut self) -> Option<Pointer> {
+        let lags = self.rng.chance(self.faults.late);
+        self.pointers[usize::from(lags)].clone()
+    }
+
     /// Delivers the late write `which`.
     pub fn deliver(&mut self, which: usize) {
         let write = self.late.swap_remove(which);
@@ -144,6 +171,7 @@ impl Wire {
             versions: BTreeMap::new(),
             published: 0,
             fell: None,
+            pointers: [None, None],
             rng: Rng(seed),
         })))
     }

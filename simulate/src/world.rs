@@ -24,6 +24,7 @@ use crate::log::{Retained, Subscribed, Topic};
 use crate::outcome::{Outcome, STORE_FAULTS};
 use crate::plan::{Act, Action, Plan};
 use crate::process::{Connected, Mounted, Probe, Process, Side};
+use crate::promotions::Promotions;
 use crate::repairs::Asked;
 use crate::rng::Rng;
 use crate::wire::{Faults, Wire};
@@ -68,6 +69,7 @@ pub(crate) struct World<'p> {
     pub(crate) asked: Option<Asked>,
     /// Refused records that were asked for, by where they were read.
     pub(crate) again: BTreeMap<At, Again>,
+    pub(crate) promotions: Promotions,
     pub(crate) outcome: Outcome,
 }
 
@@ -99,6 +101,7 @@ impl<'p> World<'p> {
         let disk = Arc::new(PowerDisk::default());
         let probe = Arc::new(Probe::default());
         let follower = Follower::new(Arc::clone(&disk) as _);
+        let [wire, new] = [0, 1].map(|i| Wire::new(Faults::default(), plan.seed ^ i << 60));
         Self {
             plan,
             decoder: Decoder::new(Mapping::default(), &["region".to_owned()]),
@@ -107,7 +110,8 @@ impl<'p> World<'p> {
             topic: Topic::default(),
             producer: Producer::default(),
             disk,
-            wire: Wire::new(Faults::default(), plan.seed),
+            promotions: Promotions::new(wire.clone(), new),
+            wire,
             probe,
             job: None,
             workers: 0,
@@ -172,7 +176,8 @@ impl<'p> World<'p> {
             }
             Act::BadWire { percent } => {
                 let [lost, unanswered, late, twice] = [percent; 4];
-                self.wire.line().faults = Faults { lost, unanswered, late, twice, silent: 0 };
+                let faults = Faults { lost, unanswered, late, twice, silent: 0 };
+                self.promotions.wires().iter().for_each(|wire| wire.line().faults = faults);
             }
             Act::NameFails { made } => {
                 let side = if made { Side::After } else { Side::Before };
@@ -184,6 +189,7 @@ impl<'p> World<'p> {
             }
             Act::Repair => self.repair(rng)?,
             Act::Redeliver => self.redeliver(rng)?,
+            Act::Promote => self.promote(rng),
             Act::Calm => {
                 self.count("calm");
                 self.calm();
@@ -200,7 +206,8 @@ impl<'p> World<'p> {
 
     pub(crate) fn calm(&mut self) {
         self.time.jump(0);
-        self.wire.line().faults = Faults::default();
+        let faults = Faults::default();
+        self.promotions.wires().iter().for_each(|wire| wire.line().faults = faults);
     }
 
     /// Makes something go wrong for the job soon; it counts once it does.
@@ -303,9 +310,14 @@ impl<'p> World<'p> {
     pub(crate) fn step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         self.outcome.steps += 1;
         self.time.pass(rng.below(12_000_000));
-        let late = self.wire.line().late.len() as u64;
-        if late > 0 && rng.chance(3) {
-            self.wire.line().deliver(rng.below(late) as usize);
+        for wire in self.promotions.wires() {
+            let late = wire.line().late.len() as u64;
+            if late > 0 && rng.chance(3) {
+                wire.line().deliver(rng.below(late) as usize);
+            }
+        }
+        if rng.chance(20) {
+            self.promotions_step(rng)?;
         }
         if !self.zombies.is_empty() && rng.chance(30) {
             let which = rng.below(self.zombies.len() as u64) as usize;
@@ -336,6 +348,7 @@ impl<'p> World<'p> {
 
     fn lose_power(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         self.count("power loss");
+        self.promotions.lose_power();
         self.outcome.kills += u64::from(self.job.is_some());
         (self.job, self.zombies) = (None, Vec::new());
         self.look(rng)?;

@@ -40,11 +40,13 @@ pub enum Invariant {
     Repaired,
     /// C13: a refused record that is delivered again counts once, and a row says so.
     Again,
+    /// C14: readers see the keyspace that was promoted last, and no error or older commit meanwhile.
+    Shown,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Recount,
         Self::Monotone,
         Self::Committed,
@@ -58,6 +60,7 @@ impl Invariant {
         Self::Sums,
         Self::Repaired,
         Self::Again,
+        Self::Shown,
     ];
 
     /// Those that a running process checks; the others take a simulation.

@@ -9,5 +9,6 @@ pub mod cql;
 pub mod invariants;
 pub mod publish;
 pub mod served;
+pub mod shown;
 pub mod storage;
 pub mod store;

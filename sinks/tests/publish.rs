@@ -203,6 +203,7 @@ impl World {
                     let told = (row.published, row.history, row.generation);
                     assert_eq!(told, (header.commit, header.history, header.generation));
                 }
+                Write::Pointer(_) => panic!("a job promotes nothing"),
             }
         }
         let mut shown = BTreeMap::new();

@@ -26,7 +26,7 @@ mod wave;
 pub use check::{Finding, Level, check};
 pub use error::CqlError;
 pub use init::init;
-pub use pointer::{Promoted, promote};
+pub use pointer::promote;
 pub use publisher::CqlPublisher;
 pub use reader::CqlReader;
 pub use scan::CqlScan;

@@ -1,7 +1,7 @@
 //! The row of table `reader`: which keyspace those see who were given this one.
 //!
-//! Invariant: of two promotions the later one counts, whatever replica is asked, and no keyspace
-//! is promoted that has nothing to show.
+//! Invariant: the row is written at the time that its promotion counts from, so that the later one
+//! stays; what a promotion is, and how readers follow it, is in [`crate::shown`].
 
 use scylla::client::session::Session;
 use scylla::statement::unprepared::Statement;
@@ -10,18 +10,10 @@ use scylla::value::CqlTimestamp;
 use super::session::{connect, consistency, profile, query_rows};
 use super::{CqlError, CqlSettings, job_row, schema};
 use crate::publish::JobRow;
+use crate::shown::{self, Pointer, Promoted, Promoter};
 
 /// The key of the only row.
 const NAME: &str = "readers";
-
-/// What readers are to see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pointer {
-    /// The keyspace.
-    pub(super) keyspace: String,
-    /// When that was said, in microseconds.
-    pub(super) written_us: i64,
-}
 
 /// The statement that reads the row.
 pub(super) fn select_text(keyspace: &str) -> String {
@@ -43,13 +35,44 @@ pub(super) async fn read(session: &Session, keyspace: &str) -> Result<Option<Poi
     }))
 }
 
-/// A promotion that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Promoted {
-    /// The keyspace that readers were shown before.
-    pub before: String,
-    /// What they are shown now.
-    pub shown: JobRow,
+/// A session that promotes.
+struct Cql<'s> {
+    session: Session,
+    settings: &'s CqlSettings,
+    wall_ms: i64,
+}
+
+impl Promoter for Cql<'_> {
+    type Error = CqlError;
+
+    async fn verify(&self, keyspace: &str) -> Result<(), CqlError> {
+        schema::verify(&self.session, keyspace).await
+    }
+
+    async fn job(&self, keyspace: &str) -> Result<Option<JobRow>, CqlError> {
+        let select = self.session.prepare(job_row::select_all_text(keyspace)).await?;
+        job_row::only(&self.session, &select, keyspace).await
+    }
+
+    async fn pointer(&self, given: &str) -> Result<Option<Pointer>, CqlError> {
+        read(&self.session, given).await
+    }
+
+    async fn point(&self, given: &str, to: &Pointer) -> Result<(), CqlError> {
+        let mut upsert = Statement::new(format!(
+            "INSERT INTO \"{given}\".reader (name, keyspace_name, promoted) VALUES (?, ?, ?) \
+             USING TIMESTAMP ?"
+        ));
+        upsert.set_consistency(consistency(self.settings.consistency.write));
+        upsert.set_is_idempotent(true);
+        let values = (NAME, &to.keyspace, CqlTimestamp(self.wall_ms), to.written_us);
+        self.session.query_unpaged(upsert, values).await?;
+        Ok(())
+    }
+
+    fn refusal(what: String) -> CqlError {
+        CqlError::Fatal(what)
+    }
 }
 
 /// Shows `keyspace` to all readers that were given the keyspace of `settings`. `wall_ms` is this
@@ -60,26 +83,6 @@ pub async fn promote(
     wall_ms: i64,
 ) -> Result<Promoted, CqlError> {
     let session = connect(settings, profile(settings).build()).await?;
-    let given = &settings.keyspace;
-    schema::verify(&session, given).await?;
-    schema::verify(&session, keyspace).await?;
-    let select = session.prepare(job_row::select_all_text(keyspace)).await?;
-    let Some(shown) = job_row::only(&session, &select, keyspace).await? else {
-        return Err(CqlError::Fatal(format!(
-            "keyspace {keyspace:?} has no published commit, so readers would see nothing: let a \
-             job or `tagflow store rebuild` fill it first"
-        )));
-    };
-    let before = read(&session, given).await?;
-    // A clock that goes behind another's must not lose against it.
-    let after = before.as_ref().map_or(i64::MIN, |before| before.written_us + 1);
-    let at = after.max(wall_ms * 1000);
-    let mut upsert = Statement::new(format!(
-        "INSERT INTO \"{given}\".reader (name, keyspace_name, promoted) VALUES (?, ?, ?) \
-         USING TIMESTAMP ?"
-    ));
-    upsert.set_consistency(consistency(settings.consistency.write));
-    upsert.set_is_idempotent(true);
-    session.query_unpaged(upsert, (NAME, keyspace, CqlTimestamp(wall_ms), at)).await?;
-    Ok(Promoted { before: before.map_or_else(|| given.clone(), |before| before.keyspace), shown })
+    let database = Cql { session, settings, wall_ms };
+    shown::promote(&database, &settings.keyspace, keyspace, wall_ms).await
 }

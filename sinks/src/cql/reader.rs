@@ -2,9 +2,8 @@
 //!
 //! Invariants: an answer names the commit whose rows are all here, and the row may be newer, never
 //! older by a working quorum; no answer comes from an older commit of a keyspace than one before
-//! it; which keyspace is shown changes in one moment, once everything of the other is there.
+//! it. Which keyspace is shown is up to [`crate::shown`].
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +17,9 @@ use scylla::value::CqlTimestamp;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::pointer::{self, Pointer};
-use super::{CqlError, CqlSettings, job_row, schema, session};
+use super::{CqlError, CqlSettings, job_row, pointer, schema, session};
 use crate::publish::JobRow;
+use crate::shown::{Keyspace, Keyspaces, Pointer, Shown};
 use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
 
 /// How often the job's row is read.
@@ -37,7 +36,6 @@ const SPECULATE: Duration = Duration::from_millis(50);
 /// Connections to one keyspace, with their statements.
 struct Connected {
     session: Session,
-    /// The keyspace that is shown.
     keyspace: String,
     select_tag: PreparedStatement,
     select_board: PreparedStatement,
@@ -45,15 +43,9 @@ struct Connected {
     select_job: PreparedStatement,
 }
 
-/// What is known of the store.
+/// How the store does.
 #[derive(Default)]
 struct Known {
-    /// What is shown: its keyspace has a row below, or has never had one.
-    connected: Option<Arc<Connected>>,
-    /// The newest row of the job in each keyspace that was ever shown.
-    rows: BTreeMap<String, Arc<JobRow>>,
-    /// The last word on which keyspace is to be shown.
-    pointer: Option<Pointer>,
     /// When the database last told.
     at: Option<Instant>,
     trouble: Option<String>,
@@ -62,8 +54,42 @@ struct Known {
 }
 
 struct Shared {
-    settings: CqlSettings,
+    cluster: Cluster,
+    shown: Shown<Connected>,
     known: Mutex<Known>,
+}
+
+/// Where the keyspaces are.
+struct Cluster(CqlSettings);
+
+impl Keyspaces for Cluster {
+    type Connection = Connected;
+    type Error = CqlError;
+
+    fn given(&self) -> &str {
+        &self.0.keyspace
+    }
+
+    async fn connect(&self, keyspace: &str) -> Result<Connected, CqlError> {
+        let keyspace = keyspace.to_owned();
+        Connected::open(&CqlSettings { keyspace, ..self.0.clone() }).await
+    }
+
+    async fn pointer(&self, connection: &Connected) -> Result<Option<Pointer>, CqlError> {
+        pointer::read(&connection.session, &self.0.keyspace).await
+    }
+
+    async fn job(
+        &self,
+        connection: &Connected,
+        name: Option<&str>,
+    ) -> Result<Option<JobRow>, CqlError> {
+        connection.job(name).await
+    }
+
+    fn trouble(what: String) -> CqlError {
+        CqlError::Unavailable(what)
+    }
 }
 
 /// The rows of a keyspace as a store, or of the one that was promoted in its place.
@@ -117,7 +143,11 @@ impl CqlReader {
     /// Connects, and reads the job's row from then on in the background of this runtime. A
     /// database that does not answer is asked again and again; anything else is an error.
     pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
-        let shared = Arc::new(Shared { settings, known: Mutex::default() });
+        let shared = Arc::new(Shared {
+            cluster: Cluster(settings),
+            shown: Shown::default(),
+            known: Mutex::default(),
+        });
         match shared.step().await {
             Err(CqlError::Fatal(why)) => return Err(CqlError::Fatal(why)),
             done => shared.note(done.err()),
@@ -154,83 +184,15 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The keyspace that is to be shown, as far as that is known.
-    fn wanted(&self) -> String {
-        let known = self.known();
-        known.pointer.as_ref().map_or(&self.settings.keyspace, |to| &to.keyspace).clone()
-    }
-
-    async fn connect(&self, keyspace: String) -> Result<Arc<Connected>, CqlError> {
-        let settings = CqlSettings { keyspace, ..self.settings.clone() };
-        Ok(Arc::new(Connected::open(&settings).await?))
-    }
-
     /// Connects where that is to be done, follows a promotion, and reads the job's row.
     async fn step(&self) -> Result<(), CqlError> {
-        let (connected, failures) = {
-            let known = self.known();
-            (known.connected.clone(), known.failures)
-        };
-        let connected = match connected {
-            // One answer that is late is no reason.
-            Some(connected) if failures < FAILURES_MAX => connected,
-            _ => self.connect(self.wanted()).await?,
-        };
-        let moved = match self.follow(&connected).await {
-            Ok(Some(promoted)) => self.look(promoted).await.map(|()| true),
-            Ok(None) => Ok(false),
-            Err(error) => Err(error),
-        };
-        // What is shown goes on being shown where another cannot be.
-        let stays = moved.as_ref().map_or(self.known().connected.is_some(), |moved| !moved);
-        if stays {
-            self.look(connected).await?;
+        // One answer that is late is no reason.
+        let anew = self.known().failures >= FAILURES_MAX;
+        let (looked, done) = self.shown.step(&self.cluster, anew).await;
+        if looked {
+            self.known().at = Some(Instant::now());
         }
-        moved.map(drop)
-    }
-
-    /// The keyspace that was promoted in place of `connected`'s, if one was.
-    async fn follow(&self, connected: &Connected) -> Result<Option<Arc<Connected>>, CqlError> {
-        let found = pointer::read(&connected.session, &self.settings.keyspace).await?;
-        {
-            let mut known = self.known();
-            // A replica that lags behind may show an older one.
-            let written_us = known.pointer.as_ref().map(|pointer| pointer.written_us);
-            if found.as_ref().map(|found| found.written_us) > written_us {
-                known.pointer = found;
-            }
-        }
-        let wanted = self.wanted();
-        if wanted == connected.keyspace {
-            return Ok(None);
-        }
-        Ok(Some(self.connect(wanted).await?))
-    }
-
-    /// Reads the job's row, and shows its keyspace from then on.
-    async fn look(&self, connected: Arc<Connected>) -> Result<(), CqlError> {
-        let keyspace = &connected.keyspace;
-        let name = self.known().rows.get(keyspace).map(|row| row.name.clone());
-        let row = match connected.job(name.as_deref()).await? {
-            // Another job may have been published there meanwhile.
-            None if name.is_some() => connected.job(None).await?,
-            row => row,
-        };
-        let mut known = self.known();
-        if row.is_none() {
-            known.rows.remove(keyspace);
-        }
-        let is_newer =
-            |row: &JobRow| known.rows.get(keyspace).is_none_or(|old| row.version > old.version);
-        if let Some(row) = row.filter(is_newer) {
-            known.rows.insert(keyspace.clone(), Arc::new(row));
-        }
-        if *keyspace != self.settings.keyspace && !known.rows.contains_key(keyspace) {
-            let what = format!("keyspace {keyspace:?} was promoted, and shows no commit");
-            return Err(CqlError::Unavailable(what));
-        }
-        (known.connected, known.at) = (Some(connected), Some(Instant::now()));
-        Ok(())
+        done
     }
 
     /// Tells each trouble once.
@@ -240,23 +202,22 @@ impl Shared {
         known.failures = if trouble.is_some() { known.failures + 1 } else { 0 };
         if known.trouble != trouble {
             match &trouble {
-                Some(trouble) => tracing::error!(store = %self.settings.uri(), "{trouble}"),
-                None => tracing::info!(store = %self.settings.uri(), "the store answers"),
+                Some(trouble) => tracing::error!(store = %self.cluster.0.uri(), "{trouble}"),
+                None => tracing::info!(store = %self.cluster.0.uri(), "the store answers"),
             }
         }
         known.trouble = trouble;
     }
 
     /// The connections and the job's row, where both are there and fresh.
-    fn ready(&self) -> Result<(Arc<Connected>, Arc<JobRow>), StoreError> {
+    fn ready(&self) -> Result<(Arc<Keyspace<Connected>>, Arc<JobRow>), StoreError> {
         let known = self.known();
         let why = || StoreError::Unavailable(known.trouble.clone().unwrap_or_default());
         if known.at.is_none_or(|at| at.elapsed() > STALE) {
             return Err(why());
         }
-        let connected = known.connected.clone().ok_or_else(why)?;
-        let row = known.rows.get(&connected.keyspace).cloned().ok_or(StoreError::Empty)?;
-        Ok((connected, row))
+        let (shown, row) = self.shown.current().ok_or_else(why)?;
+        Ok((shown, row.ok_or(StoreError::Empty)?))
     }
 }
 
@@ -362,15 +323,15 @@ impl Reader for CqlReader {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
         Box::pin(async move {
             // In this order: the row is as new as the job's, or newer.
-            let (connected, job) = self.shared.ready()?;
-            connected.tag(&job, scope, key).await
+            let (shown, job) = self.shared.ready()?;
+            shown.connection.tag(&job, scope, key).await
         })
     }
 
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)> {
         Box::pin(async move {
-            let (connected, job) = self.shared.ready()?;
-            connected.boards(&job, scope).await
+            let (shown, job) = self.shared.ready()?;
+            shown.connection.boards(&job, scope).await
         })
     }
 

@@ -32,6 +32,11 @@ impl MemoryStore {
         self.rows.get(&(is_board, hash)).map(|row| row.version)
     }
 
+    /// A row of table `board`, or else of table `tag`.
+    pub fn row(&self, (is_board, hash): (bool, KeyHash)) -> Option<&PublishRow> {
+        self.rows.get(&(is_board, hash))
+    }
+
     /// Every row, tags before boards, in key order.
     pub fn rows(&self) -> impl Iterator<Item = &PublishRow> {
         self.rows.values()
