@@ -269,10 +269,32 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
     assert!(!shifted.is_empty() && shifted.len() <= 2, "{shifted:?}");
 }
 
-/// Moves the first bucket of a list by one: it begins with a varint of twice the distance.
+/// Moves the first bucket of a list ten minutes back, which no width of bucket hides. The list is of
+/// varints: twice the distance to the first bucket, less one, since it lies behind; its count; the
+/// distance from there to the next bucket; and so on.
 pub(crate) fn shift(recent: &[u8]) -> Vec<u8> {
-    let mut bytes = recent.to_vec();
-    bytes[0] ^= 0b10;
+    let mut values = vec![0_u64];
+    let mut bits = 0;
+    for byte in recent {
+        *values.last_mut().unwrap() |= u64::from(byte & 0x7f) << bits;
+        bits += 7;
+        if byte & 0x80 == 0 {
+            values.push(0);
+            bits = 0;
+        }
+    }
+    values.pop();
+    assert_eq!(values[0] % 2, 1, "a bucket ahead of its time");
+    values[0] += 20;
+    values[2] += 10;
+    let mut bytes = Vec::new();
+    for mut value in values {
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+    }
     bytes
 }
 
