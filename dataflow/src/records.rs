@@ -69,6 +69,11 @@ impl Spellings {
         Spelling { start, bytes: text.len() as u16 }
     }
 
+    /// Room for as much again.
+    fn room(&self) -> Self {
+        Self(String::with_capacity(self.0.len()))
+    }
+
     /// The text of a place.
     pub(crate) fn get(&self, Spelling { start, bytes }: Spelling) -> &str {
         &self.0[start as usize..start as usize + usize::from(bytes)]
@@ -93,12 +98,11 @@ impl Outbox {
     /// Takes the batches that hold anything.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = Posts> {
         self.0.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
-            let (posts, tags) = (batch.posts.len(), batch.tags.len());
             let next = Posts {
                 worker: batch.worker,
-                posts: Vec::with_capacity(posts),
-                tags: Vec::with_capacity(tags),
-                spellings: Spellings(String::with_capacity(batch.spellings.0.len())),
+                posts: Vec::with_capacity(batch.posts.len()),
+                tags: Vec::with_capacity(batch.tags.len()),
+                spellings: batch.spellings.room(),
             };
             std::mem::replace(batch, next)
         })
@@ -153,6 +157,19 @@ pub(crate) struct Mentions {
     pub(crate) spellings: Spellings,
     /// What to do with tags besides counting, in the order in which it was asked for.
     pub(crate) orders: Vec<(KeyHash, Box<Order>)>,
+}
+
+impl Mentions {
+    /// Takes them, and leaves room for as many.
+    pub(crate) fn take(&mut self) -> Self {
+        let next = Self {
+            worker: self.worker,
+            mentions: Vec::with_capacity(self.mentions.len()),
+            spellings: self.spellings.room(),
+            orders: Vec::new(),
+        };
+        std::mem::replace(self, next)
+    }
 }
 
 /// So many posts of a slice carry one tag, in one bucket of the finest width.

@@ -80,7 +80,7 @@ impl Slice {
         let full = self.0.iter_mut().zip(0..).filter(move |(sums, _)| holds(&sums.batch));
         full.map(|(sums, worker)| {
             sums.index.clear();
-            Mentions { worker, ..std::mem::take(&mut sums.batch) }
+            Mentions { worker, ..sums.batch.take() }
         })
     }
 }

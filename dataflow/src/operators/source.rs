@@ -46,6 +46,8 @@ struct Source {
     commit: u64,
     /// The last commit that control records were taken for.
     controlled: u64,
+    /// The last commit in which the end of what there is was reached.
+    caught_up: u64,
     /// Records that this worker may still read in the present slice.
     left: usize,
     outbox: Outbox,
@@ -103,13 +105,19 @@ impl Source {
             self.partitions.take_controls(&mut self.outbox)?;
         }
         let now_us = self.context.clock.mono_us();
-        let limit = self.context.pace.grant(self.left.min(TURN_RECORDS), now_us);
+        let wanted = self.left.min(TURN_RECORDS);
+        let limit = self.context.pace.grant(wanted, now_us);
         let (read, turn) = self.partitions.read(limit, &mut self.outbox)?;
         self.left -= read;
         self.context.slice.read(read);
         self.context.status.read(read);
         self.context.pace.give_back(limit - read);
         self.posts_out.activate().session(&*capability).give_iterator(self.outbox.take());
+        let end = limit < wanted || (limit > 0 && turn != Turn::More);
+        if end && self.caught_up < self.commit {
+            self.caught_up = self.commit;
+            self.context.slice.catch_up();
+        }
         if turn == Turn::End && limit > 0 {
             self.reading_cap = None;
         } else if turn == Turn::More && limit > 0 && self.left > 0 {
@@ -168,6 +176,7 @@ pub(crate) fn source<'s>(
                 acks_out: OutputBuilder::from(acks_out),
                 commit,
                 controlled: 0,
+                caught_up: 0,
                 left: 0,
                 outbox: Outbox::new(peers),
                 context: context.clone(),

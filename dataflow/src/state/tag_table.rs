@@ -220,13 +220,17 @@ impl TagTable {
         cold: impl Fn(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<(), TagError> {
         for some in batch.mentions.chunks(FOUND_AHEAD) {
-            // One look-up does not wait for the memory of the one before. A tag takes two lines of
-            // cache: the search reads one, its last field is in the other.
+            // One look-up does not wait for the memory of the one before, nor one bucket list for
+            // another. A tag takes two lines of cache: the search reads one, its last field is in
+            // the other.
             let mut found = [None; FOUND_AHEAD];
             let mut last = 0;
             for (found, mention) in found.iter_mut().zip(some) {
                 *found = self.find(mention.tag);
                 last ^= found.and_then(|index| self.tag(index)).map_or(0, |tag| tag.commit);
+            }
+            for tag in found.iter().flatten().filter_map(|index| self.tag(*index)) {
+                last ^= tag.buckets.touch();
             }
             std::hint::black_box(last);
             for (found, mention) in found.into_iter().zip(some) {
