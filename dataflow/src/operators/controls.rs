@@ -53,8 +53,8 @@ impl Controls {
         })
     }
 
-    /// Takes what has come: what tags and ids have to do goes into the outbox, and `again` sends the
-    /// records that are read again, or says that it does not.
+    /// Takes what has come: what tags and ids have to do goes into the outbox. `again` sends a
+    /// record that is read again, or says that it does not.
     pub(crate) fn take(
         &mut self,
         outbox: &mut Outbox,
