@@ -1,6 +1,6 @@
 //! What the operators of a process share: handles to the outside, and how they wake each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,11 +73,13 @@ impl Stop {
     }
 }
 
-/// The records of the present slice, over the workers of this process.
+/// What is read in the present slice and commit, over the workers of this process.
 #[derive(Default)]
 pub(crate) struct SliceCount {
     workers: usize,
     records: AtomicU64,
+    /// The workers that have come to the end of what there is to read, in this commit.
+    caught_up: AtomicUsize,
     minter: Mutex<Option<SyncActivator>>,
 }
 
@@ -110,6 +112,21 @@ impl SliceCount {
             // A minter that is gone needs no waking.
             let _ = minter.as_ref().map(SyncActivator::activate);
         }
+    }
+
+    /// Begins a commit.
+    pub(crate) fn begin_commit(&self) {
+        self.caught_up.store(0, Ordering::Relaxed);
+    }
+
+    /// One more worker has come to the end of what there is to read.
+    pub(crate) fn catch_up(&self) {
+        self.caught_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether all workers have. A word that comes late only lets a commit end sooner.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Relaxed) >= self.workers
     }
 
     /// How many there are.

@@ -49,7 +49,7 @@ impl State {
                 context.started_us,
             ),
             dedup: Dedup::load(context, index, peers)?,
-            combine: Combine::new(context),
+            combine: Combine::new(context, peers),
             tags: TagState::load(context, index, peers)?,
             boards: BoardDocs::new(context),
         })

@@ -1,5 +1,5 @@
-//! The records that travel between operators. Tags travel as hashes with their spelling packed
-//! beside them; no record owns more than a few short allocations.
+//! The records that travel between operators. Events and tags travel in batches, tags as hashes
+//! with their spellings beside them.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,102 @@ use serde::{Deserialize, Serialize};
 /// Input name → partition identity → how far it has been read.
 pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
-/// A decoded event on its way to dedup.
+/// Decoded events on their way to the worker that owns their ids: one record of the stream, so
+/// that no event and no tag is an allocation of its own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Posts {
+    /// The worker.
+    pub(crate) worker: u64,
+    /// The events.
+    pub(crate) posts: Vec<Post>,
+    /// The distinct tags of each, one event's after the other's.
+    pub(crate) tags: Vec<TagUse>,
+    /// The spellings of all tags.
+    pub(crate) spellings: Spellings,
+}
+
+/// A decoded event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Post {
     /// The hash of (input, event id).
     pub(crate) id: KeyHash,
     /// Event time in milliseconds.
     pub(crate) ts_ms: i64,
-    /// Its distinct tags.
-    pub(crate) tags: PackedTags,
+    /// Where its tags begin and end.
+    pub(crate) tags: (u32, u32),
     /// Indices of the scopes it belongs to, besides the whole stream.
     pub(crate) scopes: Box<[u16]>,
     /// What dedup has to do with it.
     pub(crate) route: Route,
+}
+
+/// A tag of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TagUse {
+    /// The hash of its key.
+    pub(crate) hash: KeyHash,
+    /// How the event spells it.
+    pub(crate) spelling: Spelling,
+}
+
+/// Texts one behind the other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spellings(String);
+
+/// A text's place among [`Spellings`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spelling {
+    start: u32,
+    /// A tag has at most 100 code points, so at most 400 bytes.
+    bytes: u16,
+}
+
+impl Spellings {
+    /// Appends a text.
+    pub(crate) fn push(&mut self, text: &str) -> Spelling {
+        let start = self.0.len() as u32;
+        self.0.push_str(text);
+        Spelling { start, bytes: text.len() as u16 }
+    }
+
+    /// Room for as much again.
+    fn room(&self) -> Self {
+        Self(String::with_capacity(self.0.len()))
+    }
+
+    /// The text of a place.
+    pub(crate) fn get(&self, Spelling { start, bytes }: Spelling) -> &str {
+        &self.0[start as usize..start as usize + usize::from(bytes)]
+    }
+}
+
+/// The batches under way to each worker.
+pub(crate) struct Outbox(Vec<Posts>);
+
+impl Outbox {
+    /// An empty one for `peers` workers.
+    pub(crate) fn new(peers: usize) -> Self {
+        Self((0..peers as u64).map(|worker| Posts { worker, ..Posts::default() }).collect())
+    }
+
+    /// The batch that an event belongs to.
+    pub(crate) fn of(&mut self, id: KeyHash) -> &mut Posts {
+        let worker = id.bin() as usize % self.0.len();
+        &mut self.0[worker]
+    }
+
+    /// Takes the batches that hold anything.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = Posts> {
+        self.0.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
+            let next = Posts {
+                worker: batch.worker,
+                posts: Vec::with_capacity(batch.posts.len()),
+                tags: Vec::with_capacity(batch.tags.len()),
+                spellings: batch.spellings.room(),
+            };
+            std::mem::replace(batch, next)
+        })
+    }
 }
 
 /// How an event passes dedup.
@@ -63,40 +146,29 @@ pub(crate) struct Origin {
     pub(crate) raw: Vec<u8>,
 }
 
-/// The distinct tags of a post: of each the hash of its key and its spelling, in one allocation.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PackedTags(Box<[u8]>);
+/// What one worker's posts of a slice add to the tags of one worker: one record of the stream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Mentions {
+    /// The worker that owns the tags.
+    pub(crate) worker: u64,
+    /// One for each tag, scope and slot.
+    pub(crate) mentions: Vec<Mention>,
+    /// Their spellings, and some that are of no use.
+    pub(crate) spellings: Spellings,
+    /// What to do with tags besides counting, in the order in which it was asked for.
+    pub(crate) orders: Vec<(KeyHash, Box<Order>)>,
+}
 
-/// Bytes before a spelling: the hash and the spelling's length.
-const HEAD: usize = 18;
-
-impl PackedTags {
-    /// Packs what [`Self::append`] collected.
-    pub(crate) fn new(packed: &[u8]) -> Self {
-        Self(packed.into())
-    }
-
-    /// Appends a tag to a buffer that becomes a list of tags.
-    pub(crate) fn append(packed: &mut Vec<u8>, hash: KeyHash, spelling: &str) {
-        packed.extend_from_slice(&hash.hi.to_le_bytes());
-        packed.extend_from_slice(&hash.lo.to_le_bytes());
-        // A tag has at most 100 code points, so at most 400 bytes.
-        packed.extend_from_slice(&(spelling.len() as u16).to_le_bytes());
-        packed.extend_from_slice(spelling.as_bytes());
-    }
-
-    /// The tags.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (KeyHash, &str)> {
-        let mut rest = &*self.0;
-        std::iter::from_fn(move || {
-            let (head, tail) = rest.split_at_checked(HEAD)?;
-            let word = |at: usize| head.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-            let hash = KeyHash { hi: word(0)?, lo: word(8)? };
-            let length = usize::from(u16::from_le_bytes([head[16], head[17]]));
-            let (spelling, tail) = tail.split_at_checked(length)?;
-            rest = tail;
-            Some((hash, std::str::from_utf8(spelling).ok()?))
-        })
+impl Mentions {
+    /// Takes them, and leaves room for as many.
+    pub(crate) fn take(&mut self) -> Self {
+        let next = Self {
+            worker: self.worker,
+            mentions: Vec::with_capacity(self.mentions.len()),
+            spellings: self.spellings.room(),
+            orders: Vec::new(),
+        };
+        std::mem::replace(self, next)
     }
 }
 
@@ -113,19 +185,10 @@ pub(crate) struct Mention {
     pub(crate) first_ms: i64,
     /// The greatest.
     pub(crate) last_ms: i64,
-    /// The text, when the receiver may not know it.
-    pub(crate) text: Option<Box<Text>>,
-}
-
-/// What a tag's row needs besides numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Text {
+    /// The spelling in the earliest post; of several, the least by bytes.
+    pub(crate) spelling: Spelling,
     /// Index of the scope; 0 is the whole stream.
     pub(crate) scope: u16,
-    /// The spelling in the mention's earliest post; of several, the least by bytes.
-    pub(crate) spelling: String,
-    /// What to do with the tag besides counting.
-    pub(crate) order: Option<Box<Order>>,
 }
 
 /// The minter's word that a commit ends: the clocks at that moment.
@@ -249,14 +312,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_tags_come_back() {
-        let tags = [(KeyHash { hi: 1, lo: 2 }, "Straße"), (KeyHash { hi: 3, lo: 4 }, "")];
-        let mut packed = Vec::new();
-        for (hash, spelling) in tags {
-            PackedTags::append(&mut packed, hash, spelling);
+    fn spellings_come_back_and_batches_go_to_the_owners_of_ids() {
+        let mut outbox = Outbox::new(3);
+        for bin in [0, 1, 5, 7] {
+            let id = KeyHash { hi: bin << 54, lo: bin };
+            let batch = outbox.of(id);
+            let spelling = ["Straße", ""].map(|text| batch.spellings.push(text));
+            assert_eq!(spelling.map(|s| batch.spellings.get(s)), ["Straße", ""]);
+            let (ts_ms, tags, scopes, route) = (0, (0, 0), Box::default(), Route::Once);
+            batch.posts.push(Post { id, ts_ms, tags, scopes, route });
         }
-        assert_eq!(PackedTags::new(&packed).iter().collect::<Vec<_>>(), tags);
-        assert_eq!(PackedTags::default().iter().count(), 0);
-        assert!(size_of::<Post>() <= 72 && size_of::<Mention>() <= 48);
+        let taken = outbox.take().map(|b| (b.worker, b.posts.iter().map(|p| p.id.lo).collect()));
+        assert_eq!(
+            taken.collect::<Vec<(u64, Vec<u64>)>>(),
+            [(0, vec![0]), (1, vec![1, 7]), (2, vec![5])]
+        );
+        assert_eq!(outbox.take().count(), 0);
+        assert!(size_of::<Post>() <= 64 && size_of::<Mention>() <= 56);
     }
 }

@@ -249,23 +249,30 @@ impl Buckets {
         if self.list.first().is_some_and(|first| first.start >= finest) {
             return;
         }
-        let oldest = tiers.oldest(as_of);
-        let mut folded: SmallVec<[Bucket; 2]> = SmallVec::with_capacity(self.list.len().min(2));
-        for bucket in &self.list {
-            if bucket.start < oldest {
-                continue;
-            }
-            let Some(start) = tiers.start(bucket.start, as_of) else { continue };
-            match folded.last_mut() {
-                Some(last)
-                    if last.start == start && last.count.checked_add(bucket.count).is_some() =>
-                {
-                    last.count += bucket.count;
-                }
-                _ => folded.push(Bucket { start, count: bucket.count }),
+        let mut kept = 0;
+        for i in 0..self.list.len() {
+            let Bucket { start, count } = self.list[i];
+            let Some(start) = tiers.start(start, as_of) else { continue };
+            if let Some(last) = self.list[..kept].last_mut()
+                && last.start == start
+                && let Some(sum) = last.count.checked_add(count)
+            {
+                last.count = sum;
+            } else {
+                self.list[kept] = Bucket { start, count };
+                kept += 1;
             }
         }
-        self.list = folded;
+        self.list.truncate(kept);
+        if self.list.spilled() && self.list.capacity() >= 2 * kept {
+            self.list.shrink_to_fit();
+        }
+    }
+
+    /// Reads the end of the list, where the next event is likely to be counted, so that one list's
+    /// memory need not be waited for behind another's. What it gives means nothing.
+    pub fn touch(&self) -> u64 {
+        self.list.last().map_or(0, |last| u64::from(last.count))
     }
 
     /// The count of window `index` at `as_of`, which must not lie before the folded one.

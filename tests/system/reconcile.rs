@@ -227,6 +227,7 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
     let storage = DiskStorage::open_existing(&state).unwrap();
     let newest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
     let hash = newest.body.hash_key.hasher().tag("nobody");
+    let as_of_ms = newest.body.as_of_ms.unwrap();
     rewrite::<Tags>(&state, |rows, all| {
         let mut shifted = false;
         for (hash, row) in all {
@@ -234,9 +235,7 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
                 rows.push(hash, &TagRow { scope: "region=us", ..row });
                 continue;
             }
-            let tiers = schemas::windows::Windows::default().tiers();
-            let list = Buckets::decode(tiers.slot(row.as_of), row.recent).unwrap();
-            if !shifted && row.scope.is_empty() && list.iter(&tiers).count() > 3 {
+            if !shifted && row.scope.is_empty() && can_shift(&row, as_of_ms) {
                 shifted = true;
                 rows.push(hash, &TagRow { recent: &shift(row.recent), ..row });
                 continue;
@@ -269,10 +268,41 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
     assert!(!shifted.is_empty() && shifted.len() <= 2, "{shifted:?}");
 }
 
-/// Moves the first bucket of a list by one: it begins with a varint of twice the distance.
+/// Whether a row has a few buckets, of which the first counts in a window at `as_of_ms`, and still
+/// does when it is moved.
+pub(crate) fn can_shift(row: &TagRow<'_>, as_of_ms: i64) -> bool {
+    let tiers = schemas::windows::Windows::default().tiers();
+    let list = Buckets::decode(tiers.slot(row.as_of), row.recent).unwrap();
+    let first_ms = list.iter(&tiers).next().map(|(start_ms, _)| start_ms);
+    list.iter(&tiers).count() > 3 && first_ms > Some(as_of_ms - 23 * 3_600_000)
+}
+
+/// Moves the first bucket of a list ten minutes back, which no width of bucket hides. The list is
+/// of varints: twice the distance to the first bucket, less one, since it lies behind; its count; the
+/// distance from there to the next bucket; and so on.
 pub(crate) fn shift(recent: &[u8]) -> Vec<u8> {
-    let mut bytes = recent.to_vec();
-    bytes[0] ^= 0b10;
+    let mut values = vec![0_u64];
+    let mut bits = 0;
+    for byte in recent {
+        *values.last_mut().unwrap() |= u64::from(byte & 0x7f) << bits;
+        bits += 7;
+        if byte & 0x80 == 0 {
+            values.push(0);
+            bits = 0;
+        }
+    }
+    values.pop();
+    assert_eq!(values[0] % 2, 1, "a bucket ahead of its time");
+    values[0] += 20;
+    values[2] += 10;
+    let mut bytes = Vec::new();
+    for mut value in values {
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+    }
     bytes
 }
 

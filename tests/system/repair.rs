@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::crash::Random;
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, run};
-use super::reconcile::{change_tag, copy, no_drift, rewrite, shift, told};
+use super::reconcile::{can_shift, change_tag, copy, no_drift, rewrite, shift, told};
 
 /// A state that a job follows a growing file with.
 struct Followed {
@@ -174,11 +174,12 @@ fn wrong_scope(state: &Path) -> String {
 
 fn shifted(state: &Path) -> String {
     let mut key = String::new();
-    let tiers = schemas::windows::Windows::default().tiers();
+    let storage = DiskStorage::open_existing(state).unwrap();
+    let newest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
+    let as_of_ms = newest.body.as_of_ms.unwrap();
     rewrite::<Tags>(state, |rows, all| {
         for (hash, row) in all {
-            let list = schemas::windows::Buckets::decode(tiers.slot(row.as_of), row.recent);
-            let chosen = key.is_empty() && row.total > 20 && list.unwrap().iter(&tiers).count() > 3;
+            let chosen = key.is_empty() && can_shift(&row, as_of_ms);
             let recent = if chosen { shift(row.recent) } else { row.recent.to_vec() };
             if chosen {
                 row.tag.clone_into(&mut key);

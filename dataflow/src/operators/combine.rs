@@ -1,8 +1,7 @@
 //! Combine: sums mentions per (scope, tag, slot) within a slice before they cross to another
 //! worker, so that a viral tag costs at most one record per worker and slice.
 //!
-//! Invariant: the receiver of a mention without a text has had the text of an event that is at
-//! least as early, in this commit's records, an earlier one's, or the tag's row.
+//! Invariant: the sums of a slice leave at its end, in one batch for each worker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,59 +15,37 @@ use timely::dataflow::operators::{Capability, Operator};
 
 use crate::context::Context;
 use crate::epoch::Epoch;
-use crate::records::{Mention, Order, Post, Route, Text};
+use crate::records::{Mention, Mentions, Post, Posts, Route};
 
-/// The sender remembers so many tags whose text it has sent; a power of two.
-const SENT_TAGS: usize = 1 << 16;
-
-/// A sum under way.
-struct Sum {
-    tag: KeyHash,
-    slot: u32,
-    count: u32,
-    scope: u16,
-    /// Where the spelling of the earliest post lies.
-    spelling: (u32, u16),
-    first_ms: i64,
-    last_ms: i64,
-}
-
-/// The sums of one slice.
+/// The sums of one slice for the tags of one worker.
 #[derive(Default)]
-struct Slice {
+struct Sums {
+    /// The mentions' places by tag and slot.
     index: HashTable<u32>,
-    sums: Vec<Sum>,
-    spellings: String,
-    /// What is asked for about tags, in its order.
-    orders: Vec<(KeyHash, Box<Order>)>,
+    batch: Mentions,
 }
 
-impl Slice {
+impl Sums {
     fn add(&mut self, tag: KeyHash, scope: u16, slot: u32, ts_ms: i64, spelling: &str) {
-        let Self { index, sums, spellings, .. } = self;
-        let same = |i: &u32| sums[*i as usize].tag == tag && sums[*i as usize].slot == slot;
+        let Self { index, batch: Mentions { mentions, spellings, .. } } = self;
+        let same = |i: &u32| mentions[*i as usize].tag == tag && mentions[*i as usize].slot == slot;
         if let Some(i) = index.find(place(tag, slot), same).copied() {
-            let sum = &mut sums[i as usize];
+            let sum = &mut mentions[i as usize];
             let earlier = ts_ms < sum.first_ms
-                || (ts_ms == sum.first_ms && spelling < part(spellings, sum.spelling));
+                || (ts_ms == sum.first_ms && spelling < spellings.get(sum.spelling));
             if earlier {
-                sum.spelling = store(spellings, spelling);
+                sum.spelling = spellings.push(spelling);
             }
             sum.count += 1;
             sum.first_ms = sum.first_ms.min(ts_ms);
             sum.last_ms = sum.last_ms.max(ts_ms);
             return;
         }
-        let spelling = store(spellings, spelling);
-        sums.push(Sum { tag, slot, count: 1, scope, spelling, first_ms: ts_ms, last_ms: ts_ms });
-        let place_of = |i: &u32| place(sums[*i as usize].tag, sums[*i as usize].slot);
-        index.insert_unique(place(tag, slot), sums.len() as u32 - 1, place_of);
-    }
-
-    fn clear(&mut self) {
-        self.index.clear();
-        self.sums.clear();
-        self.spellings.clear();
+        let spelling = spellings.push(spelling);
+        let (first_ms, last_ms) = (ts_ms, ts_ms);
+        mentions.push(Mention { tag, slot, count: 1, first_ms, last_ms, spelling, scope });
+        let place_of = |i: &u32| place(mentions[*i as usize].tag, mentions[*i as usize].slot);
+        index.insert_unique(place(tag, slot), mentions.len() as u32 - 1, place_of);
     }
 }
 
@@ -77,90 +54,80 @@ fn place(tag: KeyHash, slot: u32) -> u64 {
     tag.lo ^ u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-fn part(spellings: &str, (at, length): (u32, u16)) -> &str {
-    &spellings[at as usize..at as usize + usize::from(length)]
-}
-
-fn store(spellings: &mut String, spelling: &str) -> (u32, u16) {
-    let at = spellings.len() as u32;
-    spellings.push_str(spelling);
-    (at, spelling.len() as u16)
-}
-
 /// Sums posts to mentions.
 pub(crate) struct Combine {
     tiers: Tiers,
     hasher: Hasher,
     /// Scope names; 0 is the whole stream.
     scopes: Arc<[String]>,
-    /// Recently sent tags, each with the time of the earliest event whose text was sent; zeroes
-    /// where there is none, so that an unused table costs nothing.
-    sent: (Box<[u128]>, Box<[i64]>),
+    peers: usize,
+}
+
+/// The sums of one slice, by the worker that they go to.
+struct Slice(Vec<Sums>);
+
+impl Slice {
+    fn of(&mut self, tag: KeyHash) -> &mut Sums {
+        let worker = tag.bin() as usize % self.0.len();
+        &mut self.0[worker]
+    }
+
+    /// Takes the batches that hold anything; what is left can take the next slice.
+    fn take(&mut self) -> impl Iterator<Item = Mentions> {
+        let holds = |Mentions { mentions, orders, .. }: &Mentions| {
+            !mentions.is_empty() || !orders.is_empty()
+        };
+        let full = self.0.iter_mut().zip(0..).filter(move |(sums, _)| holds(&sums.batch));
+        full.map(|(sums, worker)| {
+            sums.index.clear();
+            Mentions { worker, ..sums.batch.take() }
+        })
+    }
 }
 
 impl Combine {
-    pub(crate) fn new(context: &Context) -> Self {
+    pub(crate) fn new(context: &Context, peers: usize) -> Self {
         Self {
             tiers: context.settings.windows.tiers(),
             hasher: context.start.body.hash_key.hasher(),
             scopes: context.settings.scope_names(),
-            sent: (vec![0; SENT_TAGS].into(), vec![0; SENT_TAGS].into()),
+            peers,
         }
     }
 
-    fn add(&self, slice: &mut Slice, post: Post) {
-        if let Route::Asked(order) = post.route {
-            slice.orders.push((post.id, order));
-            return;
-        }
-        let slot = self.tiers.slot(post.ts_ms);
-        for (tag, spelling) in post.tags.iter() {
-            slice.add(tag, 0, slot, post.ts_ms, spelling);
-            for scope in &post.scopes {
-                let scoped = self.hasher.scoped(&self.scopes[usize::from(*scope)], tag);
-                slice.add(scoped, *scope, slot, post.ts_ms, spelling);
+    fn slice(&self) -> Slice {
+        Slice(std::iter::repeat_with(Sums::default).take(self.peers).collect())
+    }
+
+    fn add(&self, slice: &mut Slice, batch: Posts) {
+        let Posts { posts, tags, spellings, .. } = batch;
+        for Post { id, ts_ms, tags: (start, end), scopes, route } in posts {
+            if let Route::Asked(order) = route {
+                slice.of(id).batch.orders.push((id, order));
+                continue;
+            }
+            let slot = self.tiers.slot(ts_ms);
+            for tag in &tags[start as usize..end as usize] {
+                let spelling = spellings.get(tag.spelling);
+                slice.of(tag.hash).add(tag.hash, 0, slot, ts_ms, spelling);
+                for scope in &scopes {
+                    let name = &self.scopes[usize::from(*scope)];
+                    let scoped = self.hasher.scoped(name, tag.hash);
+                    slice.of(scoped).add(scoped, *scope, slot, ts_ms, spelling);
+                }
             }
         }
     }
-
-    fn mention(&mut self, slice: &Slice, sum: &Sum) -> Mention {
-        let at = sum.tag.lo as usize % SENT_TAGS;
-        let (tag, first_ms) = (&mut self.sent.0[at], &mut self.sent.1[at]);
-        let hash = u128::from(sum.tag.hi) << 64 | u128::from(sum.tag.lo);
-        let known = hash != 0 && *tag == hash && *first_ms < sum.first_ms;
-        if !known {
-            (*tag, *first_ms) = (hash, sum.first_ms);
-        }
-        let text = || {
-            let spelling = part(&slice.spellings, sum.spelling).to_owned();
-            Box::new(Text { scope: sum.scope, spelling, order: None })
-        };
-        Mention {
-            tag: sum.tag,
-            slot: sum.slot,
-            count: sum.count,
-            first_ms: sum.first_ms,
-            last_ms: sum.last_ms,
-            text: (!known).then(text),
-        }
-    }
-}
-
-/// An order about a tag, as a mention of nothing.
-fn ask(tag: KeyHash, order: Box<Order>) -> Mention {
-    let text = Text { scope: 0, spelling: String::new(), order: Some(order) };
-    let (first_ms, last_ms) = (i64::MAX, i64::MIN);
-    Mention { tag, slot: 0, count: 0, first_ms, last_ms, text: Some(Box::new(text)) }
 }
 
 /// The mentions of each slice.
 pub(crate) fn combine<'s>(
-    posts: StreamVec<'s, Epoch, Post>,
-    mut combine: Combine,
-) -> StreamVec<'s, Epoch, Mention> {
+    posts: StreamVec<'s, Epoch, Posts>,
+    combine: Combine,
+) -> StreamVec<'s, Epoch, Mentions> {
     posts.unary_frontier(Pipeline, "combine", move |_, _| {
         let mut slices: BTreeMap<Epoch, (Capability<Epoch>, Slice)> = BTreeMap::new();
-        let mut spare = Slice::default();
+        let mut spare = None;
         move |(input, frontier), output| {
             input.for_each_stamp(|stamp, batches| {
                 let port = output.output_index();
@@ -169,10 +136,10 @@ pub(crate) fn combine<'s>(
                 else {
                     return;
                 };
-                let empty = || (capability, std::mem::take(&mut spare));
+                let empty = || (capability, spare.take().unwrap_or_else(|| combine.slice()));
                 let (_, slice) = slices.entry(epoch).or_insert_with(empty);
-                for post in batches.flat_map(|batch| batch.drain(..)) {
-                    combine.add(slice, post);
+                for batch in batches.flat_map(|batches| batches.drain(..)) {
+                    combine.add(slice, batch);
                 }
             });
             while let Some(first) = slices.first_entry() {
@@ -180,12 +147,8 @@ pub(crate) fn combine<'s>(
                     break;
                 }
                 let (capability, mut slice) = first.remove();
-                let mentions = slice.sums.iter().map(|sum| combine.mention(&slice, sum));
-                output.session(&capability).give_iterator(mentions);
-                let orders = slice.orders.drain(..).map(|(tag, order)| ask(tag, order));
-                output.session(&capability).give_iterator(orders);
-                slice.clear();
-                spare = slice;
+                output.session(&capability).give_iterator(slice.take());
+                spare = Some(slice);
             }
         }
     })
@@ -193,63 +156,100 @@ pub(crate) fn combine<'s>(
 
 #[cfg(test)]
 mod tests {
+    use schemas::control::{Asker, Control, Id};
     use schemas::hash::HashKey;
     use schemas::windows::Windows;
 
     use super::*;
-    use crate::records::{PackedTags, Route};
+    use crate::records::{Order, TagUse};
 
-    fn combine() -> Combine {
+    fn combine(peers: usize) -> Combine {
         Combine {
             tiers: Windows::default().tiers(),
             hasher: HashKey::new(1).hasher(),
             scopes: [String::new(), "region=eu".to_owned()].into(),
-            sent: (vec![0; SENT_TAGS].into(), vec![0; SENT_TAGS].into()),
+            peers,
         }
     }
 
-    fn post(ts_ms: i64, tags: &[&str], scopes: &[u16]) -> Post {
+    fn batch(posts: &[(i64, &[&str], &[u16])]) -> Posts {
         let hasher = HashKey::new(1).hasher();
-        let mut packed = Vec::new();
-        for tag in tags {
-            PackedTags::append(&mut packed, hasher.tag(&schemas::tags::key(tag)), tag);
+        let mut batch = Posts::default();
+        for (ts_ms, tags, scopes) in posts {
+            let start = batch.tags.len() as u32;
+            for tag in *tags {
+                let spelling = batch.spellings.push(tag);
+                batch.tags.push(TagUse { hash: hasher.tag(&schemas::tags::key(tag)), spelling });
+            }
+            let (id, tags) = (KeyHash::default(), (start, batch.tags.len() as u32));
+            let (ts_ms, scopes) = (*ts_ms, (*scopes).into());
+            batch.posts.push(Post { id, ts_ms, tags, scopes, route: Route::Once });
         }
-        let id = KeyHash::default();
-        let tags = PackedTags::new(&packed);
-        Post { id, ts_ms, tags, scopes: scopes.into(), route: Route::Once }
-    }
-
-    fn mentions(combine: &mut Combine, posts: &[Post]) -> Vec<Mention> {
-        let mut slice = Slice::default();
-        posts.iter().for_each(|post| combine.add(&mut slice, post.clone()));
-        slice.sums.iter().map(|sum| combine.mention(&slice, sum)).collect()
+        batch
     }
 
     #[test]
     fn mentions_of_one_tag_and_slot_are_summed() {
-        let mut combine = combine();
-        let posts = [
-            post(120_001, &["Sun"], &[1]),
-            post(120_000, &["sun"], &[]),
-            post(180_000, &["sun"], &[]),
-        ];
-        let got = mentions(&mut combine, &posts);
-        assert_eq!(got.len(), 3, "two slots, and one scope");
-        assert_eq!((got[0].count, got[0].first_ms, got[0].last_ms), (2, 120_000, 120_001));
-        assert_eq!(got[0].text.as_ref().unwrap().spelling, "sun", "that of the earliest");
-        assert_eq!((got[1].count, got[1].text.as_ref().unwrap().scope), (1, 1));
-        assert_ne!(got[0].tag, got[1].tag);
+        let combine = combine(1);
+        let mut slice = combine.slice();
+        for _ in 0..2 {
+            let posts: [(i64, &[&str], &[u16]); 3] =
+                [(120_001, &["Sun"], &[1]), (120_000, &["sun"], &[]), (180_000, &["sun"], &[])];
+            combine.add(&mut slice, batch(&posts));
+            let all: Vec<Mentions> = slice.take().collect();
+            let [Mentions { worker: 0, mentions: got, spellings, .. }] = all.as_slice() else {
+                panic!("{all:?}");
+            };
+            assert_eq!(got.len(), 3, "two slots, and one scope");
+            assert_eq!((got[0].count, got[0].first_ms, got[0].last_ms), (2, 120_000, 120_001));
+            assert_eq!(spellings.get(got[0].spelling), "sun", "that of the earliest");
+            assert_eq!((got[1].count, got[1].scope), (1, 1));
+            assert_ne!(got[0].tag, got[1].tag);
+        }
+        assert_eq!(slice.take().count(), 0, "a slice is taken once");
     }
 
     #[test]
-    fn a_text_is_sent_again_only_when_it_may_matter() {
-        let mut combine = combine();
-        let mut texts =
-            |ts: i64| mentions(&mut combine, &[post(ts, &["sun"], &[])])[0].text.is_some();
-        assert!(texts(100), "first of all");
-        assert!(!texts(101), "a later event does not change the display");
-        assert!(texts(100), "an equal time might");
-        assert!(texts(50), "an earlier one does");
-        assert!(!texts(51));
+    fn mentions_go_to_the_owner_of_their_bin() {
+        let combine = combine(3);
+        let mut slice = combine.slice();
+        let tags: Vec<String> = (0..100).map(|i| format!("tag{i}")).collect();
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        combine.add(&mut slice, batch(&[(0, &tags, &[1])]));
+        let mut sums = 0;
+        for Mentions { worker, mentions, .. } in slice.take() {
+            sums += mentions.len();
+            assert!(mentions.iter().all(|m| m.tag.bin() % 3 == worker));
+        }
+        assert_eq!(sums, 200);
+    }
+
+    #[test]
+    fn orders_go_to_the_owners_of_tags_in_their_order_with_mentions_or_without() {
+        let combine = combine(3);
+        let mut slice = combine.slice();
+        let mut asked = batch(&[(0, &["sun"], &[])]);
+        let sun = asked.tags[0].hash;
+        let other = KeyHash { hi: sun.hi.wrapping_add(1 << 54), lo: 0 };
+        for (request, id) in [(1, sun), (2, other), (3, sun)] {
+            let control = Control::Forget(Id { hash: id, text: String::new(), hour: 0 });
+            let route = Route::Asked(Box::new(Order { request, asker: asker(), control }));
+            asked.posts.push(Post { id, ts_ms: 0, tags: (0, 0), scopes: Box::default(), route });
+        }
+        combine.add(&mut slice, asked);
+        let mut taken: Vec<(bool, Vec<u64>)> = Vec::new();
+        for Mentions { worker, mentions, orders, .. } in slice.take() {
+            assert!(orders.iter().all(|(tag, _)| tag.bin() % 3 == worker));
+            let requests = orders.iter().map(|(_, order)| order.request).collect();
+            taken.push((mentions.is_empty(), requests));
+        }
+        taken.sort();
+        assert_eq!(taken, [(false, vec![1, 3]), (true, vec![2])]);
+        assert_eq!(slice.take().count(), 0, "orders are taken once");
+    }
+
+    fn asker() -> Asker {
+        let (who, why) = (String::new(), String::new());
+        Asker { who, when_ms: 0, why, base: 0, history: 0 }
     }
 }

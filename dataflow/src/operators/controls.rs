@@ -14,7 +14,7 @@ use sinks::commits::{CommitError, QueueError, controls, open_table, pending};
 use sinks::storage::Storage;
 
 use crate::context::Context;
-use crate::records::{Order, PackedTags, Post, Route};
+use crate::records::{Order, Outbox, Post, Route};
 
 /// The records taken in one commit at least, where there are so many.
 const RECORDS: usize = 10_000;
@@ -55,11 +55,12 @@ impl Controls {
         })
     }
 
-    /// Takes what has come: what tags and ids have to do, and the records to be read again.
+    /// Takes what has come: what tags and ids have to do goes into the outbox. `again` sends a
+    /// record that is read again, or says that it does not.
     pub(crate) fn take(
         &mut self,
-        posts: &mut Vec<Post>,
-        mut again: impl FnMut(Order) -> Option<Post>,
+        outbox: &mut Outbox,
+        mut again: impl FnMut(Order, &mut Outbox) -> bool,
     ) -> Result<(), QueueError> {
         let mut taken = 0;
         for number in pending(&*self.storage, self.next)? {
@@ -73,10 +74,9 @@ impl Controls {
                 let order = Order { request: number, asker: asker.clone(), control };
                 let Some(id) = self.wanted(&order) else { continue };
                 if !matches!(order.control, Control::Redeliver { .. }) {
-                    posts.push(asked(id, order));
-                } else if let Some(post) = again(order) {
+                    outbox.of(id).posts.push(asked(id, order));
+                } else if again(order, outbox) {
                     self.redelivered.insert(id);
-                    posts.push(post);
                 }
             }
         }
@@ -111,5 +111,5 @@ impl Controls {
 /// An order as it travels to the owner of what it changes.
 fn asked(id: KeyHash, order: Order) -> Post {
     let route = Route::Asked(Box::new(order));
-    Post { id, ts_ms: 0, tags: PackedTags::default(), scopes: Box::default(), route }
+    Post { id, ts_ms: 0, tags: (0, 0), scopes: Box::default(), route }
 }

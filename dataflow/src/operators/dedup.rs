@@ -25,7 +25,7 @@ use super::held::Held;
 use super::read::BEYOND_HORIZON;
 use crate::context::Context;
 use crate::epoch::Epoch;
-use crate::records::{Ack, Close, Order, Origin, Post, Route};
+use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};
 use crate::settings::Beyond;
 use crate::state::id_set::IdSet;
 use crate::taken_over::BELOW_FLOOR;
@@ -103,8 +103,10 @@ impl Dedup {
     }
 
     /// Removes from `posts` what does not count.
-    fn apply(&mut self, posts: &mut Vec<Post>) {
-        posts.retain_mut(|post| {
+    fn apply(&mut self, batch: &mut Posts) {
+        let ids = batch.posts.iter().map(|post| (hour(post.ts_ms), post.id));
+        std::hint::black_box(self.ids.touch(ids));
+        batch.posts.retain_mut(|post| {
             let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
             match &post.route {
                 Route::Asked(order) => match order.control {
@@ -244,18 +246,18 @@ impl Dedup {
 
 /// The posts that count, and acknowledgements.
 pub(crate) fn dedup<'s>(
-    posts: StreamVec<'s, Epoch, Post>,
+    posts: StreamVec<'s, Epoch, Posts>,
     closes: StreamVec<'s, Epoch, Close>,
     mut dedup: Dedup,
     context: &Context,
-) -> (StreamVec<'s, Epoch, Post>, StreamVec<'s, Epoch, Ack>) {
+) -> (StreamVec<'s, Epoch, Posts>, StreamVec<'s, Epoch, Ack>) {
     let scope = posts.scope();
     let index = scope.index();
     let mut builder = OperatorBuilder::new("dedup".into(), scope);
-    let (fresh_out, fresh) = builder.new_output::<Vec<Post>>();
+    let (fresh_out, fresh) = builder.new_output::<Vec<Posts>>();
     let (acks_out, acks) = builder.new_output::<Vec<Ack>>();
     let same = Antichain::from_elem(0);
-    let by_id = Exchange::new(|post: &Post| post.id.bin());
+    let by_id = Exchange::new(|posts: &Posts| posts.worker);
     let mut posts =
         builder.new_input_connection(posts, by_id, [(0, same.clone()), (1, same.clone())]);
     // The end of a commit holds back acknowledgements, not posts.
@@ -278,7 +280,7 @@ pub(crate) fn dedup<'s>(
             posts.for_each_stamp(|stamp, batches| {
                 if let Some(now) = held.admit(&stamp, 0, batches) {
                     for mut batch in now {
-                        dedup.apply(&mut batch);
+                        batch.iter_mut().for_each(|posts| dedup.apply(posts));
                         fresh_out.session(&stamp).give_container(&mut batch);
                     }
                 }
@@ -286,7 +288,7 @@ pub(crate) fn dedup<'s>(
             while let Some(close) = held.next_close(&mut ending, frontiers) {
                 dedup.close(close, acker);
                 for (capability, mut batch) in held.release(close.commit + 1) {
-                    dedup.apply(&mut batch);
+                    batch.iter_mut().for_each(|posts| dedup.apply(posts));
                     fresh_out.session(&capability).give_container(&mut batch);
                 }
                 context.status.dedup(index, dedup.ids.len(), dedup.ids.bytes());
@@ -302,11 +304,16 @@ pub(crate) fn dedup<'s>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::PackedTags;
-
     fn post(id: u64, ts_ms: i64, route: Route) -> Post {
         let id = KeyHash { hi: id, lo: id };
-        Post { id, ts_ms, tags: PackedTags::default(), scopes: Box::default(), route }
+        Post { id, ts_ms, tags: (0, 0), scopes: Box::default(), route }
+    }
+
+    /// The ids of those that pass.
+    fn apply(dedup: &mut Dedup, posts: impl Into<Vec<Post>>) -> Vec<u64> {
+        let mut batch = Posts { posts: posts.into(), ..Posts::default() };
+        dedup.apply(&mut batch);
+        batch.posts.iter().map(|p| p.id.hi).collect()
     }
 
     fn origin() -> Route {
@@ -318,15 +325,13 @@ mod tests {
     fn an_id_passes_once_and_what_is_beyond_the_horizon_never_asks() {
         let mut dedup = Dedup::new(Beyond::DeadLetter, 1);
         let ts = 100 * HOUR_MS;
-        let mut posts = vec![
+        let posts = [
             post(1, ts, Route::Once),
             post(1, ts, Route::Once),
             post(1, ts, Route::AsItIs),
             post(2, ts, origin()),
         ];
-        dedup.apply(&mut posts);
-        let passed: Vec<u64> = posts.iter().map(|p| p.id.hi).collect();
-        assert_eq!(passed, [1, 1, 2]);
+        assert_eq!(apply(&mut dedup, posts), [1, 1, 2]);
         assert_eq!((dedup.counters.events, dedup.counters.duplicates), (2, 1));
     }
 
@@ -335,13 +340,11 @@ mod tests {
         for (beyond, passes) in [(Beyond::DeadLetter, 0), (Beyond::Count, 1)] {
             let mut dedup = Dedup::new(beyond, 1);
             dedup.floor_ms = Some(100 * HOUR_MS);
-            let mut posts = vec![post(1, 100 * HOUR_MS - 1, origin())];
-            dedup.apply(&mut posts);
-            assert_eq!((posts.len(), dedup.dead.len()), (passes, 1));
+            let passed = apply(&mut dedup, [post(1, 100 * HOUR_MS - 1, origin())]);
+            assert_eq!((passed.len(), dedup.dead.len()), (passes, 1));
             assert_eq!((dedup.counters.beyond_horizon, dedup.counters.events), (1, 0));
-            let mut posts = vec![post(1, 100 * HOUR_MS, origin())];
-            dedup.apply(&mut posts);
-            assert_eq!(posts.len(), 1, "an event at the floor counts");
+            let passed = apply(&mut dedup, [post(1, 100 * HOUR_MS, origin())]);
+            assert_eq!(passed.len(), 1, "an event at the floor counts");
         }
     }
 }

@@ -19,8 +19,11 @@ const SLICES_IN_FLIGHT: usize = 4;
 const SLICE_US: u64 = 50_000;
 /// The same, in records.
 pub(crate) const SLICE_RECORDS: u64 = 10_000;
-/// A commit that waits for the one before to become durable takes records for so long.
+/// A commit takes records for so long at most, whatever it waits for.
 const COMMIT_US_MAX: u64 = 5_000_000;
+/// While there is more to read than can be read, a commit takes so many times its interval: a row
+/// is written once for all that a commit changes, and what is behind is not fresh anyway.
+const STRETCH: u64 = 5;
 
 /// What the minter looks at.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ struct Sight {
     records: u64,
     /// Whether the commit before is durable.
     durable: bool,
+    /// Whether all sources have come to the end of what there is, in this commit.
+    caught_up: bool,
     /// Minted slices, the present one included, that tags have not finished.
     in_flight: usize,
     /// Set when the run should end.
@@ -63,13 +68,16 @@ impl Minter {
             return Step::End(last);
         }
         let commit_us = sight.now_us.saturating_sub(self.commit_since_us);
-        if commit_us >= self.every_us && sight.durable {
+        let commit_us_max = COMMIT_US_MAX.max(self.every_us);
+        let stretched_us = (STRETCH * self.every_us).min(commit_us_max);
+        let due_us = if sight.caught_up { self.every_us } else { stretched_us };
+        if commit_us >= due_us && sight.durable {
             return Step::Commit;
         }
         let slice_us = sight.now_us.saturating_sub(self.slice_since_us);
         let full = sight.records >= SLICE_RECORDS || (slice_us >= SLICE_US && sight.records > 0);
         let room = sight.in_flight < SLICES_IN_FLIGHT
-            && commit_us < COMMIT_US_MAX.max(self.every_us)
+            && commit_us < commit_us_max
             && self.slices < SLICES_MAX;
         if full && room { Step::Slice } else { Step::Hold }
     }
@@ -125,6 +133,7 @@ pub(crate) fn mint<'s>(
                 now_us: context.clock.mono_us(),
                 records: context.slice.records(),
                 durable: !probes.durable.less_than(&first_of(commit)),
+                caught_up: context.slice.is_caught_up(),
                 in_flight: minted.len(),
                 last: if context.stop.is_set() {
                     Some(Last::Stopped)
@@ -144,6 +153,7 @@ pub(crate) fn mint<'s>(
                 let end = present.delayed(&close_of(commit));
                 output.session(&end).give(Tick { commit, wall_ms, mono_us, last });
                 (minter.commit_since_us, minter.slices) = (sight.now_us, 0);
+                context.slice.begin_commit();
             }
             if let Some(next) = next {
                 context.slice.begin();
@@ -167,7 +177,8 @@ pub(crate) fn mint<'s>(
 mod tests {
     use super::*;
 
-    const SIGHT: Sight = Sight { now_us: 0, records: 0, durable: true, in_flight: 1, last: None };
+    const SIGHT: Sight =
+        Sight { now_us: 0, records: 0, durable: true, caught_up: true, in_flight: 1, last: None };
 
     fn decide(change: impl FnOnce(&mut Sight)) -> Step {
         let mut sight = SIGHT;
@@ -190,6 +201,9 @@ mod tests {
     #[test]
     fn a_commit_ends_when_it_is_due_and_the_one_before_is_durable() {
         assert_eq!(decide(|s| s.now_us = 1_000_000), Step::Commit);
+        let behind = |s: &mut Sight| (s.now_us, s.caught_up) = (4_999_999, false);
+        assert_eq!(decide(behind), Step::Hold, "a commit stretches while there is more to read");
+        assert_eq!(decide(|s| (s.now_us, s.caught_up) = (5_000_000, false)), Step::Commit);
         let late = |s: &mut Sight| (s.now_us, s.durable) = (1_000_000, false);
         assert_eq!(decide(late), Step::Hold);
         let busy = |s: &mut Sight| {

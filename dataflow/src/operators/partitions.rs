@@ -17,7 +17,7 @@ use super::skew::{Runner, Standing, Tally, hold_back};
 use crate::context::Context;
 use crate::log::{LogError, Next, Reader};
 use crate::plan::{BlockPart, OrderedPart};
-use crate::records::{Fact, News, Order, Post, Route};
+use crate::records::{Fact, News, Order, Outbox, Route};
 use crate::run::JobError;
 use crate::settings::LogTimeKind;
 use crate::stream_time::AGREE_MS;
@@ -137,34 +137,37 @@ impl Partitions {
     }
 
     /// Takes what the job has been asked to do since the last look.
-    pub(crate) fn take_controls(&mut self, posts: &mut Vec<Post>) -> Result<(), JobError> {
+    pub(crate) fn take_controls(&mut self, outbox: &mut Outbox) -> Result<(), JobError> {
         let Some(mut controls) = self.controls.take() else { return Ok(()) };
-        let taken = controls.take(posts, |order| self.again(order));
+        let taken = controls.take(outbox, |order, outbox| self.again(order, outbox));
         self.controls = Some(controls);
         Ok(taken?)
     }
 
-    /// The event of a record that is delivered again, unless it is refused again.
-    fn again(&mut self, mut order: Order) -> Option<Post> {
+    /// Sends the event of a record that is delivered again, unless it is refused again; whether it
+    /// was sent.
+    fn again(&mut self, mut order: Order, outbox: &mut Outbox) -> bool {
         let Control::Redeliver { input, partition, position, record, .. } = &mut order.control
         else {
-            return None;
+            return false;
         };
+        let delivered = std::mem::take(record);
         let index = self.context.inputs.iter().position(|known| known.name == *input);
         let again = index.ok_or_else(|| "the job reads no such input".to_owned());
         let (salt, wall_ms) = (index.map(|at| self.salt(at)), self.context.clock.wall_ms());
         let again = again.and_then(|at| {
-            let (input, salt) = (&self.context.inputs[at], salt.unwrap_or_default());
-            self.intake.again(input, salt, record.as_bytes(), wall_ms)
+            self.intake.again(&self.context.inputs[at], delivered.as_bytes(), wall_ms)
         });
         match again {
-            Ok((post, plain)) => {
+            Ok((event, plain)) => {
                 *record = plain;
-                Some(Post { route: Route::Asked(Box::new(order)), ..post })
+                let route = Route::Asked(Box::new(order));
+                self.intake.send(&event, salt.unwrap_or_default(), route, outbox);
+                true
             }
             Err(why) => {
                 tracing::warn!(input, partition, position, why, "a record is refused again");
-                None
+                false
             }
         }
     }
@@ -173,7 +176,7 @@ impl Partitions {
     pub(crate) fn read(
         &mut self,
         limit: usize,
-        posts: &mut Vec<Post>,
+        outbox: &mut Outbox,
     ) -> Result<(usize, Turn), LogError> {
         if self.block.is_none()
             && let Some(part) = self.context.plan.blocks.take()
@@ -187,7 +190,7 @@ impl Partitions {
         let ready = self.ordered.iter().any(Ordered::is_ready);
         self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
         if self.blocks_turn {
-            return Ok((self.read_block(limit, posts)?, Turn::More));
+            return Ok((self.read_block(limit, outbox)?, Turn::More));
         }
         if !ready {
             // Look again at what had nothing.
@@ -200,7 +203,7 @@ impl Partitions {
         let Some(ordered) = ready.min_by_key(|o| o.log_time.value_ms()) else {
             return Ok((0, self.at_rest()));
         };
-        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, posts)?;
+        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, outbox)?;
         let idle = read == 0 && !self.ordered.iter().any(Ordered::is_ready);
         Ok((read, if idle { self.at_rest() } else { Turn::More }))
     }
@@ -234,7 +237,7 @@ impl Partitions {
         if end { Turn::End } else { Turn::Wait }
     }
 
-    fn read_block(&mut self, limit: usize, posts: &mut Vec<Post>) -> Result<usize, LogError> {
+    fn read_block(&mut self, limit: usize, outbox: &mut Outbox) -> Result<usize, LogError> {
         let Some(block) = &mut self.block else { return Ok(0) };
         let taken_over = self.context.settings.taken_over.as_deref();
         let input = &self.context.inputs[block.part.input];
@@ -250,7 +253,7 @@ impl Partitions {
         let mut read = 0;
         let next = block.reader.read(limit, &mut |record| {
             read += 1;
-            posts.extend(self.intake.take(record, &mut feed));
+            self.intake.take(record, &mut feed, outbox);
         })?;
         block.part.state.offset = block.reader.position();
         if next == Next::End {
@@ -360,7 +363,7 @@ fn read_ordered(
     intake: &mut Intake,
     ordered: &mut Ordered,
     limit: usize,
-    posts: &mut Vec<Post>,
+    outbox: &mut Outbox,
 ) -> Result<usize, LogError> {
     let mono_us = context.clock.mono_us();
     let max_future_ms = context.settings.max_future_ms.filter(|_| !planted(Bug::FutureAccepted));
@@ -382,9 +385,8 @@ fn read_ordered(
     ordered.next = ordered.reader.read(limit, &mut |record| {
         read += 1;
         let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
-        if let Some(post) = intake.take(record, &mut feed) {
-            largest = largest.max(Some(stamp_ms.unwrap_or(post.ts_ms)));
-            posts.push(post);
+        if let Some(ts_ms) = intake.take(record, &mut feed, outbox) {
+            largest = largest.max(Some(stamp_ms.unwrap_or(ts_ms)));
         }
     })?;
     if limit > 0 {

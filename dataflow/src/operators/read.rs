@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
-use schemas::hash::{Hasher, KeyHash};
+use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
@@ -16,7 +16,7 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use crate::log::Record;
-use crate::records::{Origin, PackedTags, Post, Route};
+use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
 use crate::taken_over::{BELOW_FLOOR, Decided, Decision, FUTURE};
 
@@ -31,7 +31,6 @@ pub(crate) struct Intake {
     settings: Arc<Settings>,
     hasher: Hasher,
     extractor: Extractor,
-    packed: Vec<u8>,
     warned: bool,
     /// The commit that records now belong to, for dead letters.
     pub(crate) commit: u64,
@@ -59,7 +58,6 @@ impl Intake {
             settings,
             hasher,
             extractor: Extractor::default(),
-            packed: Vec::new(),
             warned: false,
             commit,
             counters: Counters::default(),
@@ -67,8 +65,13 @@ impl Intake {
         }
     }
 
-    /// Decodes a record; the post it holds, if it counts so far.
-    pub(crate) fn take(&mut self, record: Record<'_>, feed: &mut Feed<'_>) -> Option<Post> {
+    /// Decodes a record and sends the post it holds, if it counts so far; the post's time.
+    pub(crate) fn take(
+        &mut self,
+        record: Record<'_>,
+        feed: &mut Feed<'_>,
+        outbox: &mut Outbox,
+    ) -> Option<i64> {
         let decoded = if record.size > RECORD_BYTES_MAX as u64 {
             Err(Reject::TooLarge(record.size))
         } else {
@@ -118,7 +121,8 @@ impl Intake {
                 feed.log_time.observe(event.ts_ms);
             }
         }
-        route.map(|route| self.post(&event, feed.salt, route))
+        self.send(&event, feed.salt, route?, outbox);
+        Some(event.ts_ms)
     }
 
     /// Says once that a log does not stamp its records, where its stamps were asked for.
@@ -182,13 +186,12 @@ impl Intake {
 
     /// Decodes a refused record that is delivered again, and writes it as one that needs no
     /// mapping; or why it is refused again. Its position was counted, and it moves no clock.
-    pub(crate) fn again(
-        &mut self,
+    pub(crate) fn again<'r>(
+        &self,
         input: &Input,
-        salt: u64,
-        record: &[u8],
+        record: &'r [u8],
         wall_ms: i64,
-    ) -> Result<(Post, String), String> {
+    ) -> Result<(Event<'r>, String), String> {
         let event = input.decoder.decode(record).map_err(|reject| reject.to_string())?;
         let latest_ms = self.settings.max_future_ms.map_or(i64::MAX, |ahead| wall_ms + ahead);
         let latest_ms = latest_ms.min(self.settings.until_ms.unwrap_or(i64::MAX));
@@ -199,7 +202,7 @@ impl Intake {
             return Err(format!("ts {} lies after {latest_ms}", event.ts_ms));
         }
         let plain = self.plain(&event);
-        Ok((self.post(&event, salt, Route::Once), plain))
+        Ok((event, plain))
     }
 
     /// An event as a record with the names of its fields that hold without a mapping.
@@ -229,33 +232,28 @@ impl Intake {
         self.dead.push(hash, &row);
     }
 
-    fn post(&mut self, event: &Event<'_>, salt: u64, route: Route) -> Post {
-        let mut tags: SmallVec<[(KeyHash, &str); 16]> = SmallVec::new();
+    /// Sends an event to the owner of its id.
+    pub(crate) fn send(&mut self, event: &Event<'_>, salt: u64, route: Route, outbox: &mut Outbox) {
         let hasher = &self.hasher;
+        let id = hasher.event(salt, &event.event_id);
+        let batch = outbox.of(id);
+        let start = batch.tags.len();
         let dropped = self.extractor.each(&event.caption, |o, key, first| {
             let hash = hasher.tag(key);
             if first {
-                tags.push((hash, o.tag));
-            } else if let Some((_, kept)) = tags.iter_mut().find(|(known, _)| *known == hash)
-                && o.tag < *kept
+                batch.tags.push(TagUse { hash, spelling: batch.spellings.push(o.tag) });
+            } else if let Some(kept) = batch.tags[start..].iter_mut().find(|t| t.hash == hash)
+                && o.tag < batch.spellings.get(kept.spelling)
             {
-                *kept = o.tag;
+                kept.spelling = batch.spellings.push(o.tag);
             }
         });
-        self.packed.clear();
-        for (hash, spelling) in &tags {
-            PackedTags::append(&mut self.packed, *hash, spelling);
-        }
         self.counters.tags_too_long += u64::from(dropped.too_long);
         self.counters.tags_too_many += u64::from(dropped.too_many);
         self.counters.texts_truncated += u64::from(dropped.truncated);
-        Post {
-            id: self.hasher.event(salt, &event.event_id),
-            ts_ms: event.ts_ms,
-            tags: PackedTags::new(&self.packed),
-            scopes: self.scopes(event),
-            route,
-        }
+        let tags = (start as u32, batch.tags.len() as u32);
+        let scopes = self.scopes(event);
+        batch.posts.push(Post { id, ts_ms: event.ts_ms, tags, scopes, route });
     }
 
     fn scopes(&mut self, event: &Event<'_>) -> Box<[u16]> {

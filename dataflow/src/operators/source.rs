@@ -20,7 +20,7 @@ use super::partitions::{Partitions, Turn};
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::log::LogError;
-use crate::records::{Ack, Fact, Post, Tick};
+use crate::records::{Ack, Fact, Outbox, Posts, Tick};
 use crate::run::JobError;
 
 /// The most records read in one activation, so that other operators get their turn.
@@ -40,15 +40,17 @@ struct Source {
     facts_cap: Option<Capability<Epoch>>,
     /// Held for as long as there may be something to read.
     reading_cap: Option<Capability<Epoch>>,
-    posts_out: Out<Post>,
+    posts_out: Out<Posts>,
     facts_out: Out<Fact>,
     acks_out: Out<Ack>,
     commit: u64,
     /// The last commit that control records were taken for.
     controlled: u64,
+    /// The last commit in which the end of what there is was reached.
+    caught_up: u64,
     /// Records that this worker may still read in the present slice.
     left: usize,
-    batch: Vec<Post>,
+    outbox: Outbox,
 }
 
 impl Source {
@@ -100,17 +102,22 @@ impl Source {
         }
         if self.controlled < self.commit {
             self.controlled = self.commit;
-            self.partitions.take_controls(&mut self.batch)?;
+            self.partitions.take_controls(&mut self.outbox)?;
         }
         let now_us = self.context.clock.mono_us();
-        let limit = self.context.pace.grant(self.left.min(TURN_RECORDS), now_us);
-        let (read, turn) = self.partitions.read(limit, &mut self.batch)?;
+        let wanted = self.left.min(TURN_RECORDS);
+        let limit = self.context.pace.grant(wanted, now_us);
+        let (read, turn) = self.partitions.read(limit, &mut self.outbox)?;
         self.left -= read;
         self.context.slice.read(read);
         self.context.status.read(read);
         self.context.pace.give_back(limit - read);
-        self.posts_out.activate().session(&*capability).give_container(&mut self.batch);
-        self.batch.clear();
+        self.posts_out.activate().session(&*capability).give_iterator(self.outbox.take());
+        let end = limit < wanted || (limit > 0 && turn != Turn::More);
+        if end && self.caught_up < self.commit {
+            self.caught_up = self.commit;
+            self.context.slice.catch_up();
+        }
         if turn == Turn::End && limit > 0 {
             self.reading_cap = None;
         } else if turn == Turn::More && limit > 0 && self.left > 0 {
@@ -127,7 +134,7 @@ impl Source {
 
 /// Posts, facts, acknowledgements, and a stream that ends when nothing is left to read.
 pub(crate) type Outputs<'s> = (
-    StreamVec<'s, Epoch, Post>,
+    StreamVec<'s, Epoch, Posts>,
     StreamVec<'s, Epoch, Fact>,
     StreamVec<'s, Epoch, Ack>,
     StreamVec<'s, Epoch, ()>,
@@ -140,10 +147,10 @@ pub(crate) fn source<'s>(
     context: &Context,
 ) -> Outputs<'s> {
     let scope = ticks.scope();
-    let index = scope.index();
+    let (index, peers) = (scope.index(), scope.peers());
     let mut builder = OperatorBuilder::new("source".into(), scope);
     let mut ticks = builder.new_input(ticks, Pipeline);
-    let (posts_out, posts) = builder.new_output::<Vec<Post>>();
+    let (posts_out, posts) = builder.new_output::<Vec<Posts>>();
     let (facts_out, facts) = builder.new_output::<Vec<Fact>>();
     let (acks_out, acks) = builder.new_output::<Vec<Ack>>();
     // Not connected to the ticks: it ends when reading does.
@@ -169,8 +176,9 @@ pub(crate) fn source<'s>(
                 acks_out: OutputBuilder::from(acks_out),
                 commit,
                 controlled: 0,
+                caught_up: 0,
                 left: 0,
-                batch: Vec::new(),
+                outbox: Outbox::new(peers),
                 context: context.clone(),
             }
         });

@@ -17,7 +17,7 @@ use sinks::commits::Snapshot;
 use super::ack::owns;
 use super::audit::{Audit, Done, REPUBLISH};
 use crate::context::Context;
-use crate::records::{Close, Mention, Order, Ranked};
+use crate::records::{Close, Mentions, Order, Ranked};
 use crate::run::JobError;
 use crate::state::board::{Board, Standing};
 use crate::state::tag_table::{Change, TagError, TagTable, View};
@@ -27,8 +27,8 @@ use crate::status::Work;
 pub(crate) struct TagState {
     table: TagTable,
     tiers: Tiers,
-    /// By (scope, window); the index behind the last window is all time.
-    boards: BTreeMap<(u16, u16), Board>,
+    /// By scope, then window; the index behind the last window is all time.
+    boards: Vec<Vec<Board>>,
     /// The segments that cold tags are read from: those of a durable commit.
     read_set: Arc<Snapshot>,
     commit: u64,
@@ -47,12 +47,11 @@ impl TagState {
         let body = &snapshot.manifest.body;
         let (tiers, scopes) = (context.settings.windows.tiers(), context.settings.scope_names());
         let commit = snapshot.manifest.header.commit + 1;
-        let windows = tiers.len() as u16;
-        let board = || Board::new(context.settings.top_k);
-        let keys = (0..scopes.len() as u16).flat_map(|s| (0..=windows).map(move |w| (s, w)));
+        let windows = tiers.len();
+        let board = |_| Board::new(context.settings.top_k);
         let mut state = Self {
             table: TagTable::new(tiers.clone(), scopes.to_vec(), commit, context.settings.idle),
-            boards: keys.map(|key| (key, board())).collect(),
+            boards: scopes.iter().map(|_| (0..=windows).map(board).collect()).collect(),
             tiers,
             read_set: Arc::clone(&snapshot),
             commit,
@@ -69,9 +68,8 @@ impl TagState {
                 state.table.load(hash, &row)?;
             }
             if let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
-                let all_time = state.boards.get_mut(&(scope as u16, windows));
                 let standing = Standing { count: row.total, most: row.total };
-                all_time.into_iter().for_each(|b| b.offer(hash, standing, row.tag, row.display));
+                state.boards[scope][windows].offer(hash, standing, row.tag, row.display);
             }
         }
         for view in state.table.views() {
@@ -80,13 +78,12 @@ impl TagState {
         Ok(state)
     }
 
-    /// Counts mentions.
-    pub(crate) fn apply(&mut self, mentions: &[Mention]) -> Result<(), TagError> {
-        for mention in mentions {
-            match mention.text.as_ref().and_then(|text| text.order.as_ref()) {
-                Some(order) => self.obey(mention.tag, order)?,
-                None => self.table.apply(mention, |hash| self.read_set.tag_filtered(hash))?,
-            }
+    /// Counts mentions, and does what was asked for about tags.
+    pub(crate) fn apply(&mut self, batches: &[Mentions]) -> Result<(), TagError> {
+        for batch in batches {
+            let Self { table, read_set, .. } = self;
+            table.apply(batch, |hash| read_set.tag_filtered(hash))?;
+            batch.orders.iter().try_for_each(|(tag, order)| self.obey(*tag, order))?;
         }
         Ok(())
     }
@@ -102,7 +99,7 @@ impl TagState {
                 }
                 let Some(change) = table.correct(correction, cold)? else { return Ok(()) };
                 // It may have had another name, which other boards know it by.
-                boards.values_mut().for_each(|board| board.forget(hash));
+                boards.iter_mut().flatten().for_each(|board| board.forget(hash));
                 let Change { before, after, fell } = change;
                 let (scope, name) = (&*correction.scope, &*correction.key);
                 let (before, after, kind) = (&*before, &*after, "correct");
@@ -123,14 +120,14 @@ impl TagState {
     }
 
     /// Ends a commit: its rows, and this worker's boards.
-    pub(crate) fn close(&mut self, close: Close) -> Result<(Rows<Tags>, Vec<Ranked>), TagError> {
+    pub(crate) fn close(&mut self, close: Close) -> (Rows<Tags>, Vec<Ranked>) {
         let as_of_ms = close.as_of_ms.unwrap_or_default();
         let as_of = self.tiers.slot(as_of_ms);
         let Self { table, tiers, boards, .. } = self;
-        let rows = table.close(as_of_ms, |view| offer(boards, tiers, as_of, view))?;
+        let rows = table.close(as_of_ms, |view| offer(boards, tiers, as_of, view));
         let ranked = self.rank(close.commit, as_of);
         self.commit = close.commit + 1;
-        Ok((rows, ranked))
+        (rows, ranked)
     }
 
     /// The commit under way.
@@ -152,28 +149,25 @@ impl TagState {
     /// another's total fell.
     fn scan_all_time(&mut self) {
         let Self { table, tiers, boards, read_set, worker, .. } = self;
-        let windows = tiers.len() as u16;
-        let of_all_time = |(_, window): &(u16, u16)| *window == windows;
-        let mut short = boards.iter().filter(|(key, board)| of_all_time(key) && !board.is_sure());
-        if !std::mem::take(&mut self.fell) || short.next().is_none() {
+        let windows = tiers.len();
+        let sure = boards.iter().all(|boards| boards[windows].is_sure());
+        if !std::mem::take(&mut self.fell) || sure {
             return;
         }
         table.work.board_scans += 1;
-        let all_time = boards.iter_mut().filter(|(key, _)| of_all_time(key));
-        all_time.for_each(|(_, board)| drop(board.refill()));
+        boards.iter_mut().for_each(|boards| drop(boards[windows].refill()));
         let scopes = table.scopes().to_vec();
         for (hash, row) in Merge::new(read_set.tags.iter().map(|s| &s.rows).collect()) {
             let mine = owns(worker.0, worker.1, hash.bin()) && table.view(hash).is_none();
             if mine && let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
                 let standing = Standing { count: row.total, most: row.total };
-                let board = boards.get_mut(&(scope as u16, windows));
-                board.into_iter().for_each(|b| b.offer(hash, standing, row.tag, row.display));
+                boards[scope][windows].offer(hash, standing, row.tag, row.display);
             }
         }
         for view in table.views() {
-            let standing = view.standing(tiers, usize::from(windows), 0);
-            let board = boards.get_mut(&(view.scope, windows));
-            board.into_iter().for_each(|b| b.offer(view.hash, standing, view.key, view.display));
+            let standing = view.standing(tiers, windows, 0);
+            let board = &mut boards[usize::from(view.scope)][windows];
+            board.offer(view.hash, standing, view.key, view.display);
         }
     }
 
@@ -183,32 +177,35 @@ impl TagState {
         let windows = tiers.len();
         // Boards that have to be scanned for, each with one for this commit alone.
         let mut short = BTreeMap::new();
-        for ((scope, window), board) in boards.iter_mut() {
-            let index = usize::from(*window);
-            let of = |hash| table.view(hash).map(|view| view.standing(tiers, index, as_of));
+        for (scope, boards) in (0_u16..).zip(boards.iter_mut()) {
             // Totals do not change as time passes, so the board of all time need not be recounted.
-            if index < windows && !board.recount(|hash| of(hash).unwrap_or_default()) {
-                short.insert((*scope, *window), board.refill());
+            for (window, board) in boards[..windows].iter_mut().enumerate() {
+                let of = |hash| table.view(hash).map(|view| view.standing(tiers, window, as_of));
+                if !board.recount(|hash| of(hash).unwrap_or_default()) {
+                    short.insert((scope, window), board.refill());
+                }
             }
         }
         if !short.is_empty() {
             table.work.board_scans += 1;
             for view in table.views() {
-                for ((_, window), now) in short.range_mut((view.scope, 0)..=(view.scope, u16::MAX))
-                {
-                    let standing = view.standing(tiers, usize::from(*window), as_of);
+                for ((_, window), now) in short.range_mut((view.scope, 0)..=(view.scope, windows)) {
+                    let standing = view.standing(tiers, *window, as_of);
                     now.offer(view.hash, standing.now(), view.key, view.display);
-                    if let Some(board) = boards.get_mut(&(view.scope, *window)) {
-                        board.offer(view.hash, standing, view.key, view.display);
-                    }
+                    let board = &mut boards[usize::from(view.scope)][*window];
+                    board.offer(view.hash, standing, view.key, view.display);
                 }
             }
         }
-        let ranked = boards.iter().flat_map(|(key @ (scope, window), board)| {
-            short.get(key).unwrap_or(board).top().into_iter().map(|c| Ranked {
+        let boards = (0_u16..).zip(boards.iter()).flat_map(|(scope, boards)| {
+            boards.iter().enumerate().map(move |(window, board)| (scope, window, board))
+        });
+        let ranked = boards.flat_map(|(scope, window, board)| {
+            let board = short.get(&(scope, window)).unwrap_or(board);
+            board.top().into_iter().map(move |c| Ranked {
                 commit,
-                scope: *scope,
-                window: *window,
+                scope,
+                window: window as u16,
                 count: c.count,
                 tag: c.tag.into(),
                 display: c.display.into(),
@@ -225,9 +222,9 @@ impl TagState {
     }
 }
 
-fn offer(boards: &mut BTreeMap<(u16, u16), Board>, tiers: &Tiers, as_of: u32, view: View<'_>) {
-    for (key, board) in boards.range_mut((view.scope, 0)..=(view.scope, u16::MAX)) {
-        let standing = view.standing(tiers, usize::from(key.1), as_of);
+fn offer(boards: &mut [Vec<Board>], tiers: &Tiers, as_of: u32, view: View<'_>) {
+    for (window, board) in boards[usize::from(view.scope)].iter_mut().enumerate() {
+        let standing = view.standing(tiers, window, as_of);
         board.offer(view.hash, standing, view.key, view.display);
     }
 }

@@ -15,7 +15,7 @@ use super::held::Held;
 use super::tag_state::TagState;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of};
-use crate::records::{Ack, Close, Mention, Ranked};
+use crate::records::{Ack, Close, Mentions, Ranked};
 use crate::state::tag_table::TagError;
 
 /// What is timely about counting tags.
@@ -23,7 +23,7 @@ struct Operator {
     context: Context,
     index: usize,
     state: TagState,
-    held: Held<Vec<Mention>>,
+    held: Held<Vec<Mentions>>,
     acker: Acker,
     /// At the end of the present commit.
     ranked_cap: Option<Capability<Epoch>>,
@@ -34,7 +34,7 @@ struct Operator {
 impl Operator {
     /// Ends a commit, and begins the next one with what was held back for it.
     fn close(&mut self, close: Close) -> Result<(), TagError> {
-        let (rows, ranked) = self.state.close(close)?;
+        let (rows, ranked) = self.state.close(close);
         let (repairs, counters) = self.state.audit.close();
         self.acker.begin(close.commit, close.last, counters);
         self.acker.write(rows, None);
@@ -69,7 +69,7 @@ pub(crate) type Outputs<'s> =
 
 /// Counts the mentions of one worker's bins.
 pub(crate) fn tags<'s>(
-    mentions: StreamVec<'s, Epoch, Mention>,
+    mentions: StreamVec<'s, Epoch, Mentions>,
     closes: StreamVec<'s, Epoch, Close>,
     state: TagState,
     context: &Context,
@@ -82,7 +82,7 @@ pub(crate) fn tags<'s>(
     let (acks_out, acks) = builder.new_output::<Vec<Ack>>();
     let same = Antichain::from_elem(0);
     let all = [(0, same.clone()), (1, same.clone()), (2, same.clone())];
-    let by_tag = Exchange::new(|mention: &Mention| mention.tag.bin());
+    let by_tag = Exchange::new(|mentions: &Mentions| mentions.worker);
     let mut mentions = builder.new_input_connection(mentions, by_tag, all);
     // The end of a commit holds back its acknowledgement, not what has passed.
     let by_worker = Exchange::new(|close: &Close| close.worker);

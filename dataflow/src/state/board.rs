@@ -8,8 +8,9 @@
 //! The rank is by count descending, then by key bytes ascending.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
+use hashbrown::HashMap;
 use schemas::hash::KeyHash;
 
 /// Candidates kept for each place on the board.
@@ -40,6 +41,26 @@ pub(crate) struct Candidate {
     pub(crate) display: Box<str>,
 }
 
+/// Keyed hashes are uniform as they are: the last word stands for both.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastWord(u64);
+
+impl Hasher for LastWord {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Candidates = HashMap<KeyHash, Candidate, BuildHasherDefault<LastWord>>;
+
 fn rank(a: (i64, &str), b: (i64, &str)) -> Ordering {
     b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1))
 }
@@ -48,7 +69,7 @@ fn rank(a: (i64, &str), b: (i64, &str)) -> Ordering {
 #[derive(Debug)]
 pub(crate) struct Board {
     places: usize,
-    candidates: HashMap<KeyHash, Candidate>,
+    candidates: Candidates,
     /// Tags that can come to no more than this may be missing; none: no tag is missing.
     threshold: Option<(i64, Box<str>)>,
 }
@@ -61,7 +82,7 @@ fn is_behind(threshold: Option<&(i64, Box<str>)>, count: i64, tag: &str) -> bool
 impl Board {
     /// An empty board with `places` places.
     pub(crate) fn new(places: usize) -> Self {
-        Self { places, candidates: HashMap::new(), threshold: None }
+        Self { places, candidates: Candidates::default(), threshold: None }
     }
 
     /// Takes a tag's present standing into account.

@@ -161,6 +161,18 @@ impl IdSet {
         self.hours.entry(hour).or_insert_with(empty).insert(Slot::from(id))
     }
 
+    /// Reads what [`Self::insert`] is about to: one look-up need not wait for the memory of
+    /// another. Whatever it gives means nothing.
+    pub(crate) fn touch(&self, ids: impl Iterator<Item = (u32, KeyHash)>) -> u64 {
+        let at = |(hour, id): (u32, KeyHash)| {
+            let slot = Slot::from(id);
+            let tables = &self.hours.get(&hour)?.tables;
+            let table = &tables[spread(slot.hi, tables.len())];
+            table.slots.get(table.home(slot, table.homes))
+        };
+        ids.filter_map(at).fold(0, |all, slot| all ^ slot.lo)
+    }
+
     /// Removes an id of an hour; whether it was there.
     pub(crate) fn remove(&mut self, hour: u32, id: KeyHash) -> bool {
         self.hours.get_mut(&hour).is_some_and(|hour| hour.remove(Slot::from(id)))

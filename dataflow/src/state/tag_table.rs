@@ -15,13 +15,15 @@ use schemas::segment::Rows;
 use schemas::windows::{Buckets, BucketsError, Tiers};
 use thiserror::Error;
 
-use crate::records::Mention;
+use crate::records::{Mention, Mentions};
 use crate::settings::Idle;
 use crate::state::board::Standing;
 use crate::status::Work;
 
 /// The slab grows by so many tags, so that none is ever moved.
 pub(crate) const CHUNK: usize = 4096;
+/// So many tags are found before the first of them is touched.
+const FOUND_AHEAD: usize = 32;
 
 /// Why state cannot be continued.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -29,9 +31,9 @@ pub enum TagError {
     /// A row's bucket list is damaged.
     #[error("the row of tag {0:?} is damaged")]
     Row(String),
-    /// Mentions came without the text they belong to: a defect of this program.
-    #[error("a tag's text was never received (hash {0:016x})")]
-    Text(u64),
+    /// A tag that was just found or taken in is not there: a defect of this program.
+    #[error("a tag in memory is gone (hash {0:016x})")]
+    Gone(u64),
 }
 
 /// One tag in one scope.
@@ -211,28 +213,50 @@ impl TagTable {
         Ok(Some(self.insert(tag)))
     }
 
-    /// Counts a mention; `cold` looks up the row of a tag that is not in memory.
+    /// Counts mentions; `cold` looks up the row of a tag that is not in memory.
     pub(crate) fn apply<'c>(
         &mut self,
-        mention: &Mention,
-        cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
+        batch: &Mentions,
+        cold: impl Fn(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<(), TagError> {
-        let index = self.find_or_load(mention.tag, cold)?;
-        let index = index.unwrap_or_else(|| self.insert(Tag::empty(mention.tag)));
+        for some in batch.mentions.chunks(FOUND_AHEAD) {
+            // One look-up does not wait for the memory of the one before, nor one bucket list for
+            // another. A tag takes two lines of cache: the search reads one, its last field is in
+            // the other.
+            let mut found = [None; FOUND_AHEAD];
+            let mut last = 0;
+            for (found, mention) in found.iter_mut().zip(some) {
+                *found = self.find(mention.tag);
+                last ^= found.and_then(|index| self.tag(index)).map_or(0, |tag| tag.commit);
+            }
+            for tag in found.iter().flatten().filter_map(|index| self.tag(*index)) {
+                last ^= tag.buckets.touch();
+            }
+            std::hint::black_box(last);
+            for (found, mention) in found.into_iter().zip(some) {
+                let index = match found {
+                    Some(index) => Some(index),
+                    None => self.find_or_load(mention.tag, &cold)?,
+                };
+                let index = index.unwrap_or_else(|| self.insert(Tag::empty(mention.tag)));
+                self.count(index, mention, batch.spellings.get(mention.spelling))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, index: u32, mention: &Mention, spelling: &str) -> Result<(), TagError> {
         self.touch(index);
         let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
-        let Some(tag) = slot.as_mut() else { return Err(TagError::Text(mention.tag.lo)) };
+        let Some(tag) = slot.as_mut() else { return Err(TagError::Gone(mention.tag.lo)) };
         let before = tag.heap_bytes();
         tag.total += i64::from(mention.count);
         tag.last_ms = tag.last_ms.max(mention.last_ms);
         tag.buckets.add(&self.tiers, mention.slot, mention.count);
-        if let Some(text) = &mention.text {
-            let earlier = mention.first_ms < tag.first_ms;
-            let same_and_less = mention.first_ms == tag.first_ms && *text.spelling < *tag.display();
-            if earlier || same_and_less {
-                tag.scope = text.scope;
-                tag.set_text(&schemas::tags::key(&text.spelling), &text.spelling);
-            }
+        let earlier = mention.first_ms < tag.first_ms;
+        if earlier || (mention.first_ms == tag.first_ms && spelling < tag.display()) {
+            tag.scope = mention.scope;
+            tag.set_text(&schemas::tags::key(spelling), spelling);
         }
         self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
         tag.first_ms = tag.first_ms.min(mention.first_ms);
@@ -264,20 +288,15 @@ impl TagTable {
 
     /// Ends the commit under way at stream time `as_of_ms`: the rows that changed in it, which
     /// `each` sees as well.
-    pub(crate) fn close(
-        &mut self,
-        as_of_ms: i64,
-        mut each: impl FnMut(View<'_>),
-    ) -> Result<Rows<Tags>, TagError> {
+    pub(crate) fn close(&mut self, as_of_ms: i64, mut each: impl FnMut(View<'_>)) -> Rows<Tags> {
         let as_of = self.tiers.slot(as_of_ms);
         let mut rows = Rows::default();
         let mut recent = Vec::new();
+        // In the order of memory, which then comes by itself.
+        self.changed.sort_unstable();
         for index in std::mem::take(&mut self.changed) {
             let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
             let Some(tag) = slot.as_mut() else { continue };
-            if tag.text.is_empty() {
-                return Err(TagError::Text(tag.hash.lo));
-            }
             let before = tag.heap_bytes();
             tag.buckets.fold(&self.tiers, as_of);
             self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
@@ -300,7 +319,7 @@ impl TagTable {
             each(view(tag));
         }
         self.commit += 1;
-        Ok(rows)
+        rows
     }
 
     /// The names of the scopes that tags are counted in.
@@ -373,22 +392,23 @@ mod tests {
     use schemas::windows::Windows;
 
     use super::*;
-    use crate::records::Text;
 
     pub(super) fn table() -> TagTable {
         TagTable::new(Windows::default().tiers(), vec![String::new()], 1, Idle::default())
     }
 
-    pub(super) fn mention(tag: &str, ts_ms: i64) -> Mention {
-        let text = Text { scope: 0, spelling: tag.to_owned(), order: None };
-        Mention {
+    pub(super) fn mention(tag: &str, ts_ms: i64) -> Mentions {
+        let mut batch = Mentions::default();
+        batch.mentions.push(Mention {
             tag: HashKey::new(1).hasher().tag(&schemas::tags::key(tag)),
             slot: Windows::default().tiers().slot(ts_ms),
             count: 1,
             first_ms: ts_ms,
             last_ms: ts_ms,
-            text: Some(Box::new(text)),
-        }
+            spelling: batch.spellings.push(tag),
+            scope: 0,
+        });
+        batch
     }
 
     pub(super) fn segment(rows: Rows<Tags>) -> Segment<Tags> {
@@ -404,18 +424,10 @@ mod tests {
             table.apply(&mention(tag, ts), |_| None).unwrap();
         }
         let mut seen = Vec::new();
-        let rows = segment(table.close(100, |v| seen.push(v.display.to_owned())).unwrap());
+        let rows = segment(table.close(100, |v| seen.push(v.display.to_owned())));
         let (_, row) = rows.iter().next().unwrap();
         assert_eq!((row.display, row.total, row.first_seen, row.last_seen), ("SUNSET", 4, 40, 60));
         assert_eq!(seen, ["SUNSET"]);
-    }
-
-    #[test]
-    fn a_tag_without_text_is_an_error() {
-        let mut table = table();
-        let silent = Mention { text: None, ..mention("a", 1) };
-        table.apply(&silent, |_| None).unwrap();
-        assert!(matches!(table.close(1, |_| ()), Err(TagError::Text(_))));
     }
 
     #[test]
@@ -425,7 +437,7 @@ mod tests {
         let mut table = table();
         table.apply(&mention("old", start), |_| None).unwrap();
         table.apply(&mention("Old", start + 1), |_| None).unwrap();
-        let rows = segment(table.close(start, |_| ()).unwrap());
+        let rows = segment(table.close(start, |_| ()));
         table.commit += table.idle.commits;
         let sweep_all = |table: &mut TagTable, as_of, read_set| {
             (0..table.idle.parts).for_each(|_| table.sweep(as_of, read_set));
@@ -434,9 +446,8 @@ mod tests {
         assert_eq!(sweep_all(&mut table, start, 1), 1, "its buckets are live");
         assert_eq!(sweep_all(&mut table, start + 2 * day, 0), 1, "the read set is older");
         assert_eq!(sweep_all(&mut table, start + 2 * day, 1), 0);
-        let silent = Mention { text: None, ..mention("old", start + 2 * day) };
-        table.apply(&silent, |hash| rows.get(hash)).unwrap();
-        let rows = segment(table.close(start + 2 * day, |_| ()).unwrap());
+        table.apply(&mention("old", start + 2 * day), |hash| rows.get(hash)).unwrap();
+        let rows = segment(table.close(start + 2 * day, |_| ()));
         let (_, row) = rows.iter().next().unwrap();
         assert_eq!((row.tag, row.display, row.total, row.first_seen), ("old", "old", 3, start));
         assert_eq!(table.insert_reuses_slots(), 0);
@@ -457,7 +468,7 @@ mod tests {
             *want.entry(tag.clone()).or_insert(0) += 1;
             table.apply(&mention(&tag, 1_700_000_000_000 + i * 1000), |_| None).unwrap();
         }
-        let rows = segment(table.close(1_700_020_000_000, |_| ()).unwrap());
+        let rows = segment(table.close(1_700_020_000_000, |_| ()));
         let got: BTreeMap<String, i64> =
             rows.iter().map(|(_, row)| (row.tag.to_owned(), row.total)).collect();
         assert_eq!(got, want);

@@ -36,7 +36,7 @@ impl TagTable {
         let Self { slab, tiers, scopes, .. } = self;
         let Some(tag) = slab[at as usize / super::CHUNK][at as usize % super::CHUNK].as_mut()
         else {
-            return Err(TagError::Text(hash.lo));
+            return Err(TagError::Gone(hash.lo));
         };
         let (heap_bytes, before) = (tag.heap_bytes(), fields(tag, tiers, scopes));
         let total = |values: &Option<Values>| values.as_ref().map_or(0, |values| values.total);
@@ -142,7 +142,8 @@ mod tests {
     const START: i64 = 28_333_333 * MINUTE;
 
     fn correction(stored: Option<Values>, recomputed: Option<Values>) -> Correction {
-        let (hash, scope, key) = (mention("sun", 0).tag, String::new(), "sun".to_owned());
+        let (hash, scope, key) =
+            (mention("sun", 0).mentions[0].tag, String::new(), "sun".to_owned());
         Correction { hash, scope, key, stored, recomputed, buckets: Vec::new() }
     }
 
@@ -158,7 +159,7 @@ mod tests {
             table.apply(&mention(tag, *ts_ms), |_| None).unwrap();
         }
         let change = table.correct(correction, |_| None).unwrap().unwrap();
-        let rows = segment(table.close(START + MINUTE, |_| ()).unwrap());
+        let rows = segment(table.close(START + MINUTE, |_| ()));
         let (_, row) = rows.iter().next().unwrap();
         let values = values(row.total, row.first_seen, row.last_seen, row.display);
         (values.filter(|values| values.total > 0), change)
