@@ -1,5 +1,6 @@
 //! Promotions: a second keyspace is filled beside the live one, readers are shown that one and the
-//! first one again, by somebody who may be killed between any two effects; a reader asks throughout.
+//! first one again, by somebody who may be killed between any two effects; a reader asks
+//! throughout.
 //!
 //! Which keyspace is shown is decided by the product's own code (`sinks::shown`); only the requests
 //! are simulated, each a turn of its own, so that anything may happen between two of them.

@@ -40,7 +40,7 @@ pub enum Invariant {
     Repaired,
     /// C13: a refused record that is delivered again counts once, and a row says so.
     Again,
-    /// C14: readers see the keyspace that was promoted last, and no error or older commit meanwhile.
+    /// C14: readers see the keyspace that was promoted last; no error, no older commit meanwhile.
     Shown,
 }
 

@@ -46,7 +46,7 @@ pub trait Promoter {
     fn refusal(what: String) -> Self::Error;
 }
 
-/// Shows `keyspace` to all readers that were given keyspace `given`. `wall_ms` is this host's clock.
+/// Shows `keyspace` to all readers that were given keyspace `given`. `wall_ms` is the host's clock.
 pub async fn promote<P: Promoter>(
     database: &P,
     given: &str,

@@ -278,7 +278,7 @@ pub(crate) fn can_shift(row: &TagRow<'_>, as_of_ms: i64) -> bool {
 }
 
 /// Moves the first bucket of a list ten minutes back, which no width of bucket hides. The list is
-/// of varints: twice the distance to the first bucket, less one, since it lies behind; its count; the
+/// of varints: twice the distance to the first bucket, less one, as it lies behind; its count; the
 /// distance from there to the next bucket; and so on.
 pub(crate) fn shift(recent: &[u8]) -> Vec<u8> {
     let mut values = vec![0_u64];
