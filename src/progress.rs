@@ -35,15 +35,14 @@ impl LiveLine {
 
     /// Prints how far a check is.
     pub(crate) fn reconciling(progress: Arc<Progress>) -> Self {
-        let mut records = Rate::new(SystemClock::default(), 0);
-        let mut units = Rate::new(SystemClock::default(), 0);
+        let clock = SystemClock::default();
+        let started_us = clock.mono_us();
+        let mut records = Rate::new(clock, 0);
         Self::of(move || {
             let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-            let (read, all) = (load(&progress.read), load(&progress.all).max(1));
             let per_s = records.next(load(&progress.records));
-            let left_s = all.saturating_sub(read) as f64 / units.next(read).max(1.0);
-            let share = (read as f64 / all as f64).min(1.0) * 100.0;
-            format!("{per_s:.0} records/s, {share:.0} %, about {left_s:.0} s left")
+            let seconds = (clock.mono_us() - started_us) as f64 / 1e6;
+            check(per_s, seconds, load(&progress.read), load(&progress.all))
         })
     }
 
@@ -116,6 +115,17 @@ fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
     line + &status.publishing().map(store).unwrap_or_default()
 }
 
+/// How far a check is that has done so much of all in so many seconds. A pass begins with nothing to
+/// read, so the time that is left goes by the rate since the start.
+fn check(per_s: f64, seconds: f64, read: u64, all: u64) -> String {
+    let share = (read as f64 / all.max(1) as f64).min(1.0);
+    let line = format!("{per_s:.0} records/s, {:.0} %", share * 100.0);
+    if read == 0 {
+        return line;
+    }
+    format!("{line}, about {:.0} s left", seconds * (1.0 - share) / share)
+}
+
 /// How far the store is.
 fn store(publishing: Publishing) -> String {
     let Publishing { commit, lag_commits, lag_ms, waiting, .. } = publishing;
@@ -124,5 +134,17 @@ fn store(publishing: Publishing) -> String {
         // One is on its way all the time.
         (false, 0..=1) => format!(", store {commit}"),
         (false, _) => format!(", store {commit}, {:.0} s behind", lag_ms as f64 / 1000.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_of_a_check_goes_by_all_that_was_done() {
+        assert_eq!(check(5.0, 10.0, 40, 100), "5 records/s, 40 %, about 15 s left");
+        assert_eq!(check(0.0, 10.0, 40, 100), "0 records/s, 40 %, about 15 s left");
+        assert_eq!(check(0.0, 10.0, 0, 0), "0 records/s, 0 %");
     }
 }
