@@ -115,8 +115,8 @@ fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
     line + &status.publishing().map(store).unwrap_or_default()
 }
 
-/// How far a check is that has done so much of all in so many seconds. A pass begins with nothing to
-/// read, so the time that is left goes by the rate since the start.
+/// How far a check is that has done so much of all in so many seconds. A pass begins with nothing
+/// to read, so the time that is left goes by the rate since the start.
 fn check(per_s: f64, seconds: f64, read: u64, all: u64) -> String {
     let share = (read as f64 / all.max(1) as f64).min(1.0);
     let line = format!("{per_s:.0} records/s, {:.0} %", share * 100.0);
