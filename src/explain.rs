@@ -94,9 +94,10 @@ fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained
         job: std::iter::once(config.meta.name.clone()).chain(version).collect(),
         workers: job.workers,
         state: format!(
-            "{}: a commit every {}; old ones stay for {}, at most {}",
+            "{}: a commit every {}, {} while it lags; old ones stay for {}, at most {}",
             job.state.display(),
             format_duration_ms(job.settings.every_ms.cast_signed()),
+            format_duration_ms(job.settings.stretched_ms().cast_signed()),
             format_duration_ms(retention.keep_ms),
             bytes.unwrap_or_else(|| "as many bytes again as the newest holds".to_owned()),
         ),

@@ -1,6 +1,6 @@
 //! What the operators of a process share: handles to the outside, and how they wake each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,21 +76,20 @@ impl Stop {
 /// What is read in the present slice and commit, over the workers of this process.
 #[derive(Default)]
 pub(crate) struct SliceCount {
-    workers: usize,
     records: AtomicU64,
-    /// The workers that have come to the end of what there is to read, in this commit.
-    caught_up: AtomicUsize,
+    /// By worker, the last commit in which it came to the end of what there was to read.
+    caught_up: Box<[AtomicU64]>,
     minter: Mutex<Option<SyncActivator>>,
 }
 
 impl SliceCount {
     pub(crate) fn new(workers: usize) -> Self {
-        Self { workers, ..Self::default() }
+        Self { caught_up: (0..workers).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
     }
 
     /// What one worker may read in a slice.
     pub(crate) fn budget(&self) -> usize {
-        budget(self.workers)
+        budget(self.caught_up.len())
     }
 
     /// The minter is woken when a slice is full.
@@ -114,19 +113,16 @@ impl SliceCount {
         }
     }
 
-    /// Begins a commit.
-    pub(crate) fn begin_commit(&self) {
-        self.caught_up.store(0, Ordering::Relaxed);
+    /// A worker has come to the end of what there is to read, in `commit`.
+    pub(crate) fn catch_up(&self, worker: usize, commit: u64) {
+        if let Some(last) = self.caught_up.get(worker) {
+            last.store(commit, Ordering::Relaxed);
+        }
     }
 
-    /// One more worker has come to the end of what there is to read.
-    pub(crate) fn catch_up(&self) {
-        self.caught_up.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether all workers have. A word that comes late only lets a commit end sooner.
-    pub(crate) fn is_caught_up(&self) -> bool {
-        self.caught_up.load(Ordering::Relaxed) >= self.workers
+    /// Whether all workers have in `commit`.
+    pub(crate) fn is_caught_up(&self, commit: u64) -> bool {
+        self.caught_up.iter().all(|last| last.load(Ordering::Relaxed) >= commit)
     }
 
     /// How many there are.
@@ -174,6 +170,23 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_has_caught_up_when_each_worker_has_in_this_commit() {
+        let slice = SliceCount::new(2);
+        assert!(!slice.is_caught_up(1));
+        slice.catch_up(0, 1);
+        slice.catch_up(0, 1);
+        assert!(!slice.is_caught_up(1), "one worker twice is not two");
+        slice.catch_up(1, 1);
+        assert!(slice.is_caught_up(1));
+        assert!(!slice.is_caught_up(2), "each commit asks anew");
+        slice.catch_up(0, 2);
+        slice.catch_up(1, 1);
+        assert!(!slice.is_caught_up(2), "a word of the commit before says nothing of this one");
+        slice.catch_up(1, 2);
+        assert!(slice.is_caught_up(2));
+    }
 
     #[test]
     fn a_pace_grants_its_rate_whatever_is_asked() {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
 /// Decoded events on their way to the worker that owns their ids: one record of the stream, so
-/// that no event and no tag is an allocation of its own.
+/// that no tag is an allocation of its own, nor an event without scopes or news for dedup.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Posts {
     /// The worker.

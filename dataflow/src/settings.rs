@@ -141,11 +141,27 @@ impl Default for Settings {
     }
 }
 
+/// So many times its interval lasts a commit of a job that is behind.
+const STRETCH: u64 = 5;
+/// A commit takes records for so long at most, unless its interval is longer.
+const COMMIT_MS_MAX: u64 = 5_000;
+
 impl Settings {
     /// Those of a bounded run: every id is kept, no clock is read.
     #[must_use]
     pub fn bounded(self) -> Self {
         Self { horizon_ms: None, max_future_ms: None, live: false, ..self }
+    }
+
+    /// How long a commit lasts while there is more to read than can be read: a row is written once
+    /// for all that a commit changes, and what is behind is not fresh anyway.
+    pub fn stretched_ms(&self) -> u64 {
+        (STRETCH * self.every_ms).min(self.commit_ms_max())
+    }
+
+    /// How long a commit takes records at most, whatever it waits for.
+    pub(crate) fn commit_ms_max(&self) -> u64 {
+        COMMIT_MS_MAX.max(self.every_ms)
     }
 
     /// The names of all scopes; the first is the whole stream, `""`.

@@ -1,5 +1,5 @@
-//! Refused records that are delivered again, repaired or as they are, while jobs live. Each is
-//! asked for twice at least: whoever asks first may be killed.
+//! Refused records that are delivered again, repaired or as they are, whether a job
+//! lives or not. Each is asked for twice at least: whoever asks first may be killed.
 //!
 //! What must come of them is known from what was asked for. From the audit is taken what hangs on
 //! when a commit took a record: whether it came before other copies of its event, and whether it

@@ -1,5 +1,5 @@
 //! Combine: sums mentions per (scope, tag, slot) within a slice before they cross to another
-//! worker, so that a viral tag costs at most one record per worker and slice.
+//! worker, so that a viral tag costs at most one mention per worker, bucket and slice.
 //!
 //! Invariant: the sums of a slice leave at its end, in one batch for each worker.
 

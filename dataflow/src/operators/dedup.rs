@@ -102,7 +102,7 @@ impl Dedup {
         }
     }
 
-    /// Removes from `posts` what does not count.
+    /// Removes from `batch` what does not count.
     fn apply(&mut self, batch: &mut Posts) {
         let ids = batch.posts.iter().map(|post| (hour(post.ts_ms), post.id));
         std::hint::black_box(self.ids.touch(ids));

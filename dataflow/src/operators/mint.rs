@@ -12,6 +12,7 @@ use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 use crate::context::Context;
 use crate::epoch::{Epoch, SLICES_MAX, close_of, commit_of, first_of};
 use crate::records::{Last, Tick};
+use crate::settings::Settings;
 
 /// Slices that may be between source and tags.
 const SLICES_IN_FLIGHT: usize = 4;
@@ -19,11 +20,6 @@ const SLICES_IN_FLIGHT: usize = 4;
 const SLICE_US: u64 = 50_000;
 /// The same, in records.
 pub(crate) const SLICE_RECORDS: u64 = 10_000;
-/// A commit takes records for so long at most, whatever it waits for.
-const COMMIT_US_MAX: u64 = 5_000_000;
-/// While there is more to read than can be read, a commit takes so many times its interval: a row
-/// is written once for all that a commit changes, and what is behind is not fresh anyway.
-const STRETCH: u64 = 5;
 
 /// What the minter looks at.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +29,8 @@ struct Sight {
     records: u64,
     /// Whether the commit before is durable.
     durable: bool,
-    /// Whether all sources have come to the end of what there is, in this commit.
+    /// Whether the source of every worker has come to the end of what it could read, in this
+    /// commit. One that lags keeps the commits of all long.
     caught_up: bool,
     /// Minted slices, the present one included, that tags have not finished.
     in_flight: usize,
@@ -56,30 +53,47 @@ enum Step {
 /// When the present slice and commit began.
 #[derive(Clone, Copy, Debug)]
 struct Minter {
+    /// How long a commit lasts, while the job keeps up and while it is behind.
     every_us: u64,
+    stretched_us: u64,
+    /// How long it takes records at most.
+    commit_us_max: u64,
     commit_since_us: u64,
     slice_since_us: u64,
     slices: u64,
 }
 
 impl Minter {
+    fn new(settings: &Settings, now_us: u64) -> Self {
+        Self {
+            every_us: settings.every_ms * 1000,
+            stretched_us: settings.stretched_ms() * 1000,
+            commit_us_max: settings.commit_ms_max() * 1000,
+            commit_since_us: now_us,
+            slice_since_us: now_us,
+            slices: 1,
+        }
+    }
+
     fn decide(&self, sight: Sight) -> Step {
         if let Some(last) = sight.last.filter(|_| sight.durable) {
             return Step::End(last);
         }
         let commit_us = sight.now_us.saturating_sub(self.commit_since_us);
-        let commit_us_max = COMMIT_US_MAX.max(self.every_us);
-        let stretched_us = (STRETCH * self.every_us).min(commit_us_max);
-        let due_us = if sight.caught_up { self.every_us } else { stretched_us };
-        if commit_us >= due_us && sight.durable {
+        if commit_us >= self.due_us(sight) && sight.durable {
             return Step::Commit;
         }
         let slice_us = sight.now_us.saturating_sub(self.slice_since_us);
         let full = sight.records >= SLICE_RECORDS || (slice_us >= SLICE_US && sight.records > 0);
         let room = sight.in_flight < SLICES_IN_FLIGHT
-            && commit_us < commit_us_max
+            && commit_us < self.commit_us_max
             && self.slices < SLICES_MAX;
         if full && room { Step::Slice } else { Step::Hold }
+    }
+
+    /// How long the present commit is to last.
+    fn due_us(&self, sight: Sight) -> u64 {
+        if sight.caught_up { self.every_us } else { self.stretched_us }
     }
 
     /// How long nothing but progress elsewhere can change the decision.
@@ -87,7 +101,7 @@ impl Minter {
         if sight.records > 0 || sight.in_flight > 1 || !sight.durable {
             return Duration::from_millis(1);
         }
-        let due = self.commit_since_us + self.every_us;
+        let due = self.commit_since_us + self.due_us(sight);
         Duration::from_micros(due.saturating_sub(sight.now_us).clamp(500, 10_000))
     }
 }
@@ -117,10 +131,7 @@ pub(crate) fn mint<'s>(
         if let Some(capability) = &mut capability {
             capability.downgrade(&first_of(first));
         }
-        let now_us = context.clock.mono_us();
-        let every_us = context.settings.every_ms * 1000;
-        let mut minter =
-            Minter { every_us, commit_since_us: now_us, slice_since_us: now_us, slices: 1 };
+        let mut minter = Minter::new(&context.settings, context.clock.mono_us());
         let mut minted: VecDeque<Epoch> = [first_of(first)].into();
         move |output| {
             let Some(present) = capability.as_mut() else { return };
@@ -133,7 +144,7 @@ pub(crate) fn mint<'s>(
                 now_us: context.clock.mono_us(),
                 records: context.slice.records(),
                 durable: !probes.durable.less_than(&first_of(commit)),
-                caught_up: context.slice.is_caught_up(),
+                caught_up: context.slice.is_caught_up(commit),
                 in_flight: minted.len(),
                 last: if context.stop.is_set() {
                     Some(Last::Stopped)
@@ -153,7 +164,6 @@ pub(crate) fn mint<'s>(
                 let end = present.delayed(&close_of(commit));
                 output.session(&end).give(Tick { commit, wall_ms, mono_us, last });
                 (minter.commit_since_us, minter.slices) = (sight.now_us, 0);
-                context.slice.begin_commit();
             }
             if let Some(next) = next {
                 context.slice.begin();
@@ -183,9 +193,7 @@ mod tests {
     fn decide(change: impl FnOnce(&mut Sight)) -> Step {
         let mut sight = SIGHT;
         change(&mut sight);
-        let minter =
-            Minter { every_us: 1_000_000, commit_since_us: 0, slice_since_us: 0, slices: 1 };
-        minter.decide(sight)
+        Minter::new(&Settings::default(), 0).decide(sight)
     }
 
     #[test]

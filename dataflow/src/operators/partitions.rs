@@ -204,8 +204,7 @@ impl Partitions {
             return Ok((0, self.at_rest()));
         };
         let read = read_ordered(&self.context, &mut self.intake, ordered, limit, outbox)?;
-        let idle = read == 0 && !self.ordered.iter().any(Ordered::is_ready);
-        Ok((read, if idle { self.at_rest() } else { Turn::More }))
+        Ok((read, if read == 0 { self.at_rest() } else { Turn::More }))
     }
 
     /// Lets partitions of topics that run ahead wait.
@@ -230,11 +229,25 @@ impl Partitions {
         Ok(())
     }
 
+    /// Whether everything was read that there is: no block is left, and each partition had nothing
+    /// behind the records last read of it, or waits for others.
+    ///
+    /// What a topic's client has not fetched yet is not there.
+    pub(crate) fn are_read(&self) -> bool {
+        let blocks = self.block.is_some() || !self.context.plan.blocks.is_empty();
+        !blocks && !self.ordered.iter().any(Ordered::is_ready)
+    }
+
+    /// What is to come where a turn read nothing.
     fn at_rest(&self) -> Turn {
         let bounded = self.context.settings.mending
             || self.context.inputs.iter().all(|input| input.log.is_bounded());
         let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
-        if end { Turn::End } else { Turn::Wait }
+        match self.are_read() {
+            false => Turn::More,
+            true if end => Turn::End,
+            true => Turn::Wait,
+        }
     }
 
     fn read_block(&mut self, limit: usize, outbox: &mut Outbox) -> Result<usize, LogError> {

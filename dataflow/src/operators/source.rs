@@ -33,6 +33,8 @@ struct Source {
     context: Context,
     partitions: Partitions,
     activator: Activator,
+    /// Its worker.
+    index: usize,
     acker: Acker,
     /// At the slice that is read now.
     posts_cap: Option<Capability<Epoch>>,
@@ -46,8 +48,6 @@ struct Source {
     commit: u64,
     /// The last commit that control records were taken for.
     controlled: u64,
-    /// The last commit in which the end of what there is was reached.
-    caught_up: u64,
     /// Records that this worker may still read in the present slice.
     left: usize,
     outbox: Outbox,
@@ -113,10 +113,9 @@ impl Source {
         self.context.status.read(read);
         self.context.pace.give_back(limit - read);
         self.posts_out.activate().session(&*capability).give_iterator(self.outbox.take());
-        let end = limit < wanted || (limit > 0 && turn != Turn::More);
-        if end && self.caught_up < self.commit {
-            self.caught_up = self.commit;
-            self.context.slice.catch_up();
+        // A source that is paced reads no faster in longer commits.
+        if limit < wanted || (limit > 0 && self.partitions.are_read()) {
+            self.context.slice.catch_up(self.index, self.commit);
         }
         if turn == Turn::End && limit > 0 {
             self.reading_cap = None;
@@ -168,6 +167,7 @@ pub(crate) fn source<'s>(
                 acker: Acker::new(&context, acks_cap, 's', index, wake),
                 partitions,
                 activator,
+                index,
                 posts_cap: Some(posts_cap),
                 facts_cap: Some(facts_cap),
                 reading_cap: Some(reading_cap),
@@ -176,7 +176,6 @@ pub(crate) fn source<'s>(
                 acks_out: OutputBuilder::from(acks_out),
                 commit,
                 controlled: 0,
-                caught_up: 0,
                 left: 0,
                 outbox: Outbox::new(peers),
                 context: context.clone(),

@@ -1,0 +1,234 @@
+//! When commits end, and when a run does: the whole job on simulated time, one step a millisecond.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dataflow::clock::Clock;
+use dataflow::lockstep::Lockstep;
+use dataflow::log::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
+use dataflow::{InputSpec, JobError, JobSpec, LogTimeKind, Origin, Settings, StateAt};
+use schemas::manifest::{Fingerprint, Manifest};
+use schemas::mapping::Mapping;
+use sinks::storage::MemoryStorage;
+
+const START_MS: i64 = 1_700_000_000_000;
+const EVERY_MS: u64 = 200;
+
+#[derive(Clone, Default)]
+struct TestClock(Arc<AtomicU64>);
+
+impl TestClock {
+    fn ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clock for TestClock {
+    fn wall_ms(&self) -> i64 {
+        START_MS.saturating_add_unsigned(self.ms())
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.ms() * 1000
+    }
+
+    fn pause(&self, _: Duration) -> Option<Duration> {
+        None
+    }
+
+    fn random(&self) -> Result<u128, JobError> {
+        Ok(7)
+    }
+}
+
+/// How records come into a partition.
+#[derive(Clone, Copy, Debug)]
+enum Flow {
+    /// There is always one more.
+    Endless,
+    /// One a millisecond: every look finds one, and then nothing.
+    Trickle,
+    /// None.
+    Silent,
+}
+
+/// A topic in memory, one partition for each flow.
+struct Flows(Vec<Flow>, TestClock);
+
+impl Log for Flows {
+    fn discover(&self) -> Result<Vec<Found>, LogError> {
+        let found = |share: usize| Found {
+            partition: share.to_string(),
+            share: share as u64,
+            shape: Shape::Ordered { bytes: None },
+        };
+        Ok((0..self.0.len()).map(found).collect())
+    }
+
+    fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
+        let flow = self.0[partition.parse::<usize>().unwrap()];
+        Ok(Box::new(FlowReader { flow, clock: self.1.clone(), next: position }))
+    }
+
+    fn open_block(
+        &self,
+        partition: &str,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        Err(LogError::Empty(partition.to_owned()))
+    }
+
+    fn is_bounded(&self) -> bool {
+        false
+    }
+}
+
+struct FlowReader {
+    flow: Flow,
+    clock: TestClock,
+    next: u64,
+}
+
+impl Reader for FlowReader {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
+        let end = match self.flow {
+            Flow::Endless => self.next + 3,
+            Flow::Trickle => self.clock.ms(),
+            Flow::Silent => 0,
+        };
+        for _ in 0..limit {
+            if self.next >= end {
+                break;
+            }
+            let (position, ts) = (self.next, self.clock.wall_ms());
+            let record = format!("{{\"event_id\":{position},\"ts\":{ts},\"caption\":\"#a\"}}");
+            let (bytes, size) = (record.as_bytes(), record.len() as u64);
+            each(Record { position, bytes, size, stamp_ms: None });
+            self.next += 1;
+        }
+        let is_more = matches!(self.flow, Flow::Endless) || self.next < end;
+        Ok(if is_more { Next::More } else { Next::Wait })
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+
+    fn end(&mut self) -> Result<Option<u64>, LogError> {
+        Ok(None)
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        None
+    }
+}
+
+fn start(origin: Origin, settings: Settings, workers: usize, clock: &TestClock) -> Lockstep {
+    let input = InputSpec {
+        name: "input".to_owned(),
+        origin,
+        mapping: Mapping::default(),
+        log_time: LogTimeKind::Event,
+        span: None,
+    };
+    let started = Lockstep::start(JobSpec {
+        settings,
+        inputs: vec![input],
+        state: StateAt::Storage(Arc::new(MemoryStorage::default())),
+        workers,
+        take_over: true,
+        clock: Arc::new(clock.clone()),
+        host: "test".to_owned(),
+        publisher: None,
+    });
+    started.unwrap().unwrap()
+}
+
+/// Everybody's turn, for a millisecond.
+fn pass(job: &mut Lockstep, clock: &TestClock) {
+    clock.0.fetch_add(1, Ordering::Relaxed);
+    for task in job.tasks() {
+        job.step(task).unwrap();
+    }
+}
+
+/// The commits of twenty intervals, besides the takeover.
+fn commits(flows: &[Flow], workers: usize, limit_rate: Option<u64>) -> u64 {
+    let clock = TestClock::default();
+    let log = Flows(flows.to_vec(), clock.clone());
+    let settings = Settings { every_ms: EVERY_MS, limit_rate, ..Settings::default() };
+    let mut job = start(Origin::Log(Arc::new(log)), settings, workers, &clock);
+    (0..20 * EVERY_MS).for_each(|_| pass(&mut job, &clock));
+    job.latest().current().manifest.header.commit - job.takeover().header.commit
+}
+
+#[test]
+fn a_job_that_keeps_up_commits_every_interval_and_one_that_lags_every_fifth() {
+    use Flow::{Endless, Silent, Trickle};
+    let often = 15..=20;
+    let seldom = 3..=4;
+    for (flows, workers, limit_rate, want) in [
+        (&[][..], 1, None, &often),
+        (&[Silent], 1, None, &often),
+        // Every look finds a record.
+        (&[Trickle], 1, None, &often),
+        (&[Trickle, Trickle, Silent], 2, None, &often),
+        (&[Endless], 1, None, &seldom),
+        (&[Endless, Silent], 1, None, &seldom),
+        (&[Trickle, Endless], 2, None, &seldom),
+        // Longer commits would let it read no faster.
+        (&[Endless], 1, Some(100), &often),
+    ] {
+        let made = commits(flows, workers, limit_rate);
+        assert!(want.contains(&made), "{made} commits of {flows:?} on {workers} workers");
+    }
+}
+
+/// The last commit of a bounded run over files.
+fn counted(files: &BTreeMap<&str, Vec<u8>>, workers: usize) -> Manifest {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let clock = TestClock::default();
+    let origin = Origin::Files { path: folder.path().to_owned(), mode: Mode::Blocks };
+    let mut job = start(origin, Settings::default().bounded(), workers, &clock);
+    while !job.is_done() {
+        assert!(clock.ms() < 600_000, "the run does not end");
+        pass(&mut job, &clock);
+    }
+    job.latest().current().manifest.clone()
+}
+
+#[test]
+fn a_file_that_has_ended_ends_no_run_while_blocks_of_others_are_left() {
+    let lines = |from: i64, count: i64| -> Vec<u8> {
+        let line = |i| format!("{{\"event_id\":{i},\"ts\":{},\"caption\":\"#a\"}}\n", START_MS + i);
+        (from..from + count).map(line).collect::<String>().into_bytes()
+    };
+    let zip = |bytes: &[u8]| {
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zip.write_all(bytes).unwrap();
+        zip.finish().unwrap()
+    };
+    // Behind 1024 records, which are a turn, the next turn finds nothing.
+    for small in [0, 1, 1024, 2048] {
+        for workers in [1, 2] {
+            let zipped = zip(&lines(1_000_000, small));
+            let files = BTreeMap::from([("a.ndjson", lines(0, 9000)), ("b.ndjson.gz", zipped)]);
+            let manifest = counted(&files, workers);
+            let events = manifest.body.counters.events;
+            assert_eq!(events, 9000 + small.unsigned_abs(), "{small} on {workers} workers");
+        }
+    }
+}
