@@ -105,6 +105,28 @@ fn the_newest_two_stay_whatever_the_settings() {
 }
 
 #[test]
+fn a_grace_is_short_where_what_waits_for_its_end_takes_too_much_room() {
+    let storage = memory();
+    let mut job = unrelated_commits(storage.clone(), 5);
+    let each = job.last.body.segments[0].bytes;
+    let budget = 3 * each + each / 2;
+    let retention = Retention { keep_ms: 0, bytes: Some(budget), grace_ms: 600_000 };
+    let mut task = task_of(&job, retention);
+    let segments = || storage.list("segments").unwrap().len();
+    for (now_ms, last) in [(0, 6), (1000, 7), (2000, 8)] {
+        commit_unrelated(&mut job, last);
+        assert_eq!(task.step(&job.last, now_ms).unwrap(), 0);
+    }
+    // Of seven files the newest two stay; five wait, of which three and a half have room.
+    assert_eq!((segments(), task.step(&job.last, 9_999).unwrap()), (7, 0));
+    assert!(task.step(&job.last, 10_000).unwrap() > 0, "what was condemned at 0 goes");
+    assert_eq!((segments(), open_commits(&*storage)), (4, vec![5, 6, 7, 8]));
+    assert_eq!(task.step(&job.last, 599_999).unwrap(), 0, "the rest has room, and its grace");
+    assert!(task.step(&job.last, 601_000).unwrap() > 0);
+    assert_eq!((segments(), open_commits(&*storage)), (3, vec![6, 7, 8]));
+}
+
+#[test]
 fn nothing_goes_before_its_grace_is_over() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 5);

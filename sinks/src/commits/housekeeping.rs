@@ -57,7 +57,7 @@ impl Housekeeper {
             let waits = !named && merged.apply(segments);
             // Either it is named now, or it came too late and never will be.
             if !waits {
-                self.retention.discard(merged.output.name.clone());
+                self.retention.discard(merged.output.name.clone(), merged.output.bytes);
             }
             waits
         });

@@ -1,7 +1,7 @@
 //! How long old commits stay, and the removal of what no kept commit needs.
 //!
 //! Invariants: only the owner removes files, only after its own later manifest, and only a grace
-//! after nothing needed them; a takeover is never removed, it may shrink to its header; a manifest
+//! after nothing needed them, a short one where they take too much room; a takeover is never removed, it may shrink to its header; a manifest
 //! that cannot be read may be one and stays; a manifest goes before its files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -13,6 +13,9 @@ use schemas::planted::{Bug, planted};
 use super::files::{CommitError, list_commits, load_parts, manifest_name};
 use crate::storage::{Storage, StorageError, replace};
 
+/// Files stay so long at least: whoever has just read a manifest opens its files.
+const GRACE_MS_MIN: u64 = 10_000;
+
 /// What is kept besides the newest commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -20,7 +23,8 @@ pub struct Retention {
     pub keep_ms: i64,
     /// The most bytes that old commits may hold; none: as much again as the live state.
     pub bytes: Option<u64>,
-    /// Files stay this much longer for readers that opened a commit before.
+    /// Files stay this much longer for readers that opened a commit before; ten seconds at most
+    /// where those that wait to go hold more than so many bytes again.
     pub grace_ms: u64,
 }
 
@@ -48,8 +52,9 @@ pub struct RetentionTask {
     known: BTreeMap<u64, Known>,
     /// Commits whose manifests are damaged.
     unreadable: BTreeSet<u64>,
-    /// Names that a commit had when this task looked at it, or that none will ever have.
-    named: HashSet<String>,
+    /// Files that a commit named when this task looked at it, or that none ever will, and their
+    /// sizes.
+    named: HashMap<String, u64>,
     /// What nothing needs any more, and since when.
     condemned: HashMap<String, u64>,
 }
@@ -63,14 +68,14 @@ impl RetentionTask {
             retention,
             known: BTreeMap::new(),
             unreadable: BTreeSet::new(),
-            named: HashSet::new(),
+            named: HashMap::new(),
             condemned: HashMap::new(),
         }
     }
 
     /// Says that no commit will ever name the file, which this start has written.
-    pub(super) fn discard(&mut self, name: String) {
-        self.named.insert(name);
+    pub(super) fn discard(&mut self, name: String, bytes: u64) {
+        self.named.insert(name, bytes);
     }
 
     /// Removes what has been condemned long enough at `now_ms` of a monotonic clock, given the
@@ -90,7 +95,7 @@ impl RetentionTask {
         for name in candidates {
             self.condemned.entry(name).or_insert(now_ms);
         }
-        self.remove(now_ms)
+        self.remove(self.due_since(self.budget(newest), now_ms))
     }
 
     fn learn(&mut self, commits: &[u64]) -> Result<(), CommitError> {
@@ -115,18 +120,21 @@ impl RetentionTask {
             let segments = body.map(|body| {
                 body.segments.into_iter().map(|s| (s.name, s.bytes)).collect::<Vec<_>>()
             });
-            let names = segments.iter().flatten().map(|(name, _)| name.clone());
-            self.named.extend(names);
+            self.named.extend(segments.iter().flatten().cloned());
             self.known.insert(*commit, Known { header, segments, control });
         }
         Ok(())
     }
 
+    fn budget(&self, newest: &Manifest) -> u64 {
+        let live = || newest.body.segments.iter().map(|s| s.bytes).sum();
+        self.retention.bytes.unwrap_or_else(live)
+    }
+
     /// The oldest commit that stays: as far back as age and budget allow, and two at least, since
     /// the newest may not be visible yet.
     fn kept_from(&self, newest: &Manifest) -> u64 {
-        let live: u64 = newest.body.segments.iter().map(|s| s.bytes).sum();
-        let budget = self.retention.bytes.unwrap_or(live);
+        let budget = self.budget(newest);
         let oldest_wall_ms = newest.header.wall_ms - self.retention.keep_ms;
         let mut needed: HashSet<&str> =
             newest.body.segments.iter().map(|s| s.name.as_str()).collect();
@@ -189,11 +197,29 @@ impl RetentionTask {
     /// Whether a file that no kept commit names is rubbish: left behind by an older start, or once
     /// named by a commit. A file of this start that no commit named yet may be on its way into one.
     fn may_go(&self, file: &str, name: &str) -> bool {
-        self.is_older(file) || self.named.contains(name)
+        self.is_older(file) || self.named.contains_key(name)
     }
 
-    fn remove(&mut self, now_ms: u64) -> Result<usize, CommitError> {
-        let due = |since: &u64| now_ms.saturating_sub(*since) >= self.retention.grace_ms;
+    /// What has been condemned no later than this goes at `now_ms`; none: nothing. That is a grace
+    /// ago, or later where what was condemned since holds more than `budget` bytes.
+    fn due_since(&self, budget: u64, now_ms: u64) -> Option<u64> {
+        let Retention { grace_ms, .. } = self.retention;
+        let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
+        for (name, since) in &self.condemned {
+            *waiting.entry(*since).or_default() += self.named.get(name).copied().unwrap_or(0);
+        }
+        let mut bytes = 0;
+        let too_much = waiting.into_iter().rev().find(|(_, more)| {
+            bytes += more;
+            bytes > budget
+        });
+        let short = now_ms.checked_sub(grace_ms.min(GRACE_MS_MIN));
+        let by_bytes = too_much.and_then(|(since, _)| Some(since.min(short?)));
+        by_bytes.max(now_ms.checked_sub(grace_ms))
+    }
+
+    fn remove(&mut self, due_since: Option<u64>) -> Result<usize, CommitError> {
+        let due = |since: &u64| due_since.is_some_and(|due| *since <= due);
         let mut names: Vec<String> =
             self.condemned.iter().filter(|(_, s)| due(s)).map(|(n, _)| n.clone()).collect();
         // "commits/…" sorts before "segments/…" and "visible/…".
