@@ -52,6 +52,9 @@ fn hour(ms: i64) -> u32 {
     (ms.max(0) / HOUR_MS) as u32
 }
 
+/// So many ids of a state are found before the first of them is loaded.
+const LOADED_AHEAD: usize = 256;
+
 /// What a dead letter tells of an event that the source took to be safely above the floor: only
 /// clocks running ahead of each other can bring that about.
 fn unknown_origin(post: &Post) -> Origin {
@@ -71,11 +74,20 @@ impl Dedup {
         // The newest row of an id says whether it is remembered, where one was ever forgotten.
         let segments = open_table::<Ids>(&*context.storage, start)?;
         let mut taken_back = Vec::new();
-        for (id, row) in segments.iter().flat_map(|segment| segment.rows.iter()) {
+        let mine = |(id, row): &(KeyHash, IdRow)| {
             let bin = id.bin() + u64::from(planted(Bug::ReshardByWrongHash));
-            if owns(index, peers, bin % BINS) && row.hour >= floor {
-                taken_back.extend(row.forgotten.then_some(id));
-                dedup.ids.insert(row.hour, id);
+            owns(index, peers, bin % BINS) && row.hour >= floor
+        };
+        let all = segments.iter().flat_map(|segment| segment.rows.iter());
+        let (mut rows, mut some) = (all.filter(mine).peekable(), Vec::new());
+        while rows.peek().is_some() {
+            some.clear();
+            some.extend(rows.by_ref().take(LOADED_AHEAD));
+            let ids = some.iter().map(|(id, row)| (row.hour, *id));
+            std::hint::black_box(dedup.ids.touch(ids));
+            for (id, row) in &some {
+                taken_back.extend(row.forgotten.then_some(*id));
+                dedup.ids.insert(row.hour, *id);
             }
         }
         for id in taken_back {
