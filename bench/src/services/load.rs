@@ -18,8 +18,8 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::{PARTITIONS, Servers};
-use crate::measure::{measure, now, peak};
-use crate::{Place, median};
+use crate::Place;
+use crate::measure::{measure, median, now, peak};
 
 /// Posts a second: the seeds' own load, and beyond what the database takes.
 const RATES: [u64; 4] = [2000, 5000, 20_000, 80_000];
