@@ -10,7 +10,7 @@ mod upsert;
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -71,14 +71,14 @@ pub(crate) fn run(place: &Place, sizes: Sizes) -> Result<(), Box<dyn Error>> {
     eprintln!("producing {} posts to {topic}", sizes.posts);
     let mut generate = Shape::W1.generate(&place.tagflow, sizes.posts, Path::new(&topic));
     measure(generate.args(["--partitions", &PARTITIONS.to_string()]))?;
-    let state = reading(place, &topic, sizes)?;
+    let (state, top) = reading(place, &topic, sizes)?;
     upsert::print(place, &servers, &state)?;
     fs::remove_dir_all(&state)?;
-    load::print(place, &servers, sizes.seconds)
+    load::print(place, &servers, sizes.seconds, top)
 }
 
-/// From a topic to durable counts; the state of the last run.
-fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<std::path::PathBuf, Box<dyn Error>> {
+/// From a topic to durable counts; the state of the last run, and one worker's posts a second.
+fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<(PathBuf, f64), Box<dyn Error>> {
     let Sizes { posts, runs, .. } = sizes;
     let state = place.data.join("bench-kafka");
     let fresh = || if state.exists() { fs::remove_dir_all(&state) } else { Ok(()) };
@@ -112,5 +112,5 @@ fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<std::path::PathBu
     for (rate, (name, _)) in rates.iter().zip(&costs) {
         println!("| {name} | {rate} | {:.2} |", rate.median / rates[0].median);
     }
-    Ok(state)
+    Ok((state, rates[1].median))
 }
