@@ -17,8 +17,8 @@ use crate::sums::Sums;
 const LINES: [(&str, &str, &str); 7] = [
     ("job", "run --bounded", "job"),
     ("replay", "replay --until-commit JOB --decisions-from JOB", "replay"),
-    ("reconcile", "reconcile", "job"),
-    ("reconcile in 4 passes", "reconcile --passes 4", "job"),
+    ("reconcile, passes by default", "reconcile", "job"),
+    ("reconcile in 8 passes", "reconcile --passes 8", "job"),
     ("reconcile of 1/64", "reconcile --sample 1/64", "job"),
     ("job with a horizon (in order)", "run --bounded --horizon 24h", "ordered"),
     (
