@@ -74,6 +74,9 @@ pub(crate) struct Shape {
     /// Let a tag burst every ten minutes of event time
     #[arg(long)]
     bursts: bool,
+    /// The share of events that have one and the same more tag, in place of their first
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    hot_tag: f64,
     /// The event time of the first record
     #[arg(long, default_value_t = 1_700_000_000_000, value_name = "MS")]
     start_ms: i64,
@@ -92,6 +95,7 @@ impl Shape {
             late: self.late,
             future: self.future,
             bursts: self.bursts,
+            hot_tag: self.hot_tag,
             start_ms: self.start_ms,
             step_us,
             partitions: 1,
@@ -116,13 +120,14 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     } else {
         spec.step_us = (args.span.unsigned_abs() * 1000).checked_div(args.posts).unwrap_or(0);
     }
-    let (step_us, start_us) = (spec.step_us, clock.mono_us());
+    let start_us = clock.mono_us();
     let generator = Generator::new(spec).map_err(InputError::from)?;
     let mut sink = sink(&args)?;
     let mut record = String::new();
     for index in 0..args.posts {
-        if args.rate.is_some() {
-            let due_us = start_us + index * step_us;
+        if let Some(rate) = args.rate {
+            // Not by the step, which is whole microseconds: 300,000 a second would become 333,333.
+            let due_us = start_us + index.saturating_mul(1_000_000) / rate;
             while let Some(wait) = due_us.checked_sub(clock.mono_us()).filter(|us| *us > 1000) {
                 sink.flush()?;
                 std::thread::park_timeout(Duration::from_micros(wait));

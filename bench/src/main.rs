@@ -9,19 +9,23 @@
 mod baseline;
 mod follow;
 mod measure;
+mod peers;
+mod plot;
 mod reconcile;
 mod services;
+mod shapes;
 mod sums;
+mod workload;
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 
-use measure::{Cost, measure};
-use sums::Sums;
+use measure::median;
+use workload::{Program, Workload};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,12 +45,21 @@ struct Args {
     /// Measure checks of the workload as well
     #[arg(long)]
     reconcile: bool,
+    /// Measure how speed changes with the load instead, and draw it
+    #[arg(long, conflicts_with_all = ["services", "reconcile"])]
+    shapes: bool,
+    /// With --shapes, the folder for the charts; data/plots by default
+    #[arg(long, value_name = "DIR", requires = "shapes")]
+    plots: Option<PathBuf>,
     /// Measure between a real Kafka and a real database instead
     #[arg(long)]
     services: bool,
     /// With --services, how long each rate of the load lasts
     #[arg(long, default_value_t = 30, value_name = "N")]
     seconds: u64,
+    /// Measure beside `DuckDB` in this Python instead; `scripts/bench-peers` does
+    #[arg(long, hide = true, value_name = "PYTHON")]
+    peers: Option<PathBuf>,
     /// Be the bare consumer of this topic
     #[arg(long, hide = true)]
     consume: Option<String>,
@@ -55,33 +68,12 @@ struct Args {
     baseline: Option<PathBuf>,
 }
 
-/// What is measured, in the order of a round.
-#[derive(Clone, Copy)]
-enum Program {
-    Baseline,
-    Tagflow { workers: u8 },
-}
-
-impl Program {
-    const ALL: [Self; 3] =
-        [Self::Baseline, Self::Tagflow { workers: 1 }, Self::Tagflow { workers: 2 }];
-
-    fn name(self) -> String {
-        match self {
-            Self::Baseline => "baseline, one thread".to_owned(),
-            Self::Tagflow { workers: 1 } => "tagflow, 1 worker".to_owned(),
-            Self::Tagflow { workers } => format!("tagflow, {workers} workers"),
-        }
-    }
-}
-
 /// Where things are.
 struct Place {
     /// This program, which is the baseline as well.
     this: PathBuf,
     tagflow: PathBuf,
     data: PathBuf,
-    input: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -101,33 +93,42 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
-    let place = Place::find(args.posts)?;
+    let place = Place::find()?;
+    let Args { posts, runs, seconds, .. } = *args;
     if args.services {
-        let Args { posts, runs, seconds, .. } = *args;
         return services::run(&place, services::Sizes { posts, runs, seconds });
     }
-    place.generate(args.posts)?;
+    if args.shapes {
+        let plots = args.plots.clone().unwrap_or_else(|| place.data.join("plots"));
+        return shapes::run(&place, (posts, runs), &plots);
+    }
+    if let Some(python) = &args.peers {
+        return peers::run(&place, python, (posts, runs));
+    }
+    let mut w1 = Workload::w1(&place, posts)?;
     let cores = std::thread::available_parallelism()?;
-    println!("W1 of {} posts, {} runs of each, {cores} cores\n", args.posts, args.runs);
-    let costs = place.rounds(args.runs)?;
-    print_table(args.posts, &costs);
+    println!("W1 of {posts} posts, {runs} runs of each, {cores} cores\n");
+    for run in 1..=runs {
+        eprintln!("run {run}/{runs}");
+        w1.round(&place)?;
+    }
+    println!("{}\n", w1.sums.as_ref().ok_or("nothing was counted")?.told());
+    print_table(&w1)?;
     if args.commits > 0 {
         let state = place.fresh_state()?;
-        let size = (args.posts, args.commits);
-        let lags = follow::lags(&place.tagflow, &place.input, &state, size)?;
+        let size = (posts, args.commits);
+        let lags = follow::lags(&place.tagflow, &w1.input, &state, size)?;
         fs::remove_dir_all(state)?;
         print_lags(&lags)?;
     }
     if args.reconcile {
-        let state = place.fresh_state()?;
-        reconcile::print(&place.tagflow, &place.input, &state, args.posts)?;
-        fs::remove_dir_all(state)?;
+        reconcile::print(&place, &w1.input, (posts, runs))?;
     }
     Ok(())
 }
 
 impl Place {
-    fn find(posts: u64) -> Result<Self, Box<dyn Error>> {
+    fn find() -> Result<Self, Box<dyn Error>> {
         let this = std::env::current_exe()?;
         let tagflow = this.with_file_name("tagflow");
         if !tagflow.is_file() {
@@ -135,61 +136,7 @@ impl Place {
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no folder above")?;
         let data = root.join("data");
-        let input = data.join(format!("w1-{posts}.ndjson"));
-        Ok(Self { this, tagflow, data, input })
-    }
-
-    /// Makes the workload where it is not there.
-    fn generate(&self, posts: u64) -> Result<(), Box<dyn Error>> {
-        if self.input.is_file() {
-            return Ok(());
-        }
-        fs::create_dir_all(&self.data)?;
-        eprintln!("generating {}", self.input.display());
-        // Renamed when it is whole, so that half a file is never taken for one.
-        let partial = self.input.with_extension("partial");
-        let words = "--seed 1 --tags-mean 7 --vocabulary 1000000 --zipf 1.05 --duplicates 0.02";
-        let mut generate = Command::new(&self.tagflow);
-        generate.args(["generate", "--posts", &posts.to_string()]);
-        generate.args(words.split(' ')).arg("--out").arg(&partial);
-        measure(&mut generate)?;
-        Ok(fs::rename(partial, &self.input)?)
-    }
-
-    /// The programs take turns, so that a slow spell of the machine meets them all.
-    fn rounds(&self, runs: u64) -> Result<Vec<(Program, Vec<Cost>)>, Box<dyn Error>> {
-        let mut costs = Program::ALL.map(|program| (program, Vec::new())).to_vec();
-        let mut first: Option<Sums> = None;
-        for run in 1..=runs {
-            for (program, costs) in &mut costs {
-                let (sums, cost) = self.run(*program)?;
-                let name = program.name();
-                eprintln!("run {run}/{runs}: {name:<20} {:6.2} s", cost.seconds);
-                costs.push(cost);
-                let first = first.get_or_insert_with(|| {
-                    println!("{}\n", sums.told());
-                    sums.clone()
-                });
-                if *first != sums {
-                    return Err(format!("{name} counted {sums:?}, the baseline {first:?}").into());
-                }
-            }
-        }
-        Ok(costs)
-    }
-
-    fn run(&self, program: Program) -> Result<(Sums, Cost), Box<dyn Error>> {
-        let Program::Tagflow { workers } = program else {
-            let (out, cost) = measure(Command::new(&self.this).arg("--baseline").arg(&self.input))?;
-            return Ok((serde_json::from_str(&out)?, cost));
-        };
-        let state = self.fresh_state()?;
-        let mut command = Command::new(&self.tagflow);
-        command.args(["run", "--bounded", "--workers", &workers.to_string(), "--input"]);
-        let (_, cost) = measure(command.arg(&self.input).arg("--state").arg(&state))?;
-        let sums = Sums::of_state(&self.tagflow, &state)?;
-        fs::remove_dir_all(state)?;
-        Ok((sums, cost))
+        Ok(Self { this, tagflow, data })
     }
 
     fn fresh_state(&self) -> Result<PathBuf, Box<dyn Error>> {
@@ -201,33 +148,14 @@ impl Place {
     }
 }
 
-fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    }
-}
-
-fn print_table(posts: u64, costs: &[(Program, Vec<Cost>)]) {
+fn print_table(w1: &Workload) -> Result<(), Box<dyn Error>> {
     println!("| program | posts/s (median) | min | max | peak MiB | speed / baseline |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
-    let mut baseline = None;
-    for (program, costs) in costs {
-        let mut rates: Vec<f64> = costs.iter().map(|cost| posts as f64 / cost.seconds).collect();
-        rates.sort_by(f64::total_cmp);
-        let rate = median(&rates);
-        let ratio = rate / *baseline.get_or_insert(rate);
-        let peak = costs.iter().filter_map(|cost| cost.peak_kib).max();
-        let peak = peak.map_or_else(|| "-".to_owned(), |kib| (kib >> 10).to_string());
-        println!(
-            "| {} | {rate:.0} | {:.0} | {:.0} | {peak} | {ratio:.2} |",
-            program.name(),
-            rates[0],
-            rates[rates.len() - 1],
-        );
+    let rates = w1.rates()?;
+    for (rate, program) in rates.iter().zip(Program::ALL) {
+        println!("| {} | {rate} | {:.2} |", program.name(), rate.median / rates[0].median);
     }
+    Ok(())
 }
 
 fn print_lags(lags: &[f64]) -> Result<(), Box<dyn Error>> {

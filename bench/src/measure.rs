@@ -1,6 +1,7 @@
-//! A child process, its wall time and its peak memory.
+//! A child process, its wall time and its peak memory; and what several runs come to.
 
 use std::error::Error;
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -16,6 +17,45 @@ pub(crate) struct Cost {
     pub(crate) seconds: f64,
     /// Peak resident memory in KiB; none where the system does not tell.
     pub(crate) peak_kib: Option<u64>,
+}
+
+/// The posts a second of several runs, and the most memory that one of them took.
+pub(crate) struct Rates {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    peak_kib: Option<u64>,
+}
+
+impl Rates {
+    pub(crate) fn of(posts: u64, costs: &[Cost]) -> Result<Self, Box<dyn Error>> {
+        let mut rates: Vec<f64> = costs.iter().map(|cost| posts as f64 / cost.seconds).collect();
+        rates.sort_by(f64::total_cmp);
+        let (Some(min), Some(max)) = (rates.first().copied(), rates.last().copied()) else {
+            return Err("nothing was run".into());
+        };
+        let peak_kib = costs.iter().filter_map(|cost| cost.peak_kib).max();
+        Ok(Self { median: median(&rates), min, max, peak_kib })
+    }
+}
+
+/// Four columns of a table.
+impl Display for Rates {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { median, min, max, peak_kib } = self;
+        let peak = peak_kib.map_or_else(|| "-".to_owned(), |kib| (kib >> 10).to_string());
+        write!(f, "{median:.0} | {min:.0} | {max:.0} | {peak}")
+    }
+}
+
+/// The middle of ascending numbers, of which there is one at least.
+pub(crate) fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
 }
 
 /// The time.

@@ -14,9 +14,12 @@ pub(crate) struct Sums {
     /// Accepted first-time events.
     pub(crate) events: u64,
     pub(crate) duplicates: u64,
-    keys: u64,
+    /// Different tags.
+    pub(crate) keys: u64,
     /// The sum of all totals.
-    total: i64,
+    pub(crate) total: i64,
+    /// The sum of their squares.
+    pub(crate) squares: i64,
     /// The sum of the hashes of all rows: equal only where every count is.
     rows: u64,
 }
@@ -37,6 +40,7 @@ impl Sums {
         (key, total, first, last).hash(&mut hasher);
         self.keys += 1;
         self.total += total;
+        self.squares += total * total;
         self.rows = self.rows.wrapping_add(hasher.finish());
     }
 

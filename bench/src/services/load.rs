@@ -1,14 +1,15 @@
-//! How soon a produced post is a visible row, at rates up to and beyond what the database takes.
+//! How soon a produced post is a visible row, at shares of the rate that the job reaches without a
+//! database.
 //!
-//! One marker post after the other, each with a tag of its own, is produced into the load and
-//! looked for in the table.
+//! Marker posts, each with a tag of its own, are produced into the load at even intervals, however
+//! long their rows are waited for: so a slow spell is not passed over.
 
 use std::error::Error;
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -18,13 +19,18 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::{PARTITIONS, Servers};
-use crate::measure::{measure, now, peak};
-use crate::{Place, median};
+use crate::Place;
+use crate::measure::{measure, median, now, peak};
+use crate::workload::Shape;
 
-/// Posts a second: the seeds' own load, and beyond what the database takes.
-const RATES: [u64; 4] = [2000, 5000, 20_000, 80_000];
+/// Parts of the top rate, in percent.
+const SHARES: [u64; 3] = [10, 50, 80];
+/// What `tagflow generate --rate` takes.
+const RATE_MAX: u64 = 1_000_000;
 /// How long a row is waited for at most.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// From one marker to the next.
+const EVERY: Duration = Duration::from_millis(500);
 /// How often a row is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -39,10 +45,32 @@ impl Drop for Running {
     }
 }
 
+/// The process that produces the posts, and when it was seen to have ended.
+struct Load {
+    child: Running,
+    ended: Option<Instant>,
+}
+
+impl Load {
+    fn look(&mut self) -> Result<(), Box<dyn Error>> {
+        if self.ended.is_none()
+            && let Some(status) = self.child.0.try_wait()?
+        {
+            if !status.success() {
+                return Err(format!("the load ended with {status}").into());
+            }
+            self.ended = Some(now());
+        }
+        Ok(())
+    }
+}
+
 /// What came of one rate.
 struct Found {
     /// From produced to visible, in seconds, sorted.
     seconds: Vec<f64>,
+    /// Posts a second that were produced: less than asked where the machine gives no more.
+    produced: f64,
     /// From the end of the load to the visibility of its last post.
     after_s: f64,
     peak_mib: u64,
@@ -50,17 +78,32 @@ struct Found {
     writes: f64,
 }
 
-/// Measures and prints every rate.
-pub(super) fn print(place: &Place, servers: &Servers, seconds: u64) -> Result<(), Box<dyn Error>> {
-    println!("\nFrom produced to visible in the database, {seconds} s of each rate, 1 worker\n");
-    println!("| posts/s | p50 s | p99 s | max s | caught up after s | peak MiB | writes / row |");
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for rate in RATES {
-        let Found { seconds, after_s, peak_mib, writes } = at(place, servers, rate, seconds)?;
+/// Measures and prints every share of `top`, the posts a second from a topic to durable counts.
+pub(super) fn print(
+    place: &Place,
+    servers: &Servers,
+    seconds: u64,
+    top: f64,
+) -> Result<(), Box<dyn Error>> {
+    println!(
+        "\nFrom produced to visible in the database, {seconds} s of each rate, 1 worker, at shares \
+         of {top:.0} posts/s\n"
+    );
+    println!(
+        "| share | posts/s | produced | markers | p50 s | p99 s | max s | caught up after s \
+         | peak MiB | writes / row |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for share in SHARES {
+        let rate = ((top * share as f64 / 100.0) as u64).clamp(1, RATE_MAX);
+        let found = at(place, servers, rate, seconds)?;
+        let Found { seconds, produced, after_s, peak_mib, writes } = found;
         let last = seconds.len().checked_sub(1).ok_or("no marker was seen")?;
         let p99 = seconds[(seconds.len() * 99).div_ceil(100) - 1];
         println!(
-            "| {rate} | {:.2} | {p99:.2} | {:.2} | {after_s:.1} | {peak_mib} | {writes:.3} |",
+            "| {share} % | {rate} | {produced:.0} | {} | {:.2} | {p99:.2} | {:.2} | {after_s:.1} \
+             | {peak_mib} | {writes:.3} |",
+            seconds.len(),
             median(&seconds),
             seconds[last],
         );
@@ -76,39 +119,45 @@ fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found
         fs::remove_dir_all(&state)?;
     }
     let generate = |posts: u64| {
-        let mut command = Command::new(&place.tagflow);
-        command.args(["generate", "--zipf", "1.05", "--out", &topic]);
-        command.args(["--partitions", &PARTITIONS.to_string(), "--posts", &posts.to_string()]);
+        let mut command = Shape::W1.generate(&place.tagflow, posts, Path::new(&topic));
+        command.args(["--partitions", &PARTITIONS.to_string()]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
     // Makes the topic.
     measure(generate(1).args(["--rate", "1000"]))?;
     let job = start_job(place, &topic, &store, &state)?;
-    let load = generate(rate * seconds).args(["--rate", &rate.to_string()]).spawn()?;
-    let mut load = Running(load);
     let probe = Probe::new(&topic, &store)?;
     let (mut found, status) = (Vec::new(), format!("/proc/{}/status", job.0.id()));
-    let mut ended = None;
-    loop {
-        let number = found.len();
-        found.push(probe.marker(&format!("marker{rate}x{number}"))?);
-        if ended.is_none() && load.0.try_wait()?.is_some() {
-            ended = Some(now());
-        } else if ended.is_some() {
-            break;
+    let (start, posts) = (now(), rate * seconds);
+    let child = generate(posts).args(["--rate", &rate.to_string()]).spawn()?;
+    let mut load = Load { child: Running(child), ended: None };
+    let (mut waiting, mut sent, mut due) = (Vec::new(), 0, start);
+    let ended = loop {
+        load.look()?;
+        if let Some(ended) = load.ended {
+            break ended;
         }
+        if now() >= due {
+            waiting.push(probe.send(format!("marker{rate}x{sent}"), None)?);
+            (sent, due) = (sent + 1, due + EVERY);
+        }
+        probe.collect(&mut waiting, &mut found)?;
+    };
+    // One for each partition, behind all of the load.
+    let last = |p| probe.send(format!("marker{rate}e{p}"), Some(p));
+    let mut last = (0..PARTITIONS).map(last).collect::<Result<Vec<_>, _>>()?;
+    while !waiting.is_empty() || !last.is_empty() {
+        probe.collect(&mut waiting, &mut found)?;
+        probe.collect(&mut last, &mut Vec::new())?;
     }
-    // Markers go to every partition in turn: the last ones stand behind all of the load.
-    for extra in 0..PARTITIONS {
-        found.push(probe.marker(&format!("marker{rate}e{extra}"))?);
-    }
-    let after_s = ended.map_or(0.0, |ended| ended.elapsed().as_secs_f64());
+    let after_s = ended.elapsed().as_secs_f64();
+    let produced = posts as f64 / ended.duration_since(start).as_secs_f64();
     found.sort_by(f64::total_cmp);
     let peak_mib = peak(&status).unwrap_or_default() >> 10;
     let writes = writes_per_row(job)?;
     fs::remove_dir_all(&state)?;
-    Ok(Found { seconds: found, after_s, peak_mib, writes })
+    Ok(Found { seconds: found, produced, after_s, peak_mib, writes })
 }
 
 fn start_job(
@@ -132,6 +181,12 @@ fn writes_per_row(mut job: Running) -> Result<f64, Box<dyn Error>> {
     let number = |field: &str| told["store"][field].as_f64().ok_or("the job tells no rows");
     let rows = number("rows")?;
     Ok((rows + number("resent")?) / rows)
+}
+
+/// A post that was produced.
+struct Marker {
+    tag: String,
+    sent: Instant,
 }
 
 /// Produces marker posts and looks for their rows.
@@ -166,22 +221,40 @@ impl Probe {
         Ok(Self { producer, topic, runtime, session, select })
     }
 
-    /// Seconds from producing a post with this tag to its being in the table.
-    fn marker(&self, tag: &str) -> Result<f64, Box<dyn Error>> {
-        let start = now();
-        let ts = wall_ms();
-        let record = format!(r##"{{"event_id":"{tag}","ts":{ts},"caption":"#{tag}"}}"##);
-        let record = BaseRecord::<(), _>::to(&self.topic).payload(&record);
+    /// Produces a post with this tag, to one partition or to any.
+    fn send(&self, tag: String, partition: Option<u32>) -> Result<Marker, Box<dyn Error>> {
+        let (sent, ts) = (now(), wall_ms());
+        let post = format!(r##"{{"event_id":"{tag}","ts":{ts},"caption":"#{tag}"}}"##);
+        let mut record = BaseRecord::<(), _>::to(&self.topic).payload(&post);
+        if let Some(partition) = partition {
+            record = record.partition(partition as i32);
+        }
         self.producer.send(record).map_err(|(error, _)| error)?;
         self.producer.flush(Duration::from_secs(20))?;
-        while start.elapsed() < PATIENCE {
-            let rows = self.runtime.block_on(self.session.execute_unpaged(&self.select, (tag,)))?;
-            if rows.into_rows_result()?.rows_num() > 0 {
-                return Ok(start.elapsed().as_secs_f64());
+        Ok(Marker { tag, sent })
+    }
+
+    /// Moves the markers that are in the table from `waiting` to `found`, as the seconds they took,
+    /// and rests.
+    fn collect(
+        &self,
+        waiting: &mut Vec<Marker>,
+        found: &mut Vec<f64>,
+    ) -> Result<(), Box<dyn Error>> {
+        for marker in std::mem::take(waiting) {
+            let select = self.session.execute_unpaged(&self.select, (&marker.tag,));
+            let rows = self.runtime.block_on(select)?.into_rows_result()?.rows_num();
+            let took = marker.sent.elapsed();
+            if rows > 0 {
+                found.push(took.as_secs_f64());
+            } else if took > PATIENCE {
+                return Err(format!("no row of #{} within {PATIENCE:?}", marker.tag).into());
+            } else {
+                waiting.push(marker);
             }
-            std::thread::park_timeout(LOOK);
         }
-        Err(format!("no row of #{tag} within {} s", PATIENCE.as_secs()).into())
+        std::thread::park_timeout(LOOK);
+        Ok(())
     }
 }
 

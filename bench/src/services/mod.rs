@@ -10,14 +10,15 @@ mod upsert;
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
 pub(crate) use consume::consume;
 
-use crate::measure::{Cost, measure};
-use crate::{Place, median};
+use crate::Place;
+use crate::measure::{Cost, Rates, measure};
+use crate::workload::Shape;
 
 /// The partitions of a topic.
 const PARTITIONS: u32 = 6;
@@ -68,18 +69,16 @@ pub(crate) fn run(place: &Place, sizes: Sizes) -> Result<(), Box<dyn Error>> {
     let servers = Servers::find()?;
     let topic = servers.topic("w1");
     eprintln!("producing {} posts to {topic}", sizes.posts);
-    let words = "--seed 1 --tags-mean 7 --vocabulary 1000000 --zipf 1.05 --duplicates 0.02";
-    let mut generate = Command::new(&place.tagflow);
-    generate.args(["generate", "--posts", &sizes.posts.to_string(), "--out", &topic]);
-    measure(generate.args(["--partitions", &PARTITIONS.to_string()]).args(words.split(' ')))?;
-    let state = reading(place, &topic, sizes)?;
+    let mut generate = Shape::W1.generate(&place.tagflow, sizes.posts, Path::new(&topic));
+    measure(generate.args(["--partitions", &PARTITIONS.to_string()]))?;
+    let (state, top) = reading(place, &topic, sizes)?;
     upsert::print(place, &servers, &state)?;
     fs::remove_dir_all(&state)?;
-    load::print(place, &servers, sizes.seconds)
+    load::print(place, &servers, sizes.seconds, top)
 }
 
-/// From a topic to durable counts; the state of the last run.
-fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<std::path::PathBuf, Box<dyn Error>> {
+/// From a topic to durable counts; the state of the last run, and one worker's posts a second.
+fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<(PathBuf, f64), Box<dyn Error>> {
     let Sizes { posts, runs, .. } = sizes;
     let state = place.data.join("bench-kafka");
     let fresh = || if state.exists() { fs::remove_dir_all(&state) } else { Ok(()) };
@@ -106,16 +105,12 @@ fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<std::path::PathBu
         }
     }
     println!("\nFrom a topic of {PARTITIONS} partitions to durable counts, {posts} posts\n");
-    println!("| program | posts/s (median) | peak MiB | speed / bare consumer |");
-    println!("| --- | ---: | ---: | ---: |");
-    let mut bare = None;
-    for (name, costs) in &costs {
-        let mut rates: Vec<f64> = costs.iter().map(|cost| posts as f64 / cost.seconds).collect();
-        rates.sort_by(f64::total_cmp);
-        let rate = median(&rates);
-        let ratio = rate / *bare.get_or_insert(rate);
-        let peak = costs.iter().filter_map(|cost| cost.peak_kib).max().unwrap_or_default() >> 10;
-        println!("| {name} | {rate:.0} | {peak} | {ratio:.2} |");
+    println!("| program | posts/s (median) | min | max | peak MiB | speed / bare consumer |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    let rates = costs.iter().map(|(_, costs)| Rates::of(posts, costs));
+    let rates = rates.collect::<Result<Vec<_>, _>>()?;
+    for (rate, (name, _)) in rates.iter().zip(&costs) {
+        println!("| {name} | {rate} | {:.2} |", rate.median / rates[0].median);
     }
-    Ok(state)
+    Ok((state, rates[1].median))
 }

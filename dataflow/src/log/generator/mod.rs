@@ -39,6 +39,8 @@ pub struct GeneratorSpec {
     pub future: f64,
     /// Whether some tag bursts every ten minutes of event time.
     pub bursts: bool,
+    /// The share of events with the hot tag, which the vocabulary lacks, in place of their first.
+    pub hot_tag: f64,
     /// The event time of the first record, in milliseconds.
     pub start_ms: i64,
     /// Event time between two records, in microseconds.
@@ -59,6 +61,7 @@ impl Default for GeneratorSpec {
             late: 0.0,
             future: 0.0,
             bursts: false,
+            hot_tag: 0.0,
             start_ms: 1_700_000_000_000,
             step_us: 600,
             partitions: 1,
@@ -75,6 +78,8 @@ pub enum GeneratorError {
 }
 
 const TAGS_MAX: usize = 60;
+/// The rank of the hot tag, which is nobody else's: popularity begins with rank 1.
+const HOT_RANK: u64 = 0;
 const REGIONS: [&str; 4] = ["us", "eu", "asia", "africa"];
 const HOUR_MS: i64 = 3_600_000;
 const BURST_MS: i64 = 600_000;
@@ -98,6 +103,9 @@ impl Generator {
             if !(0.0..=0.9).contains(&share) {
                 return Err(Range(name, "a share between 0 and 0.9"));
             }
+        }
+        if !(0.0..=1.0).contains(&spec.hot_tag) {
+            return Err(Range("hot-tag", "a share between 0 and 1"));
         }
         if !(0.0..=40.0).contains(&spec.tags_mean) {
             return Err(Range("tags-mean", "between 0 and 40"));
@@ -139,7 +147,10 @@ impl Generator {
             r#"{{"event_id":"{id:016x}","type":"post_published","post_id":"{event}","user_id":"u{user}","ts":{ts_ms},"region":"{region}","caption":""#,
             id = mix(self.spec.seed ^ mix(event)),
         );
-        self.caption(ts_ms, &mut random, out);
+        // Numbers of its own, so that what else a post has stays the same whatever the share is.
+        let hot =
+            self.spec.hot_tag > 0.0 && self.random(event, 2).random::<f64>() < self.spec.hot_tag;
+        self.caption(ts_ms, hot, &mut random, out);
         out.push_str("\"}");
     }
 
@@ -174,7 +185,7 @@ impl Generator {
         }
     }
 
-    fn caption(&self, ts_ms: i64, random: &mut Xoshiro256PlusPlus, out: &mut String) {
+    fn caption(&self, ts_ms: i64, hot: bool, random: &mut Xoshiro256PlusPlus, out: &mut String) {
         let share = random.random::<f64>();
         let tags = self.tags_up_to.partition_point(|up_to| *up_to < share);
         let mut ranks = [0_u64; TAGS_MAX];
@@ -188,6 +199,10 @@ impl Generator {
                 }
             }
             chosen += 1;
+        }
+        if hot {
+            ranks[0] = HOT_RANK;
+            chosen = chosen.max(1);
         }
         words::sentence(random, out);
         for rank in &ranks[..chosen] {
@@ -320,6 +335,56 @@ mod tests {
         assert!(top(true) > 2 * top(false));
     }
 
+    /// The bytes of a seed are what other tests and old figures stand on.
+    #[test]
+    fn a_seed_gives_the_bytes_it_always_gave() {
+        let spec = GeneratorSpec {
+            posts: Some(2000),
+            zipf: Some(1.05),
+            late: 0.01,
+            ..GeneratorSpec::default()
+        };
+        let sum = |spec| {
+            let lines = records(spec).join("\n");
+            lines.bytes().fold(0_u64, |sum, byte| mix(sum ^ u64::from(byte)))
+        };
+        assert_eq!(sum(spec.clone()), 14_100_214_405_143_999_791);
+        assert_eq!(
+            sum(GeneratorSpec { zipf: None, bursts: true, ..spec }),
+            9_730_515_395_825_535_952
+        );
+    }
+
+    #[test]
+    fn a_hot_tag_is_in_its_share_of_posts_and_changes_nothing_else() {
+        let spec = GeneratorSpec { posts: Some(20_000), vocabulary: 50, ..Default::default() };
+        let (cold, hot) = (records(spec.clone()), records(GeneratorSpec { hot_tag: 0.9, ..spec }));
+        let keys = |line: &str| {
+            let mut keys = Vec::new();
+            Extractor::default().each(line, |_, key, _| keys.push(key.to_owned()));
+            keys
+        };
+        let mut name = String::new();
+        words::tag(HOT_RANK, 0.5, &mut name);
+        let mut posts = 0;
+        for (cold, hot) in cold.iter().zip(&hot) {
+            assert_eq!(cold.split("caption").next(), hot.split("caption").next());
+            let (cold, hot) = (keys(cold), keys(hot));
+            assert!(!cold.contains(&name), "the hot tag is nobody else's");
+            if hot.contains(&name) {
+                posts += 1;
+                assert_eq!(hot.first(), Some(&name));
+                assert_eq!(cold.get(1..).unwrap_or_default(), &hot[1..]);
+            } else {
+                assert_eq!(cold, hot);
+            }
+        }
+        assert!((17_700..18_300).contains(&posts), "{posts} of 20000 posts");
+        let all =
+            GeneratorSpec { posts: Some(1000), tags_mean: 0.0, hot_tag: 1.0, ..Default::default() };
+        assert!(records(all).iter().all(|line| keys(line) == [name.as_str()]));
+    }
+
     #[test]
     fn wrong_numbers_are_named() {
         let error = |change: fn(&mut GeneratorSpec)| {
@@ -328,6 +393,8 @@ mod tests {
             Generator::new(spec).unwrap_err().to_string()
         };
         assert!(error(|s| s.duplicates = 1.0).contains("duplicates"));
+        assert!(error(|s| s.hot_tag = 1.1).contains("hot-tag"));
+        assert!(error(|s| s.hot_tag = f64::NAN).contains("hot-tag"));
         assert!(error(|s| s.vocabulary = 0).contains("vocabulary"));
         assert!(error(|s| s.zipf = Some(-1.0)).contains("zipf"));
         assert!(error(|s| s.start_ms = 0).contains("time"));
