@@ -87,7 +87,7 @@ impl Dedup {
         Ok(dedup)
     }
 
-    fn new(beyond: Beyond, commit: u64) -> Self {
+    pub(super) fn new(beyond: Beyond, commit: u64) -> Self {
         Self {
             ids: IdSet::default(),
             beyond,
@@ -103,7 +103,7 @@ impl Dedup {
     }
 
     /// Removes from `posts` what does not count.
-    fn apply(&mut self, batch: &mut Posts) {
+    pub(super) fn apply(&mut self, batch: &mut Posts) {
         let ids = batch.posts.iter().map(|post| (hour(post.ts_ms), post.id));
         std::hint::black_box(self.ids.touch(ids));
         batch.posts.retain_mut(|post| {
