@@ -1,7 +1,7 @@
 //! Power that goes before any effect of asking for something: what was acknowledged is there whole,
-//! nothing is there in part, and whoever asks again gets a number of their own. And what is published
-//! for the asking.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! nothing is there in part, and whoever asks again gets a number of their own. And what is
+//! published for the asking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! How many old commits a job keeps: `--keep-bytes`, what is told of a commit that is gone, and what
-//! `explain` says of the budget.
+//! How many old commits a job keeps: `--keep-bytes`, what is told of a commit that is gone, and
+//! what `explain` says of the budget.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -52,8 +52,8 @@ pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Asker, Vec<Contro
 }
 
 /// Asks the job of this state for something: the number of the last file, which is durable.
-/// `owner` tells apart those who ask at the same time. No record asks for a commit alone, with which
-/// boards and the job's row are published again.
+/// `owner` tells apart those who ask at the same time. No record asks for a commit alone, with
+/// which boards and the job's row are published again.
 pub fn queue(
     storage: &dyn Storage,
     owner: &str,

@@ -2,8 +2,8 @@
 //!
 //! A round takes one visible commit and sends every row that changed after the last published
 //! one. Nothing waits in memory: the segments are the queue. A database that is slow or down makes
-//! the next round larger, and a key that changed ten times meanwhile is sent once. Where the job was
-//! asked for something in between, all boards are sent, which are few: that is how they are mended.
+//! the next round larger, and a key that changed ten times meanwhile is sent once. Where the job
+//! was asked for something in between, all boards are sent, which are few: so they are mended.
 
 use std::sync::Arc;
 
