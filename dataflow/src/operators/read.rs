@@ -283,7 +283,7 @@ mod tests {
         let mut intake = Intake::new(Arc::default(), hasher.clone(), 1);
         let decoder = Decoder::new(Mapping::default(), &[]);
         let mut outbox = Outbox::new(1);
-        for caption in ["#sun #moon", "#Tea #Sun #TEA #tea", "#SUN"] {
+        for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {
             let record = json!({"event_id": caption, "ts": 7, "caption": caption}).to_string();
             let event = decoder.decode(record.as_bytes()).unwrap();
             intake.send(&event, 0, Route::Once, &mut outbox);
@@ -299,8 +299,8 @@ mod tests {
         // Of two spellings the one of the lesser bytes, and none of another post's.
         let want = [
             vec![(sun, "sun"), (moon, "moon")],
-            vec![(tea, "TEA"), (sun, "Sun")],
-            vec![(sun, "SUN")],
+            vec![(tea, "TEA"), (sun, "SUN")],
+            vec![(sun, "Sun")],
         ];
         assert_eq!(sent.collect::<Vec<_>>(), want);
     }
