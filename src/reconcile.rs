@@ -163,6 +163,11 @@ fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliErro
         output.flush()?;
         drop(output);
         report = look(claim)?.1;
+        if report.drift > 0 {
+            eprintln!(
+                "`tagflow store rebuild` writes the whole store again, and ends what is left"
+            );
+        }
     }
     Ok(report)
 }

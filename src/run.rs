@@ -64,6 +64,10 @@ pub(crate) struct Args {
     /// Supersede a job that still lives on this state
     #[arg(long)]
     take_over: bool,
+    /// How long a job that lives on this state may make no commit before it counts as gone
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration_ms)]
+    #[arg(hide = true)]
+    silence: i64,
     /// Print the result as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -219,6 +223,7 @@ pub(crate) fn job(args: &Args, bounded: bool) -> Result<Job, CliError> {
         job.store = Some(store);
     }
     job.settings.store_wait_ms = args.store_wait.unsigned_abs();
+    job.settings.silent_ms = args.silence.unsigned_abs();
     job.workers = args.workers.map_or(job.workers, usize::from);
     job.settings.until_ms = args.until;
     job.settings.limit_rate = args.limit_rate;

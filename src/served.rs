@@ -76,18 +76,14 @@ impl Claim {
 
 impl Claim {
     /// Has the rows of `values` published again, through the job or, where none lives, by
-    /// ourselves; then reads the claim anew. What was done.
+    /// ourselves, and all boards and the row of the job with them; then reads the claim anew. What
+    /// was done.
     pub(crate) fn mend(
         &mut self,
         mender: &Mender,
         values: &[Drift],
     ) -> Result<Vec<Repair>, CliError> {
-        let records = again(values);
-        if records.is_empty() {
-            let what = "boards and the row of the job are written again by `tagflow store rebuild`";
-            return Err(CliError::Failed(what.to_owned()));
-        }
-        let (taken, done) = mender.ask(&self.snapshot.manifest.header, &records)?;
+        let (taken, done) = mender.ask(&self.snapshot.manifest.header, &again(values))?;
         let wanted = taken.header.commit;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let began_us = clock.mono_us();

@@ -10,15 +10,13 @@ use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
 use sinks::commits::{
-    CommitError, Lock, Owner, Start, TakeoverError, Watch, list_commits, load, rollback, take_over,
+    CommitError, Lock, Owner, Start, TakeoverError, Watch, list_commits, load, load_header,
+    rollback, take_over,
 };
 use sinks::storage::{DiskStorage, Storage, StorageError};
 
 use crate::clock::Clock;
 use crate::run::{JobError, JobSpec, StateAt};
-
-/// An owner that made no commit for so long, watched by a newcomer, counts as gone.
-const SILENT_MS: u64 = 10_000;
 
 /// Takes the state over: the takeover's manifest, and the lock that says so.
 pub(crate) fn own(
@@ -47,7 +45,7 @@ pub(crate) fn own(
         if spec.take_over || before.body.clean {
             return None;
         }
-        match still_commits(storage, &*spec.clock) {
+        match still_commits(storage, &*spec.clock, spec.settings.silent_ms) {
             Ok(true) => Some(holder),
             Ok(false) => None,
             Err(error) => {
@@ -70,10 +68,10 @@ pub(crate) fn reason(error: JobError, storage: &dyn Storage, start: &Manifest) -
     if error.is_defect() {
         return error;
     }
-    let newest = || load(storage, list_commits(storage).ok()?.last().copied()?).ok();
+    let newest = || load_header(storage, list_commits(storage).ok()?.last().copied()?).ok();
     match newest() {
-        Some(newest) if newest.header.owner != start.header.owner => {
-            CommitError::Fenced { commit: newest.header.commit }.into()
+        Some(newest) if newest.owner != start.header.owner => {
+            CommitError::Fenced { commit: newest.commit }.into()
         }
         _ => error,
     }
@@ -112,11 +110,15 @@ pub fn roll_back(
     Ok(rollback(&storage, to, &start)?)
 }
 
-/// Watches a living owner: whether it makes a commit within [`SILENT_MS`].
-fn still_commits(storage: &dyn Storage, clock: &dyn Clock) -> Result<bool, StorageError> {
+/// Watches a living owner: whether it makes a commit within `silent_ms`.
+fn still_commits(
+    storage: &dyn Storage,
+    clock: &dyn Clock,
+    silent_ms: u64,
+) -> Result<bool, StorageError> {
     let now_ms = || clock.mono_us() / 1000;
     let watch = Watch::new(storage, now_ms())?;
-    while watch.age_ms(now_ms()) < SILENT_MS {
+    while watch.age_ms(now_ms()) < silent_ms {
         if watch.has_moved(storage)? {
             return Ok(true);
         }

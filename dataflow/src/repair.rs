@@ -158,16 +158,6 @@ impl Log for Silent {
         Err(LogError::Gone(partition.to_owned()))
     }
 
-    fn open_block(
-        &self,
-        partition: &str,
-        _: u64,
-        _: u64,
-        _: u64,
-    ) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone(partition.to_owned()))
-    }
-
     fn is_bounded(&self) -> bool {
         true
     }

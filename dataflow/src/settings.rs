@@ -112,6 +112,9 @@ pub struct Settings {
     pub idle: Idle,
     /// How long a run waits at its end for a store that does not answer.
     pub store_wait_ms: u64,
+    /// An owner of the state that made no commit for so long, watched by a newcomer, counts as
+    /// gone: several times as long as a commit that catches up lasts, and its writing with it.
+    pub silent_ms: u64,
     /// Whether it takes control records only: it reads no input, and a finished run stays
     /// finished.
     pub mending: bool,
@@ -136,6 +139,7 @@ impl Default for Settings {
             retention: Retention::default(),
             idle: Idle::default(),
             store_wait_ms: 5 * 60_000,
+            silent_ms: 20_000,
             mending: false,
         }
     }

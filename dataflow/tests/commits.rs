@@ -78,16 +78,6 @@ impl Log for Flows {
         Ok(Box::new(FlowReader { flow, clock: self.1.clone(), next: position }))
     }
 
-    fn open_block(
-        &self,
-        partition: &str,
-        _: u64,
-        _: u64,
-        _: u64,
-    ) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Empty(partition.to_owned()))
-    }
-
     fn is_bounded(&self) -> bool {
         false
     }

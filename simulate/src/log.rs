@@ -70,10 +70,6 @@ impl Log for Subscribed {
         Ok(Box::new(Cursor { topic, process, partition, next: position as usize }))
     }
 
-    fn open_block(&self, name: &str, _: u64, _: u64, _: u64) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone(name.to_owned()))
-    }
-
     fn is_bounded(&self) -> bool {
         false
     }

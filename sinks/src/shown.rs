@@ -235,3 +235,6 @@ async fn connect<K: Keyspaces>(
     let connection = keyspaces.connect(&name).await?;
     Ok(Arc::new(Keyspace { name, connection }))
 }
+
+#[cfg(test)]
+mod tests;

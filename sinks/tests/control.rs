@@ -1,10 +1,14 @@
 //! Power that goes before any effect of asking for something: what was acknowledged is there whole,
-//! nothing is there in part, and whoever asks again gets a number of their own.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! nothing is there in part, and whoever asks again gets a number of their own. And what is
+//! published for the asking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
+use common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
 use schemas::control::{Asker, Control};
-use simulate::disk::{Choices, PowerDisk};
 use sinks::commits::{controls, pending, queue};
+use sinks::publish::{Content, PublishTask};
 
 fn asker(who: &str) -> Asker {
     Asker { who: who.to_owned(), ..Asker::default() }
@@ -46,5 +50,34 @@ fn what_was_asked_for_survives_a_loss_of_power_whole_or_not_at_all() {
             assert!(states > 12, "{states} states");
             return;
         }
+    }
+}
+
+#[test]
+fn boards_are_sent_again_with_what_the_job_was_asked_for_and_not_otherwise() {
+    let mut job = Job::start(memory(), 1, 1000).unwrap();
+    let (tags, boards) = ((0..20).map(|k| (k, 1)).collect(), (0..3).map(|k| (k, k)).collect());
+    job.commit(&Batch { tags, boards, as_of: 7, ..Batch::default() }).unwrap();
+    let wire = Wire::new(Faults::default(), 1);
+    let mut task = PublishTask::new("job".into(), wire.clone(), job.storage.clone());
+    let mut boards = |job: &Job| {
+        wire.line().sent.clear();
+        while task.step(&job.latest.current()).unwrap() {}
+        let line = wire.line();
+        let rows = line.sent.iter().filter_map(|write| match write {
+            Write::Row(row) => Some((row.version, matches!(row.content, Content::Tag { .. }))),
+            _ => None,
+        });
+        let (boards, tags): (Vec<_>, Vec<_>) = rows.partition(|(_, is_tag)| !is_tag);
+        let newest = job.last.header.version;
+        assert!(boards.iter().chain(&tags).all(|(version, _)| *version == newest));
+        (boards.len(), tags.len())
+    };
+    assert_eq!(boards(&job), (3, 20));
+    for (commit, control, want) in [(3, 0, 0), (4, 2, 3), (5, 2, 0), (6, 3, 3)] {
+        let mut manifest = job.prepare(&Batch::of_tags(commit, &[(1, commit)])).unwrap();
+        manifest.body.control = manifest.body.control.max(control);
+        job.create(manifest).unwrap();
+        assert_eq!(boards(&job), (want, 1), "commit {commit}");
     }
 }

@@ -20,6 +20,7 @@ mod reconcile;
 mod recount;
 mod repair;
 mod replay;
+mod retention;
 mod runbooks;
 mod serve;
 mod served;

@@ -174,6 +174,19 @@ pub(crate) fn change_tag(
     changed
 }
 
+/// The row of a tag that nobody wrote.
+pub(crate) const NOBODY: TagRow<'_> = TagRow {
+    scope: "",
+    tag: "nobody",
+    display: "Nobody",
+    total: 7,
+    recent: &[],
+    first_seen: 1,
+    last_seen: 2,
+    as_of: 3,
+    commit: 1,
+};
+
 /// The fields that differ, by key.
 fn fields(values: &[Value]) -> Vec<(&str, &str)> {
     values.iter().map(|v| (v["key"].as_str().unwrap(), v["field"].as_str().unwrap())).collect()
@@ -226,7 +239,7 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
     let state = folder.path().join("state");
     let storage = DiskStorage::open_existing(&state).unwrap();
     let newest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
-    let hash = newest.body.hash_key.hasher().tag("nobody");
+    let hash = newest.body.hash_key.hasher().tag(NOBODY.tag);
     let as_of_ms = newest.body.as_of_ms.unwrap();
     rewrite::<Tags>(&state, |rows, all| {
         let mut shifted = false;
@@ -242,18 +255,7 @@ fn rows_of_nobody_and_of_the_wrong_scope_and_shifted_buckets_are_found() {
             }
             rows.push(hash, &row);
         }
-        let row = TagRow {
-            scope: "",
-            tag: "nobody",
-            display: "Nobody",
-            total: 7,
-            recent: &[],
-            first_seen: 1,
-            last_seen: 2,
-            as_of: 3,
-            commit: 1,
-        };
-        rows.push(hash, &row);
+        rows.push(hash, &NOBODY);
     });
     let (values, _) = told(&line);
     let of = |key: &str| values.iter().filter(|v| v["key"] == key).collect::<Vec<_>>();

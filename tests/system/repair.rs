@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::crash::Random;
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, run};
-use super::reconcile::{can_shift, change_tag, copy, no_drift, rewrite, shift, told};
+use super::reconcile::{NOBODY, can_shift, change_tag, copy, no_drift, rewrite, shift, told};
 
 /// A state that a job follows a growing file with.
 struct Followed {
@@ -138,23 +138,12 @@ type Plant = fn(&Path) -> String;
 fn nobody(state: &Path) -> String {
     let storage = DiskStorage::open_existing(state).unwrap();
     let newest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
-    let hash = newest.body.hash_key.hasher().tag("nobody");
+    let hash = newest.body.hash_key.hasher().tag(NOBODY.tag);
     rewrite::<Tags>(state, |rows, all| {
         all.for_each(|(hash, row)| rows.push(hash, &row));
-        let row = TagRow {
-            scope: "",
-            tag: "nobody",
-            display: "Nobody",
-            total: 7,
-            recent: &[],
-            first_seen: 1,
-            last_seen: 2,
-            as_of: 3,
-            commit: 1,
-        };
-        rows.push(hash, &row);
+        rows.push(hash, &NOBODY);
     });
-    "nobody".to_owned()
+    NOBODY.tag.to_owned()
 }
 
 fn wrong_scope(state: &Path) -> String {

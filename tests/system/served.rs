@@ -50,6 +50,7 @@ impl Store {
             published: header.commit,
             version: header.version,
             as_of_ms: body.as_of_ms,
+            wall_ms: header.wall_ms,
             windows: body.windows.clone(),
             scopes: body.scopes.clone(),
             ..JobRow::default()
@@ -193,6 +194,8 @@ fn planted_drift_is_found_with_exactly_its_rows() {
     // What readers evaluate windows by.
     let as_of = after.manifest.body.as_of_ms.unwrap();
     assert_eq!(planted(&|s| s.job.as_of_ms = Some(5)), [format!(" as_of 5 {as_of}")]);
+    let wall = after.manifest.header.wall_ms;
+    assert_eq!(planted(&|s| s.job.wall_ms = 5), [format!(" wall 5 {wall}")]);
 }
 
 #[test]
@@ -207,6 +210,18 @@ fn boards_are_held_against_theirs_and_a_choice_of_tags_is_kept_to() {
     let found = store.drift(&state);
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[1].starts_with("all board") && found[0] == "tagc total 4 1", "{found:?}");
+    // A board of nobody is one too many, unless it is empty.
+    let board = |doc: &[u8]| ServedBoard {
+        scope: "region=mars".to_owned(),
+        window: "all".to_owned(),
+        doc: Some(doc.to_vec()),
+        version: Some(1),
+    };
+    let mut more = Store::of(&after);
+    more.boards.push(board(b"[1]"));
+    assert_eq!(more.drift(&state), ["region=mars/all board [1] null"]);
+    *more.boards.last_mut().unwrap() = board(b"[]");
+    assert_eq!(more.drift(&state), [""; 0]);
     let one = store.found(&state, &|_, name| name == "taga");
     assert!(one.iter().all(|told| !told.starts_with("tagc")), "{one:?}");
     // A commit that is not this state's is told.

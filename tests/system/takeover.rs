@@ -1,8 +1,9 @@
 //! Two jobs on one state: one survives, counts stay exact, and the other leaves with code 3.
 
 use std::path::Path;
+use std::time::Duration;
 
-use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok};
+use super::harness::{Job, eventually, export, fails, folder, newest_commit, now, ok};
 use super::recount::{Input, check};
 
 fn line(input: &Path, state: &Path, more: &str) -> String {
@@ -69,8 +70,10 @@ fn a_job_that_sleeps_is_taken_over_without_force() {
     let job = Job::start(&line(&input, &state, "--limit-rate 2000"));
     eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
     job.signal("STOP");
-    // It watches for ten seconds, sees no commit, and goes on.
-    ok(&line(&input, &state, ""));
+    // It watches, sees no commit, and goes on.
+    let began = now();
+    ok(&line(&input, &state, "--silence 3s"));
+    assert!(began.elapsed() >= Duration::from_secs(3));
     job.signal("CONT");
     let (code, _, error) = job.end();
     assert_eq!(code, Some(3), "{error}");

@@ -165,16 +165,20 @@ pub trait Log: Send + Sync {
     fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError>;
     /// Reads a partition from `position` on.
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError>;
-    /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on.
+    /// Whether no partition will ever come or grow.
+    fn is_bounded(&self) -> bool;
+
+    /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on; only where a
+    /// partition's shape is that of blocks.
     fn open_block(
         &self,
         partition: &str,
-        bytes: u64,
-        number: u64,
-        offset: u64,
-    ) -> Result<Box<dyn Reader>, LogError>;
-    /// Whether no partition will ever come or grow.
-    fn is_bounded(&self) -> bool;
+        _bytes: u64,
+        _number: u64,
+        _offset: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        Err(LogError::Gone(partition.to_owned()))
+    }
 
     /// Whether a later start finds the same partitions and records.
     fn is_repeatable(&self) -> bool {

@@ -61,10 +61,6 @@ impl Log for StdinLog {
         Ok(Box::new(StdinReader { lines: Lines::new(pipe, 0, true), ended: false }))
     }
 
-    fn open_block(&self, _: &str, _: u64, _: u64, _: u64) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone("stdin".into()))
-    }
-
     fn is_bounded(&self) -> bool {
         // Nothing can follow its end.
         true

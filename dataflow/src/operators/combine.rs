@@ -161,7 +161,9 @@ mod tests {
     use schemas::windows::Windows;
 
     use super::*;
+    use crate::operators::dedup::Dedup;
     use crate::records::{Order, TagUse};
+    use crate::settings::Beyond;
 
     fn combine(peers: usize) -> Combine {
         Combine {
@@ -207,6 +209,22 @@ mod tests {
             assert_ne!(got[0].tag, got[1].tag);
         }
         assert_eq!(slice.take().count(), 0, "a slice is taken once");
+    }
+
+    #[test]
+    fn a_batch_that_dedup_leaves_nothing_of_is_nothing() {
+        let (combine, mut dedup) = (combine(2), Dedup::new(Beyond::DeadLetter, 1));
+        let mut slice = combine.slice();
+        let post: (i64, &[&str], &[u16]) = (120_000, &["sun", "moon"], &[1]);
+        let mut mentions = 0;
+        for (n, mut batch) in (0..).zip([batch(&[]), batch(&[post]), batch(&[post, post])]) {
+            // The first event of an id passes; the others are copies of it.
+            dedup.apply(&mut batch);
+            assert_eq!(batch.posts.len(), usize::from(n == 1));
+            combine.add(&mut slice, batch);
+            mentions += slice.take().map(|batch| batch.mentions.len()).sum::<usize>();
+        }
+        assert_eq!(mentions, 4, "two tags of one post, in two scopes");
     }
 
     #[test]

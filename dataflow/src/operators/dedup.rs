@@ -99,7 +99,7 @@ impl Dedup {
         Ok(dedup)
     }
 
-    fn new(beyond: Beyond, commit: u64) -> Self {
+    pub(super) fn new(beyond: Beyond, commit: u64) -> Self {
         Self {
             ids: IdSet::default(),
             beyond,
@@ -115,7 +115,7 @@ impl Dedup {
     }
 
     /// Removes from `batch` what does not count.
-    fn apply(&mut self, batch: &mut Posts) {
+    pub(super) fn apply(&mut self, batch: &mut Posts) {
         let ids = batch.posts.iter().map(|post| (hour(post.ts_ms), post.id));
         std::hint::black_box(self.ids.touch(ids));
         batch.posts.retain_mut(|post| {

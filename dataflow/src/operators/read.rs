@@ -268,3 +268,40 @@ impl Intake {
         scopes.as_slice().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::event::Decoder;
+    use schemas::hash::HashKey;
+    use schemas::mapping::Mapping;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_that_a_post_repeats_is_sent_once_also_behind_another_post() {
+        let hasher = HashKey::new(1).hasher();
+        let mut intake = Intake::new(Arc::default(), hasher.clone(), 1);
+        let decoder = Decoder::new(Mapping::default(), &[]);
+        let mut outbox = Outbox::new(1);
+        for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {
+            let record = json!({"event_id": caption, "ts": 7, "caption": caption}).to_string();
+            let event = decoder.decode(record.as_bytes()).unwrap();
+            intake.send(&event, 0, Route::Once, &mut outbox);
+        }
+        let batches: Vec<_> = outbox.take().collect();
+        let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
+        let sent = batch.posts.iter().map(|post| {
+            let (start, end) = post.tags;
+            let tags = batch.tags[start as usize..end as usize].iter();
+            tags.map(|tag| (tag.hash, batch.spellings.get(tag.spelling))).collect::<Vec<_>>()
+        });
+        let [sun, moon, tea] = ["sun", "moon", "tea"].map(|name| hasher.tag(name));
+        // Of two spellings the one of the lesser bytes, and none of another post's.
+        let want = [
+            vec![(sun, "sun"), (moon, "moon")],
+            vec![(tea, "TEA"), (sun, "SUN")],
+            vec![(sun, "Sun")],
+        ];
+        assert_eq!(sent.collect::<Vec<_>>(), want);
+    }
+}

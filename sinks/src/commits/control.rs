@@ -52,15 +52,17 @@ pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Asker, Vec<Contro
 }
 
 /// Asks the job of this state for something: the number of the last file, which is durable.
-/// `owner` tells apart those who ask at the same time.
+/// `owner` tells apart those who ask at the same time. No record asks for a commit alone, with
+/// which boards and the job's row are published again.
 pub fn queue(
     storage: &dyn Storage,
     owner: &str,
     asker: &Asker,
     records: &[Control],
 ) -> Result<u64, QueueError> {
-    let mut last = 0;
-    for records in records.chunks(RECORDS_MAX) {
+    let (first, rest) = records.split_at(records.len().min(RECORDS_MAX));
+    let mut last = write(storage, owner, asker, first)?;
+    for records in rest.chunks(RECORDS_MAX) {
         last = write(storage, owner, asker, records)?;
     }
     Ok(last)
@@ -110,7 +112,9 @@ mod tests {
         let many = vec![record.clone(); RECORDS_MAX + 1];
         assert_eq!(queue(&storage, "b", &asker, &many).unwrap(), 3);
         assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
-        assert_eq!(controls(&storage, 3).unwrap(), (asker, vec![record]));
+        assert_eq!(controls(&storage, 3).unwrap(), (asker.clone(), vec![record]));
+        assert_eq!(queue(&storage, "b", &asker, &[]).unwrap(), 4);
+        assert_eq!(controls(&storage, 4).unwrap(), (asker, Vec::new()));
         storage.unlink("control/0000000002").unwrap();
         storage.append("control/0000000002", b"tagflow-control 1 00\n{}").unwrap();
         let error = controls(&storage, 2).unwrap_err().to_string();

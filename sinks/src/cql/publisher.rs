@@ -10,8 +10,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::concurrency::Concurrency;
 use super::error::Failed;
+use super::scan::Scan;
 use super::wave::{self, Upserts};
-use super::{CqlError, CqlScan, CqlSettings, check, job_row, schema, session};
+use super::{CqlError, CqlSettings, check, job_row, schema, session};
 use crate::publish::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 
 /// Rows in one call at most: enough to keep many in flight, few enough to stay small in memory.
@@ -212,8 +213,9 @@ impl Publisher for CqlPublisher {
     }
 
     fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
-        self.with(async |_, settings, _| {
-            let (scan, mut older) = (CqlScan::open(settings).await?, Vec::new());
+        self.with(async |Connected { session, .. }, settings, _| {
+            let scan = Scan { session, keyspace: &settings.keyspace };
+            let mut older = Vec::new();
             let is_older = |row: Option<i64>| row.is_none_or(|row| row < version);
             scan.tags(|row| {
                 if is_older(row.version) && older.len() < most {

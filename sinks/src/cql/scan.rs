@@ -25,6 +25,12 @@ pub struct CqlScan {
     keyspace: String,
 }
 
+/// The same over connections that somebody has.
+pub(super) struct Scan<'s> {
+    pub(super) session: &'s Session,
+    pub(super) keyspace: &'s str,
+}
+
 #[derive(DeserializeRow)]
 struct TagColumns {
     scope: String,
@@ -65,8 +71,28 @@ impl CqlScan {
 
     /// One row of table `tag`.
     pub async fn tag(&self, scope: &str, tag: &str) -> Result<Option<ServedTag>, CqlError> {
+        self.scan().tag(scope, tag).await
+    }
+
+    /// Calls `each` with every row of table `tag`.
+    pub async fn tags(&self, each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
+        self.scan().tags(each).await
+    }
+
+    /// Calls `each` with every row of table `board`.
+    pub async fn boards(&self, each: impl FnMut(ServedBoard)) -> Result<(), CqlError> {
+        self.scan().boards(each).await
+    }
+
+    fn scan(&self) -> Scan<'_> {
+        Scan { session: &self.session, keyspace: &self.keyspace }
+    }
+}
+
+impl Scan<'_> {
+    async fn tag(&self, scope: &str, tag: &str) -> Result<Option<ServedTag>, CqlError> {
         let text = format!("{} WHERE scope = ? AND tag = ?", self.tag_text());
-        let rows = query_rows(&self.session, text, (scope, tag)).await?;
+        let rows = query_rows(self.session, text, (scope, tag)).await?;
         let row = rows.maybe_first_row::<TagColumns>();
         Ok(row.map_err(|error| CqlError::Unavailable(error.to_string()))?.map(ServedTag::from))
     }
@@ -79,13 +105,11 @@ impl CqlScan {
         )
     }
 
-    /// Calls `each` with every row of table `tag`.
-    pub async fn tags(&self, mut each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
+    pub(super) async fn tags(&self, mut each: impl FnMut(ServedTag)) -> Result<(), CqlError> {
         self.rows::<TagColumns>(self.tag_text(), |row| each(row.into())).await
     }
 
-    /// Calls `each` with every row of table `board`.
-    pub async fn boards(&self, mut each: impl FnMut(ServedBoard)) -> Result<(), CqlError> {
+    pub(super) async fn boards(&self, mut each: impl FnMut(ServedBoard)) -> Result<(), CqlError> {
         type Columns = (String, String, Option<Vec<u8>>, Option<i64>);
         let text = format!("SELECT scope, win, doc, version FROM \"{}\".board", self.keyspace);
         let of = |(scope, window, doc, version): Columns| {

@@ -2,7 +2,8 @@
 //!
 //! A round takes one visible commit and sends every row that changed after the last published
 //! one. Nothing waits in memory: the segments are the queue. A database that is slow or down makes
-//! the next round larger, and a key that changed ten times meanwhile is sent once.
+//! the next round larger, and a key that changed ten times meanwhile is sent once. Where the job
+//! was asked for something in between, all boards are sent, which are few: so they are mended.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use schemas::planted::{Bug, planted};
 use schemas::rows::board_hash;
 
 use super::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher, refused};
-use crate::commits::{CommitError, Snapshot, list_commits, load_header, newest};
+use crate::commits::{CommitError, Snapshot, list_commits, load, load_header, newest};
 use crate::invariants::{Broken, Invariant, check};
 use crate::storage::Storage;
 
@@ -35,6 +36,8 @@ struct Round {
     snapshot: Arc<Snapshot>,
     /// Rows that changed after this commit are sent.
     after: u64,
+    /// The same for boards.
+    boards_after: u64,
     /// Whether all tags have been taken up, and the last key that has been.
     tags_done: bool,
     last: Option<KeyHash>,
@@ -102,7 +105,8 @@ impl<P: Publisher> PublishTask<P> {
         let mut round = match self.round.take() {
             Some(round) => round,
             None if self.rebuild || newest.manifest.header.commit > published => {
-                Round::new(Arc::clone(newest), published)
+                let boards_after = if self.asked_since(published, newest) { 0 } else { published };
+                Round::new(Arc::clone(newest), published, boards_after)
             }
             None => return Ok(false),
         };
@@ -120,6 +124,12 @@ impl<P: Publisher> PublishTask<P> {
         let moved = outcomes.and_then(|outcomes| self.learn(&mut round.unknown, outcomes));
         self.round = Some(round);
         moved
+    }
+
+    /// Whether control records may have been taken after commit `published`.
+    fn asked_since(&self, published: u64, newest: &Snapshot) -> bool {
+        let control = newest.manifest.body.control;
+        load(&*self.state, published).map_or(true, |before| before.body.control != control)
     }
 
     /// Takes up rows that the state does not have, to say that they are gone: what was there before
@@ -285,10 +295,11 @@ impl JobRow {
 }
 
 impl Round {
-    fn new(snapshot: Arc<Snapshot>, after: u64) -> Self {
+    fn new(snapshot: Arc<Snapshot>, after: u64, boards_after: u64) -> Self {
         Self {
             snapshot,
             after,
+            boards_after,
             tags_done: false,
             last: None,
             unknown: Vec::new(),
@@ -314,7 +325,7 @@ impl Round {
             }
         }
         if self.tags_done {
-            let boards = self.snapshot.boards_changed(self.after, self.last).take(most);
+            let boards = self.snapshot.boards_changed(self.boards_after, self.last).take(most);
             self.unknown.extend(boards.map(|(hash, board)| {
                 changed = board.commit.max(changed);
                 row(hash, board.into())

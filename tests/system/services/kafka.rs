@@ -9,6 +9,7 @@ use super::super::harness::{
     Job, Summary, eventually, export, fails, folder, newest_commit, ok, run,
 };
 use super::super::recount::{Input, check};
+use super::super::serve::get;
 use super::produce::{delete, download, expire, grow, post, produce, transactions};
 use super::topics::{create, records};
 use super::{fresh, kafka, shared};
@@ -311,4 +312,44 @@ fn a_job_that_begins_at_the_end_skips_nothing_when_it_starts_again() {
         produce(&brokers, &topic, 0, &posts(40..50, "c"));
     }
     assert_eq!(events(&state), 40, "10, then 10 that came meanwhile, and 20");
+}
+
+#[test]
+fn a_partition_that_runs_far_ahead_is_held_back_and_told_in_the_metrics() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("skew"), folder());
+    create(&brokers, &topic, 2, &[]);
+    produce(&brokers, &topic, 0, &posts(0..4000, "behind"));
+    let ahead = (10_000..11_000).map(|id| post(id, NOW + 3_600_000 + id as i64, "ahead"));
+    produce(&brokers, &topic, 1, &ahead.collect::<Vec<_>>());
+    let (state, log) = (folder.path().join("state"), folder.path().join("log"));
+    let more = "--workers 2 --limit-rate 600 --horizon 100000h --listen 127.0.0.1:0";
+    let line = line(&brokers, &topic, &state, &format!("{more} --metrics 127.0.0.1:0"));
+    let job = Job::logged(&line, &log);
+    let address = eventually("the address of the metrics", || {
+        let log = std::fs::read_to_string(&log).ok()?;
+        let url = log.lines().find_map(|line| line.strip_prefix("metrics http://"))?;
+        url.strip_suffix("/metrics").map(str::to_owned)
+    });
+    let held = || -> Option<i64> {
+        let text = get(&address, "/metrics").body;
+        let value = text.lines().find_map(|line| line.strip_prefix("tagflow_held_partitions "));
+        value?.parse().ok()
+    };
+    let counted = |tag: &str| {
+        let row = (String::new(), tag.to_owned());
+        export(&state, "").0.get(&row).map_or(0, |row| row.total)
+    };
+    assert_eq!(held().map(|held| held <= 1), Some(true), "a gauge of that name");
+    eventually("the partition that runs ahead to be held back", || (held()? == 1).then_some(()));
+    // It stays where it is as the other one is read.
+    eventually("a commit of the other one", || (events(&state) > 1000).then_some(()));
+    let (behind, ahead) = (counted("behind"), counted("ahead"));
+    assert_eq!(held(), Some(1), "{behind} and {ahead} posts");
+    assert!(behind > 500 && ahead < 500, "{behind} and {ahead} posts");
+    eventually("all of both", || (events(&state) == 5000).then_some(()));
+    eventually("nobody to be held back", || (held()? == 0).then_some(()));
+    assert_eq!((counted("behind"), counted("ahead")), (4000, 1000));
+    drop(job);
 }

@@ -18,6 +18,7 @@ mod doctor;
 mod faults;
 mod kafka;
 mod leaders;
+mod mended;
 mod produce;
 mod recheck;
 mod recreated;

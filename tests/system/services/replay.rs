@@ -4,21 +4,26 @@
 //! one store.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use schemas::time::format_ms;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::super::harness::{Job, fails, folder, newest_commit, now, ok, run, tell, within};
+use super::super::harness::{
+    Job, export, fails, folder, newest_commit, now, ok, run, tell, within,
+};
+use super::super::recount::{Input, check};
 use super::super::runbooks::ends;
 use super::super::serve::{get, serve_store};
 use super::produce::{post, produce};
 use super::tables::Database;
-use super::topics::create;
+use super::topics::{create, records};
 use super::{cql, fresh, kafka, shared};
 
 /// Posts a second of the live job.
@@ -342,4 +347,54 @@ fn a_lost_database_is_filled_again_and_changed_rules_are_promoted_by_their_runbo
     for keyspace in [live, new] {
         database.remove(&keyspace);
     }
+}
+
+/// When the brokers took in the last record of a topic.
+fn latest(brokers: &str, topic: &str) -> i64 {
+    records(brokers, topic).map(|record| record.stamp_ms).max().unwrap()
+}
+
+#[test]
+fn a_replay_from_a_time_counts_what_the_brokers_took_in_from_then_on() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("since"), folder());
+    create(&brokers, &topic, 3, &[("message.timestamp.type", "LogAppendTime")]);
+    // What comes later is dated earlier: it is the brokers' time that counts.
+    let posts = |partition, ids: std::ops::Range<usize>, tag: &str, ts: i64| {
+        let all: Vec<String> = ids.map(|id| post(id, ts - id as i64, tag)).collect();
+        produce(&brokers, &topic, partition, &all);
+    };
+    let event_ms = 1_700_000_000_000;
+    posts(0, 0..70, "goes_on", event_ms);
+    posts(1, 100..150, "ended", event_ms);
+    let before = latest(&brokers, &topic);
+    within(30, "a later time of the brokers", || {
+        posts(0, 60..63, "again", event_ms - 7_000_000);
+        (latest(&brokers, &topic) > before).then_some(())
+    });
+    posts(0, 200..280, "goes_on", event_ms - 7_000_000);
+    posts(2, 300..340, "began", event_ms - 7_000_000);
+    let all: Vec<_> = records(&brokers, &topic).collect();
+    let from = all.iter().map(|record| record.stamp_ms).filter(|ms| *ms > before).min().unwrap();
+
+    let file = folder.path().join("since.ndjson");
+    let since = all.iter().filter(|record| record.stamp_ms >= from);
+    let lines = since.map(|record| [&record.value[..], b"\n"].concat());
+    fs::write(&file, lines.collect::<Vec<_>>().concat()).unwrap();
+    let line = |name: &str, from: &str| {
+        let state = folder.path().join(name);
+        let input = format!("--input kafka://{brokers}/{topic} --state {}", state.display());
+        ok(&format!("replay {input} --from {from} --bounded --horizon 100000h"));
+        export(&state, "")
+    };
+    for (name, from) in [("ms", from.to_string()), ("rfc3339", format_ms(from))] {
+        let (rows, summary) = line(name, &from);
+        let counted = check(&Input::file(&file), &rows, &summary);
+        assert!(counted.events >= 120 && counted.events < all.len() as u64 - 115, "{summary:?}");
+    }
+    let (rows, summary) = line("later", &(latest(&brokers, &topic) + 1).to_string());
+    assert_eq!((rows.len(), summary.events), (0, 0), "nothing came later");
+    let (_, summary) = line("all", "beginning");
+    assert_eq!(summary.events + summary.duplicates, all.len() as u64);
 }

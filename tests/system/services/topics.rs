@@ -55,6 +55,8 @@ pub(crate) fn create_replicated(
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Its time, in milliseconds: the broker's or the producer's, as the topic has it.
+    pub(crate) stamp_ms: i64,
     pub(crate) value: Vec<u8>,
 }
 
@@ -89,7 +91,8 @@ pub(crate) fn records(brokers: &str, topic: &str) -> impl Iterator<Item = Record
                     let before = last.insert(partition, offset);
                     assert!(before < Some(offset), "{offset} after {before:?}");
                     let value = message.payload().unwrap_or_default().to_vec();
-                    return Some(Record { partition, offset, value });
+                    let stamp_ms = message.timestamp().to_millis().unwrap();
+                    return Some(Record { partition, offset, stamp_ms, value });
                 }
             }
         }

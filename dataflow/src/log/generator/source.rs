@@ -55,16 +55,6 @@ impl Log for GeneratorLog {
         }))
     }
 
-    fn open_block(
-        &self,
-        partition: &str,
-        _: u64,
-        _: u64,
-        _: u64,
-    ) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone(partition.to_owned()))
-    }
-
     fn is_bounded(&self) -> bool {
         self.generator.spec().posts.is_some()
     }

@@ -256,10 +256,6 @@ impl Log for KafkaLog {
         Ok(Box::new(KafkaReader::open(&self.topic, &consumer, number, position, end)?))
     }
 
-    fn open_block(&self, name: &str, _: u64, _: u64, _: u64) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone(name.to_owned()))
-    }
-
     fn is_bounded(&self) -> bool {
         self.topic.settings.bounded
     }
