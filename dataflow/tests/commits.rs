@@ -1,4 +1,5 @@
 //! When commits end, and when a run does: the whole job on simulated time, one step a millisecond.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
