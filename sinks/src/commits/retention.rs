@@ -1,8 +1,9 @@
 //! How long old commits stay, and the removal of what no kept commit needs.
 //!
-//! Invariants: only the owner removes files, only after its own later manifest, and only a grace
-//! after nothing needed them, a short one where they take too much room; a takeover is never removed, it may shrink to its header; a manifest
-//! that cannot be read may be one and stays; a manifest goes before its files.
+//! Invariant: only the owner removes files, only after its own later manifest, and only a grace
+//! after nothing needed them, a short one where they take too much room; a takeover is never
+//! removed, it may shrink to its header; a manifest that cannot be read may be one and stays; a
+//! manifest goes before its files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
