@@ -218,6 +218,23 @@ fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
 }
 
 #[test]
+fn what_no_commit_ever_named_has_a_short_grace() {
+    let storage = memory();
+    let mut old = unrelated_commits(storage.clone(), 4);
+    old.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
+    let orphan = segment_name(&old.start, 5, TableName::Tags, "t0");
+    let job = Job::start(storage.clone(), 2, 0).unwrap();
+    let retention = Retention { keep_ms: 0, bytes: Some(u64::MAX), grace_ms: 600_000 };
+    let mut task = task_of(&job, retention);
+    let named = storage.list("segments").unwrap().len() - 1;
+    for (now_ms, removed) in [(0, 0), (9_999, 0), (10_000, 1), (599_999, 0)] {
+        assert_eq!(task.step(&job.last, now_ms).unwrap(), removed, "at {now_ms}");
+    }
+    assert!(storage.open(&orphan).is_err());
+    assert_eq!(storage.list("segments").unwrap().len(), named, "a killed start left no other");
+}
+
+#[test]
 fn the_last_pointer_stays_until_this_start_has_one() {
     let storage = memory();
     let job = unrelated_commits(storage.clone(), 4);

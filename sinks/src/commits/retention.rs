@@ -96,7 +96,7 @@ impl RetentionTask {
         for name in candidates {
             self.condemned.entry(name).or_insert(now_ms);
         }
-        self.remove(self.due_since(self.budget(newest), now_ms))
+        self.remove(self.due_since(self.budget(newest), now_ms), now_ms)
     }
 
     fn learn(&mut self, commits: &[u64]) -> Result<(), CommitError> {
@@ -214,15 +214,25 @@ impl RetentionTask {
             bytes += more;
             bytes > budget
         });
-        let short = now_ms.checked_sub(grace_ms.min(GRACE_MS_MIN));
+        let short = self.short_since(now_ms);
         let by_bytes = too_much.and_then(|(since, _)| Some(since.min(short?)));
         by_bytes.max(now_ms.checked_sub(grace_ms))
     }
 
-    fn remove(&mut self, due_since: Option<u64>) -> Result<usize, CommitError> {
-        let due = |since: &u64| due_since.is_some_and(|due| *since <= due);
+    /// The short grace ago.
+    fn short_since(&self, now_ms: u64) -> Option<u64> {
+        now_ms.checked_sub(self.retention.grace_ms.min(GRACE_MS_MIN))
+    }
+
+    fn remove(&mut self, due_since: Option<u64>, now_ms: u64) -> Result<usize, CommitError> {
+        let short_since = self.short_since(now_ms);
+        let due = |(name, since): &(&String, &u64)| {
+            // No manifest leads to it: it was left behind, and nobody knows how large it is.
+            let left = name.starts_with("segments/") && !self.named.contains_key(*name);
+            if left { Some(**since) <= short_since } else { Some(**since) <= due_since }
+        };
         let mut names: Vec<String> =
-            self.condemned.iter().filter(|(_, s)| due(s)).map(|(n, _)| n.clone()).collect();
+            self.condemned.iter().filter(due).map(|(name, _)| name.clone()).collect();
         // "commits/…" sorts before "segments/…" and "visible/…".
         names.sort_unstable();
         let manifests = names.iter().filter(|n| n.starts_with("commits/")).count();
