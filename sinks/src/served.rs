@@ -69,6 +69,8 @@ pub struct ServedBoard {
     pub window: String,
     /// The entries as JSON.
     pub doc: Option<Vec<u8>>,
+    /// The stream time that it was evaluated at.
+    pub as_of: Option<i64>,
     /// The version of the manifest it was read from.
     pub version: Option<i64>,
 }
@@ -219,11 +221,23 @@ impl<'c> Check<'c> {
             self.unsure_boards = true;
             return Ok(());
         }
-        let held = commit.board(&place.0, &place.1).map(|row| document(row.doc.as_bytes()));
-        let row = served.doc.as_deref().map(document);
-        // A board that a rebuild has emptied is none.
-        if row != held && !(held.is_none() && row == Some(json!([]))) {
-            self.found.push(difference(&place.0, &place.1, "board", json!(row), json!(held)));
+        let row = json!(served.doc.as_deref().map(document));
+        let mut differs = |field, a: Value, b: Value| {
+            if a != b {
+                self.found.push(difference(&place.0, &place.1, field, a, b));
+            }
+        };
+        let Some(held) = commit.board(&place.0, &place.1) else {
+            // A board that a rebuild has emptied is none.
+            if row != json!([]) {
+                differs("board", row, Value::Null);
+            }
+            return Ok(());
+        };
+        differs("board", row, document(held.doc.as_bytes()));
+        differs("as_of", json!(served.as_of), json!(held.as_of));
+        if !known {
+            differs("version", json!(served.version), json!(commit.manifest.header.version));
         }
         Ok(())
     }

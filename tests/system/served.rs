@@ -44,6 +44,7 @@ impl Store {
             scope: row.scope.to_owned(),
             window: row.window.to_owned(),
             doc: Some(row.doc.as_bytes().to_vec()),
+            as_of: Some(row.as_of),
             version,
         });
         let job = JobRow {
@@ -215,6 +216,7 @@ fn boards_are_held_against_theirs_and_a_choice_of_tags_is_kept_to() {
         scope: "region=mars".to_owned(),
         window: "all".to_owned(),
         doc: Some(doc.to_vec()),
+        as_of: Some(1),
         version: Some(1),
     };
     let mut more = Store::of(&after);
@@ -222,6 +224,20 @@ fn boards_are_held_against_theirs_and_a_choice_of_tags_is_kept_to() {
     assert_eq!(more.drift(&state), ["region=mars/all board [1] null"]);
     *more.boards.last_mut().unwrap() = board(b"[]");
     assert_eq!(more.drift(&state), [""; 0]);
+    // What an answer would say of its time and version, or that there could be none.
+    for (as_of, version) in [(None, true), (Some(1), true), (Some(0), false)] {
+        let mut other = Store::of(&after);
+        let own = other.boards[place].as_of;
+        other.boards[place].as_of = as_of.map(|by| own.unwrap() + by);
+        other.boards[place].version = other.boards[place].version.filter(|_| version);
+        let found = other.drift(&state);
+        let field = if version { "all as_of" } else { "all version null" };
+        assert!(found.len() == 1 && found[0].starts_with(field), "{found:?}");
+    }
+    let mut ahead = Store::of(&after);
+    ahead.boards[place].version = Some(i64::MAX);
+    let found = ahead.drift(&state);
+    assert!(found.len() == 1 && found[0].starts_with("all version 9223"), "{found:?}");
     let one = store.found(&state, &|_, name| name == "taga");
     assert!(one.iter().all(|told| !told.starts_with("tagc")), "{one:?}");
     // A commit that is not this state's is told.

@@ -110,12 +110,14 @@ impl Scan<'_> {
     }
 
     pub(super) async fn boards(&self, mut each: impl FnMut(ServedBoard)) -> Result<(), CqlError> {
-        type Columns = (String, String, Option<Vec<u8>>, Option<i64>);
-        let text = format!("SELECT scope, win, doc, version FROM \"{}\".board", self.keyspace);
-        let of = |(scope, window, doc, version): Columns| {
+        type Columns = (String, String, Option<Vec<u8>>, Option<CqlTimestamp>, Option<i64>);
+        let keyspace = self.keyspace;
+        let text = format!("SELECT scope, win, doc, as_of, version FROM \"{keyspace}\".board");
+        let of = |(scope, window, doc, as_of, version): Columns| {
             // `store check` writes that one.
             if scope != PROBE {
-                each(ServedBoard { scope, window, doc, version });
+                let as_of = as_of.map(|as_of| as_of.0);
+                each(ServedBoard { scope, window, doc, as_of, version });
             }
         };
         self.rows::<Columns>(text, of).await
