@@ -37,7 +37,7 @@ pub(crate) struct Shape {
     pub(crate) tags_mean: u32,
     pub(crate) vocabulary: u32,
     pub(crate) zipf: f64,
-    /// The share of posts that have one and the same tag in place of their first, the same one.
+    /// The share of posts that have one and the same tag in place of their first.
     pub(crate) hot_tag: f64,
 }
 
