@@ -125,6 +125,8 @@ fn generator(source: &GeneratorSource, state: &Path) -> Result<GeneratorSpec, Cl
         late: source.late,
         future: source.future,
         bursts: source.bursts,
+        hot_tag: source.hot_tag,
+        partitions: source.partitions,
         ..GeneratorSpec::default()
     };
     if let Some(rate) = source.rate_per_s {

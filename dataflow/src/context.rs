@@ -2,10 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use schemas::manifest::{Finished, Manifest};
-use sinks::commits::{CommitQueue, Latest, MergeQueue, WriteJob};
+use schemas::rows::Ids;
+use sinks::commits::{
+    CommitError, CommitQueue, Latest, MergeQueue, OpenSegment, WriteJob, open_table,
+};
 use sinks::storage::Storage;
 use timely::scheduling::SyncActivator;
 
@@ -14,6 +17,8 @@ use crate::failure::Failure;
 use crate::operators::skew::Slowest;
 use crate::operators::source::budget;
 use crate::plan::Plan;
+use crate::pool::Pool;
+use crate::records::{Mentions, Posts};
 use crate::settings::{Input, Settings};
 use crate::status::Status;
 
@@ -36,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) writer: Sender<WriteJob>,
     pub(crate) commits: CommitQueue,
     pub(crate) merges: Arc<MergeQueue>,
+    pub(crate) ids: Arc<OpenIds>,
+    pub(crate) spare: Arc<Spare>,
     pub(crate) failure: Arc<Failure>,
     pub(crate) stop: Arc<Stop>,
     pub(crate) slice: Arc<SliceCount>,
@@ -55,6 +62,35 @@ impl Context {
     pub(crate) fn finish(&self) -> Option<Finished> {
         let now = Finished { until_ms: self.settings.until_ms };
         if self.settings.mending { self.finished.clone() } else { Some(now) }
+    }
+}
+
+/// Batches that were emptied, for whoever fills the next.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    pub(crate) posts: Pool<Posts>,
+    pub(crate) mentions: Pool<Mentions>,
+}
+
+/// The files of ids, which workers read when they start and then let go: whoever comes while
+/// another still reads need not check them again.
+#[derive(Default)]
+pub(crate) struct OpenIds(Mutex<Weak<Vec<OpenSegment<Ids>>>>);
+
+impl OpenIds {
+    /// The files of a commit, the oldest first; always the same commit.
+    pub(crate) fn open(
+        &self,
+        storage: &dyn Storage,
+        manifest: &Manifest,
+    ) -> Result<Arc<Vec<OpenSegment<Ids>>>, CommitError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = last.upgrade() {
+            return Ok(open);
+        }
+        let open = Arc::new(open_table::<Ids>(storage, manifest)?);
+        *last = Arc::downgrade(&open);
+        Ok(open)
     }
 }
 

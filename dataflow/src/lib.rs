@@ -15,6 +15,7 @@ pub mod log;
 mod operators;
 mod own;
 mod plan;
+mod pool;
 mod publishing;
 mod rebuild;
 pub mod reconcile;

@@ -8,6 +8,8 @@ use schemas::hash::KeyHash;
 use schemas::manifest::{Block, Counters, Partition, SegmentMeta};
 use serde::{Deserialize, Serialize};
 
+use crate::pool::{Batch, Pool};
+
 /// Input name → partition identity → how far it has been read.
 pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
@@ -69,11 +71,6 @@ impl Spellings {
         Spelling { start, bytes: text.len() as u16 }
     }
 
-    /// Room for as much again.
-    fn room(&self) -> Self {
-        Self(String::with_capacity(self.0.len()))
-    }
-
     /// The text of a place.
     pub(crate) fn get(&self, Spelling { start, bytes }: Spelling) -> &str {
         &self.0[start as usize..start as usize + usize::from(bytes)]
@@ -95,17 +92,21 @@ impl Outbox {
         &mut self.0[worker]
     }
 
-    /// Takes the batches that hold anything.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = Posts> {
+    /// Takes the batches that hold anything; empty ones of `spare` come in their place.
+    pub(crate) fn take(&mut self, spare: &Pool<Posts>) -> impl Iterator<Item = Posts> {
         self.0.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
-            let next = Posts {
-                worker: batch.worker,
-                posts: Vec::with_capacity(batch.posts.len()),
-                tags: Vec::with_capacity(batch.tags.len()),
-                spellings: batch.spellings.room(),
-            };
-            std::mem::replace(batch, next)
+            let worker = batch.worker;
+            std::mem::replace(batch, Posts { worker, ..spare.take() })
         })
+    }
+}
+
+impl Batch for Posts {
+    fn clear(&mut self) {
+        let Self { worker: _, posts, tags, spellings } = self;
+        posts.clear();
+        tags.clear();
+        spellings.0.clear();
     }
 }
 
@@ -159,16 +160,12 @@ pub(crate) struct Mentions {
     pub(crate) orders: Vec<(KeyHash, Box<Order>)>,
 }
 
-impl Mentions {
-    /// Takes them, and leaves room for as many.
-    pub(crate) fn take(&mut self) -> Self {
-        let next = Self {
-            worker: self.worker,
-            mentions: Vec::with_capacity(self.mentions.len()),
-            spellings: self.spellings.room(),
-            orders: Vec::new(),
-        };
-        std::mem::replace(self, next)
+impl Batch for Mentions {
+    fn clear(&mut self) {
+        let Self { worker: _, mentions, spellings, orders } = self;
+        mentions.clear();
+        spellings.0.clear();
+        orders.clear();
     }
 }
 
@@ -313,7 +310,7 @@ mod tests {
 
     #[test]
     fn spellings_come_back_and_batches_go_to_the_owners_of_ids() {
-        let mut outbox = Outbox::new(3);
+        let (mut outbox, spare) = (Outbox::new(3), Pool::default());
         for bin in [0, 1, 5, 7] {
             let id = KeyHash { hi: bin << 54, lo: bin };
             let batch = outbox.of(id);
@@ -322,12 +319,13 @@ mod tests {
             let (ts_ms, tags, scopes, route) = (0, (0, 0), Box::default(), Route::Once);
             batch.posts.push(Post { id, ts_ms, tags, scopes, route });
         }
-        let taken = outbox.take().map(|b| (b.worker, b.posts.iter().map(|p| p.id.lo).collect()));
+        let taken =
+            outbox.take(&spare).map(|b| (b.worker, b.posts.iter().map(|p| p.id.lo).collect()));
         assert_eq!(
             taken.collect::<Vec<(u64, Vec<u64>)>>(),
             [(0, vec![0]), (1, vec![1, 7]), (2, vec![5])]
         );
-        assert_eq!(outbox.take().count(), 0);
+        assert_eq!(outbox.take(&spare).count(), 0);
         assert!(size_of::<Post>() <= 64 && size_of::<Mention>() <= 56);
     }
 }

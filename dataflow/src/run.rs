@@ -277,6 +277,8 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         writer,
         commits,
         merges,
+        ids: Arc::default(),
+        spare: Arc::default(),
         failure: Arc::new(Failure::default()),
         stop: Arc::new(Stop::default()),
         slice: Arc::new(SliceCount::new(spec.workers)),

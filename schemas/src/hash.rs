@@ -35,6 +35,11 @@ impl KeyHash {
     pub fn bin(self) -> u64 {
         self.hi >> (64 - BIN_BITS)
     }
+
+    /// The least key of a bin.
+    pub fn first_of_bin(bin: u64) -> Self {
+        Self { hi: bin << (64 - BIN_BITS), lo: 0 }
+    }
 }
 
 /// The secret key of a state's hashes. Its debug form does not show it.

@@ -250,6 +250,21 @@ impl<T: Table> Segment<T> {
         })
     }
 
+    /// The rows of one bin, in key order.
+    pub fn bin(&self, bin: u64) -> impl Iterator<Item = (KeyHash, T::Row<'_>)> {
+        let first = self.batches.partition_point(|b| b.hash(b.hi.len() - 1).bin() < bin);
+        let here = self.batches[first..].iter().take_while(move |b| b.hash(0).bin() <= bin);
+        here.flat_map(move |batch| {
+            let bin_of = |hi: u64| KeyHash { hi, lo: 0 }.bin();
+            let rows = batch.hi.partition_point(|hi| bin_of(*hi) < bin)
+                ..batch.hi.partition_point(|hi| bin_of(*hi) <= bin);
+            rows.map(move |i| {
+                let hash = batch.hash(i);
+                (hash, T::row(&batch.columns, hash, i))
+            })
+        })
+    }
+
     /// Every key, in order.
     pub fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
         self.batches.iter().flat_map(|batch| (0..batch.hi.len()).map(move |i| batch.hash(i)))
@@ -286,12 +301,24 @@ impl<'s, T: Table> Merge<'s, T> {
 
     /// The same walk, from the first key behind `after` on.
     #[must_use]
-    pub fn behind(mut self, after: KeyHash) -> Self {
+    pub fn behind(self, after: KeyHash) -> Self {
+        self.skip_to(after.hi, |hash| hash <= after)
+    }
+
+    /// The same walk within one bin.
+    pub fn bin(self, bin: u64) -> impl Iterator<Item = (KeyHash, T::Row<'s>)> {
+        let first = KeyHash::first_of_bin(bin);
+        self.skip_to(first.hi, |hash| hash < first).take_while(move |(hash, _)| hash.bin() == bin)
+    }
+
+    /// Passes over the keys for which `is_passed` holds: all whose high word is below `hi`, and
+    /// some of those with that word.
+    fn skip_to(mut self, hi: u64, is_passed: impl Fn(KeyHash) -> bool) -> Self {
         for (segment, cursor) in self.segments.iter().zip(&mut self.cursors) {
-            let batch = segment.batches.partition_point(|b| b.hash(b.hi.len() - 1) <= after);
+            let batch = segment.batches.partition_point(|b| is_passed(b.hash(b.hi.len() - 1)));
             let row = segment.batches.get(batch).map_or(0, |b| {
-                let mut row = b.hi.partition_point(|hi| *hi < after.hi);
-                while b.hash(row) <= after {
+                let mut row = b.hi.partition_point(|other| *other < hi);
+                while is_passed(b.hash(row)) {
                     row += 1;
                 }
                 row

@@ -325,7 +325,9 @@ impl Buckets {
 
     /// Reads what [`Self::encode`] wrote of a list folded at slot `folded`.
     pub fn decode(folded: u32, mut bytes: &[u8]) -> Result<Self, BucketsError> {
-        let mut list: SmallVec<[Bucket; 2]> = SmallVec::new();
+        // Each bucket is two numbers, and each number ends with its only byte below 0x80.
+        let ends = bytes.iter().filter(|byte| **byte < 0x80).count();
+        let mut list: SmallVec<[Bucket; 2]> = SmallVec::with_capacity(ends / 2);
         let mut before = i64::from(folded);
         while !bytes.is_empty() {
             let code = read_varint(&mut bytes)? as i64;

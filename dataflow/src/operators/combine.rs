@@ -13,8 +13,9 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Capability, Operator};
 
-use crate::context::Context;
+use crate::context::{Context, Spare};
 use crate::epoch::Epoch;
+use crate::pool::Pool;
 use crate::records::{Mention, Mentions, Post, Posts, Route};
 
 /// The sums of one slice for the tags of one worker.
@@ -61,6 +62,7 @@ pub(crate) struct Combine {
     /// Scope names; 0 is the whole stream.
     scopes: Arc<[String]>,
     peers: usize,
+    spare: Arc<Spare>,
 }
 
 /// The sums of one slice, by the worker that they go to.
@@ -72,15 +74,16 @@ impl Slice {
         &mut self.0[worker]
     }
 
-    /// Takes the batches that hold anything; what is left can take the next slice.
-    fn take(&mut self) -> impl Iterator<Item = Mentions> {
+    /// Takes the batches that hold anything; what is left can take the next slice, with empty ones
+    /// of `spare`.
+    fn take(&mut self, spare: &Pool<Mentions>) -> impl Iterator<Item = Mentions> {
         let holds = |Mentions { mentions, orders, .. }: &Mentions| {
             !mentions.is_empty() || !orders.is_empty()
         };
         let full = self.0.iter_mut().zip(0..).filter(move |(sums, _)| holds(&sums.batch));
         full.map(|(sums, worker)| {
             sums.index.clear();
-            Mentions { worker, ..sums.batch.take() }
+            Mentions { worker, ..std::mem::replace(&mut sums.batch, spare.take()) }
         })
     }
 }
@@ -92,6 +95,7 @@ impl Combine {
             hasher: context.start.body.hash_key.hasher(),
             scopes: context.settings.scope_names(),
             peers,
+            spare: Arc::clone(&context.spare),
         }
     }
 
@@ -99,9 +103,9 @@ impl Combine {
         Slice(std::iter::repeat_with(Sums::default).take(self.peers).collect())
     }
 
-    fn add(&self, slice: &mut Slice, batch: Posts) {
-        let Posts { posts, tags, spellings, .. } = batch;
-        for Post { id, ts_ms, tags: (start, end), scopes, route } in posts {
+    fn add(&self, slice: &mut Slice, mut batch: Posts) {
+        let Posts { posts, tags, spellings, .. } = &mut batch;
+        for Post { id, ts_ms, tags: (start, end), scopes, route } in posts.drain(..) {
             if let Route::Asked(order) = route {
                 slice.of(id).batch.orders.push((id, order));
                 continue;
@@ -117,6 +121,7 @@ impl Combine {
                 }
             }
         }
+        self.spare.posts.put(batch);
     }
 }
 
@@ -147,7 +152,7 @@ pub(crate) fn combine<'s>(
                     break;
                 }
                 let (capability, mut slice) = first.remove();
-                output.session(&capability).give_iterator(slice.take());
+                output.session(&capability).give_iterator(slice.take(&combine.spare.mentions));
                 spare = Some(slice);
             }
         }
@@ -171,6 +176,7 @@ mod tests {
             hasher: HashKey::new(1).hasher(),
             scopes: [String::new(), "region=eu".to_owned()].into(),
             peers,
+            spare: Arc::default(),
         }
     }
 
@@ -198,7 +204,7 @@ mod tests {
             let posts: [(i64, &[&str], &[u16]); 3] =
                 [(120_001, &["Sun"], &[1]), (120_000, &["sun"], &[]), (180_000, &["sun"], &[])];
             combine.add(&mut slice, batch(&posts));
-            let all: Vec<Mentions> = slice.take().collect();
+            let all: Vec<Mentions> = slice.take(&combine.spare.mentions).collect();
             let [Mentions { worker: 0, mentions: got, spellings, .. }] = all.as_slice() else {
                 panic!("{all:?}");
             };
@@ -208,7 +214,7 @@ mod tests {
             assert_eq!((got[1].count, got[1].scope), (1, 1));
             assert_ne!(got[0].tag, got[1].tag);
         }
-        assert_eq!(slice.take().count(), 0, "a slice is taken once");
+        assert_eq!(slice.take(&combine.spare.mentions).count(), 0, "a slice is taken once");
     }
 
     #[test]
@@ -222,7 +228,10 @@ mod tests {
             dedup.apply(&mut batch);
             assert_eq!(batch.posts.len(), usize::from(n == 1));
             combine.add(&mut slice, batch);
-            mentions += slice.take().map(|batch| batch.mentions.len()).sum::<usize>();
+            mentions += slice
+                .take(&combine.spare.mentions)
+                .map(|batch| batch.mentions.len())
+                .sum::<usize>();
         }
         assert_eq!(mentions, 4, "two tags of one post, in two scopes");
     }
@@ -235,7 +244,7 @@ mod tests {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         combine.add(&mut slice, batch(&[(0, &tags, &[1])]));
         let mut sums = 0;
-        for Mentions { worker, mentions, .. } in slice.take() {
+        for Mentions { worker, mentions, .. } in slice.take(&combine.spare.mentions) {
             sums += mentions.len();
             assert!(mentions.iter().all(|m| m.tag.bin() % 3 == worker));
         }
@@ -256,14 +265,14 @@ mod tests {
         }
         combine.add(&mut slice, asked);
         let mut taken: Vec<(bool, Vec<u64>)> = Vec::new();
-        for Mentions { worker, mentions, orders, .. } in slice.take() {
+        for Mentions { worker, mentions, orders, .. } in slice.take(&combine.spare.mentions) {
             assert!(orders.iter().all(|(tag, _)| tag.bin() % 3 == worker));
             let requests = orders.iter().map(|(_, order)| order.request).collect();
             taken.push((mentions.is_empty(), requests));
         }
         taken.sort();
         assert_eq!(taken, [(false, vec![1, 3]), (true, vec![2])]);
-        assert_eq!(slice.take().count(), 0, "orders are taken once");
+        assert_eq!(slice.take(&combine.spare.mentions).count(), 0, "orders are taken once");
     }
 
     fn asker() -> Asker {

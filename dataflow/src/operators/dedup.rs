@@ -11,7 +11,7 @@ use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash};
 use schemas::segment::Rows;
-use sinks::commits::{CommitError, open_table};
+use sinks::commits::CommitError;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
@@ -52,9 +52,6 @@ fn hour(ms: i64) -> u32 {
     (ms.max(0) / HOUR_MS) as u32
 }
 
-/// So many ids of a state are found before the first of them is loaded.
-const LOADED_AHEAD: usize = 256;
-
 /// What a dead letter tells of an event that the source took to be safely above the floor: only
 /// clocks running ahead of each other can bring that about.
 fn unknown_origin(post: &Post) -> Origin {
@@ -72,23 +69,24 @@ impl Dedup {
         let floor = start.body.floor_ms.map_or(0, hour);
         dedup.audit = Audit::load(context, index, peers)?;
         // The newest row of an id says whether it is remembered, where one was ever forgotten.
-        let segments = open_table::<Ids>(&*context.storage, start)?;
+        let segments = context.ids.open(&*context.storage, start)?;
         let mut taken_back = Vec::new();
-        let mine = |(id, row): &(KeyHash, IdRow)| {
-            let bin = id.bin() + u64::from(planted(Bug::ReshardByWrongHash));
-            owns(index, peers, bin % BINS) && row.hour >= floor
+        let wrong = u64::from(planted(Bug::ReshardByWrongHash));
+        let bins: Vec<u64> =
+            (0..BINS).filter(|bin| owns(index, peers, (bin + wrong) % BINS)).collect();
+        let rows = |bins: Vec<u64>| {
+            let pairs =
+                segments.iter().flat_map(move |s| bins.clone().into_iter().map(move |b| (s, b)));
+            let rows = pairs.flat_map(|(segment, bin)| segment.rows.bin(bin));
+            rows.filter(|(_, row)| row.hour >= floor)
         };
-        let all = segments.iter().flat_map(|segment| segment.rows.iter());
-        let (mut rows, mut some) = (all.filter(mine).peekable(), Vec::new());
-        while rows.peek().is_some() {
-            some.clear();
-            some.extend(rows.by_ref().take(LOADED_AHEAD));
-            let ids = some.iter().map(|(id, row)| (row.hour, *id));
-            std::hint::black_box(dedup.ids.touch(ids));
-            for (id, row) in &some {
-                taken_back.extend(row.forgotten.then_some(*id));
-                dedup.ids.insert(row.hour, *id);
-            }
+        // Bins are alike: some tell how many ids an hour has.
+        let some: Vec<u64> = bins.iter().copied().step_by(16).collect();
+        let times = bins.len().div_ceil(some.len().max(1));
+        dedup.ids = IdSet::with_room(peers, rows(some).map(|(_, row)| row.hour), times);
+        for (id, row) in rows(bins) {
+            taken_back.extend(row.forgotten.then_some(id));
+            dedup.ids.insert(row.hour, id);
         }
         for id in taken_back {
             let newest = segments.iter().rev().find_map(|segment| segment.rows.get(id));
@@ -101,7 +99,7 @@ impl Dedup {
 
     pub(super) fn new(beyond: Beyond, commit: u64) -> Self {
         Self {
-            ids: IdSet::default(),
+            ids: IdSet::new(1),
             beyond,
             floor_ms: None,
             commit,

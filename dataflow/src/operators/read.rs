@@ -276,6 +276,7 @@ mod tests {
     use schemas::mapping::Mapping;
 
     use super::*;
+    use crate::pool::Pool;
 
     #[test]
     fn a_tag_that_a_post_repeats_is_sent_once_also_behind_another_post() {
@@ -288,7 +289,7 @@ mod tests {
             let event = decoder.decode(record.as_bytes()).unwrap();
             intake.send(&event, 0, Route::Once, &mut outbox);
         }
-        let batches: Vec<_> = outbox.take().collect();
+        let batches: Vec<_> = outbox.take(&Pool::default()).collect();
         let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
         let sent = batch.posts.iter().map(|post| {
             let (start, end) = post.tags;

@@ -112,7 +112,8 @@ impl Source {
         self.context.slice.read(read);
         self.context.status.read(read);
         self.context.pace.give_back(limit - read);
-        self.posts_out.activate().session(&*capability).give_iterator(self.outbox.take());
+        let posts = self.outbox.take(&self.context.spare.posts);
+        self.posts_out.activate().session(&*capability).give_iterator(posts);
         // A source that is paced reads no faster in longer commits.
         if limit < wanted || (limit > 0 && self.partitions.are_read()) {
             self.context.slice.catch_up(self.index, self.commit);

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::control::Control;
-use schemas::hash::KeyHash;
+use schemas::hash::{BINS, KeyHash};
 use schemas::planted::{Bug, planted};
 use schemas::rows::Tags;
 use schemas::segment::{Merge, Rows};
-use schemas::windows::{Buckets, Tiers};
+use schemas::windows::Tiers;
 use sinks::commits::Snapshot;
 
 use super::ack::owns;
@@ -60,16 +60,14 @@ impl TagState {
             worker: (index, peers),
         };
         let as_of = state.tiers.slot(body.as_of_ms.unwrap_or_default());
-        let all = Merge::new(snapshot.tags.iter().map(|s| &s.rows).collect());
-        for (hash, row) in all.filter(|(hash, _)| owns(index, peers, hash.bin())) {
-            let buckets = Buckets::decode(state.tiers.slot(row.as_of), row.recent)
-                .map_err(|_| TagError::Row(row.tag.to_owned()))?;
-            if buckets.is_live(&state.tiers, as_of) {
-                state.table.load(hash, &row)?;
-            }
-            if let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
-                let standing = Standing { count: row.total, most: row.total };
-                state.boards[scope][windows].offer(hash, standing, row.tag, row.display);
+        let rows = || Merge::new(snapshot.tags.iter().map(|s| &s.rows).collect());
+        for bin in (0..BINS).filter(|bin| owns(index, peers, *bin)) {
+            for (hash, row) in rows().bin(bin) {
+                state.table.load_live(hash, &row, as_of)?;
+                if let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
+                    let standing = Standing { count: row.total, most: row.total };
+                    state.boards[scope][windows].offer(hash, standing, row.tag, row.display);
+                }
             }
         }
         for view in state.table.views() {

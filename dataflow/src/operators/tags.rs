@@ -53,7 +53,14 @@ impl Operator {
         self.context.status.tags(self.index, tags, bytes);
         self.context.status.worked(self.state.work());
         let mut now = self.held.release(close.commit + 1);
-        now.try_for_each(|(_, batch)| self.state.apply(&batch))
+        now.try_for_each(|(_, batches)| self.count(batches))
+    }
+
+    /// Counts mentions, whose batches can be filled again.
+    fn count(&mut self, batches: Vec<Mentions>) -> Result<(), TagError> {
+        self.state.apply(&batches)?;
+        batches.into_iter().for_each(|batch| self.context.spare.mentions.put(batch));
+        Ok(())
     }
 
     fn acknowledge(&mut self) {
@@ -115,7 +122,7 @@ pub(crate) fn tags<'s>(
             mentions.for_each_stamp(|stamp, batches| {
                 let now = operator.held.admit(&stamp, 0, batches);
                 let mut now = now.into_iter().flatten();
-                let applied = now.try_for_each(|batch| operator.state.apply(&batch));
+                let applied = now.try_for_each(|batches| operator.count(batches));
                 done = std::mem::replace(&mut done, Ok(())).and(applied);
             });
             while done.is_ok()

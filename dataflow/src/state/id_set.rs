@@ -14,17 +14,23 @@ const SPLIT_IDS: usize = 1 << 14;
 const PARTS: usize = 256;
 const EMPTY: Slot = Slot { hi: 0, lo: 0 };
 
-/// A hash with its bin's bits last: a worker owns some bins only, and the rest is uniform.
+/// A hash, spread over all words: a worker owns every `peers`-th bin only. In the order of the
+/// hashes, so that a segment is loaded from one end of the tables to the other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     hi: u64,
     lo: u64,
 }
 
-impl From<KeyHash> for Slot {
-    fn from(hash: KeyHash) -> Self {
+impl Slot {
+    fn new(hash: KeyHash, peers: u64) -> Self {
+        let below_bin = hash.hi - KeyHash::first_of_bin(hash.bin()).hi;
+        let first = KeyHash::first_of_bin(hash.bin() / peers).hi;
+        // The end of the last bin may come round to zero, and meets nothing there: peers times a
+        // number is 2^64 only for a power of two, and with such nothing comes round.
+        let hi = (first + below_bin).wrapping_mul(peers);
         // One hash in 2^128 is moved, since all zeros mean an empty slot.
-        Self { hi: hash.hi.rotate_left(10), lo: hash.lo | u64::from(hash.hi == 0 && hash.lo == 0) }
+        Self { hi, lo: hash.lo | u64::from(hi == 0 && hash.lo == 0) }
     }
 }
 
@@ -123,6 +129,17 @@ struct Hour {
 }
 
 impl Hour {
+    fn with_room(ids: usize) -> Self {
+        let parts = if ids > SPLIT_IDS { PARTS } else { 1 };
+        // A table grows when it is 85 % full; these begin at 80 %.
+        let homes = ids / parts * 5 / 4 + 4;
+        let shared_bits = parts.trailing_zeros();
+        let table = Table { homes, shared_bits, ..Table::default() };
+        let slots = || table.laid_out(std::iter::empty(), homes);
+        let tables = std::iter::repeat_with(|| Table { slots: slots(), ..table });
+        Self { tables: tables.take(parts).collect() }
+    }
+
     fn insert(&mut self, slot: Slot) -> bool {
         if let [only] = self.tables.as_slice()
             && only.ids >= SPLIT_IDS
@@ -148,24 +165,38 @@ impl Hour {
     }
 }
 
-/// The ids of all hours that are remembered.
-#[derive(Default)]
+/// The ids of all hours that are remembered, of one worker's bins.
 pub(crate) struct IdSet {
+    /// The number of workers.
+    peers: u64,
     hours: BTreeMap<u32, Hour>,
 }
 
 impl IdSet {
+    /// An empty set of one of `peers` workers.
+    pub(crate) fn new(peers: usize) -> Self {
+        Self { peers: peers as u64, hours: BTreeMap::new() }
+    }
+
+    /// The same with room for `times` ids of each of `hours`.
+    pub(crate) fn with_room(peers: usize, hours: impl Iterator<Item = u32>, times: usize) -> Self {
+        let mut ids = BTreeMap::<u32, usize>::new();
+        hours.for_each(|hour| *ids.entry(hour).or_default() += times);
+        let hours = ids.into_iter().map(|(hour, ids)| (hour, Hour::with_room(ids))).collect();
+        Self { peers: peers as u64, hours }
+    }
+
     /// Inserts an id of an hour; false if it was there.
     pub(crate) fn insert(&mut self, hour: u32, id: KeyHash) -> bool {
         let empty = || Hour { tables: vec![Table::default()] };
-        self.hours.entry(hour).or_insert_with(empty).insert(Slot::from(id))
+        self.hours.entry(hour).or_insert_with(empty).insert(Slot::new(id, self.peers))
     }
 
     /// Reads what [`Self::insert`] is about to: one look-up need not wait for the memory of
     /// another. Whatever it gives means nothing.
     pub(crate) fn touch(&self, ids: impl Iterator<Item = (u32, KeyHash)>) -> u64 {
         let at = |(hour, id): (u32, KeyHash)| {
-            let slot = Slot::from(id);
+            let slot = Slot::new(id, self.peers);
             let tables = &self.hours.get(&hour)?.tables;
             let table = &tables[spread(slot.hi, tables.len())];
             table.slots.get(table.home(slot, table.homes))
@@ -175,7 +206,8 @@ impl IdSet {
 
     /// Removes an id of an hour; whether it was there.
     pub(crate) fn remove(&mut self, hour: u32, id: KeyHash) -> bool {
-        self.hours.get_mut(&hour).is_some_and(|hour| hour.remove(Slot::from(id)))
+        let slot = Slot::new(id, self.peers);
+        self.hours.get_mut(&hour).is_some_and(|hour| hour.remove(slot))
     }
 
     /// Forgets all hours before `hour`.
@@ -210,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn equals_a_set(ids in proptest::collection::vec((0_u32..3, 0_u64..40, 0_u64..3), 0..400)) {
-            let (mut set, mut want) = (IdSet::default(), HashSet::new());
+            let (mut set, mut want) = (IdSet::new(1), HashSet::new());
             for (hour, hi, lo) in ids {
                 // Few distinct words, some equal and all at the low end: long runs.
                 let id = KeyHash { hi: hi / 2, lo };
@@ -228,10 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn no_worker_takes_one_id_for_another() {
+        let hasher = HashKey::new(3).hasher();
+        for peers in [1, 2, 3, 6, 1000] {
+            // Too little room here, and too much there.
+            let mut set = IdSet::with_room(peers, [1, 1, 2].into_iter(), 9000);
+            let any = (0..60_000_u32).map(|i| hasher.event(0, &i.to_string()));
+            let last = (0..2000).map(|i| KeyHash { hi: u64::MAX - i / 2, lo: i });
+            let first = (0..2000).map(|i| KeyHash { hi: i / 2, lo: i });
+            let mine = |id: &KeyHash| id.bin() as usize % peers == 1023 % peers;
+            let ids: Vec<_> = any.chain(last).chain(first).filter(mine).collect();
+            assert!(ids.iter().all(|id| set.insert(1, *id)), "{peers} workers");
+            assert!(ids.iter().all(|id| !set.insert(1, *id) && set.insert(2, *id)));
+            assert_eq!(set.len(), 2 * ids.len());
+        }
+    }
+
+    #[test]
     fn many_ids_take_at_most_24_bytes_each() {
         let hasher = HashKey::new(9).hasher();
         let id = |i: u32| hasher.event(0, &i.to_string());
-        let mut set = IdSet::default();
+        let mut set = IdSet::new(2);
         let mut most = 0.0_f64;
         for i in 0..400_000 {
             // Those of one of two workers: every other bin.

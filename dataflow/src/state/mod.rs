@@ -3,4 +3,5 @@
 
 pub(crate) mod board;
 pub(crate) mod id_set;
+pub(crate) mod tag_index;
 pub(crate) mod tag_table;

@@ -7,8 +7,7 @@
 mod correct;
 
 pub(crate) use correct::Change;
-use hashbrown::HashTable;
-use schemas::hash::{BINS, KeyHash};
+use schemas::hash::KeyHash;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{TagRow, Tags};
 use schemas::segment::Rows;
@@ -18,6 +17,7 @@ use thiserror::Error;
 use crate::records::{Mention, Mentions};
 use crate::settings::Idle;
 use crate::state::board::Standing;
+use crate::state::tag_index::TagIndex;
 use crate::status::Work;
 
 /// The slab grows by so many tags, so that none is ever moved.
@@ -121,8 +121,8 @@ pub(crate) struct TagTable {
     tiers: Tiers,
     /// Scope names; 0 is the whole stream, `""`.
     scopes: Vec<String>,
-    /// By bin, the indices of its tags: each table grows by itself, none takes long.
-    bins: Vec<HashTable<u32>>,
+    /// The tags' places in the slab.
+    index: TagIndex,
     slab: Vec<Vec<Option<Tag>>>,
     free: Vec<u32>,
     /// Those that changed in the commit under way.
@@ -141,7 +141,7 @@ impl TagTable {
             work: Work::default(),
             tiers,
             scopes,
-            bins: (0..BINS).map(|_| HashTable::new()).collect(),
+            index: TagIndex::new(),
             slab: Vec::new(),
             free: Vec::new(),
             changed: Vec::new(),
@@ -156,8 +156,7 @@ impl TagTable {
     }
 
     fn find(&self, hash: KeyHash) -> Option<u32> {
-        let same = |index: &u32| self.tag(*index).is_some_and(|tag| tag.hash == hash);
-        self.bins[hash.bin() as usize].find(hash.lo, same).copied()
+        self.index.like(hash).find(|index| self.tag(*index).is_some_and(|tag| tag.hash == hash))
     }
 
     fn insert(&mut self, tag: Tag) -> u32 {
@@ -177,11 +176,7 @@ impl TagTable {
                 ((chunks - 1) * CHUNK + chunk.len() - 1) as u32
             }
         };
-        let Self { bins, slab, .. } = self;
-        let lo_of = |index: &u32| {
-            slab[*index as usize / CHUNK][*index as usize % CHUNK].as_ref().map_or(0, |t| t.hash.lo)
-        };
-        bins[hash.bin() as usize].insert_unique(hash.lo, index, lo_of);
+        self.index.insert(hash, index);
         index
     }
 
@@ -191,8 +186,31 @@ impl TagTable {
         hash: KeyHash,
         row: &TagRow<'_>,
     ) -> Result<Option<u32>, TagError> {
-        let scope = self.scopes.iter().position(|s| s == row.scope);
-        let Some(scope) = scope else { return Ok(None) };
+        let buckets = self.buckets_of(row)?;
+        Ok(self.take_in(hash, row, buckets))
+    }
+
+    /// The same where the row has a bucket in some window at slot `as_of`; others stay cold.
+    pub(crate) fn load_live(
+        &mut self,
+        hash: KeyHash,
+        row: &TagRow<'_>,
+        as_of: u32,
+    ) -> Result<(), TagError> {
+        let buckets = self.buckets_of(row)?;
+        if buckets.is_live(&self.tiers, as_of) {
+            self.take_in(hash, row, buckets);
+        }
+        Ok(())
+    }
+
+    fn buckets_of(&self, row: &TagRow<'_>) -> Result<Buckets, TagError> {
+        Buckets::decode(self.tiers.slot(row.as_of), row.recent)
+            .map_err(|BucketsError| TagError::Row(row.tag.to_owned()))
+    }
+
+    fn take_in(&mut self, hash: KeyHash, row: &TagRow<'_>, buckets: Buckets) -> Option<u32> {
+        let scope = self.scopes.iter().position(|s| s == row.scope)?;
         // A tag that is gone has been seen at no time.
         let (first_ms, last_ms) =
             if row.total == 0 { (i64::MAX, i64::MIN) } else { (row.first_seen, row.last_seen) };
@@ -201,8 +219,7 @@ impl TagTable {
             total: row.total,
             first_ms,
             last_ms,
-            buckets: Buckets::decode(self.tiers.slot(row.as_of), row.recent)
-                .map_err(|BucketsError| TagError::Row(row.tag.to_owned()))?,
+            buckets,
             text: Box::default(),
             key_bytes: 0,
             scope: scope as u16,
@@ -210,7 +227,7 @@ impl TagTable {
         };
         tag.set_text(row.tag, row.display);
         self.heap_bytes += tag.heap_bytes();
-        Ok(Some(self.insert(tag)))
+        Some(self.insert(tag))
     }
 
     /// Counts mentions; `cold` looks up the row of a tag that is not in memory.
@@ -220,14 +237,17 @@ impl TagTable {
         cold: impl Fn(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<(), TagError> {
         for some in batch.mentions.chunks(FOUND_AHEAD) {
-            // One look-up does not wait for the memory of the one before, nor one bucket list for
-            // another. A tag takes two lines of cache: the search reads one, its last field is in
-            // the other.
+            // One look-up does not wait for the memory of the one before: first the index is read
+            // for all, then their tags, then those tags' bucket lists. A tag takes two lines of
+            // cache: its hash is in one, its last field in the other.
             let mut found = [None; FOUND_AHEAD];
-            let mut last = 0;
+            let mut last = some.iter().fold(0, |all, mention| all ^ self.index.touch(mention.tag));
+            for mention in some {
+                let tag = self.index.like(mention.tag).next().and_then(|index| self.tag(index));
+                last ^= tag.map_or(0, |tag| tag.commit ^ tag.hash.lo);
+            }
             for (found, mention) in found.iter_mut().zip(some) {
                 *found = self.find(mention.tag);
-                last ^= found.and_then(|index| self.tag(index)).map_or(0, |tag| tag.commit);
             }
             for tag in found.iter().flatten().filter_map(|index| self.tag(*index)) {
                 last ^= tag.buckets.touch();
@@ -354,10 +374,7 @@ impl TagTable {
                 }
                 self.heap_bytes -= tag.heap_bytes();
                 let (hash, index) = (tag.hash, (chunk * CHUNK + i) as u32);
-                let found = self.bins[hash.bin() as usize].find_entry(hash.lo, |at| *at == index);
-                if let Ok(entry) = found {
-                    entry.remove();
-                }
+                self.index.remove(hash, index);
                 self.slab[chunk][i] = None;
                 self.free.push(index);
                 self.work.evicted += 1;
@@ -367,14 +384,13 @@ impl TagTable {
 
     /// The number of tags in memory.
     pub(crate) fn len(&self) -> usize {
-        self.bins.iter().map(HashTable::len).sum()
+        self.index.len()
     }
 
     /// The memory they take.
     pub(crate) fn bytes(&self) -> usize {
         let slab = self.slab.len() * CHUNK * size_of::<Option<Tag>>();
-        let index = self.bins.iter().map(HashTable::allocation_size).sum::<usize>();
-        slab + index + self.heap_bytes
+        slab + self.index.bytes() + self.heap_bytes
     }
 }
 

@@ -52,6 +52,11 @@ pub struct GeneratorSource {
     pub future: f64,
     /// `bursts`: whether some tag bursts every ten minutes.
     pub bursts: bool,
+    /// `hot-tag`: the share of events whose first tag is one and the same, from outside the
+    /// vocabulary.
+    pub hot_tag: f64,
+    /// `partitions`: how many parts workers may read side by side.
+    pub partitions: u64,
 }
 
 impl Default for GeneratorSource {
@@ -67,6 +72,8 @@ impl Default for GeneratorSource {
             late: 0.0,
             future: 0.0,
             bursts: false,
+            hot_tag: 0.0,
+            partitions: 1,
         }
     }
 }
@@ -158,7 +165,7 @@ fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
 }
 
 /// The names of a generator's parameters.
-const PARAMETERS: [&str; 10] = [
+const PARAMETERS: [&str; 12] = [
     "rate",
     "posts",
     "seed",
@@ -169,6 +176,8 @@ const PARAMETERS: [&str; 10] = [
     "late",
     "future",
     "bursts",
+    "hot-tag",
+    "partitions",
 ];
 
 fn generator(text: &str) -> Result<GeneratorSource, SourceError> {
@@ -195,6 +204,8 @@ fn generator(text: &str) -> Result<GeneratorSource, SourceError> {
             "duplicates" => source.duplicates = share()?,
             "late" => source.late = share()?,
             "future" => source.future = share()?,
+            "hot-tag" => source.hot_tag = number(name, value, 0.0..=1.0)?,
+            "partitions" => source.partitions = number(name, value, 1..=1024)?,
             _ => {
                 let error = || SourceError::Value(name, value.to_owned(), "true or false".into());
                 source.bursts = value.parse().map_err(|_| error())?;
@@ -249,7 +260,7 @@ mod tests {
     #[test]
     fn parameters_of_a_generator() {
         let text = "generator:?rate=1000&posts=5&seed=7&tags-mean=2.5&vocabulary=50&zipf=1.1\
-                    &duplicates=0.1&late=0.2&future=0.3&bursts=true";
+                    &duplicates=0.1&late=0.2&future=0.3&bursts=true&hot-tag=0.9&partitions=3";
         let want = GeneratorSource {
             rate_per_s: Some(1000),
             posts: Some(5),
@@ -261,6 +272,8 @@ mod tests {
             late: 0.2,
             future: 0.3,
             bursts: true,
+            hot_tag: 0.9,
+            partitions: 3,
         };
         assert_eq!(text.parse(), Ok(SourceUri::Generator(want)));
     }
@@ -290,6 +303,7 @@ mod tests {
             ("generator:?seed=1&seed=2", r#"parameter "seed""#, "is given twice"),
             ("generator:?rate=0", r#""rate": "0""#, "is not a number from 1 to 1000000"),
             ("generator:?late=nan", r#""late": "nan""#, "is not a number from 0 to 0.9"),
+            ("generator:?partitions=0", r#""0""#, "is not a number from 1 to 1024"),
             ("generator:?bursts", r#""bursts": """#, "is not true or false"),
         ] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();

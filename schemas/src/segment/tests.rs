@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::hash::BINS;
 use crate::rows::{IdRow, Ids, TagRow, Tags};
 
 fn ids(rows: &[(u64, u32)]) -> Bytes {
@@ -108,5 +109,23 @@ proptest! {
         prop_assert_eq!(rows, newest.len());
         let merged: Vec<_> = merged.iter().map(|(h, r)| (h.hi, r.hour)).collect();
         prop_assert_eq!(merged, newest.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn bins_are_the_parts_of_a_walk() {
+    // Several batches, some bins cut by their borders; bins without rows at both ends.
+    let key = |i: u64| (3 << 54) + (i + 7) * (1 << 42);
+    let rows: Vec<_> = (0..2 * BATCH_ROWS as u64 + 99).map(|i| (key(i), 1)).collect();
+    let newer: Vec<_> = rows.iter().step_by(5).map(|(key, _)| (key + 1, 2)).collect();
+    let segments = [&rows, &newer].map(|rows| Segment::<Ids>::open(ids(rows)).unwrap());
+    let merge = || Merge::new(segments.iter().collect());
+    let walk: Vec<_> = merge().map(|(hash, row)| (hash, row.hour)).collect();
+    assert!(walk.len() == rows.len() + newer.len() && walk[walk.len() - 1].0.bin() < BINS - 1);
+    let parts = (0..BINS).flat_map(|bin| merge().bin(bin)).map(|(hash, row)| (hash, row.hour));
+    assert_eq!(parts.collect::<Vec<_>>(), walk);
+    for segment in &segments {
+        let parts = (0..BINS).flat_map(|bin| segment.bin(bin)).map(|(hash, _)| hash);
+        assert_eq!(parts.collect::<Vec<_>>(), segment.hashes().collect::<Vec<_>>());
     }
 }
