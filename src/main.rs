@@ -117,4 +117,27 @@ mod tests {
     fn the_arguments_of_every_command_fit_together() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn a_silent_owner_is_watched_for_a_second_to_an_hour() {
+        let silence = |text: &str| {
+            let line = ["tagflow", "run", "--input", "a.ndjson", "--state", "s", "--silence", text];
+            match Cli::try_parse_from(line).map(|cli| cli.command) {
+                Ok(Command::Run(args)) => Ok(run::job(&args, false).unwrap().settings.silent_ms),
+                Ok(_) => panic!("it is run"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        for (text, ms) in [("1s", 1000), ("20s", 20_000), ("60m", 3_600_000), ("1h", 3_600_000)] {
+            assert_eq!(silence(text), Ok(ms));
+        }
+        for text in ["999ms", "1ms", "3600001ms", "2h", "9999999d"] {
+            let error = silence(text).unwrap_err();
+            let why = format!("invalid value '{text}' for '--silence <DURATION>': from 1s to 1h");
+            assert!(error.contains(&why), "{error}");
+        }
+        for text in ["0s", "20", "soon", ""] {
+            assert!(silence(text).unwrap_err().contains("'--silence"), "{text:?}");
+        }
+    }
 }

@@ -108,9 +108,9 @@ pub(crate) struct LogArgs {
     limit_rate: Option<u64>,
 }
 
-/// The events of one pass, unless `--passes` says otherwise: they take about 3.4 KiB each
+/// The events of one pass, unless `--passes` says otherwise: they take about 1.2 KiB each
 /// (docs/reconcile.md).
-const EVENTS_PER_PASS: u64 = 600_000;
+const EVENTS_PER_PASS: u64 = 1_500_000;
 
 fn parse_bins(text: &str) -> Result<Range<u64>, String> {
     let (begin, end) = text.split_once("..").ok_or("write two numbers, as in 0..32")?;

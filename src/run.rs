@@ -1,5 +1,6 @@
 //! `tagflow run`: the job, until its input ends or it is asked to stop.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,12 +66,20 @@ pub(crate) struct Args {
     #[arg(long)]
     take_over: bool,
     /// How long a job that lives on this state may make no commit before it counts as gone
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration_ms)]
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_silence)]
     #[arg(hide = true)]
     silence: i64,
     /// Print the result as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A living job may well make no commit for less, and a start that waits for longer seems to hang.
+const SILENCE_MS: RangeInclusive<i64> = 1000..=3_600_000;
+
+fn parse_silence(text: &str) -> Result<i64, String> {
+    let ms = parse_duration_ms(text).map_err(|error| error.to_string())?;
+    if SILENCE_MS.contains(&ms) { Ok(ms) } else { Err("from 1s to 1h".to_owned()) }
 }
 
 /// What a `dataflow.yaml` says otherwise.

@@ -300,8 +300,10 @@ impl<'c> Check<'c> {
                 other => other?,
             };
             if manifest.header.version == version {
-                let snapshot = Snapshot::open(self.storage, manifest, Some(&self.claimed))?;
-                return Ok(Some(Arc::new(snapshot)));
+                return match Snapshot::open(self.storage, manifest, Some(&self.claimed)) {
+                    Err(CommitError::Missing(_)) => Ok(None),
+                    opened => Ok(Some(Arc::new(opened?))),
+                };
             }
             if manifest.header.version < version {
                 break;

@@ -7,8 +7,9 @@ mod common;
 
 use common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
 use schemas::control::{Asker, Control};
-use sinks::commits::{controls, pending, queue};
+use sinks::commits::{controls, manifest_name, pending, queue};
 use sinks::publish::{Content, PublishTask};
+use sinks::storage::Storage;
 
 fn asker(who: &str) -> Asker {
     Asker { who: who.to_owned(), ..Asker::default() }
@@ -79,5 +80,40 @@ fn boards_are_sent_again_with_what_the_job_was_asked_for_and_not_otherwise() {
         manifest.body.control = manifest.body.control.max(control);
         job.create(manifest).unwrap();
         assert_eq!(boards(&job), (want, 1), "commit {commit}");
+    }
+}
+
+#[test]
+fn a_restart_before_it_is_published_leaves_out_nothing_that_was_asked_for() {
+    // After any step of the publisher, and whether the commit that the store has is kept or not.
+    for (steps, is_kept) in (0..8).flat_map(|steps| [(steps, true), (steps, false)]) {
+        let storage = memory();
+        let mut job = Job::start(storage.clone(), 1, 1000).unwrap();
+        let (tags, boards) = ((0..20).map(|k| (k, 1)).collect(), (0..3).map(|k| (k, k)).collect());
+        job.commit(&Batch { tags, boards, as_of: 7, ..Batch::default() }).unwrap();
+        let wire = Wire::new(Faults::default(), 1);
+        let start = |job: &Job| PublishTask::new("job".into(), wire.clone(), job.storage.clone());
+        let mut task = start(&job);
+        while task.step(&job.latest.current()).unwrap() {}
+        let mut manifest = job.prepare(&Batch::of_tags(8, &[(1, 8)])).unwrap();
+        manifest.body.control += 1;
+        let asked = job.create(manifest).unwrap().header.version;
+        for _ in 0..steps {
+            task.step(&job.latest.current()).unwrap();
+        }
+        // The next start is asked for nothing.
+        let mut job = Job::start(storage.clone(), 2, 0).unwrap();
+        job.commit(&Batch::of_tags(9, &[(2, 9)])).unwrap();
+        if !is_kept {
+            storage.unlink(&manifest_name(2)).unwrap();
+        }
+        let mut task = start(&job);
+        while task.step(&job.latest.current()).unwrap() {}
+        assert_eq!(task.done().commit, job.commit_number());
+        let line = wire.line();
+        let sent = line.store.rows().filter(|row| row.version >= asked);
+        let is_tag = sent.map(|row| matches!(row.content, Content::Tag { .. }));
+        let (tags, boards): (Vec<_>, Vec<_>) = is_tag.partition(|is_tag| *is_tag);
+        assert_eq!((tags.len(), boards.len()), (2, 3), "after {steps} steps, {is_kept}");
     }
 }

@@ -6,12 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Batch, Hooked, Job, Mode, all_files, countdown, memory};
+use common::{Batch, Hooked, Job, Mode, all_files, countdown, key_of, memory};
 use schemas::manifest::{Manifest, TableName};
+use schemas::rows::{DeadLetters, Ids};
 use sinks::commits::{
     CommitError, Housekeeper, Retention, RetentionTask, Snapshot, create, list_commits, load,
-    make_visible, manifest_name, newest, segment_name, visible,
+    make_visible, manifest_name, newest, open_table, segment_name, visible,
 };
+use sinks::served::{Check, ServedTag};
 use sinks::storage::{MemoryStorage, Storage};
 
 const ALL: Retention = Retention { keep_ms: i64::MAX / 2, bytes: Some(u64::MAX), grace_ms: 0 };
@@ -378,4 +380,58 @@ fn merges_that_no_commit_took_up_go_in_the_end() {
     assert_eq!((named, storage.list("segments").unwrap().len()), (3, 3));
     assert_eq!(newest(&*storage).unwrap(), Some(job.last.clone()));
     create(&*storage, &job.last).unwrap();
+}
+
+/// The state of `job`, in which all that need not stay goes as somebody opens the first segment.
+fn going(storage: &Arc<MemoryStorage>, job: &Job) -> Arc<Hooked> {
+    let (inner, last) = (storage.clone(), job.last.clone());
+    let armed = AtomicBool::new(true);
+    Hooked::new(storage.clone(), move |call| {
+        let strikes = call.what == "open" && call.name.starts_with("segments/");
+        if strikes && armed.swap(false, Ordering::SeqCst) {
+            let mut task = RetentionTask::new(inner.clone(), last.header.generation, NONE);
+            assert!(task.step(&last, 0).unwrap() > 0);
+        }
+        None
+    })
+}
+
+#[test]
+fn a_reader_whose_commit_goes_while_it_opens_it_is_told_that_it_is_gone() {
+    type Open = fn(&dyn Storage, Manifest) -> Option<CommitError>;
+    let snapshot: Open = |storage, commit| Snapshot::open(storage, commit, None).err();
+    let ids: Open = |storage, commit| open_table::<Ids>(storage, &commit).err();
+    let dead: Open = |storage, commit| open_table::<DeadLetters>(storage, &commit).err();
+    let cases = [
+        (Batch::of_tags(1, &[(1, 1)]), snapshot),
+        (Batch::default().with_board(0, 1), snapshot),
+        (Batch { ids: [(1, 1)].into(), ..Batch::default() }, ids),
+        (Batch { dead: [1].into(), ..Batch::default() }, dead),
+    ];
+    // Of the second, a takeover, the header stays.
+    for (commit, (batch, open)) in [2, 3].iter().flat_map(|c| cases.iter().map(move |of| (*c, of)))
+    {
+        let storage = memory();
+        Job::start(storage.clone(), 1, 0).unwrap().commit(batch).unwrap();
+        let mut job = Job::start(storage.clone(), 2, 0).unwrap();
+        commit_unrelated(&mut job, 6);
+        let old = load(&*storage, commit).unwrap();
+        let told = open(&*going(&storage, &job), old).unwrap();
+        assert!(matches!(told, CommitError::Missing(c) if c == commit), "{commit}: {told}");
+    }
+}
+
+#[test]
+fn a_check_of_a_store_passes_over_a_commit_that_goes_while_it_is_opened() {
+    let storage = memory();
+    let mut job = unrelated_commits(storage.clone(), 2);
+    let claimed = job.latest.current();
+    commit_unrelated(&mut job, 3);
+    let version = Some(job.last.header.version);
+    commit_unrelated(&mut job, 6);
+    let racing = going(&storage, &job);
+    let mut check = Check::new(&*racing, claimed, &|_, _| true);
+    let (scope, tag) = key_of(1);
+    check.tag(&ServedTag { scope, tag, version, ..ServedTag::default() }).unwrap();
+    assert_eq!(check.unsure().0.len(), 1, "it is read again once the store shows a newer one");
 }

@@ -6,8 +6,7 @@
 //! commits, workers, slices or the job's operators.
 
 use differential_dataflow::difference::{IsZero, Semigroup};
-use differential_dataflow::operators::CountTotal;
-use differential_dataflow::{AsCollection, VecCollection};
+use differential_dataflow::{AsCollection, ExchangeData, Hashable, VecCollection};
 use schemas::hash::KeyHash;
 use schemas::windows::Windows;
 use serde::{Deserialize, Serialize};
@@ -15,10 +14,20 @@ use timely::dataflow::operators::vec::Map;
 
 use super::Part;
 
-/// Everything happens at one time: the log up to the commit.
+/// Everything happens at one time, `END`: the log up to the commit. But for the events, which come
+/// in shares of their ids, one share after the other, so that only one of them is taken apart at a
+/// time: what all events come to before it is added up would be many times as large as they are.
 pub(super) type Time = u64;
+/// The number of shares, and the time of what they come to.
+pub(super) const END: Time = 32;
 /// A collection of this program.
 pub(super) type Collection<'s, D> = VecCollection<'s, Time, D, isize>;
+
+/// When an event is taken apart: by bits of its id that neither a pass nor a worker goes by, the
+/// same for all of its copies.
+pub(super) fn share(id: KeyHash) -> Time {
+    (id.lo >> 32) % END
+}
 
 /// An event, as far as counting depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +36,28 @@ pub(super) struct Event {
     pub(super) ts_ms: i64,
     /// For each of its tags, in each of its scopes: the key, and the spelling.
     pub(super) uses: Box<[(KeyHash, Box<str>)]>,
+}
+
+/// The copies of an event: the least of them, and whether there is another that differs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Copies {
+    pub(super) event: Event,
+    pub(super) differ: bool,
+}
+
+impl IsZero for Copies {
+    fn is_zero(&self) -> bool {
+        false
+    }
+}
+
+impl Semigroup for Copies {
+    fn plus_equals(&mut self, more: &Self) {
+        self.differ |= more.differ || more.event != self.event;
+        if more.event < self.event {
+            self.event.clone_from(&more.event);
+        }
+    }
 }
 
 /// One thing that is true of a commit.
@@ -97,22 +128,29 @@ impl Kept {
     }
 }
 
-/// What differs between `stored` and what `events` (each under its id) and `as_is` (counted
-/// without a look at their ids) come to: facts that only the first has count 1, those that only
-/// the second has −1.
+/// Every record once, with what its differences add up to.
+fn sums<'s, D, R>(of: VecCollection<'s, Time, D, R>) -> Collection<'s, (D, R)>
+where
+    D: ExchangeData + Hashable,
+    R: ExchangeData + Semigroup,
+{
+    of.consolidate().inner.map(|(data, time, sum)| ((data, sum), time, 1)).as_collection()
+}
+
+/// What differs between `stored` and what `events` (the copies of each under its id, at its
+/// [`share`]) and `as_is` (counted without a look at their ids) come to: facts that only the first
+/// has count 1, those that only the second has −1.
 pub(super) fn drift<'s>(
-    events: Collection<'s, (KeyHash, Event)>,
+    events: VecCollection<'s, Time, KeyHash, Copies>,
     as_is: Collection<'s, Event>,
     stored: Collection<'s, Fact>,
     kept: &Kept,
 ) -> Collection<'s, Fact> {
-    let first = events.reduce(|_, copies, first| {
-        first.push(((copies[0].0.clone(), copies.len() > 1), 1_isize));
-    });
-    let doubtful = first.clone().filter(|(_, (_, differ))| *differ);
+    let first = sums(events).delay(|_| END);
+    let doubtful = first.clone().filter(|(_, copies)| copies.differ);
     let remember = kept.clone();
-    let ids = first.clone().filter(move |(id, (e, _))| remember.is_remembered(*id, e.ts_ms));
-    let counted = first.map(|(_, (event, _))| event).concat(as_is);
+    let ids = first.clone().filter(move |(id, of)| remember.is_remembered(*id, of.event.ts_ms));
+    let counted = first.map(|(_, copies)| copies.event).concat(as_is);
 
     let uses = counted.flat_map(|Event { ts_ms, uses }| {
         uses.into_iter().map(move |(key, spelling)| (key, ts_ms, spelling))
@@ -129,11 +167,11 @@ pub(super) fn drift<'s>(
         (key, time, tally)
     });
 
-    let rows = tallies.as_collection().count_total().map(|(key, tally)| {
+    let rows = sums(tallies.as_collection()).map(|(key, tally)| {
         let Tally { total, first: (first_ms, display), last_ms } = tally;
         Fact::Row { key, total, first_ms, last_ms, display }
     });
-    let buckets = buckets.count_total().map(|((key, (window, start)), count)| {
+    let buckets = sums(buckets).map(|((key, (window, start)), count)| {
         let count = count as i64;
         Fact::Bucket { key, window, start, count }
     });
@@ -141,4 +179,27 @@ pub(super) fn drift<'s>(
     let recomputed = rows.concat(buckets).concat(ids);
     let ambiguous = doubtful.map(|(id, _)| Fact::Ambiguous(id));
     stored.concat(recomputed.negate()).concat(ambiguous).consolidate()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_copies_the_least_counts_in_whatever_order_they_come() {
+        let copy = |ts_ms| Copies { event: Event { ts_ms, uses: Box::default() }, differ: false };
+        let sum = |times: &[i64]| {
+            let (mut sum, rest) = (copy(times[0]), &times[1..]);
+            rest.iter().for_each(|ts_ms| sum.plus_equals(&copy(*ts_ms)));
+            (sum.event.ts_ms, sum.differ)
+        };
+        assert_eq!((sum(&[5]), sum(&[5, 5])), ((5, false), (5, false)));
+        for times in [[4, 5, 5], [5, 4, 5], [5, 5, 4]] {
+            assert_eq!(sum(&times), (4, true), "{times:?}");
+        }
+        let (mut one, mut other) = (copy(5), copy(5));
+        other.plus_equals(&copy(7));
+        one.plus_equals(&other);
+        assert_eq!((one.event.ts_ms, one.differ), (5, true), "a sum of sums knows of the third");
+    }
 }

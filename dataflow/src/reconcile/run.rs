@@ -19,7 +19,7 @@ use timely::worker::Worker;
 use super::accept::{Accept, Accepted, Rules, again, decisions};
 use super::drift::{Differences, Place};
 use super::pieces::{Piece, pieces};
-use super::program::{Event, Fact, Kept, Time, drift};
+use super::program::{Copies, END, Event, Fact, Kept, Time, drift, share};
 use super::{Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
@@ -269,6 +269,13 @@ impl Check {
         Ok(())
     }
 
+    /// Lets the operators work while something is behind.
+    fn step_while(&self, worker: &mut Worker, behind: impl Fn() -> bool) {
+        while behind() && !self.failed.load(Ordering::Relaxed) {
+            worker.step_or_park(Some(std::time::Duration::from_millis(100)));
+        }
+    }
+
     fn fail(&self, error: ReconcileError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.failed.store(true, Ordering::Release);
@@ -341,7 +348,7 @@ fn pass(check: Check) -> Result<Check, ReconcileError> {
 
 /// One worker's inputs of the program.
 struct Sessions {
-    events: InputSession<Time, (KeyHash, Event), isize>,
+    events: InputSession<Time, KeyHash, Copies>,
     as_is: InputSession<Time, Event, isize>,
     stored: InputSession<Time, Fact, isize>,
 }
@@ -366,7 +373,10 @@ fn build(worker: &mut Worker, check: &Arc<Check>) -> (Sessions, Handle<Time>) {
             found.push((fact.clone(), *number));
         });
         let (probe, _) = found.probe();
-        (Sessions { events: events_in, as_is: as_is_in, stored: stored_in }, probe)
+        let mut sessions = Sessions { events: events_in, as_is: as_is_in, stored: stored_in };
+        sessions.as_is.advance_to(END);
+        sessions.stored.advance_to(END);
+        (sessions, probe)
     })
 }
 
@@ -394,10 +404,13 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
             insert(accepted, &check.kept.part, rules, &mut sessions);
         }
     }
-    drop(sessions);
-    while !probe.done() && !check.failed.load(Ordering::Relaxed) {
-        worker.step_or_park(Some(std::time::Duration::from_millis(100)));
+    for share in 1..=END {
+        sessions.events.advance_to(share);
+        sessions.flush();
+        check.step_while(worker, || probe.less_than(&share));
     }
+    drop(sessions);
+    check.step_while(worker, || !probe.done());
     Ok(())
 }
 
@@ -407,7 +420,9 @@ fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessio
     let uses: Box<[_]> = uses.map(|(key, _, _, spelling)| (key, spelling.into())).collect();
     let event = Event { ts_ms: accepted.ts_ms, uses };
     match accepted.id {
-        Some(id) if part.has(id) || !event.uses.is_empty() => sessions.events.insert((id, event)),
+        Some(id) if part.has(id) || !event.uses.is_empty() => {
+            sessions.events.update_at(id, share(id), Copies { event, differ: false });
+        }
         None if !event.uses.is_empty() => sessions.as_is.insert(event),
         _ => {}
     }

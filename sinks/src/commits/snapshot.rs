@@ -8,7 +8,7 @@ use schemas::manifest::{Manifest, SegmentMeta, TableName, checksum};
 use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, Repairs, TagRow, Tags, board_hash};
 use schemas::segment::{Segment, Table};
 
-use super::files::CommitError;
+use super::files::{CommitError, load};
 use super::filter::Filter;
 use crate::invariants::{Invariant, count};
 use crate::storage::Storage;
@@ -78,12 +78,28 @@ pub fn open_segment<T: Table>(
     Ok(OpenSegment { meta: meta.clone(), rows, filter: OnceLock::new() })
 }
 
+/// Opens one file of a commit, which may go meanwhile: its manifest goes before its files, so where
+/// that is gone as well nothing is damaged, and the commit is not kept any more.
+fn open_kept<T: Table>(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    meta: &SegmentMeta,
+) -> Result<OpenSegment<T>, CommitError> {
+    match open_segment(storage, meta) {
+        Err(damaged @ CommitError::Segment { .. }) => match load(storage, manifest.header.commit) {
+            Err(gone @ CommitError::Missing(_)) => Err(gone),
+            _ => Err(damaged),
+        },
+        opened => opened,
+    }
+}
+
 /// Opens all files of one table, the oldest first.
 pub fn open_table<T: Named>(
     storage: &dyn Storage,
     manifest: &Manifest,
 ) -> Result<Vec<OpenSegment<T>>, CommitError> {
-    manifest.segments(T::NAME).map(|meta| open_segment(storage, meta)).collect()
+    manifest.segments(T::NAME).map(|meta| open_kept(storage, manifest, meta)).collect()
 }
 
 /// The tags and boards of one commit. Cheap to clone out of an older one: files both name are
@@ -137,7 +153,7 @@ fn share<T: Named>(
         old.iter().map(|segment| (segment.meta.name.as_str(), segment)).collect();
     let shared = manifest.segments(T::NAME).map(|meta| match open.get(meta.name.as_str()) {
         Some(segment) => Ok(Arc::clone(segment)),
-        None => Ok(Arc::new(open_segment(storage, meta)?)),
+        None => Ok(Arc::new(open_kept(storage, manifest, meta)?)),
     });
     shared.collect()
 }
