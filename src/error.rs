@@ -83,6 +83,14 @@ impl CliError {
         }
     }
 
+    /// The same for a command whose code 1 says that something differs: this says no such thing.
+    pub(crate) fn untold(self) -> Self {
+        if self.code() == 1 && !self.is_broken_pipe() {
+            return Self::CannotTell(self.to_string());
+        }
+        self
+    }
+
     /// Whether the reader of our output has gone, which is no error.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)

@@ -128,7 +128,15 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    match drift_of(args).map_err(CliError::untold)? {
+        0 => Ok(()),
+        drift => Err(CliError::Drift(drift)),
+    }
+}
+
+/// How many values differ.
+fn drift_of(mut args: Args) -> Result<u64, CliError> {
     let which = which(&args)?;
     let mut served = Report::default();
     if let Some(store) = args.store.settings() {
@@ -137,12 +145,10 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
         // The log is held against the same commit, unless another is asked for.
         args.log.at = args.log.at.or(Some(At::Commit(claim.commit())));
     }
-    let drift = if args.store.store.is_some() && !args.log.names_a_log() {
-        served.drift
-    } else {
-        count_afresh(args, which, &served)?
-    };
-    if drift > 0 { Err(CliError::Drift(drift)) } else { Ok(()) }
+    if args.store.store.is_some() && !args.log.names_a_log() {
+        return Ok(served.drift);
+    }
+    count_afresh(args, which, &served)
 }
 
 /// Holds a store against the commit that it claims to show.

@@ -14,7 +14,7 @@ const ID_BYTES: f64 = 21.5;
 const ID_ROW_BYTES: f64 = 20.0;
 /// Bytes of a tag in memory: its slot in the slab, its index entry, the block of its text.
 const SLOT_BYTES: f64 = 104.0;
-const INDEX_BYTES: f64 = 7.5;
+const INDEX_BYTES: f64 = 12.0;
 const TEXT_BLOCK_BYTES: f64 = 20.0;
 /// Bytes of a tag's row without texts and buckets: hash, numbers, times and offsets.
 const TAG_ROW_BYTES: f64 = 16.0 + 8.0 * 5.0 + 4.0 * 4.0;

@@ -211,8 +211,10 @@ pub fn start(spec: JobSpec) -> Result<Started, JobError> {
         Prepared::Finished(finished) => return Ok(finished.started()),
     };
     let Ready { context, workers, writer, commits, housekeeper, publisher, lock } = ready;
+    let other_writer = writer.clone();
     let mut threads = vec![
         std::thread::spawn(|| writer.run()),
+        std::thread::spawn(|| other_writer.run()),
         std::thread::spawn(|| commits.run()),
         spawn_housekeeper(&context, housekeeper),
     ];

@@ -348,6 +348,8 @@ fn what_cannot_be_told_is_no_result() {
     let state = folder.path().join("state");
     let error = fails(&format!("reconcile --input - --state {}", state.display()), 2);
     assert!(error.contains("standard input"), "{error}");
+    let error = fails(&format!("{line} --at 9"), 2);
+    assert!(error.contains("cannot tell") && error.contains("commit 9"), "{error}");
     fails(&format!("{line} --sample 1/0"), 2);
     fails(&format!("{line} --bins 5..5"), 2);
     fails(&format!("{line} --tags #"), 2);

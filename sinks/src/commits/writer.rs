@@ -2,8 +2,8 @@
 //!
 //! Invariant: a reply says that the segment and its name are durable.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::manifest::SegmentMeta;
 use schemas::segment::{Rows, SegmentError};
@@ -81,22 +81,24 @@ pub(super) fn write_temporary(
     Ok(finished)
 }
 
-/// The background task that writes segments.
+/// The background task that writes segments. Its clones share the work: the tables of a commit are
+/// written side by side.
+#[derive(Clone)]
 pub struct SegmentWriter {
     storage: Arc<dyn Storage>,
-    jobs: Receiver<WriteJob>,
+    jobs: Arc<Mutex<Receiver<WriteJob>>>,
 }
 
 impl SegmentWriter {
     /// A writer, and where to send it jobs. It ends when all senders are gone.
     pub fn new(storage: Arc<dyn Storage>) -> (Self, Sender<WriteJob>) {
         let (sender, jobs) = channel();
-        (Self { storage, jobs }, sender)
+        (Self { storage, jobs: Arc::new(Mutex::new(jobs)) }, sender)
     }
 
     /// Writes what is waiting; whether there was anything.
     pub fn step(&mut self) -> bool {
-        let jobs: Vec<WriteJob> = self.jobs.try_iter().collect();
+        let jobs: Vec<WriteJob> = self.waiting().try_iter().collect();
         let any = !jobs.is_empty();
         self.write(jobs);
         any
@@ -104,10 +106,18 @@ impl SegmentWriter {
 
     /// Writes until no more can come.
     pub fn run(mut self) {
-        while let Ok(first) = self.jobs.recv() {
-            let jobs = std::iter::once(first).chain(self.jobs.try_iter()).collect();
-            self.write(jobs);
+        // While one clone waits for a job, others wait for it.
+        while let Some(job) = self.next() {
+            self.write(vec![job]);
         }
+    }
+
+    fn next(&self) -> Option<WriteJob> {
+        self.waiting().recv().ok()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Receiver<WriteJob>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes several segments with one sync of their folder.
