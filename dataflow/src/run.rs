@@ -242,8 +242,8 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
     {
         let last = Arc::new(show_finished(&*storage, before)?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
-        let (clock, store_wait_ms) = (spec.clock, spec.settings.store_wait_ms);
-        let finished = Finished { last, publisher, clock, store_wait_ms };
+        let store_wait_ms = spec.settings.store_wait_ms;
+        let finished = Finished { last, publisher, clock: spec.clock, store_wait_ms };
         return Ok(Prepared::Finished(Box::new(finished)));
     }
     let (takeover, lock) = own(&spec, &*storage)?;
@@ -251,17 +251,14 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
     let inputs = open_inputs(&spec.inputs, takeover.header.generation, &spec)?;
     let plan = self::plan(&inputs, known(&takeover), &spec.settings)?;
     let started_us = spec.clock.mono_us();
-    let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
-    let latest = Arc::new(Latest::new(first));
+    let first = Snapshot::open(&*storage, takeover.clone(), None)?;
+    let latest = Arc::new(Latest::new(Arc::new(first)));
     let (writer_task, writer) = SegmentWriter::new(Arc::clone(&storage));
     let (commit_task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
     let merges = Arc::new(MergeQueue::default());
-    let housekeeper = Housekeeper::new(
-        Arc::clone(&storage),
-        &takeover.header,
-        spec.settings.retention,
-        Arc::clone(&merges),
-    );
+    let (header, retention) = (&takeover.header, spec.settings.retention);
+    let housekeeper =
+        Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges));
     let status = Arc::new(Status::default());
     status.committed(&takeover, 0);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));

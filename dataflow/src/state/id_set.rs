@@ -267,7 +267,8 @@ mod tests {
             let mut set = IdSet::with_room(peers, [1, 1, 2].into_iter(), 9000);
             let any = (0..60_000_u32).map(|i| hasher.event(0, &i.to_string()));
             let last = (0..2000).map(|i| KeyHash { hi: u64::MAX - i / 2, lo: i });
-            let first = (0..2000).map(|i| KeyHash { hi: i / 2, lo: i });
+            // Not the one that is moved to make room for gaps.
+            let first = (1..2000).map(|i| KeyHash { hi: i / 2, lo: i + 1 });
             let mine = |id: &KeyHash| id.bin() as usize % peers == 1023 % peers;
             let ids: Vec<_> = any.chain(last).chain(first).filter(mine).collect();
             assert!(ids.iter().all(|id| set.insert(1, *id)), "{peers} workers");
