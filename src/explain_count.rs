@@ -55,14 +55,15 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let recomputed = behind(request, scope, key, &progress, each);
     drop(live);
     let commit = view.as_of().commit;
-    let explained = Explained { commit, scope, key, stored, recomputed: recomputed? };
+    let recomputed = recomputed?;
+    let explained = Explained { commit, scope, key, stored, recomputed };
     if *json {
         output.json(&explained)?;
     } else {
-        let Explained { recomputed, .. } = explained;
         output.line(format!("{recomputed} posts; commit {commit} says {stored}"))?;
     }
-    output.flush()
+    output.flush()?;
+    if recomputed == stored { Ok(()) } else { Err(CliError::Drift(1)) }
 }
 
 fn tell(output: &mut Output, event: &Behind) -> Result<(), CliError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::reconcile::{Drift, Found, PARTS, Progress, Report, Request, Which, reconcile};
-use dataflow::{Beyond, InputSpec, LogTimeKind, Settings};
+use dataflow::{Beyond, InputSpec, LogTimeKind, Repair, Settings};
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
@@ -129,7 +129,7 @@ fn parse_sample(text: &str) -> Result<u64, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    match drift_of(args).map_err(CliError::untold)? {
+    match drift_of(args)? {
         0 => Ok(()),
         drift => Err(CliError::Drift(drift)),
     }
@@ -164,10 +164,7 @@ fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliErro
     let (values, mut report) = look(claim)?;
     if args.repair && report.drift > 0 {
         let done = claim.mend(&args.log.mender(args.why.clone())?, &values)?;
-        let mut output = Output::new();
-        done.iter().try_for_each(|repair| tell_repair(&mut output, repair, args.json))?;
-        output.flush()?;
-        drop(output);
+        tell_repairs(&done, args.json)?;
         report = look(claim)?.1;
         if report.drift > 0 {
             eprintln!(
@@ -195,14 +192,18 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
     let mut found = check(request)?;
     tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
     if args.repair && found.report.drift > 0 {
+        if found.report.ambiguous > 0 {
+            let copies = found.report.ambiguous;
+            return Err(CliError::CannotTell(format!(
+                "{copies} events came in copies that differ, and any may count; nothing was corrected"
+            )));
+        }
         let mender = args.log.mender(args.why)?;
         let again = |taken: Manifest, before: &Found| {
             check(args.log.request_at(taken, Which::Keys(before.keys.clone()), workers)?)
         };
         let (done, left) = repair(&mender, &*storage, base, found, again)?;
-        let mut output = Output::new();
-        done.iter().try_for_each(|repair| tell_repair(&mut output, repair, args.json))?;
-        output.flush()?;
+        tell_repairs(&done, args.json)?;
         tell(&left.values, Some(&whole(&left.report)), "the log", args.json)?;
         found = left;
     }
@@ -337,7 +338,27 @@ fn which(args: &Args) -> Result<Which, CliError> {
     Ok(Which::Tags(tags))
 }
 
+/// Goes on where nobody reads the output any more: the exit code and repairs do not depend on it.
+fn unless_closed(written: Result<(), CliError>) -> Result<(), CliError> {
+    written.or_else(|error| if error.is_broken_pipe() { Ok(()) } else { Err(error) })
+}
+
+fn tell_repairs(done: &[Repair], json: bool) -> Result<(), CliError> {
+    let mut output = Output::new();
+    let told = done.iter().try_for_each(|repair| tell_repair(&mut output, repair, json));
+    unless_closed(told.and_then(|()| output.flush()))
+}
+
 fn tell(
+    values: &[Drift],
+    report: Option<&Report>,
+    whose: &str,
+    json: bool,
+) -> Result<(), CliError> {
+    unless_closed(print(values, report, whose, json))
+}
+
+fn print(
     values: &[Drift],
     report: Option<&Report>,
     whose: &str,

@@ -95,6 +95,21 @@ fn a_file_can_generate_and_serve() {
 }
 
 #[test]
+fn a_generator_in_parts_makes_the_same_posts() {
+    let folder = folder();
+    let count = |name: &str, more: &str| {
+        let (state, input) = (folder.path().join(name), "generator:?posts=20000&hot-tag=0.5");
+        ok(&format!("run --bounded --workers 2 --input {input}{more} --state {}", state.display()));
+        state.display().to_string()
+    };
+    let (one, three) = (count("one", ""), count("three", "&partitions=3"));
+    ok(&format!("compare {one} {three}"));
+    assert_eq!(export(Path::new(&three), "").1.events, export(Path::new(&one), "").1.events);
+    let parts = ok(&format!("checkpoint show --state {three}"));
+    assert!(parts.contains("generated-2") && !parts.contains("generated-3"), "{parts}");
+}
+
+#[test]
 fn mistakes_are_named_with_their_place() {
     let folder = folder();
     let file = write(folder.path(), "{source: 'file:posts'}", "    windw: {}\n");

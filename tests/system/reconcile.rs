@@ -355,6 +355,40 @@ fn what_cannot_be_told_is_no_result() {
     fails(&format!("{line} --tags #"), 2);
 }
 
+#[test]
+fn another_log_or_mapping_is_told_and_nothing_is_corrected_by_it() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "");
+    let beside = folder.path().join("beside.ndjson");
+    ok(&format!("generate --posts 3000 --seed 2 --out {}", beside.display()));
+    let error = fails(&line.replace("posts.ndjson", "beside.ndjson"), 2);
+    assert!(error.contains("posts.ndjson") && error.contains("is not in"), "{error}");
+    let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
+    assert!(error.contains("is the mapping that of the job?"), "{error}");
+    no_drift(&line);
+    assert_eq!(told(&line).1["commit"], 2, "no commit came of it");
+}
+
+#[test]
+fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let post = |id: u32, caption: &str| json!({"event_id": id.to_string(), "ts": 1_700_000_000_000_i64, "caption": caption});
+    let copies = [(1, "#b"), (1, "#a"), (2, "#c"), (2, "none"), (3, "none"), (3, "#d"), (4, "#e")];
+    let text: String = copies.iter().map(|(id, text)| format!("{}\n", post(*id, text))).collect();
+    fs::write(&input, text).unwrap();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    ok(&format!("run {at} --bounded --workers 1"));
+    let line = format!("reconcile {at} --json");
+    let whole = told(&line);
+    assert_eq!(whole.1["ambiguous"], 3, "{whole:?}");
+    assert!(!whole.0.is_empty());
+    assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
+    let error = fails(&format!("{line} --repair --why no"), 2);
+    assert!(error.contains("3 events came in copies that differ"), "{error}");
+    assert_eq!(told(&line), whole, "no commit came of it");
+}
+
 /// Copies a folder with all in it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

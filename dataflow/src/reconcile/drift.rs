@@ -3,7 +3,7 @@
 //!
 //! Invariant: every fact that differs ends in at least one value of its key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use schemas::control::Control;
 use schemas::hash::KeyHash;
@@ -112,7 +112,8 @@ impl Differences {
     /// ambiguous events.
     pub(super) fn new(facts: impl IntoIterator<Item = (Fact, isize)>) -> (Self, u64) {
         let mut keys = BTreeMap::<KeyHash, Differing>::new();
-        let mut ambiguous = 0;
+        // Several passes may tell of one.
+        let mut ambiguous = HashSet::new();
         for (fact, number) in facts {
             let is_stored = number > 0;
             match fact {
@@ -128,10 +129,10 @@ impl Differences {
                 }
                 Fact::Id(id) => keys.entry(id).or_default().id = Some(is_stored),
                 Fact::Misnamed(key) => keys.entry(key).or_default().misnamed = true,
-                Fact::Ambiguous(_) => ambiguous += 1,
+                Fact::Ambiguous(id) => drop(ambiguous.insert(id)),
             }
         }
-        (Self { keys }, ambiguous)
+        (Self { keys }, ambiguous.len() as u64)
     }
 
     /// What has to be looked up in the log.

@@ -156,6 +156,28 @@ pub enum ReconcileError {
         /// The input.
         input: String,
     },
+    /// The input that was named has not all that the commit counts.
+    #[error(
+        "the commit counts {partition} of input {input:?}, which is not in what was named for it; \
+         name the file, folder or topic that the job reads"
+    )]
+    Elsewhere {
+        /// The input.
+        input: String,
+        /// The partition.
+        partition: String,
+    },
+    /// No record is an event, though the commit counts some.
+    #[error(
+        "none of {records} records is an event that counts, and the commit counts {counted}; \
+         is the mapping that of the job?"
+    )]
+    NoEvents {
+        /// The records that were read.
+        records: u64,
+        /// The events that the commit counts.
+        counted: u64,
+    },
     /// The log ends before the commit's position.
     #[error("{partition} ends at {end}, and the commit covers it up to {position}")]
     Short {

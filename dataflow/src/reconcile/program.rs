@@ -34,6 +34,8 @@ pub(super) fn share(id: KeyHash) -> Time {
 pub(super) struct Event {
     /// When it happened.
     pub(super) ts_ms: i64,
+    /// A hash of all its tags, of which a pass may not see all: two copies may differ in another.
+    pub(super) digest: u64,
     /// For each of its tags, in each of its scopes: the key, and the spelling.
     pub(super) uses: Box<[(KeyHash, Box<str>)]>,
 }
@@ -152,7 +154,7 @@ pub(super) fn drift<'s>(
     let ids = first.clone().filter(move |(id, of)| remember.is_remembered(*id, of.event.ts_ms));
     let counted = first.map(|(_, copies)| copies.event).concat(as_is);
 
-    let uses = counted.flat_map(|Event { ts_ms, uses }| {
+    let uses = counted.flat_map(|Event { ts_ms, uses, .. }| {
         uses.into_iter().map(move |(key, spelling)| (key, ts_ms, spelling))
     });
     let live = kept.clone();
@@ -187,7 +189,10 @@ mod tests {
 
     #[test]
     fn of_copies_the_least_counts_in_whatever_order_they_come() {
-        let copy = |ts_ms| Copies { event: Event { ts_ms, uses: Box::default() }, differ: false };
+        let copy = |ts_ms| Copies {
+            event: Event { ts_ms, digest: 0, uses: Box::default() },
+            differ: false,
+        };
         let sum = |times: &[i64]| {
             let (mut sum, rest) = (copy(times[0]), &times[1..]);
             rest.iter().for_each(|ts_ms| sum.plus_equals(&copy(*ts_ms)));

@@ -3,7 +3,8 @@
 //!
 //! Invariant: a report is made only where every piece was read to the commit's position.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::input::{Input as _, InputSession};
@@ -15,6 +16,7 @@ use sinks::commits::{OpenSegment, open_table};
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::accept::{Accept, Accepted, Rules, again, decisions};
 use super::drift::{Differences, Place};
@@ -29,6 +31,8 @@ use crate::settings::{Scope, Settings};
 
 /// The records read before the other operators have their turn.
 const TURN_RECORDS: usize = 4096;
+/// An odd number without a pattern, to mix tags by.
+const DIGEST: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A partition that delivers nothing for so long ends a check.
 const SILENCE_US: u64 = 60_000_000;
@@ -48,6 +52,8 @@ pub(super) struct Check {
     progress: Arc<Progress>,
     found: Mutex<Vec<(Fact, isize)>>,
     checked: Mutex<u64>,
+    /// How many records were taken for events that count, copies included, in all passes.
+    accepted: AtomicU64,
     failure: Mutex<Option<ReconcileError>>,
     failed: AtomicBool,
 }
@@ -63,6 +69,7 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     for part in parts {
         check.kept.part = part;
         check = pass(check)?;
+        check.is_the_log()?;
         facts.append(check.found.get_mut().unwrap_or_else(PoisonError::into_inner));
     }
     report.checked = *check.checked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,7 +176,8 @@ impl Check {
             Some((again(rules, &plain, r.record, as_it_is)?, r.place.clone()))
         });
         let again = counted.collect();
-        verify(&logs, body)?;
+        let pieces = pieces(body);
+        verify(&logs, body, &pieces)?;
         let kept = Kept {
             windows: body.windows.clone(),
             as_of_ms: body.as_of_ms.unwrap_or_default(),
@@ -177,7 +185,7 @@ impl Check {
             part: Part::Bins(0..PARTS),
         };
         Ok(Self {
-            pieces: pieces(body),
+            pieces,
             ids: open_table::<Ids>(&*request.storage, manifest)?,
             again,
             pace: Pace::new(request.limit_rate, clock.mono_us()),
@@ -188,9 +196,21 @@ impl Check {
             request,
             found: Mutex::default(),
             checked: Mutex::default(),
+            accepted: AtomicU64::default(),
             failure: Mutex::default(),
             failed: AtomicBool::default(),
         })
+    }
+
+    /// Whether what was read can be what the commit counted: with another mapping than the job's
+    /// there are no events, and all the commit holds would be drift.
+    fn is_the_log(&self) -> Result<(), ReconcileError> {
+        let counted = self.request.snapshot.manifest.body.counters.events;
+        let records = self.progress.records.load(Ordering::Relaxed);
+        if counted == 0 || records == 0 || self.accepted.load(Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        Err(ReconcileError::NoEvents { records, counted })
     }
 
     /// How much there is to read, in the units of [`Progress`].
@@ -221,12 +241,15 @@ impl Check {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
                 continue;
             }
-            let (mut read, before) = (0, reader.position());
+            let (mut read, mut accepted, before) = (0, 0, reader.position());
             more = piece.read(&mut *reader, limit, &mut |record| {
                 read += 1;
                 let position = record.position;
-                accept.take(record).into_iter().for_each(|event| each(event, position));
+                let event = accept.take(record);
+                accepted += u64::from(event.is_some());
+                event.into_iter().for_each(|event| each(event, position));
             })?;
+            self.accepted.fetch_add(accepted, Ordering::Relaxed);
             self.pace.give_back(limit - read);
             let now_us = self.clock.mono_us();
             if reader.position() > before {
@@ -282,11 +305,22 @@ impl Check {
     }
 }
 
-/// Checks that logs begin with what the commit knows of them.
-fn verify(logs: &[(Arc<dyn Log>, Rules)], body: &Body) -> Result<(), ReconcileError> {
+/// Checks that logs have the partitions of the commit, and begin with what it knows of them.
+fn verify(
+    logs: &[(Arc<dyn Log>, Rules)],
+    body: &Body,
+    pieces: &[Piece],
+) -> Result<(), ReconcileError> {
     for (log, rules) in logs {
-        // Finds a topic's partitions and their ends; a file that is gone is told later.
-        log.discover()?;
+        let there: HashSet<String> =
+            log.discover()?.into_iter().map(|found| found.partition).collect();
+        let mine = pieces.iter().filter(|piece| piece.input == rules.input);
+        if let Some(Piece { input, partition, .. }) =
+            mine.into_iter().find(|piece| !there.contains(&piece.partition))
+        {
+            let (input, partition) = (input.clone(), partition.clone());
+            return Err(ReconcileError::Elsewhere { input, partition });
+        }
         for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
             if let Some(fingerprint) = &state.fingerprint {
                 log.verify(partition, fingerprint)?;
@@ -416,9 +450,13 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
 
 /// Hands an event to the program, if this pass needs it: for its id, or for a tag of it.
 fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessions) {
-    let uses = accepted.uses(&rules.hasher).filter(|(key, ..)| part.has(*key));
+    let all = || accepted.uses(&rules.hasher);
+    let digest = all().fold(0_u64, |digest, (key, _, _, spelling)| {
+        (digest ^ key.lo).rotate_left(23).wrapping_mul(DIGEST) ^ xxh3_64(spelling.as_bytes())
+    });
+    let uses = all().filter(|(key, ..)| part.has(*key));
     let uses: Box<[_]> = uses.map(|(key, _, _, spelling)| (key, spelling.into())).collect();
-    let event = Event { ts_ms: accepted.ts_ms, uses };
+    let event = Event { ts_ms: accepted.ts_ms, digest, uses };
     match accepted.id {
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
