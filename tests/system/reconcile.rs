@@ -373,7 +373,8 @@ fn another_log_or_mapping_is_told_and_nothing_is_corrected_by_it() {
 fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
-    let post = |id: u32, caption: &str| json!({"event_id": id.to_string(), "ts": 1_700_000_000_000_i64, "caption": caption});
+    let ts = 1_700_000_000_000_i64;
+    let post = |id: u32, text: &str| json!({"event_id": id.to_string(), "ts": ts, "caption": text});
     let copies = [(1, "#b"), (1, "#a"), (2, "#c"), (2, "none"), (3, "none"), (3, "#d"), (4, "#e")];
     let text: String = copies.iter().map(|(id, text)| format!("{}\n", post(*id, text))).collect();
     fs::write(&input, text).unwrap();

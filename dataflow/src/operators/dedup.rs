@@ -52,6 +52,9 @@ fn hour(ms: i64) -> u32 {
     (ms.max(0) / HOUR_MS) as u32
 }
 
+/// A worker's bins that tell how many ids an hour has.
+const SAMPLED_ONE_IN: usize = 16;
+
 /// What a dead letter tells of an event that the source took to be safely above the floor: only
 /// clocks running ahead of each other can bring that about.
 fn unknown_origin(post: &Post) -> Origin {
@@ -74,17 +77,18 @@ impl Dedup {
         let wrong = u64::from(planted(Bug::ReshardByWrongHash));
         let bins: Vec<u64> =
             (0..BINS).filter(|bin| owns(index, peers, (bin + wrong) % BINS)).collect();
-        let rows = |bins: Vec<u64>| {
-            let pairs =
-                segments.iter().flat_map(move |s| bins.clone().into_iter().map(move |b| (s, b)));
-            let rows = pairs.flat_map(|(segment, bin)| segment.rows.bin(bin));
+        let rows = |step: usize| {
+            let mine = bins.iter().step_by(step);
+            let rows = segments
+                .iter()
+                .flat_map(move |segment| mine.clone().flat_map(move |bin| segment.rows.bin(*bin)));
             rows.filter(|(_, row)| row.hour >= floor)
         };
         // Bins are alike: some tell how many ids an hour has.
-        let some: Vec<u64> = bins.iter().copied().step_by(16).collect();
-        let times = bins.len().div_ceil(some.len().max(1));
-        dedup.ids = IdSet::with_room(peers, rows(some).map(|(_, row)| row.hour), times);
-        for (id, row) in rows(bins) {
+        let times = bins.len().div_ceil(bins.len().div_ceil(SAMPLED_ONE_IN).max(1));
+        let some = rows(SAMPLED_ONE_IN).map(|(_, row)| row.hour);
+        dedup.ids = IdSet::with_room(peers, some, times);
+        for (id, row) in rows(1) {
             taken_back.extend(row.forgotten.then_some(id));
             dedup.ids.insert(row.hour, id);
         }

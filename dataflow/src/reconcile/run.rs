@@ -16,7 +16,7 @@ use sinks::commits::{OpenSegment, open_table};
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::accept::{Accept, Accepted, Rules, again, decisions};
 use super::drift::{Differences, Place};
@@ -31,8 +31,6 @@ use crate::settings::{Scope, Settings};
 
 /// The records read before the other operators have their turn.
 const TURN_RECORDS: usize = 4096;
-/// An odd number without a pattern, to mix tags by.
-const DIGEST: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A partition that delivers nothing for so long ends a check.
 const SILENCE_US: u64 = 60_000_000;
@@ -314,11 +312,9 @@ fn verify(
     for (log, rules) in logs {
         let there: HashSet<String> =
             log.discover()?.into_iter().map(|found| found.partition).collect();
-        let mine = pieces.iter().filter(|piece| piece.input == rules.input);
-        if let Some(Piece { input, partition, .. }) =
-            mine.into_iter().find(|piece| !there.contains(&piece.partition))
-        {
-            let (input, partition) = (input.clone(), partition.clone());
+        let mut mine = pieces.iter().filter(|piece| piece.input == rules.input);
+        if let Some(piece) = mine.find(|piece| !there.contains(&piece.partition)) {
+            let (input, partition) = (piece.input.clone(), piece.partition.clone());
             return Err(ReconcileError::Elsewhere { input, partition });
         }
         for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
@@ -450,13 +446,14 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
 
 /// Hands an event to the program, if this pass needs it: for its id, or for a tag of it.
 fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessions) {
-    let all = || accepted.uses(&rules.hasher);
-    let digest = all().fold(0_u64, |digest, (key, _, _, spelling)| {
-        (digest ^ key.lo).rotate_left(23).wrapping_mul(DIGEST) ^ xxh3_64(spelling.as_bytes())
-    });
-    let uses = all().filter(|(key, ..)| part.has(*key));
-    let uses: Box<[_]> = uses.map(|(key, _, _, spelling)| (key, spelling.into())).collect();
-    let event = Event { ts_ms: accepted.ts_ms, digest, uses };
+    let (mut digest, mut uses) = (0, Vec::new());
+    for (key, _, _, spelling) in accepted.uses(&rules.hasher) {
+        digest = xxh3_64_with_seed(spelling.as_bytes(), digest ^ key.lo);
+        if part.has(key) {
+            uses.push((key, spelling.into()));
+        }
+    }
+    let event = Event { ts_ms: accepted.ts_ms, digest, uses: uses.into() };
     match accepted.id {
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
