@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use schemas::tags::{Extractor, Occurrence, key, occurrences};
+use schemas::tags::{Occurrence, key, limited, occurrences};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -34,7 +34,6 @@ struct Found {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::new();
-    let mut extractor = Extractor::default();
     for (number, line) in std::io::stdin().lock().split(b'\n').enumerate() {
         let line = line.map_err(CliError::io("cannot read standard input"))?;
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
@@ -58,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         if args.no_limits {
             occurrences(&text, |o| add(o, key(o.tag).into_owned()));
         } else {
-            extractor.each(&text, |o, key, _| add(o, key.to_owned()));
+            limited(&text, key, |o, key, _| add(o, key.to_string()));
         }
         output.json(&found)?;
     }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
-use schemas::tags::Extractor;
+use schemas::tags::{key, limited};
 use serde::Deserialize;
 
 use crate::sums::Sums;
@@ -36,7 +36,6 @@ pub(crate) fn run(input: &Path) -> Result<(), Box<dyn Error>> {
     let mut sums = Sums::default();
     let mut ids: HashSet<String> = HashSet::new();
     let mut counts: HashMap<String, Count> = HashMap::new();
-    let mut extractor = Extractor::default();
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? > 0 {
         let post: Post<'_> = serde_json::from_slice(&line)?;
@@ -45,7 +44,7 @@ pub(crate) fn run(input: &Path) -> Result<(), Box<dyn Error>> {
         } else {
             ids.insert(post.event_id.into_owned());
             sums.events += 1;
-            extractor.each(&post.caption, |_, key, first| {
+            limited(&post.caption, key, |_, key, first| {
                 if first {
                     count(&mut counts, key, post.ts);
                 }

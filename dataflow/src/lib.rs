@@ -10,6 +10,7 @@ mod estimate;
 mod failure;
 mod inputs;
 mod job;
+mod key_cache;
 pub mod lockstep;
 pub mod log;
 mod operators;

@@ -94,9 +94,12 @@ impl TimeUnit {
 
 /// Reads a decimal number times `10^shift`, cut to an integer.
 fn decimal(text: &str, shift: i32) -> Option<i64> {
+    let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    if shift == 0 && all_digits(text) {
+        return text.parse().ok();
+    }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let (negative, digits) = whole.strip_prefix('-').map_or((false, whole), |d| (true, d));
-    let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if !all_digits(digits) || !all_digits(fraction) {
         return None;
     }

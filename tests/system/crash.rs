@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use schemas::tags::Extractor;
+use schemas::tags::{key, limited};
 use sinks::commits::Follower;
 use sinks::storage::DiskStorage;
 
@@ -113,7 +113,7 @@ fn first_tag(input: &Path) -> String {
     let caption = serde_json::from_str::<serde_json::Value>(&text).unwrap()["caption"].clone();
     let mut first = None;
     let caption = caption.as_str().unwrap();
-    Extractor::default().each(caption, |_, key, _| first = first.take().or(Some(key.to_owned())));
+    limited(caption, key, |_, key, _| first = first.take().or(Some(key.to_string())));
     first.unwrap()
 }
 

@@ -174,7 +174,10 @@ impl Dedup {
 
     /// Writes down an id that is remembered from now on.
     fn remember(&mut self, id: KeyHash, hour: u32) {
-        self.forgotten.remove(&id);
+        // Hardly ever is there one, and looking costs a hash.
+        if !self.forgotten.is_empty() {
+            self.forgotten.remove(&id);
+        }
         self.last_hour = self.last_hour.max(Some(hour));
         self.accepted.push(id, &IdRow { hash: id, hour, forgotten: false });
     }

@@ -11,10 +11,11 @@ use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use schemas::segment::Rows;
-use schemas::tags::Extractor;
+use schemas::tags::limited;
 use serde_json::json;
 use smallvec::SmallVec;
 
+use crate::key_cache::KeyCache;
 use crate::log::Record;
 use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
@@ -30,7 +31,7 @@ const FLOOR_SLACK_MS: i64 = 10 * 60_000;
 pub(crate) struct Intake {
     settings: Arc<Settings>,
     hasher: Hasher,
-    extractor: Extractor,
+    keys: KeyCache,
     warned: bool,
     /// The commit that records now belong to, for dead letters.
     pub(crate) commit: u64,
@@ -56,8 +57,8 @@ impl Intake {
     pub(crate) fn new(settings: Arc<Settings>, hasher: Hasher, commit: u64) -> Self {
         Self {
             settings,
+            keys: KeyCache::new(hasher.clone()),
             hasher,
-            extractor: Extractor::default(),
             warned: false,
             commit,
             counters: Counters::default(),
@@ -234,15 +235,14 @@ impl Intake {
 
     /// Sends an event to the owner of its id.
     pub(crate) fn send(&mut self, event: &Event<'_>, salt: u64, route: Route, outbox: &mut Outbox) {
-        let hasher = &self.hasher;
-        let id = hasher.event(salt, &event.event_id);
+        let id = self.hasher.event(salt, &event.event_id);
         let batch = outbox.of(id);
         let start = batch.tags.len();
-        let dropped = self.extractor.each(&event.caption, |o, key, first| {
-            let hash = hasher.tag(key);
+        let hash_of = |tag| self.keys.hash(tag);
+        let dropped = limited(&event.caption, hash_of, |o, hash, first| {
             if first {
-                batch.tags.push(TagUse { hash, spelling: batch.spellings.push(o.tag) });
-            } else if let Some(kept) = batch.tags[start..].iter_mut().find(|t| t.hash == hash)
+                batch.tags.push(TagUse { hash: *hash, spelling: batch.spellings.push(o.tag) });
+            } else if let Some(kept) = batch.tags[start..].iter_mut().find(|t| t.hash == *hash)
                 && o.tag < batch.spellings.get(kept.spelling)
             {
                 kept.spelling = batch.spellings.push(o.tag);

@@ -10,7 +10,7 @@ use schemas::event::{Decoder, Event, Kind, RECORD_BYTES_MAX};
 use schemas::hash::{Hasher, KeyHash};
 use schemas::rows::{DeadLetters, partition_hash, record_hash};
 use schemas::segment::Segment;
-use schemas::tags::Extractor;
+use schemas::tags::{key, limited};
 
 use crate::log::Record;
 use crate::settings::{Beyond, LogTimeKind, Scope};
@@ -135,7 +135,6 @@ pub(super) struct Accept {
     /// Whether events are held against the partition's log time. Not in blocks.
     ordered: bool,
     log_time: LogTime,
-    extractor: Extractor,
 }
 
 impl Accept {
@@ -146,7 +145,6 @@ impl Accept {
             rules,
             ordered,
             log_time: LogTime::default(),
-            extractor: Extractor::default(),
         }
     }
 
@@ -177,7 +175,7 @@ impl Accept {
         if beyond && rules.beyond == Beyond::DeadLetter {
             return None;
         }
-        Some(accepted(&self.rules, &mut self.extractor, self.salt, event, beyond))
+        Some(accepted(&self.rules, self.salt, event, beyond))
     }
 }
 
@@ -191,22 +189,16 @@ pub(super) fn again(
 ) -> Option<Accepted> {
     let event = plain.decode(record.as_bytes()).ok()?;
     let salt = rules.hasher.input_salt(&rules.input);
-    Some(accepted(rules, &mut Extractor::default(), salt, event, as_it_is))
+    Some(accepted(rules, salt, event, as_it_is))
 }
 
-fn accepted(
-    rules: &Rules,
-    extractor: &mut Extractor,
-    salt: u64,
-    event: Event<'_>,
-    as_it_is: bool,
-) -> Accepted {
+fn accepted(rules: &Rules, salt: u64, event: Event<'_>, as_it_is: bool) -> Accepted {
     let mut tags: Vec<(String, String)> = Vec::new();
-    extractor.each(&event.caption, |o, key, _| {
-        match tags.iter_mut().find(|(known, _)| known == key) {
+    limited(&event.caption, key, |o, key, _| {
+        match tags.iter_mut().find(|(known, _)| *known == *key) {
             Some((_, least)) if o.tag < least.as_str() => o.tag.clone_into(least),
             Some(_) => {}
-            None => tags.push((key.to_owned(), o.tag.to_owned())),
+            None => tags.push((key.to_string(), o.tag.to_owned())),
         }
     });
     let values = rules.scopes.iter().zip(&event.attributes);

@@ -242,15 +242,17 @@ impl TagTable {
             // cache: its hash is in one, its last field in the other.
             let mut found = [None; FOUND_AHEAD];
             let mut last = some.iter().fold(0, |all, mention| all ^ self.index.touch(mention.tag));
-            for mention in some {
-                let tag = self.index.like(mention.tag).next().and_then(|index| self.tag(index));
+            for (found, mention) in found.iter_mut().zip(some) {
+                *found = self.index.like(mention.tag).next();
+                let tag = found.and_then(|index| self.tag(index));
                 last ^= tag.map_or(0, |tag| tag.commit ^ tag.hash.lo);
             }
             for (found, mention) in found.iter_mut().zip(some) {
-                *found = self.find(mention.tag);
-            }
-            for tag in found.iter().flatten().filter_map(|index| self.tag(*index)) {
-                last ^= tag.buckets.touch();
+                let tag = found.and_then(|index| self.tag(index));
+                match tag.filter(|tag| tag.hash == mention.tag) {
+                    Some(tag) => last ^= tag.buckets.touch(),
+                    None => *found = None,
+                }
             }
             std::hint::black_box(last);
             for (found, mention) in found.into_iter().zip(some) {

@@ -10,7 +10,7 @@ mod urls;
 
 use std::ops::Range;
 
-pub use key::{RULES_VERSION, key, key_into};
+pub use key::{RULES_VERSION, key};
 pub use name::{Name, NameError};
 use smallvec::SmallVec;
 
@@ -74,6 +74,9 @@ fn after_sign(text: &str, start: usize) -> Option<usize> {
         _ if text[start..].starts_with('＃') => start + '＃'.len_utf8(),
         _ => return None,
     };
+    if text.as_bytes().get(body).is_some_and(u8::is_ascii) {
+        return Some(body);
+    }
     // An emoji or keycap number sign is a picture, not a sign.
     (!text[body..].starts_with(['\u{fe0f}', '\u{20e3}'])).then_some(body)
 }
@@ -120,71 +123,46 @@ pub struct Dropped {
     pub truncated: bool,
 }
 
-/// Finds the distinct tags of a post within the limits. Keeps its buffers from post to post.
-#[derive(Debug, Default)]
-pub struct Extractor {
-    key: String,
-    keys: String,
-    seen: SmallVec<[Seen; 16]>,
-}
-
-/// A key that was seen: the first eight bytes, which tell most keys apart, and where it ends.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    head: u64,
-    end: usize,
-}
-
-fn head(key: &[u8]) -> u64 {
-    match key.first_chunk() {
-        Some(chunk) => u64::from_le_bytes(*chunk),
-        None => key.iter().fold(0, |head, b| head << 8 | u64::from(*b)),
-    }
-}
-
-impl Extractor {
-    /// Calls `found(occurrence, key, first)` for every occurrence within the limits; `first` says
-    /// that its key was not seen before in this text, so that it counts.
-    pub fn each<'t>(
-        &mut self,
-        text: &'t str,
-        mut found: impl FnMut(Occurrence<'t>, &str, bool),
-    ) -> Dropped {
-        let mut dropped = Dropped::default();
-        self.keys.clear();
-        self.seen.clear();
-        let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        dropped.truncated = read.len() < text.len();
-        occurrences(read, |o| {
-            // A tag that the limit cuts through would be counted under a name nobody wrote.
-            if dropped.truncated && o.end == read.len() {
-                return;
-            }
-            if o.tag.len() > TAG_CODE_POINTS_MAX && o.tag.chars().count() > TAG_CODE_POINTS_MAX {
-                dropped.too_long += 1;
-                return;
-            }
-            key_into(o.tag, &mut self.key);
-            let head = head(self.key.as_bytes());
-            let first = !self.has_seen(head);
-            if first && self.seen.len() == TAGS_PER_POST_MAX {
-                dropped.too_many += 1;
-                return;
-            }
-            if first {
-                self.keys.push_str(&self.key);
-                self.seen.push(Seen { head, end: self.keys.len() });
-            }
-            found(o, &self.key, first);
-        });
-        dropped
-    }
-
-    fn has_seen(&self, head: u64) -> bool {
-        let start = |i: usize| i.checked_sub(1).map_or(0, |before| self.seen[before].end);
-        let same = |i: usize| self.keys[start(i)..self.seen[i].end] == self.key;
-        self.seen.iter().enumerate().any(|(i, seen)| seen.head == head && same(i))
-    }
+/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` gives what
+/// makes spellings one tag, such as [`key`]; `first` says that the text had no tag of that key
+/// before, so that this one counts.
+///
+/// ```
+/// use schemas::tags::{key, limited};
+/// let mut counted = Vec::new();
+/// limited("#Sun #moon #SUN", key, |o, _, first| counted.extend(first.then_some(o.tag)));
+/// assert_eq!(counted, ["Sun", "moon"]);
+/// ```
+pub fn limited<'t, K: PartialEq>(
+    text: &'t str,
+    mut key_of: impl FnMut(&'t str) -> K,
+    mut found: impl FnMut(Occurrence<'t>, &K, bool),
+) -> Dropped {
+    let mut dropped = Dropped::default();
+    let mut seen: SmallVec<[K; 16]> = SmallVec::new();
+    let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+    dropped.truncated = read.len() < text.len();
+    occurrences(read, |o| {
+        // A tag that the limit cuts through would be counted under a name nobody wrote.
+        if dropped.truncated && o.end == read.len() {
+            return;
+        }
+        if o.tag.len() > TAG_CODE_POINTS_MAX && o.tag.chars().count() > TAG_CODE_POINTS_MAX {
+            dropped.too_long += 1;
+            return;
+        }
+        let key = key_of(o.tag);
+        let first = !seen.contains(&key);
+        if first && seen.len() == TAGS_PER_POST_MAX {
+            dropped.too_many += 1;
+            return;
+        }
+        found(o, &key, first);
+        if first {
+            seen.push(key);
+        }
+    });
+    dropped
 }
 
 #[cfg(test)]
@@ -208,15 +186,14 @@ mod tests {
 
     #[test]
     fn limits_are_counted() {
-        let mut extractor = Extractor::default();
         let long = format!("#{} #ok", "x".repeat(101));
         let mut kept = Vec::new();
-        let dropped = extractor.each(&long, |o, _, _| kept.push(o.tag));
+        let dropped = limited(&long, key, |o, _, _| kept.push(o.tag));
         assert_eq!((kept, dropped.too_long), (vec!["ok"], 1));
 
         let many: String = (0..62).map(|i| format!("#t{i} ")).chain(["#T0".into()]).collect();
         let (mut all, mut first) = (0, 0);
-        let dropped = extractor.each(&many, |_, _, f| {
+        let dropped = limited(&many, key, |_, _, f| {
             all += 1;
             first += u32::from(f);
         });
@@ -224,7 +201,7 @@ mod tests {
 
         let cut = format!("{}#tag", " ".repeat(TEXT_BYTES_MAX - 2));
         let mut kept = 0;
-        let dropped = extractor.each(&cut, |_, _, _| kept += 1);
+        let dropped = limited(&cut, key, |_, _, _| kept += 1);
         assert_eq!((kept, dropped.truncated), (0, true), "a tag cut by the limit does not count");
     }
 }

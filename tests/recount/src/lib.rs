@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use schemas::event::{Decoder, Event, Kind};
-use schemas::tags::Extractor;
+use schemas::tags::{key, limited};
 use serde::{Deserialize, Serialize};
 
 const MINUTE_MS: i64 = 60_000;
@@ -160,9 +160,9 @@ fn count(
         scopes.extend(value.map(|value| format!("{attribute}={value}")));
     }
     let mut spelled: BTreeMap<String, String> = BTreeMap::new();
-    Extractor::default().each(&event.caption, |occurrence, key, _| {
+    limited(&event.caption, key, |occurrence, key, _| {
         let tag = occurrence.tag.to_owned();
-        let kept = spelled.entry(key.to_owned()).or_insert_with(|| tag.clone());
+        let kept = spelled.entry(key.to_string()).or_insert_with(|| tag.clone());
         *kept = tag.min(kept.clone());
     });
     let ts = event.ts_ms;

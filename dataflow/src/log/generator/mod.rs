@@ -262,7 +262,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use schemas::event::Decoder;
-    use schemas::tags::Extractor;
+    use schemas::tags::{key, limited};
 
     use super::*;
 
@@ -287,7 +287,6 @@ mod tests {
         };
         let lines = records(spec.clone());
         let decoder = Decoder::default();
-        let mut extractor = Extractor::default();
         let (mut ids, mut tags, mut keys) = (BTreeMap::new(), 0, BTreeSet::new());
         let mut late = 0;
         for (i, line) in lines.iter().enumerate() {
@@ -296,9 +295,9 @@ mod tests {
             assert_eq!(first, line, "a redelivery is the same record");
             let on_time = spec.start_ms + i as i64 * 600 / 1000;
             late += u32::from(event.ts_ms < on_time - 120_000);
-            extractor.each(&event.caption, |_, key, first| {
+            limited(&event.caption, key, |_, key, first| {
                 tags += u32::from(first);
-                keys.insert(key.to_owned());
+                keys.insert(key.to_string());
             });
         }
         let mean = f64::from(tags) / 50_000.0;
@@ -326,9 +325,8 @@ mod tests {
                 ..GeneratorSpec::default()
             };
             let mut counts = BTreeMap::new();
-            let mut extractor = Extractor::default();
             for line in records(spec) {
-                extractor.each(&line, |_, key, _| *counts.entry(key.to_owned()).or_insert(0) += 1);
+                limited(&line, key, |_, key, _| *counts.entry(key.to_string()).or_insert(0) += 1);
             }
             counts.into_values().max().unwrap()
         };
@@ -361,7 +359,7 @@ mod tests {
         let (cold, hot) = (records(spec.clone()), records(GeneratorSpec { hot_tag: 0.9, ..spec }));
         let keys = |line: &str| {
             let mut keys = Vec::new();
-            Extractor::default().each(line, |_, key, _| keys.push(key.to_owned()));
+            limited(line, key, |_, key, _| keys.push(key.to_string()));
             keys
         };
         let mut name = String::new();
