@@ -32,6 +32,7 @@ impl LogTime {
     }
 
     /// Takes an event's time into account.
+    #[inline]
     pub fn observe(&mut self, ts_ms: i64) {
         self.events += 1;
         self.keep(ts_ms);
@@ -59,8 +60,13 @@ impl LogTime {
             }
             self.largest.pop_front();
         }
-        let at = self.largest.partition_point(|kept| *kept <= ts_ms);
-        self.largest.insert(at, ts_ms);
+        // Events come roughly in order.
+        if self.largest.back().is_none_or(|most| *most <= ts_ms) {
+            self.largest.push_back(ts_ms);
+        } else {
+            let at = self.largest.partition_point(|kept| *kept <= ts_ms);
+            self.largest.insert(at, ts_ms);
+        }
     }
 
     fn rise(&mut self) {

@@ -118,9 +118,23 @@ impl<T: Table> Rows<T> {
         columns.extend(T::finish(self.builder));
         let rows = RecordBatch::try_new(schema.clone(), columns)?;
         let mut writer = FileWriter::try_new(out, &schema)?;
-        for chunk in order.chunks(BATCH_ROWS) {
-            let chunk = UInt32Array::from_iter_values(chunk.iter().map(|(_, _, i)| *i));
-            writer.write(&take_record_batch(&rows, &chunk)?)?;
+        let batch = |order: &[(u64, u64, u32)]| {
+            let places = UInt32Array::from_iter_values(order.iter().map(|(_, _, i)| *i));
+            take_record_batch(&rows, &places)
+        };
+        // Rows are gathered from all over memory: two batches take hardly longer than one.
+        for pair in order.chunks(2 * BATCH_ROWS) {
+            let (one, other) = pair.split_at(pair.len().min(BATCH_ROWS));
+            let (one, other) = std::thread::scope(|scope| {
+                let other = (!other.is_empty()).then(|| scope.spawn(|| batch(other)));
+                (batch(one), other.map(std::thread::ScopedJoinHandle::join))
+            });
+            writer.write(&one?)?;
+            match other {
+                Some(Ok(other)) => writer.write(&other?)?,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                None => {}
+            }
         }
         Ok(writer.finish()?)
     }

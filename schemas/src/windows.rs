@@ -199,6 +199,7 @@ pub struct BucketsError;
 
 impl Buckets {
     /// Counts `count` events at `slot`. Slots behind the longest window are left out.
+    #[inline]
     pub fn add(&mut self, tiers: &Tiers, slot: u32, count: u32) {
         let Some(start) = tiers.start(slot, self.folded) else { return };
         self.insert(Bucket { start, count });
@@ -271,6 +272,7 @@ impl Buckets {
 
     /// Reads the end of the list, where the next event is likely to be counted, so that one list's
     /// memory need not be waited for behind another's. What it gives means nothing.
+    #[inline]
     pub fn touch(&self) -> u64 {
         self.list.last().map_or(0, |last| u64::from(last.count))
     }
@@ -306,6 +308,7 @@ impl Buckets {
     }
 
     /// The bytes this list holds outside its own struct.
+    #[inline]
     pub fn heap_bytes(&self) -> usize {
         if self.list.spilled() { self.list.capacity() * size_of::<Bucket>() } else { 0 }
     }

@@ -16,7 +16,7 @@ const ONES: u64 = u64::MAX / 255;
 impl Decoder {
     /// Decodes a record; none where it is unusual in any way.
     pub(super) fn quick<'r>(&self, record: &'r [u8]) -> Option<Event<'r>> {
-        let mut scan = Scan { text: std::str::from_utf8(record).ok()?, at: 0 };
+        let mut scan = Scan { text: simdutf8::basic::from_utf8(record).ok()?, at: 0 };
         let mut parts = self.no_parts();
         scan.members(|scan, key| {
             match self.target(key) {

@@ -68,6 +68,7 @@ fn link_spans(text: &str) -> SmallVec<[Range<usize>; 4]> {
 }
 
 /// The offset behind the sign at `start`, or none where no usable sign stands there.
+#[inline]
 fn after_sign(text: &str, start: usize) -> Option<usize> {
     let body = match text.as_bytes()[start] {
         b'#' => start + 1,
@@ -83,6 +84,7 @@ fn after_sign(text: &str, start: usize) -> Option<usize> {
 
 /// Whether a tag may begin at `start`: the character before lies behind the last match and is
 /// none that glues the sign to a word.
+#[inline]
 fn boundary(text: &str, start: usize, last: usize) -> bool {
     let Some(before) = text[..start].chars().next_back() else { return true };
     if start - before.len_utf8() < last {
@@ -92,6 +94,7 @@ fn boundary(text: &str, start: usize, last: usize) -> bool {
 }
 
 /// The end of the run of tag characters from `body` on, when it holds a letter.
+#[inline]
 fn run(text: &str, body: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut end = body;
