@@ -25,6 +25,7 @@ pub use run::reconcile;
 pub(crate) use run::scopes;
 use schemas::control::Control;
 use schemas::hash::KeyHash;
+use schemas::tags::RULES_VERSION;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::storage::Storage;
@@ -166,6 +167,30 @@ pub enum ReconcileError {
         input: String,
         /// The partition.
         partition: String,
+    },
+    /// The records would be read otherwise than they were.
+    #[error(
+        "commit {commit} was made from input {input:?} with {differing}; \
+         give the --map, or the dataflow.yaml, that the job was given"
+    )]
+    Mapping {
+        /// The commit.
+        commit: u64,
+        /// The input.
+        input: String,
+        /// What is other, as [`schemas::mapping::differing`] has it.
+        differing: String,
+    },
+    /// Tags would be extracted otherwise than they were.
+    #[error(
+        "commit {commit} was made with tag rules {rules}, and this build has {RULES_VERSION}; \
+         use the build that made it, or count the log afresh with `tagflow replay`"
+    )]
+    Rules {
+        /// The commit.
+        commit: u64,
+        /// Its tag rules.
+        rules: u32,
     },
     /// No record is an event, though the commit counts some.
     #[error(

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::input::{Input as _, InputSession};
-use schemas::hash::KeyHash;
-use schemas::manifest::Body;
-use schemas::mapping::Mapping;
+use schemas::hash::{Hasher, KeyHash};
+use schemas::manifest::{Body, Manifest};
+use schemas::mapping::{Mapping, differing};
 use schemas::rows::{DeadLetters, Ids, Repairs};
+use schemas::tags::RULES_VERSION;
 use sinks::commits::{OpenSegment, open_table};
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::probe::Handle;
@@ -133,11 +134,7 @@ impl Check {
     pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
         let manifest = &request.snapshot.manifest;
         let body = &manifest.body;
-        let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
-        if let Some(input) = body.inputs.keys().find(unnamed) {
-            let (commit, input) = (manifest.header.commit, input.clone());
-            return Err(ReconcileError::Unnamed { commit, input });
-        }
+        can_be_counted(&request)?;
         let settings = Settings {
             scopes: scopes(body.scopes.as_deref().unwrap_or_default()),
             ..Settings::default()
@@ -167,6 +164,7 @@ impl Check {
             };
             logs.push((opened.log, rules));
         }
+        read_alike(&logs, manifest)?;
         let plain = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
             let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
@@ -269,7 +267,7 @@ impl Check {
     /// Reads the log once more, for names and places.
     pub(super) fn look_up(
         &self,
-        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &schemas::hash::Hasher),
+        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &Hasher),
     ) -> Result<(), ReconcileError> {
         for piece in &self.pieces {
             let Some((_, rules)) = self.input(piece) else { continue };
@@ -301,6 +299,33 @@ impl Check {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
+}
+
+/// Checks that every input of the commit was named, and that tags are what they were.
+fn can_be_counted(request: &Request) -> Result<(), ReconcileError> {
+    let Manifest { header, body } = &request.snapshot.manifest;
+    let (commit, rules) = (header.commit, body.rules);
+    if rules != RULES_VERSION {
+        return Err(ReconcileError::Rules { commit, rules });
+    }
+    let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
+    match body.inputs.keys().find(unnamed).cloned() {
+        Some(input) => Err(ReconcileError::Unnamed { commit, input }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that records are read as they were when the commit was made, where it says how.
+fn read_alike(logs: &[(Arc<dyn Log>, Rules)], manifest: &Manifest) -> Result<(), ReconcileError> {
+    for (_, rules) in logs {
+        let Some(then) = manifest.body.mappings.get(&rules.input) else { continue };
+        let differing = differing(then, rules.decoder.names());
+        if !differing.is_empty() {
+            let (commit, input) = (manifest.header.commit, rules.input.clone());
+            return Err(ReconcileError::Mapping { commit, input, differing });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that logs have the partitions of the commit, and begin with what it knows of them.

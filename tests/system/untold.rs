@@ -1,0 +1,131 @@
+//! What is no answer of `reconcile`: another log or mapping, and copies that differ.
+
+use std::fs;
+use std::path::Path;
+
+use schemas::manifest::Manifest;
+use serde_json::json;
+use sinks::commits::{load, visible};
+use sinks::storage::DiskStorage;
+
+use super::harness::{fails, folder, newest_commit, ok, run};
+use super::reconcile::{no_drift, replace, state_of, told};
+
+#[test]
+fn what_cannot_be_told_is_no_result() {
+    let folder = folder();
+    let line = state_of(folder.path(), 5000, "");
+    let input = folder.path().join("posts.ndjson");
+    let text = fs::read(&input).unwrap();
+    fs::write(&input, &text[..text.len() / 2]).unwrap();
+    let error = fails(&line, 2);
+    assert!(error.contains("posts.ndjson") && error.contains("cannot tell"), "{error}");
+    fs::remove_file(&input).unwrap();
+    fs::write(folder.path().join("other.ndjson"), &text).unwrap();
+    let error = fails(&line.replace("posts.ndjson", "other.ndjson"), 2);
+    assert!(error.contains("posts.ndjson"), "{error}");
+    let state = folder.path().join("state");
+    let error = fails(&format!("reconcile --input - --state {}", state.display()), 2);
+    assert!(error.contains("standard input"), "{error}");
+    let error = fails(&format!("{line} --at 9"), 2);
+    assert!(error.contains("cannot tell") && error.contains("commit 9"), "{error}");
+    fails(&format!("{line} --sample 1/0"), 2);
+    fails(&format!("{line} --bins 5..5"), 2);
+    fails(&format!("{line} --tags #"), 2);
+}
+
+/// Changes the visible manifest of a state.
+fn change(state: &Path, change: impl FnOnce(&mut Manifest)) {
+    let storage = DiskStorage::open_existing(state).unwrap();
+    let mut manifest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
+    change(&mut manifest);
+    replace(state, &manifest);
+}
+
+#[test]
+fn another_log_is_told_and_nothing_is_corrected_by_it() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "");
+    let beside = folder.path().join("beside.ndjson");
+    ok(&format!("generate --posts 3000 --seed 2 --out {}", beside.display()));
+    let error = fails(&line.replace("posts.ndjson", "beside.ndjson"), 2);
+    assert!(error.contains("posts.ndjson") && error.contains("is not in"), "{error}");
+    // Of a commit that does not say what it was read with.
+    let state = folder.path().join("state");
+    change(&state, |manifest| manifest.body.mappings.clear());
+    let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
+    assert!(error.contains("is the mapping that of the job?"), "{error}");
+    no_drift(&line);
+    assert_eq!(told(&line).1["commit"], 2, "no commit came of it");
+}
+
+#[test]
+fn another_mapping_is_told_also_where_records_are_events_by_it() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    // By another field each is another event, and by another unit it is of another time.
+    let post = |i: u64| {
+        let (ts, other) = (1_700_000_000_000 + i, 1_600_000_000_000 + i);
+        json!({"id": i, "other": i / 2, "at": ts, "then": other, "text": "#tea", "title": "#pot",
+               "kind": "post_published", "area": "eu"})
+    };
+    let lines: Vec<String> = (0..100).map(|i| format!("{}\n", post(i))).collect();
+    fs::write(&input, lines.concat()).unwrap();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    let map = "event_id=id,ts=at,caption=text,type=kind,region=area";
+    ok(&format!("run {at} --map {map} --scope region=eu --bounded"));
+    for command in ["reconcile", "reconcile --repair --why no", "explain-count tea"] {
+        let line = format!("{command} {at} --map");
+        for (other, what) in [
+            (map.replace("ts=at", "ts=at:us"), "ts=at, not ts=at:us"),
+            (map.replace("ts=at", "ts=then"), "ts=at, not ts=then"),
+            (map.replace("id=id", "id=other"), "event_id=id, not event_id=other"),
+            (map.replace("text", "title"), "caption=text, not caption=title"),
+            (map.replace("kind", ""), "type=kind, not type="),
+            (map.replace("area", "kind"), "region=area, not region=kind"),
+        ] {
+            let error = fails(&format!("{line} {other}"), 2);
+            let names = error.contains(what) && error.contains("cannot tell: commit 2");
+            assert!(names && error.contains("--map"), "{other}: {error}");
+        }
+        // What no count depends on may be called as it likes, in any order.
+        let same = "region=area,type=kind,caption=text,ts=at:ms,event_id=id,user_id=whoever";
+        ok(&format!("{line} {same}"));
+    }
+    assert_eq!(newest_commit(&state), 2, "no commit came of it");
+    // A job that goes on with another one says so, and its commits are held against that.
+    fs::write(&input, lines.concat() + &lines[0].replace("\"id\"", "\"name\"")).unwrap();
+    let mended = map.replace("id=id", "id=name");
+    let output = run(&format!("run {at} --map {mended} --scope region=eu --bounded"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("event_id=id"), "{error}");
+    let line = format!("reconcile {at} --json --map");
+    let error = fails(&format!("{line} {map}"), 2);
+    assert!(error.contains("event_id=name, not event_id=id"), "{error}");
+    no_drift(&format!("{line} {map} --at 2"));
+    // Tag rules are as much a part of how a record is read.
+    change(&state, |manifest| manifest.body.rules = 0);
+    let error = fails(&format!("{line} {mended}"), 2);
+    assert!(error.contains("tag rules 0"), "{error}");
+}
+
+#[test]
+fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let ts = 1_700_000_000_000_i64;
+    let post = |id: u32, text: &str| json!({"event_id": id.to_string(), "ts": ts, "caption": text});
+    let copies = [(1, "#b"), (1, "#a"), (2, "#c"), (2, "none"), (3, "none"), (3, "#d"), (4, "#e")];
+    let text: String = copies.iter().map(|(id, text)| format!("{}\n", post(*id, text))).collect();
+    fs::write(&input, text).unwrap();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    ok(&format!("run {at} --bounded --workers 1"));
+    let line = format!("reconcile {at} --json");
+    let whole = told(&line);
+    assert_eq!(whole.1["ambiguous"], 3, "{whole:?}");
+    assert!(!whole.0.is_empty());
+    assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
+    let error = fails(&format!("{line} --repair --why no"), 2);
+    assert!(error.contains("3 events came in copies that differ"), "{error}");
+    assert_eq!(told(&line), whole, "no commit came of it");
+}
