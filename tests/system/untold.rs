@@ -127,5 +127,22 @@ fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
     assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
     let error = fails(&format!("{line} --repair --why no"), 2);
     assert!(error.contains("3 events came in copies that differ"), "{error}");
+    // A check of some keys sees one copy only, where the other's tags are not among them.
+    for (tag, differ) in [("a", 1), ("b", 0), ("c", 0), ("d", 1), ("e", 0)] {
+        let line = format!("{line} --tags {tag}");
+        let (values, last) = told(&line);
+        assert_eq!(values.is_empty(), differ == 0, "{tag}: {values:?}");
+        assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
+        if differ > 0 {
+            let error = fails(&format!("{line} --repair --why no"), 2);
+            assert!(error.contains("1 events came in copies that differ"), "{error}");
+        }
+    }
+    let parts = (0..128).step_by(8).map(|bin| format!("--bins {bin}..{}", bin + 8));
+    for part in parts.chain((1..9).map(|n| format!("--sample 1/{n}"))) {
+        let output = run(&format!("{line} {part}"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains("recomputed") || text.contains("ambiguous"), "{part}: {text}");
+    }
     assert_eq!(told(&line), whole, "no commit came of it");
 }

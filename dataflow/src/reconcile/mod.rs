@@ -7,6 +7,7 @@
 
 mod accept;
 mod behind;
+mod copies;
 mod drift;
 mod mend;
 mod pieces;

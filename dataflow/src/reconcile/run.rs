@@ -23,7 +23,7 @@ use super::accept::{Accept, Accepted, Rules, again, decisions};
 use super::drift::{Differences, Place};
 use super::pieces::{Piece, pieces};
 use super::program::{Copies, END, Event, Fact, Kept, Time, drift, share};
-use super::{Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
+use super::{Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, copies, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
 use crate::log::Log;
@@ -41,7 +41,7 @@ pub(super) struct Check {
     pieces: Vec<Piece>,
     /// By input name.
     logs: Vec<(Arc<dyn Log>, Rules)>,
-    request: Request,
+    pub(super) request: Request,
     ids: Vec<OpenSegment<Ids>>,
     /// Refused records that were delivered again and counted.
     again: Vec<(Accepted, Place)>,
@@ -72,7 +72,8 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
         facts.append(check.found.get_mut().unwrap_or_else(PoisonError::into_inner));
     }
     report.checked = *check.checked.lock().unwrap_or_else(PoisonError::into_inner);
-    let (differences, ambiguous) = Differences::new(facts);
+    let (differences, mut ambiguous) = Differences::new(facts);
+    ambiguous.extend(copies::differing(&check, &differences.keys())?);
     let mut wanted = differences.wanted();
     if !wanted.is_empty() {
         check.look_up(|accepted, place, hasher| {
@@ -89,7 +90,7 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let controls = differences.controls(snapshot, kept, &wanted, &check.ids);
     let values = differences.values(snapshot, kept, wanted);
     report.drift = values.len() as u64;
-    report.ambiguous = ambiguous;
+    report.ambiguous = ambiguous.len() as u64;
     Ok(Found { values, report, controls, keys })
 }
 
@@ -469,16 +470,22 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     Ok(())
 }
 
+/// What copies of an event have in common where they are alike, apart from their time: a digest of
+/// all tags, one after the other.
+pub(super) fn digest(before: u64, key: KeyHash, spelling: &str) -> u64 {
+    xxh3_64_with_seed(spelling.as_bytes(), before ^ key.lo)
+}
+
 /// Hands an event to the program, if this pass needs it: for its id, or for a tag of it.
 fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessions) {
-    let (mut digest, mut uses) = (0, Vec::new());
+    let (mut all, mut uses) = (0, Vec::new());
     for (key, _, _, spelling) in accepted.uses(&rules.hasher) {
-        digest = xxh3_64_with_seed(spelling.as_bytes(), digest ^ key.lo);
+        all = digest(all, key, spelling);
         if part.has(key) {
             uses.push((key, spelling.into()));
         }
     }
-    let event = Event { ts_ms: accepted.ts_ms, digest, uses: uses.into() };
+    let event = Event { ts_ms: accepted.ts_ms, digest: all, uses: uses.into() };
     match accepted.id {
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
