@@ -18,7 +18,7 @@ use crate::error::CliError;
 use crate::host::worker_default;
 use crate::inputs::{origin, properties};
 use crate::job::{Job, Kafka, Topic};
-use crate::output::Output;
+use crate::output::{Output, unless_closed};
 use crate::progress::LiveLine;
 use crate::repairs::{Mender, repair, tell as tell_repair};
 use crate::served::Claim;
@@ -336,11 +336,6 @@ fn which(args: &Args) -> Result<Which, CliError> {
         return Ok(Which::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
     }
     Ok(Which::Tags(tags))
-}
-
-/// Goes on where nobody reads the output any more: the exit code and repairs do not depend on it.
-fn unless_closed(written: Result<(), CliError>) -> Result<(), CliError> {
-    written.or_else(|error| if error.is_broken_pipe() { Ok(()) } else { Err(error) })
 }
 
 fn tell_repairs(done: &[Repair], json: bool) -> Result<(), CliError> {

@@ -1,15 +1,17 @@
-//! What is no answer of `reconcile`: another log or mapping, and copies that differ.
+//! What is no answer of `reconcile`: another log or mapping, copies that differ, nothing that was
+//! compared; and that nobody who stops reading changes what is told by the exit code.
 
 use std::fs;
 use std::path::Path;
 
 use schemas::manifest::Manifest;
+use schemas::rows::TagRow;
 use serde_json::json;
 use sinks::commits::{load, visible};
 use sinks::storage::DiskStorage;
 
-use super::harness::{fails, folder, newest_commit, ok, run};
-use super::reconcile::{no_drift, replace, state_of, told};
+use super::harness::{command, fails, folder, newest_commit, ok, run};
+use super::reconcile::{change_tag, no_drift, replace, state_of, told};
 
 #[test]
 fn what_cannot_be_told_is_no_result() {
@@ -145,4 +147,37 @@ fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
         assert!(!text.contains("recomputed") || text.contains("ambiguous"), "{part}: {text}");
     }
     assert_eq!(told(&line), whole, "no commit came of it");
+}
+
+#[test]
+fn nobody_who_stops_reading_changes_the_exit_code() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "");
+    let (state, sound) = (folder.path().join("state"), folder.path().join("sound"));
+    super::reconcile::copy(&state, &sound);
+    let unread = |line: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(line).stdout(writer).stderr(std::process::Stdio::piped()).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let compare = format!("compare {} {}", state.display(), sound.display());
+    let of = |key: &str| line.replace("reconcile", &format!("explain-count {key}"));
+    let plain = |line: &str| line.replace("--json", "");
+    for line in [&line, &of("nobody"), &compare] {
+        assert_eq!(unread(line), (Some(0), String::new()), "{line}");
+        assert_eq!(unread(&plain(line)), (Some(0), String::new()), "{line}");
+    }
+    let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+    for line in [&line, &of(&key), &compare] {
+        for line in [line.clone(), plain(line)] {
+            let (code, error) = unread(&line);
+            assert_eq!((code, error.contains("differ")), (Some(1), true), "{line}\n{error}");
+        }
+    }
+    // Nor does it keep a repair from being made.
+    let (code, error) = unread(&format!("{line} --repair --why unread"));
+    assert_eq!(code, Some(0), "{error}");
+    no_drift(&line);
 }
