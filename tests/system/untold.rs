@@ -181,3 +181,18 @@ fn nobody_who_stops_reading_changes_the_exit_code() {
     assert_eq!(code, Some(0), "{error}");
     no_drift(&line);
 }
+
+#[test]
+fn a_reason_nobody_knows_is_refused_with_those_there_are() {
+    let folder = folder();
+    state_of(folder.path(), 20, "");
+    let state = folder.path().join("state");
+    for command in ["ls", "replay"] {
+        let line = format!("dead-letters {command} --state {} --reason", state.display());
+        let error = fails(&format!("{line} not-json"), 2);
+        for known in ["not_json", "missing_field", "future", "beyond_horizon", "too_large"] {
+            ok(&format!("{line} {known}"));
+            assert!(error.contains(known), "{error}");
+        }
+    }
+}

@@ -9,7 +9,9 @@ use schemas::control::{Control, Id};
 use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
-use schemas::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash};
+use schemas::rows::{
+    BEYOND_HORIZON, DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash,
+};
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
 use timely::dataflow::StreamVec;
@@ -22,7 +24,6 @@ use super::ack::{Acker, owns};
 use super::audit::{Audit, Done};
 use super::controls::REDELIVERED;
 use super::held::Held;
-use super::read::BEYOND_HORIZON;
 use crate::context::Context;
 use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use schemas::event::{Decoder, Event, Kind, RECORD_BYTES_MAX};
 use schemas::hash::{Hasher, KeyHash};
-use schemas::rows::{DeadLetters, partition_hash, record_hash};
+use schemas::rows::{BEYOND_HORIZON, DeadLetters, FUTURE, partition_hash, record_hash};
 use schemas::segment::Segment;
 use schemas::tags::Extractor;
 
@@ -36,8 +36,8 @@ pub(super) fn decisions<'s>(
 ) -> Decisions {
     let rows = segments.flat_map(Segment::iter);
     rows.filter_map(|(hash, row)| match row.reason {
-        "future" => Some((hash, Decision::Future)),
-        "beyond_horizon" => Some((hash, Decision::Beyond)),
+        FUTURE => Some((hash, Decision::Future)),
+        BEYOND_HORIZON => Some((hash, Decision::Beyond)),
         _ => again.contains(&hash).then_some((hash, Decision::Again)),
     })
     .collect()

@@ -113,17 +113,30 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Every [`Self::code`] there is.
+    pub const CODES: [&'static str; 8] = [
+        "too_large",
+        "too_deep",
+        "not_json",
+        "not_an_object",
+        "missing_field",
+        "duplicate_field",
+        "bad_field",
+        "bad_type",
+    ];
+
     /// A short word for the reason, for filters and counters.
     pub fn code(&self) -> &'static str {
+        let [too_large, too_deep, not_json, no_object, missing, twice, field, kind] = Self::CODES;
         match self {
-            Self::TooLarge(_) => "too_large",
-            Self::TooDeep => "too_deep",
-            Self::NotJson(_) => "not_json",
-            Self::NotAnObject => "not_an_object",
-            Self::Missing(_) => "missing_field",
-            Self::Twice(_) => "duplicate_field",
-            Self::Field { .. } => "bad_field",
-            Self::Type(_) => "bad_type",
+            Self::TooLarge(_) => too_large,
+            Self::TooDeep => too_deep,
+            Self::NotJson(_) => not_json,
+            Self::NotAnObject => no_object,
+            Self::Missing(_) => missing,
+            Self::Twice(_) => twice,
+            Self::Field { .. } => field,
+            Self::Type(_) => kind,
         }
     }
 }
