@@ -157,11 +157,15 @@ fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliErro
     let look = |claim: &Claim| -> Result<_, CliError> {
         let (checked, values) = claim.check(which)?;
         let (commit, drift) = (claim.commit(), values.len() as u64);
-        let report = Report { commit, checked, drift, ..Report::default() };
+        let events = claim.events();
+        let report = Report { commit, events, checked, drift, ..Report::default() };
         tell(&values, alone.then_some(&report), "the commit", args.json)?;
         Ok((values, report))
     };
     let (values, mut report) = look(claim)?;
+    if alone {
+        is_answer(&report, which, "the store")?;
+    }
     if args.repair && report.drift > 0 {
         let done = claim.mend(&args.log.mender(args.why.clone())?, &values)?;
         tell_repairs(&done, args.json)?;
@@ -183,7 +187,7 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         drift: report.drift + served.drift,
         ..report.clone()
     };
-    let mut request = args.log.request(which, workers)?;
+    let mut request = args.log.request(which.clone(), workers)?;
     if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
@@ -191,6 +195,7 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
     let mut found = check(request)?;
     tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
+    is_answer(&whole(&found.report), &which, "the log")?;
     if args.repair && found.report.drift > 0 {
         if found.report.ambiguous > 0 {
             let copies = found.report.ambiguous;
@@ -208,6 +213,19 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         found = left;
     }
     Ok(found.report.drift + served.drift)
+}
+
+/// Whether something was compared. A commit that counts no event holds nothing, and of all keys
+/// there may be none left; but where some keys were asked for that are nowhere, it was for others.
+fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError> {
+    let Report { commit, events, checked, drift, .. } = report;
+    if *events == 0 || checked + drift > 0 || which.is_all() {
+        return Ok(());
+    }
+    Err(CliError::CannotTell(format!(
+        "none of the keys that were asked for is in commit {commit} or in {other}, so nothing was \
+         compared; ask for other tags or a larger part"
+    )))
 }
 
 fn check(request: Request) -> Result<Found, CliError> {
@@ -372,9 +390,13 @@ fn print(
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
     }
-    let Some(Report { commit, checked, drift, ambiguous }) = report else {
+    let Some(Report { commit, events, checked, drift, ambiguous }) = report else {
         return output.flush();
     };
+    if events + checked + drift == 0 {
+        output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
+        return output.flush();
+    }
     output
         .line(format!("commit {commit}: {checked} rows and ids checked, {drift} values differ"))?;
     if *ambiguous > 0 {

@@ -183,6 +183,22 @@ fn nobody_who_stops_reading_changes_the_exit_code() {
 }
 
 #[test]
+fn a_check_of_nothing_is_no_proof() {
+    let folder = folder();
+    let line = state_of(folder.path(), 200, "");
+    // Before a record was read there is nothing, which is what the commit counts.
+    assert_eq!(no_drift(&format!("{line} --at 1")), 0);
+    let text = ok(&format!("{line} --at 1").replace("--json", ""));
+    assert!(text.contains("commit 1 counts no event: there is nothing to check"), "{text}");
+    for part in ["--tags nobodywritesthis", "--sample 1/1000000007"] {
+        let error = fails(&format!("{line} {part}"), 2);
+        let what = "none of the keys that were asked for is in commit 2 or in the log";
+        assert!(error.contains(what), "{part}: {error}");
+        no_drift(&format!("{line} {part} --at 1"));
+    }
+}
+
+#[test]
 fn a_reason_nobody_knows_is_refused_with_those_there_are() {
     let folder = folder();
     state_of(folder.path(), 20, "");

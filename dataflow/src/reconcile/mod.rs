@@ -123,6 +123,9 @@ pub struct Found {
 pub struct Report {
     /// The commit.
     pub commit: u64,
+    /// The events that it counts.
+    #[serde(skip)]
+    pub events: u64,
     /// The rows and ids that were compared.
     pub checked: u64,
     /// The values that differ.

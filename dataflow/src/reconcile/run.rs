@@ -62,8 +62,9 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let parts = parts(&request);
     let mut check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
-    let mut report =
-        Report { commit: check.request.snapshot.manifest.header.commit, ..Report::default() };
+    let Manifest { header, body } = &check.request.snapshot.manifest;
+    let (commit, events) = (header.commit, body.counters.events);
+    let mut report = Report { commit, events, ..Report::default() };
     let mut facts = Vec::new();
     for part in parts {
         check.kept.part = part;
