@@ -207,6 +207,19 @@ pub enum ReconcileError {
         /// The events that the commit counts.
         counted: u64,
     },
+    /// Retention has removed what the commit counts.
+    #[error(
+        "{partition} begins at {begins} by now, and the commit counts it from {from} on: retention \
+         has removed the records in between"
+    )]
+    Overtaken {
+        /// The partition.
+        partition: String,
+        /// Where its log begins.
+        begins: u64,
+        /// Where the commit begins to count.
+        from: u64,
+    },
     /// The log ends before the commit's position.
     #[error("{partition} ends at {end}, and the commit covers it up to {position}")]
     Short {

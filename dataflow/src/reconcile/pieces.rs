@@ -5,7 +5,8 @@
 use schemas::manifest::{BLOCK_BYTES, Body, Position};
 
 use super::ReconcileError;
-use crate::log::{Log, Next, Reader, Record};
+use crate::log::kafka::TopicError;
+use crate::log::{Log, LogError, Next, Reader, Record};
 
 /// A part of a partition that is read in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +57,11 @@ pub(super) fn pieces(body: &Body) -> Vec<Piece> {
 impl Piece {
     /// Opens it.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
-        Ok(match self.block {
-            None => log.open(&self.partition, self.begin)?,
-            Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin)?,
-        })
+        let opened = match self.block {
+            None => log.open(&self.partition, self.begin),
+            Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin),
+        };
+        opened.map_err(|error| self.told(error))
     }
 
     /// Reads at most `limit` records; whether there is more.
@@ -76,7 +78,8 @@ impl Piece {
             if self.is_covered(record.position) {
                 each(record);
             }
-        })?;
+        });
+        let next = next.map_err(|error| self.told(error))?;
         let position = reader.position();
         if position < self.end && next == Next::End {
             let (partition, end) = (self.partition.clone(), position);
@@ -84,6 +87,18 @@ impl Piece {
         }
         let done = if self.block.is_none() { position >= self.end } else { next == Next::End };
         Ok(!done)
+    }
+
+    /// What an error of its log means to a check.
+    fn told(&self, error: LogError) -> ReconcileError {
+        match error {
+            LogError::Topic(TopicError::Lost { to, .. }) => ReconcileError::Overtaken {
+                partition: self.partition.clone(),
+                begins: to + 1,
+                from: self.begin,
+            },
+            error => error.into(),
+        }
     }
 
     /// A block's last record may end behind it, and an open one is covered up to its offset.

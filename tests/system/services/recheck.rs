@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::super::harness::{export, fails, folder, ok};
 use super::super::reconcile::{change_tag, no_drift, told};
+use super::produce::{expire, post, produce};
+use super::topics::create;
 use super::{fresh, kafka, shared};
 
 #[test]
@@ -42,5 +44,35 @@ fn a_topic_is_read_as_often_as_a_check_needs() {
     assert!(!events.is_empty(), "{value}");
     for event in events {
         assert!(event["partition"].as_str().unwrap().starts_with(&format!("{topic}/")), "{event}");
+    }
+}
+
+#[test]
+fn a_log_that_retention_has_overtaken_is_told_with_where_it_begins() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("shortened"), folder());
+    let (input, state) = (format!("kafka://{brokers}/{topic}"), folder.path().join("state"));
+    create(&brokers, &topic, 1, &[]);
+    let posts = |ids: std::ops::Range<usize>| {
+        let all = ids.map(|id| post(id, 1_700_000_000_000, "a"));
+        produce(&brokers, &topic, 0, &all.collect::<Vec<_>>());
+    };
+    let at = format!("--input {input} --state {}", state.display());
+    let line = format!("reconcile {at} --json");
+    posts(0..100);
+    expire(&brokers, &topic, 0, 10);
+    ok(&format!("run {at} --bounded"));
+    // What was gone before the job began is not counted.
+    assert_eq!(no_drift(&line), 91);
+    posts(100..200);
+    ok(&format!("run {at} --bounded"));
+    no_drift(&line);
+    expire(&brokers, &topic, 0, 150);
+    for command in [line.clone(), line.replace("reconcile", "explain-count a")] {
+        let error = fails(&command, 2);
+        let what = format!("{topic}/0 begins at 150 by now, and the commit counts it from 10 on");
+        assert!(error.contains(&what) && error.contains("cannot tell"), "{error}");
+        assert!(!error.contains("--on-lost"), "{error}");
     }
 }
