@@ -1,5 +1,6 @@
 //! `reconcile`: no drift where there is none, and exactly the planted drift where there is some.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use sinks::commits::{Named, load, open_table, visible};
 use sinks::storage::DiskStorage;
 
-use super::harness::{Job, eventually, export, folder, newest_commit, ok, run, test_data};
+use super::crash::Random;
+use super::harness::{Job, eventually, export, folder, newest_commit, ok, run, tell, test_data};
 
 /// A finished state with scopes, and its input.
 pub(crate) fn state_of(folder: &Path, posts: u32, more: &str) -> String {
@@ -76,7 +78,12 @@ fn a_horizon_and_its_recorded_decisions_are_followed() {
 
 /// How many commits of one run are checked, where `TAGFLOW_RECONCILE_COMMITS` names no other
 /// number.
-const COMMITS: usize = 12;
+const COMMITS: u64 = 12;
+
+/// A number in the environment.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
+}
 
 #[test]
 fn any_commit_of_a_job_that_was_killed_has_no_drift() {
@@ -102,11 +109,15 @@ fn any_commit_of_a_job_that_was_killed_has_no_drift() {
     ok(&format!("run {file} --bounded"));
     let newest = newest_commit(&state);
     assert!(newest > 50, "{newest}");
-    let commits = std::env::var("TAGFLOW_RECONCILE_COMMITS");
-    let commits = commits.map_or(COMMITS, |number| number.parse().unwrap());
-    let mut checked = 0;
-    for i in 1..=commits {
-        let commit = newest * i as u64 / commits as u64;
+    let commits = number("TAGFLOW_RECONCILE_COMMITS", COMMITS).min(newest);
+    let seed = number("TAGFLOW_RECONCILE_SEED", std::process::id().into());
+    tell(&format!("reconcile: {commits} of {newest} commits by TAGFLOW_RECONCILE_SEED={seed}"));
+    let (mut random, mut checked) = (Random(seed), 0);
+    let mut some = BTreeSet::from([newest]);
+    while (some.len() as u64) < commits {
+        some.insert(1 + random.below(newest));
+    }
+    for commit in some {
         let (values, last) = told(&format!("reconcile {file} --json --workers 2 --at {commit}"));
         assert!(values.is_empty(), "commit {commit}: {values:?}");
         assert_eq!(last["commit"], commit);
