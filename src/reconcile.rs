@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{Drift, Found, PARTS, Progress, Report, Request, Which, reconcile};
+use dataflow::reconcile::{
+    Drift, Found, PARTS, Progress, ReconcileError, Report, Request, Which, reconcile,
+};
 use dataflow::{Beyond, InputSpec, LogTimeKind, Repair, Settings};
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
@@ -25,6 +27,9 @@ use crate::served::Claim;
 use crate::state::{At, manifest, open};
 use crate::store_args::StoreArgs;
 
+mod rest;
+use rest::check_rest;
+
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
 #[command(
@@ -36,6 +41,7 @@ Examples:
   tagflow reconcile --input ./posts --state ./state
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
   tagflow reconcile --input ./posts --state ./state --tags sunset,beach
+  tagflow reconcile --input ./posts --state ./state --since 2026-05-01T12:00:00Z
   tagflow reconcile --input ./posts --state ./state --repair --why 'disk was changed'
   tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair"
 )]
@@ -62,6 +68,9 @@ pub(crate) struct Args {
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Take this earlier commit on trust, and check what came after it
+    #[arg(long, value_name = "COMMIT|TIME", conflicts_with_all = ["repair", "store"])]
+    since: Option<At>,
     /// Correct what differs through the job, and check it again
     #[arg(long)]
     repair: bool,
@@ -188,12 +197,21 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         ..report.clone()
     };
     let mut request = args.log.request(which.clone(), workers)?;
+    if args.since.is_some() {
+        let since = manifest(&*request.storage, args.since)?;
+        request.since = Some(Arc::new(Snapshot::open(&*request.storage, since, None)?));
+    }
     if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
     }
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
-    let mut found = check(request)?;
+    let mut found = match check(request.clone()) {
+        Err(CliError::Untold(overtaken @ ReconcileError::Overtaken { .. })) => {
+            return check_rest(request, overtaken, args.json);
+        }
+        other => other?,
+    };
     tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
     is_answer(&whole(&found.report), &which, "the log")?;
     if args.repair && found.report.drift > 0 {
@@ -261,7 +279,17 @@ impl LogArgs {
         let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
         let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
         let limit_rate = self.limit_rate;
-        Ok(Request { inputs, storage, snapshot, horizon_ms, beyond, which, workers, limit_rate })
+        Ok(Request {
+            inputs,
+            storage,
+            snapshot,
+            since: None,
+            horizon_ms,
+            beyond,
+            which,
+            workers,
+            limit_rate,
+        })
     }
 
     /// The job of a dataflow.yaml, if one was named, and the state folder.
@@ -390,15 +418,17 @@ fn print(
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
     }
-    let Some(Report { commit, events, checked, drift, ambiguous }) = report else {
+    let Some(Report { commit, since, events, checked, drift, ambiguous }) = report else {
         return output.flush();
     };
     if events + checked + drift == 0 {
         output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
         return output.flush();
     }
-    output
-        .line(format!("commit {commit}: {checked} rows and ids checked, {drift} values differ"))?;
+    let after = since.map_or_else(String::new, |since| format!(" since commit {since}"));
+    output.line(format!(
+        "commit {commit}{after}: {checked} rows and ids checked, {drift} values differ"
+    ))?;
     if *ambiguous > 0 {
         output.line(format!("{ambiguous} events came in copies that differ: any may count"))?;
     }

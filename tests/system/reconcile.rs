@@ -15,7 +15,9 @@ use sinks::commits::{Named, load, open_table, visible};
 use sinks::storage::DiskStorage;
 
 use super::crash::Random;
-use super::harness::{Job, eventually, export, folder, newest_commit, ok, run, tell, test_data};
+use super::harness::{
+    Job, eventually, export, fails, folder, newest_commit, ok, run, tell, test_data,
+};
 
 /// A finished state with scopes, and its input.
 pub(crate) fn state_of(folder: &Path, posts: u32, more: &str) -> String {
@@ -124,6 +126,46 @@ fn any_commit_of_a_job_that_was_killed_has_no_drift() {
         checked += last["checked"].as_u64().unwrap();
     }
     assert!(checked > 100_000, "{checked}");
+}
+
+#[test]
+fn what_came_after_a_commit_is_checked_on_top_of_it() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let all = folder.path().join("all.ndjson");
+    let shape = "--posts 30000 --vocabulary 3000 --late 0.1 --duplicates 0.05";
+    ok(&format!("generate {shape} --out {}", all.display()));
+    let text = fs::read_to_string(all).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    for more in ["", "--horizon 20m"] {
+        let _ = fs::remove_dir_all(&state);
+        let mut commits = Vec::new();
+        for end in [9000, 9100, 21_000, 30_000] {
+            fs::write(&input, lines[..end].concat()).unwrap();
+            ok(&format!("run {at} --bounded --scope region=eu,us --workers 2 {more}"));
+            commits.push(newest_commit(&state));
+        }
+        let same = if more.is_empty() { "--horizon 24h" } else { more };
+        let line = format!("reconcile {at} --json --workers 2 {same}");
+        let whole = no_drift(&line);
+        for since in [1, commits[0], commits[1], commits[2]] {
+            let line = format!("{line} --since {since}");
+            assert_eq!(no_drift(&line), whole, "{line}");
+            assert_eq!(told(&format!("{line} --passes 3")).1["since"], since);
+            no_drift(&format!("{line} --sample 1/8"));
+        }
+        no_drift(&format!("{line} --since {} --at {}", commits[0], commits[2]));
+        let error = fails(&format!("{line} --since {}", commits[3]), 2);
+        assert!(error.contains("it does not come before"), "{error}");
+        // What was wrong before is taken on trust, and what is wrong since is not.
+        let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+        let (values, _) = told(&format!("{line} --since {}", commits[1]));
+        assert_eq!(fields(&values), [(key.as_str(), "total")]);
+        ok(&format!("{line} --repair --why planted"));
+        let error = fails(&format!("{line} --since {}", commits[1]), 2);
+        assert!(error.contains("1 corrections were made in between"), "{error}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! what it does not mention, of the keys it was asked to check, is equal.
 
 mod accept;
+mod alike;
 mod behind;
 mod copies;
 mod drift;
@@ -13,6 +14,7 @@ mod mend;
 mod pieces;
 mod program;
 mod run;
+mod since;
 mod stored;
 
 use std::collections::BTreeSet;
@@ -75,6 +77,7 @@ impl Which {
 }
 
 /// What to check.
+#[derive(Clone)]
 pub struct Request {
     /// The inputs, under the names that the state knows them by.
     pub inputs: Vec<InputSpec>,
@@ -82,6 +85,8 @@ pub struct Request {
     pub storage: Arc<dyn Storage>,
     /// The commit, open.
     pub snapshot: Arc<Snapshot>,
+    /// An earlier commit, whose content is taken on trust: only what came after it is checked.
+    pub since: Option<Arc<Snapshot>>,
     /// The job's horizon; none where it keeps every id.
     pub horizon_ms: Option<i64>,
     /// What the job does with events beyond it.
@@ -123,6 +128,9 @@ pub struct Found {
 pub struct Report {
     /// The commit.
     pub commit: u64,
+    /// The earlier commit from which on it was checked; left out where all of the log was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// The events that it counts.
     #[serde(skip)]
     pub events: u64,
@@ -219,6 +227,16 @@ pub enum ReconcileError {
         begins: u64,
         /// Where the commit begins to count.
         from: u64,
+    },
+    /// It cannot be checked from an earlier commit on.
+    #[error("commit {commit} cannot be checked from commit {since} on: {why}")]
+    Since {
+        /// The commit.
+        commit: u64,
+        /// The earlier one.
+        since: u64,
+        /// What stands against it.
+        why: String,
     },
     /// The log ends before the commit's position.
     #[error("{partition} ends at {end}, and the commit covers it up to {position}")]

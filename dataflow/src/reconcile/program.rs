@@ -144,11 +144,13 @@ where
 }
 
 /// What differs between `stored` and what `events` (the copies of each under its id, at its
-/// [`share`]) and `as_is` (counted without a look at their ids) come to: facts that only the first
-/// has count 1, those that only the second has −1.
+/// [`share`]) and `as_is` (counted without a look at their ids) come to on top of `before`, the
+/// facts of an earlier commit: facts that only the first has count 1, those that only the second
+/// has −1.
 pub(super) fn drift<'s>(
     events: VecCollection<'s, Time, KeyHash, Copies>,
     as_is: Collection<'s, Event>,
+    before: Collection<'s, Fact>,
     stored: Collection<'s, Fact>,
     kept: &Kept,
 ) -> Collection<'s, Fact> {
@@ -173,15 +175,30 @@ pub(super) fn drift<'s>(
         (key, time, tally)
     });
 
-    let rows = sums(tallies.as_collection()).map(|(key, tally)| {
+    let tallies_before = before.clone().inner.flat_map(|(fact, time, _)| match fact {
+        Fact::Row { key, total, first_ms, last_ms, display } => {
+            Some((key, time, Tally { total, first: (first_ms, display), last_ms }))
+        }
+        _ => None,
+    });
+    let buckets_before = before.clone().explode(|fact| match fact {
+        Fact::Bucket { key, window, start, count } => {
+            Some(((key, (window, start)), count as isize))
+        }
+        _ => None,
+    });
+    let ids_before = before.filter(|fact| matches!(fact, Fact::Id(_)));
+
+    let tallies = tallies.as_collection().concat(tallies_before.as_collection());
+    let rows = sums(tallies).map(|(key, tally)| {
         let Tally { total, first: (first_ms, display), last_ms } = tally;
         Fact::Row { key, total, first_ms, last_ms, display }
     });
-    let buckets = sums(buckets).map(|((key, (window, start)), count)| {
+    let buckets = sums(buckets.concat(buckets_before)).map(|((key, (window, start)), count)| {
         let count = count as i64;
         Fact::Bucket { key, window, start, count }
     });
-    let ids = ids.map(|(id, _)| Fact::Id(id));
+    let ids = ids.map(|(id, _)| Fact::Id(id)).concat(ids_before);
     let recomputed = rows.concat(buckets).concat(ids);
     let ambiguous = doubtful.map(|(id, _)| Fact::Ambiguous(id));
     stored.concat(recomputed.negate()).concat(ambiguous).consolidate()
@@ -274,24 +291,28 @@ mod tests {
 
     /// What the program finds on so many workers, each of which reads some of the deliveries.
     fn found(
+        before: &BTreeSet<Fact>,
         deliveries: &[Delivery],
         stored: &BTreeSet<Fact>,
         workers: usize,
     ) -> BTreeMap<Fact, isize> {
         let all = Arc::new(Mutex::new(BTreeMap::new()));
         let (sink, deliveries) = (Arc::clone(&all), deliveries.to_vec());
-        let stored: Vec<Fact> = stored.iter().cloned().collect();
+        let [before, stored] = [before, stored].map(|facts| facts.iter().cloned());
+        let [before, stored]: [Vec<Fact>; 2] = [before.collect(), stored.collect()];
         let config = timely::Config::process(workers);
         let guards = timely::execute(config, move |worker| {
             let (index, peers, sink) = (worker.index(), worker.peers(), Arc::clone(&sink));
             worker.dataflow::<Time, _, _>(|scope| {
                 let (mut events_in, events) = scope.new_collection::<KeyHash, Copies>();
                 let (mut as_is_in, as_is) = scope.new_collection::<Event, isize>();
-                let (mut stored_in, stored_facts) = scope.new_collection::<Fact, isize>();
-                drift(events, as_is, stored_facts, &kept()).inspect(move |(fact, _, number)| {
+                let (mut before_in, earlier) = scope.new_collection::<Fact, isize>();
+                let (mut stored_in, held) = scope.new_collection::<Fact, isize>();
+                drift(events, as_is, earlier, held, &kept()).inspect(move |(fact, _, number)| {
                     *sink.lock().unwrap().entry(fact.clone()).or_default() += number;
                 });
                 as_is_in.advance_to(END);
+                before_in.advance_to(END);
                 stored_in.advance_to(END);
                 for (number, event) in deliveries.iter().skip(index).step_by(peers) {
                     let event = event.clone();
@@ -302,6 +323,7 @@ mod tests {
                         None => as_is_in.insert(event),
                     }
                 }
+                before.iter().skip(index).step_by(peers).cloned().for_each(|f| before_in.insert(f));
                 stored.iter().skip(index).step_by(peers).cloned().for_each(|f| stored_in.insert(f));
             });
         });
@@ -315,13 +337,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         /// Of a state that holds some of what it must and some of another, exactly the rest is
-        /// drift, on any number of workers.
+        /// drift, on any number of workers, and wherever it begins.
         #[test]
         fn the_program_finds_what_a_plain_count_does(
             deliveries in deliveries(),
             others in deliveries(),
             dropped in vec(any::<bool>(), 200),
             workers in 1..3_usize,
+            begin in 0..8_u8,
         ) {
             let kept = kept();
             let (right, ambiguous) = oracle(&deliveries, &kept);
@@ -334,7 +357,14 @@ mod tests {
             let mut want: BTreeMap<Fact, isize> = of(&right, &stored, -1).into_iter().collect();
             want.extend(of(&stored, &right, 1));
             want.extend(ambiguous.into_iter().map(|fact| (fact, 1)));
-            prop_assert_eq!(found(&deliveries, &stored, workers), want);
+            prop_assert_eq!(&found(&BTreeSet::new(), &deliveries, &stored, workers), &want);
+            // The same where some events are in an earlier commit, of which nobody tells any more
+            // whether their copies differed.
+            let is_early = |(number, _): &Delivery| number.is_some_and(|number| number < begin);
+            let (early, late): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_early);
+            let (before, doubtful) = oracle(&early, &kept);
+            want.retain(|fact, _| !doubtful.contains(fact));
+            prop_assert_eq!(found(&before, &late, &stored, workers), want);
         }
     }
 
