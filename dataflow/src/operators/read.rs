@@ -22,8 +22,6 @@ use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
 use crate::taken_over::{BELOW_FLOOR, Decided, Decision};
 
-/// The reason of dead letters beyond the horizon.
-
 /// What another worker's log time may be ahead by when a commit ends.
 const FLOOR_SLACK_MS: i64 = 10 * 60_000;
 

@@ -101,8 +101,8 @@ fn unread(before: &Blocks, number: u64, first: u64) -> Option<u64> {
         Some(open) if !open.done => return Some(open.offset),
         open => open.is_some() || number < before.done,
     };
-    let end = (first + BLOCK_BYTES).min(before.bytes);
-    if !done { Some(first) } else { Some(end).filter(|end| *end < first + BLOCK_BYTES) }
+    let whole = first + BLOCK_BYTES;
+    if done { Some(before.bytes).filter(|end| *end < whole) } else { Some(first) }
 }
 
 impl Piece {
