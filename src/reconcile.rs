@@ -233,16 +233,18 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
     Ok(found.report.drift + served.drift)
 }
 
-/// Whether something was compared. A commit that counts no event holds nothing, and of all keys
-/// there may be none left; but where some keys were asked for that are nowhere, it was for others.
+/// Whether something was compared. A commit that counts no event holds nothing, of all keys there
+/// may be none left, and that a tag is nowhere is an answer; but a part in which no key lies says
+/// nothing of any.
 fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError> {
     let Report { commit, events, checked, drift, .. } = report;
-    if *events == 0 || checked + drift > 0 || which.is_all() {
+    let is_by_name = matches!(which, Which::Tags(_));
+    if *events == 0 || checked + drift > 0 || which.is_all() || is_by_name {
         return Ok(());
     }
     Err(CliError::CannotTell(format!(
-        "none of the keys that were asked for is in commit {commit} or in {other}, so nothing was \
-         compared; ask for other tags or a larger part"
+        "no key of commit {commit} or of {other} lies in the part that was asked for, so nothing \
+         was compared; ask for a larger one"
     )))
 }
 
@@ -423,6 +425,10 @@ fn print(
     };
     if events + checked + drift == 0 {
         output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
+        return output.flush();
+    }
+    if checked + drift == 0 {
+        output.line(format!("commit {commit}: what was asked for is on neither side"))?;
         return output.flush();
     }
     let after = since.map_or_else(String::new, |since| format!(" since commit {since}"));

@@ -247,8 +247,7 @@ fn replay(world: &World) -> Seen {
     (shown.commit as u64, shown.version)
 }
 
-/// Shows readers the second keyspace, and the first one again, often; how soon they follow, and what
-/// they saw of the first.
+/// Shows readers the second keyspace, and the first one again, often; tells how soon they follow.
 fn there_and_back(world: &World, poller: Poller, new: Seen) {
     let store = world.store(&world.live);
     let is_new = |seen: &Seen| *seen == new;
