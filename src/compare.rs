@@ -8,14 +8,14 @@ use schemas::config::StoreUri;
 use schemas::windows::Windows;
 use serde::Serialize;
 use sinks::commits::Snapshot;
-use sinks::compare::{compare, served_tags, tags_of};
+use sinks::compare::{Difference, compare, served_tags, tags_of};
 use sinks::cql::{CqlScan, CqlSettings};
 use sinks::publish::JobRow;
 use sinks::served::ServedTag;
 use sinks::store::{StoreError, Tag};
 
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, unless_closed};
 use crate::signals::runtime;
 use crate::state::{At, open, snapshot};
 use crate::store_args::Reach;
@@ -143,6 +143,20 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     }
     let (tags_a, tags_b) = (a.tags(b.as_of_ms())?, b.tags(a.as_of_ms())?);
     let found = compare(&tags_a, &tags_b);
+    let compared = Compared {
+        a: a.commit(),
+        b: b.commit(),
+        compared: tags_a.len().max(tags_b.len()),
+        differ: found.len(),
+    };
+    unless_closed(print(args, &found, &compared))?;
+    match found.len() {
+        0 => Ok(()),
+        differ => Err(CliError::Differ(differ)),
+    }
+}
+
+fn print(args: &Args, found: &[Difference], compared: &Compared) -> Result<(), CliError> {
     let mut output = Output::new();
     for difference in &found[..found.len().min(args.limit.unwrap_or(usize::MAX))] {
         if args.json {
@@ -154,21 +168,11 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             output.line(format!("{key}{place}: {field} {} | {}", difference.a, difference.b))?;
         }
     }
-    let compared = Compared {
-        a: a.commit(),
-        b: b.commit(),
-        compared: tags_a.len().max(tags_b.len()),
-        differ: found.len(),
-    };
     if args.json {
-        output.json(&compared)?;
+        output.json(compared)?;
     } else {
         let Compared { a, b, compared, differ } = compared;
         output.line(format!("commits {a} and {b}: {compared} rows, {differ} values differ"))?;
     }
-    output.flush()?;
-    match found.len() {
-        0 => Ok(()),
-        differ => Err(CliError::Differ(differ)),
-    }
+    output.flush()
 }

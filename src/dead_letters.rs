@@ -3,9 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::PossibleValuesParser;
 use dataflow::{Repair, repairs};
+use schemas::event::Reject;
 use schemas::hash::KeyHash;
-use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+use schemas::rows::{
+    BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
+};
 use serde::Serialize;
 use sinks::commits::{OpenSegment, open_table};
 use sinks::publish::refused;
@@ -32,7 +36,7 @@ enum What {
         #[command(flatten)]
         state: StateArg,
         /// Only those refused for this reason, such as not_json
-        #[arg(long)]
+        #[arg(long, value_parser = reasons())]
         reason: Option<String>,
         /// One JSON object a line
         #[arg(long)]
@@ -74,6 +78,11 @@ struct Listed<'a> {
     /// The commit in which it was delivered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
+}
+
+/// Every reason there is.
+fn reasons() -> PossibleValuesParser {
+    Reject::CODES.into_iter().chain([FUTURE, BEYOND_HORIZON]).collect::<Vec<_>>().into()
 }
 
 /// Input, partition and position of a record → the commit in which it was delivered again.

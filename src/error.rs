@@ -86,7 +86,7 @@ impl CliError {
     /// The same for a command whose code 1 says that something differs, where this says no such
     /// thing.
     pub(crate) fn untold(self) -> Self {
-        let told = matches!(self, Self::Drift(_) | Self::Differ(_)) || self.is_broken_pipe();
+        let told = matches!(self, Self::Drift(_) | Self::Differ(_));
         if self.code() == 1 && !told {
             return Self::CannotTell(self.to_string());
         }

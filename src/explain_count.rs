@@ -8,7 +8,7 @@ use serde::Serialize;
 use sinks::store::CommitView;
 
 use crate::error::CliError;
-use crate::output::Output;
+use crate::output::{Output, unless_closed};
 use crate::progress::LiveLine;
 use crate::reconcile::LogArgs;
 
@@ -51,18 +51,20 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let mut output = Output::new();
-    let each = |event: Behind| if *json { output.json(&event) } else { tell(&mut output, &event) };
+    let each = |event: Behind| {
+        unless_closed(if *json { output.json(&event) } else { tell(&mut output, &event) })
+    };
     let recomputed = behind(request, scope, key, &progress, each);
     drop(live);
     let commit = view.as_of().commit;
     let recomputed = recomputed?;
     let explained = Explained { commit, scope, key, stored, recomputed };
-    if *json {
-        output.json(&explained)?;
+    let told = if *json {
+        output.json(&explained)
     } else {
-        output.line(format!("{recomputed} posts; commit {commit} says {stored}"))?;
-    }
-    output.flush()?;
+        output.line(format!("{recomputed} posts; commit {commit} says {stored}"))
+    };
+    unless_closed(told.and_then(|()| output.flush()))?;
     if recomputed == stored { Ok(()) } else { Err(CliError::Drift(1)) }
 }
 

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{Drift, Found, PARTS, Progress, Report, Request, Which, reconcile};
+use dataflow::reconcile::{
+    Drift, Found, PARTS, Progress, ReconcileError, Report, Request, Which, reconcile,
+};
 use dataflow::{Beyond, InputSpec, LogTimeKind, Repair, Settings};
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
@@ -18,12 +20,15 @@ use crate::error::CliError;
 use crate::host::worker_default;
 use crate::inputs::{origin, properties};
 use crate::job::{Job, Kafka, Topic};
-use crate::output::Output;
+use crate::output::{Output, unless_closed};
 use crate::progress::LiveLine;
 use crate::repairs::{Mender, repair, tell as tell_repair};
 use crate::served::Claim;
 use crate::state::{At, manifest, open};
 use crate::store_args::StoreArgs;
+
+mod rest;
+use rest::check_rest;
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
@@ -36,6 +41,7 @@ Examples:
   tagflow reconcile --input ./posts --state ./state
   tagflow reconcile dataflow.yaml --at 120 --passes 8 --json
   tagflow reconcile --input ./posts --state ./state --tags sunset,beach
+  tagflow reconcile --input ./posts --state ./state --since 2026-05-01T12:00:00Z
   tagflow reconcile --input ./posts --state ./state --repair --why 'disk was changed'
   tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair"
 )]
@@ -62,6 +68,9 @@ pub(crate) struct Args {
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Take this earlier commit on trust, and check what came after it
+    #[arg(long, value_name = "COMMIT|TIME", conflicts_with_all = ["repair", "store"])]
+    since: Option<At>,
     /// Correct what differs through the job, and check it again
     #[arg(long)]
     repair: bool,
@@ -157,11 +166,15 @@ fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliErro
     let look = |claim: &Claim| -> Result<_, CliError> {
         let (checked, values) = claim.check(which)?;
         let (commit, drift) = (claim.commit(), values.len() as u64);
-        let report = Report { commit, checked, drift, ..Report::default() };
+        let events = claim.events();
+        let report = Report { commit, events, checked, drift, ..Report::default() };
         tell(&values, alone.then_some(&report), "the commit", args.json)?;
         Ok((values, report))
     };
     let (values, mut report) = look(claim)?;
+    if alone {
+        is_answer(&report, which, "the store")?;
+    }
     if args.repair && report.drift > 0 {
         let done = claim.mend(&args.log.mender(args.why.clone())?, &values)?;
         tell_repairs(&done, args.json)?;
@@ -183,14 +196,24 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         drift: report.drift + served.drift,
         ..report.clone()
     };
-    let mut request = args.log.request(which, workers)?;
+    let mut request = args.log.request(which.clone(), workers)?;
+    if args.since.is_some() {
+        let since = manifest(&*request.storage, args.since)?;
+        request.since = Some(Arc::new(Snapshot::open(&*request.storage, since, None)?));
+    }
     if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
     }
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
-    let mut found = check(request)?;
+    let mut found = match check(request.clone()) {
+        Err(CliError::Untold(overtaken @ ReconcileError::Overtaken { .. })) => {
+            return check_rest(request, overtaken, args.json);
+        }
+        other => other?,
+    };
     tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
+    is_answer(&whole(&found.report), &which, "the log")?;
     if args.repair && found.report.drift > 0 {
         if found.report.ambiguous > 0 {
             let copies = found.report.ambiguous;
@@ -208,6 +231,21 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         found = left;
     }
     Ok(found.report.drift + served.drift)
+}
+
+/// Whether something was compared. A commit that counts no event holds nothing, of all keys there
+/// may be none left, and that a tag is nowhere is an answer; but a part in which no key lies says
+/// nothing of any.
+fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError> {
+    let Report { commit, events, checked, drift, .. } = report;
+    let is_by_name = matches!(which, Which::Tags(_));
+    if *events == 0 || checked + drift > 0 || which.is_all() || is_by_name {
+        return Ok(());
+    }
+    Err(CliError::CannotTell(format!(
+        "no key of commit {commit} or of {other} lies in the part that was asked for, so nothing \
+         was compared; ask for a larger one"
+    )))
 }
 
 fn check(request: Request) -> Result<Found, CliError> {
@@ -243,7 +281,17 @@ impl LogArgs {
         let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
         let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
         let limit_rate = self.limit_rate;
-        Ok(Request { inputs, storage, snapshot, horizon_ms, beyond, which, workers, limit_rate })
+        Ok(Request {
+            inputs,
+            storage,
+            snapshot,
+            since: None,
+            horizon_ms,
+            beyond,
+            which,
+            workers,
+            limit_rate,
+        })
     }
 
     /// The job of a dataflow.yaml, if one was named, and the state folder.
@@ -338,11 +386,6 @@ fn which(args: &Args) -> Result<Which, CliError> {
     Ok(Which::Tags(tags))
 }
 
-/// Goes on where nobody reads the output any more: the exit code and repairs do not depend on it.
-fn unless_closed(written: Result<(), CliError>) -> Result<(), CliError> {
-    written.or_else(|error| if error.is_broken_pipe() { Ok(()) } else { Err(error) })
-}
-
 fn tell_repairs(done: &[Repair], json: bool) -> Result<(), CliError> {
     let mut output = Output::new();
     let told = done.iter().try_for_each(|repair| tell_repair(&mut output, repair, json));
@@ -377,11 +420,21 @@ fn print(
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
     }
-    let Some(Report { commit, checked, drift, ambiguous }) = report else {
+    let Some(Report { commit, since, events, checked, drift, ambiguous }) = report else {
         return output.flush();
     };
-    output
-        .line(format!("commit {commit}: {checked} rows and ids checked, {drift} values differ"))?;
+    if events + checked + drift == 0 {
+        output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
+        return output.flush();
+    }
+    if checked + drift == 0 {
+        output.line(format!("commit {commit}: what was asked for is on neither side"))?;
+        return output.flush();
+    }
+    let after = since.map_or_else(String::new, |since| format!(" since commit {since}"));
+    output.line(format!(
+        "commit {commit}{after}: {checked} rows and ids checked, {drift} values differ"
+    ))?;
     if *ambiguous > 0 {
         output.line(format!("{ambiguous} events came in copies that differ: any may count"))?;
     }

@@ -63,6 +63,11 @@ impl Claim {
         self.job.published
     }
 
+    /// The events that it counts.
+    pub(crate) fn events(&self) -> u64 {
+        self.snapshot.manifest.body.counters.events
+    }
+
     /// Holds the rows that `which` chooses against it: how many, and what differs.
     pub(crate) fn check(&self, which: &Which) -> Result<(u64, Vec<Drift>), CliError> {
         let mine = |key, name: &str| which.has(key, name);

@@ -188,6 +188,7 @@ mod tests {
             rules: 1,
             windows: Windows::default(),
             scopes: None,
+            mappings: BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: BTreeMap::new(),

@@ -8,14 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::{HashKey, KeyHash};
 use schemas::manifest::{Manifest, Position};
-use schemas::rows::{DeadLetters, partition_hash, record_hash};
+use schemas::rows::{DeadLetters, FUTURE, partition_hash, record_hash};
 use sinks::commits::{CommitError, open_table};
 use sinks::storage::Storage;
 
 /// What a dead letter's detail ends with whose event lay below the floor of remembered ids.
 pub(crate) const BELOW_FLOOR: &str = "its time lies below the floor of remembered ids";
-/// The reason of dead letters that are dated too far ahead.
-pub(crate) const FUTURE: &str = "future";
 
 /// What was decided about a record that its log does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,6 +31,16 @@ impl LogTime {
         self.largest.back().copied()
     }
 
+    /// The largest event times seen, ascending: as many as count.
+    pub fn largest(&self) -> impl Iterator<Item = i64> + '_ {
+        self.largest.iter().copied()
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
     /// Takes an event's time into account.
     #[inline]
     pub fn observe(&mut self, ts_ms: i64) {

@@ -65,6 +65,10 @@ pub struct Body {
     /// The scopes that it counts by besides the whole stream, sorted, such as `region=eu`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scopes: Option<Vec<String>>,
+    /// Input name → what its records were read with when they were counted last: the field of an
+    /// event → the record's name of it. Of an input that an older build has read there is none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub mappings: BTreeMap<String, BTreeMap<String, String>>,
     /// Set when a bounded run had read everything.
     pub finished: Option<Finished>,
     /// Whether the owner left in order with this commit.
@@ -361,6 +365,7 @@ mod tests {
                 rules: 1,
                 windows: Windows::default(),
                 scopes: Some(vec!["region=eu".into()]),
+                mappings: [("input".into(), [("ts".into(), "at:s".into())].into())].into(),
                 finished: Some(Finished { until_ms: None }),
                 clean: true,
                 inputs: [("input".to_owned(), partitions.into())].into(),

@@ -3,6 +3,7 @@
 //! A field that is not mapped keeps its own name; an empty right side says that the records have
 //! no such field.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -167,9 +168,30 @@ impl Mapping {
     }
 }
 
+/// What a commit was read with that `now` reads otherwise, for people: `ts=at, not ts=at:us`. Empty
+/// where both agree on all that both know of.
+pub fn differing(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
+    let both = then.iter().filter_map(|(field, name)| Some((field, name, now.get(field)?)));
+    let other = both.filter(|(_, name, now)| name != now);
+    let told = other.map(|(field, name, now)| format!("{field}={name}, not {field}={now}"));
+    told.collect::<Vec<_>>().join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_differs_is_what_both_know_and_call_differently() {
+        let names = |text: &str| {
+            let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+            pairs.map(|(field, name)| (field.to_owned(), name.to_owned())).collect()
+        };
+        let of = |then: &str, now: &str| differing(&names(then), &names(now));
+        assert_eq!(of("", "ts=at"), "");
+        assert_eq!(of("ts=at,type=", "ts=at,type=,region=area"), "");
+        assert_eq!(of("ts=at,type=", "ts=at:s,type=x"), "ts=at, not ts=at:s; type=, not type=x");
+    }
 
     #[test]
     fn a_mapping_of_foreign_names() {

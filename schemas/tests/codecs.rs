@@ -123,6 +123,10 @@ fn bodies() -> impl Strategy<Value = Body> {
             rules,
             windows: Windows::default(),
             scopes: clean.then(|| vec!["region=eu".to_owned()]),
+            mappings: inputs
+                .keys()
+                .map(|name| (name.clone(), [("ts".into(), name.clone())].into()))
+                .collect(),
             finished: has_ended.then_some(Finished { until_ms }),
             clean,
             inputs,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sinks::commits::open_table;
 
-use super::{DeadLetters, replayed};
+use super::{DeadLetters, reasons, replayed};
 use crate::error::CliError;
 use crate::job::Job;
 use crate::output::Output;
@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(conflicts_with = "config")]
     map: String,
     /// Only those refused for this reason, such as not_json
-    #[arg(long)]
+    #[arg(long, value_parser = reasons())]
     reason: Option<String>,
     /// Only those of this input
     #[arg(long, value_name = "NAME")]

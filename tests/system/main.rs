@@ -26,3 +26,4 @@ mod serve;
 mod served;
 mod services;
 mod takeover;
+mod untold;

@@ -1,5 +1,6 @@
 //! `reconcile`: no drift where there is none, and exactly the planted drift where there is some.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -13,10 +14,13 @@ use serde_json::{Value, json};
 use sinks::commits::{Named, load, open_table, visible};
 use sinks::storage::DiskStorage;
 
-use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run, test_data};
+use super::crash::Random;
+use super::harness::{
+    Job, eventually, export, fails, folder, newest_commit, ok, run, tell, test_data,
+};
 
 /// A finished state with scopes, and its input.
-fn state_of(folder: &Path, posts: u32, more: &str) -> String {
+pub(crate) fn state_of(folder: &Path, posts: u32, more: &str) -> String {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
     let input = input.display();
     ok(&format!("generate --posts {posts} --vocabulary 3000 --late 0.1 --out {input}"));
@@ -76,7 +80,12 @@ fn a_horizon_and_its_recorded_decisions_are_followed() {
 
 /// How many commits of one run are checked, where `TAGFLOW_RECONCILE_COMMITS` names no other
 /// number.
-const COMMITS: usize = 12;
+const COMMITS: u64 = 12;
+
+/// A number in the environment.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
+}
 
 #[test]
 fn any_commit_of_a_job_that_was_killed_has_no_drift() {
@@ -102,17 +111,61 @@ fn any_commit_of_a_job_that_was_killed_has_no_drift() {
     ok(&format!("run {file} --bounded"));
     let newest = newest_commit(&state);
     assert!(newest > 50, "{newest}");
-    let commits = std::env::var("TAGFLOW_RECONCILE_COMMITS");
-    let commits = commits.map_or(COMMITS, |number| number.parse().unwrap());
-    let mut checked = 0;
-    for i in 1..=commits {
-        let commit = newest * i as u64 / commits as u64;
+    let commits = number("TAGFLOW_RECONCILE_COMMITS", COMMITS).min(newest);
+    let seed = number("TAGFLOW_RECONCILE_SEED", std::process::id().into());
+    tell(&format!("reconcile: {commits} of {newest} commits by TAGFLOW_RECONCILE_SEED={seed}"));
+    let (mut random, mut checked) = (Random(seed), 0);
+    let mut some = BTreeSet::from([newest]);
+    while (some.len() as u64) < commits {
+        some.insert(1 + random.below(newest));
+    }
+    for commit in some {
         let (values, last) = told(&format!("reconcile {file} --json --workers 2 --at {commit}"));
         assert!(values.is_empty(), "commit {commit}: {values:?}");
         assert_eq!(last["commit"], commit);
         checked += last["checked"].as_u64().unwrap();
     }
     assert!(checked > 100_000, "{checked}");
+}
+
+#[test]
+fn what_came_after_a_commit_is_checked_on_top_of_it() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let all = folder.path().join("all.ndjson");
+    let shape = "--posts 30000 --vocabulary 3000 --late 0.1 --duplicates 0.05";
+    ok(&format!("generate {shape} --out {}", all.display()));
+    let text = fs::read_to_string(all).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    for more in ["", "--horizon 20m"] {
+        let _ = fs::remove_dir_all(&state);
+        let mut commits = Vec::new();
+        for end in [9000, 9100, 21_000, 30_000] {
+            fs::write(&input, lines[..end].concat()).unwrap();
+            ok(&format!("run {at} --bounded --scope region=eu,us --workers 2 {more}"));
+            commits.push(newest_commit(&state));
+        }
+        let same = if more.is_empty() { "--horizon 24h" } else { more };
+        let line = format!("reconcile {at} --json --workers 2 {same}");
+        let whole = no_drift(&line);
+        for since in [1, commits[0], commits[1], commits[2]] {
+            let line = format!("{line} --since {since}");
+            assert_eq!(no_drift(&line), whole, "{line}");
+            assert_eq!(told(&format!("{line} --passes 3")).1["since"], since);
+            no_drift(&format!("{line} --sample 1/8"));
+        }
+        no_drift(&format!("{line} --since {} --at {}", commits[0], commits[2]));
+        let error = fails(&format!("{line} --since {}", commits[3]), 2);
+        assert!(error.contains("it does not come before"), "{error}");
+        // What was wrong before is taken on trust, and what is wrong since is not.
+        let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+        let (values, _) = told(&format!("{line} --since {}", commits[1]));
+        assert_eq!(fields(&values), [(key.as_str(), "total")]);
+        ok(&format!("{line} --repair --why planted"));
+        let error = fails(&format!("{line} --since {}", commits[1]), 2);
+        assert!(error.contains("1 corrections were made in between"), "{error}");
+    }
 }
 
 #[test]
@@ -149,7 +202,12 @@ pub(crate) fn rewrite<T: Named>(state: &Path, change: impl FnOnce(&mut Rows<T>, 
     fs::write(state.join(&meta.name), bytes).unwrap();
     manifest.body.segments.retain(|meta| meta.table != T::NAME);
     manifest.body.segments.push(meta);
-    let file = state.join(format!("commits/{commit:010}.manifest"));
+    replace(state, &manifest);
+}
+
+/// Puts another manifest in the place of a commit's; its checksum is right.
+pub(crate) fn replace(state: &Path, manifest: &Manifest) {
+    let file = state.join(format!("commits/{:010}.manifest", manifest.header.commit));
     fs::remove_file(&file).unwrap();
     fs::write(&file, manifest.encode().unwrap()).unwrap();
 }
@@ -330,64 +388,6 @@ fn ids_that_are_missing_or_too_many_are_found() {
     );
     let missing = values.iter().find(|v| v["stored"] == false).unwrap();
     assert!(!missing["events"].as_array().unwrap().is_empty(), "{missing}");
-}
-
-#[test]
-fn what_cannot_be_told_is_no_result() {
-    let folder = folder();
-    let line = state_of(folder.path(), 5000, "");
-    let input = folder.path().join("posts.ndjson");
-    let text = fs::read(&input).unwrap();
-    fs::write(&input, &text[..text.len() / 2]).unwrap();
-    let error = fails(&line, 2);
-    assert!(error.contains("posts.ndjson") && error.contains("cannot tell"), "{error}");
-    fs::remove_file(&input).unwrap();
-    fs::write(folder.path().join("other.ndjson"), &text).unwrap();
-    let error = fails(&line.replace("posts.ndjson", "other.ndjson"), 2);
-    assert!(error.contains("posts.ndjson"), "{error}");
-    let state = folder.path().join("state");
-    let error = fails(&format!("reconcile --input - --state {}", state.display()), 2);
-    assert!(error.contains("standard input"), "{error}");
-    let error = fails(&format!("{line} --at 9"), 2);
-    assert!(error.contains("cannot tell") && error.contains("commit 9"), "{error}");
-    fails(&format!("{line} --sample 1/0"), 2);
-    fails(&format!("{line} --bins 5..5"), 2);
-    fails(&format!("{line} --tags #"), 2);
-}
-
-#[test]
-fn another_log_or_mapping_is_told_and_nothing_is_corrected_by_it() {
-    let folder = folder();
-    let line = state_of(folder.path(), 3000, "");
-    let beside = folder.path().join("beside.ndjson");
-    ok(&format!("generate --posts 3000 --seed 2 --out {}", beside.display()));
-    let error = fails(&line.replace("posts.ndjson", "beside.ndjson"), 2);
-    assert!(error.contains("posts.ndjson") && error.contains("is not in"), "{error}");
-    let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
-    assert!(error.contains("is the mapping that of the job?"), "{error}");
-    no_drift(&line);
-    assert_eq!(told(&line).1["commit"], 2, "no commit came of it");
-}
-
-#[test]
-fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
-    let folder = folder();
-    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
-    let ts = 1_700_000_000_000_i64;
-    let post = |id: u32, text: &str| json!({"event_id": id.to_string(), "ts": ts, "caption": text});
-    let copies = [(1, "#b"), (1, "#a"), (2, "#c"), (2, "none"), (3, "none"), (3, "#d"), (4, "#e")];
-    let text: String = copies.iter().map(|(id, text)| format!("{}\n", post(*id, text))).collect();
-    fs::write(&input, text).unwrap();
-    let at = format!("--input {} --state {}", input.display(), state.display());
-    ok(&format!("run {at} --bounded --workers 1"));
-    let line = format!("reconcile {at} --json");
-    let whole = told(&line);
-    assert_eq!(whole.1["ambiguous"], 3, "{whole:?}");
-    assert!(!whole.0.is_empty());
-    assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
-    let error = fails(&format!("{line} --repair --why no"), 2);
-    assert!(error.contains("3 events came in copies that differ"), "{error}");
-    assert_eq!(told(&line), whole, "no commit came of it");
 }
 
 /// Copies a folder with all in it.

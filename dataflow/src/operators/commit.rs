@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
 
 use schemas::manifest::{Body, Finished, Header, Manifest, SegmentMeta};
+use schemas::mapping::differing;
 use sinks::commits::Merged;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
@@ -81,6 +82,25 @@ impl Assembler {
     }
 }
 
+/// The manifest that the start began from, with what records are read with from now on.
+fn read_with(context: &Context) -> Manifest {
+    let mut last = (*context.start).clone();
+    // Refused records may be delivered again by a mapping that no input is read with.
+    let inputs = if context.settings.mending { &[] } else { &*context.inputs };
+    for Input { name, decoder, .. } in inputs {
+        let now = decoder.names();
+        let before = last.body.mappings.insert(name.clone(), now.clone()).unwrap_or_default();
+        let other = differing(&before, now);
+        if !other.is_empty() {
+            tracing::warn!(
+                input = name,
+                "what was counted so far was read with {other}; that stays as it was counted"
+            );
+        }
+    }
+    last
+}
+
 /// Tells the logs what has become durable.
 fn tell_logs(inputs: &[Input], made: &Manifest) {
     for input in inputs {
@@ -105,7 +125,7 @@ pub(crate) fn commit<'s>(
     let context = context.clone();
     builder.build(move |mut capabilities| {
         let mut assembler = Assembler {
-            last: (*context.start).clone(),
+            last: read_with(&context),
             start_us: (context.start.header.wall_ms * 1000, context.started_us),
             finished: context.finish(),
         };

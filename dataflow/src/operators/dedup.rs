@@ -9,7 +9,9 @@ use schemas::control::{Control, Id};
 use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
-use schemas::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash};
+use schemas::rows::{
+    BEYOND_HORIZON, DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash,
+};
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
 use timely::dataflow::StreamVec;
@@ -22,7 +24,6 @@ use super::ack::{Acker, owns};
 use super::audit::{Audit, Done};
 use super::controls::REDELIVERED;
 use super::held::Held;
-use super::read::BEYOND_HORIZON;
 use crate::context::Context;
 use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};
@@ -50,6 +51,20 @@ pub(crate) struct Dedup {
 
 fn hour(ms: i64) -> u32 {
     (ms.max(0) / HOUR_MS) as u32
+}
+
+/// Of an id that was taken back leaves what its newest row says: it may have been accepted again
+/// since, in another hour. `rows` are all it has, the newest first.
+fn leave_newest(ids: &mut IdSet, rows: impl Iterator<Item = IdRow>) {
+    let mut kept = None;
+    for (age, row) in rows.enumerate() {
+        if age == 0 && !row.forgotten {
+            kept = Some(row.hour);
+        }
+        if kept != Some(row.hour) {
+            ids.remove(row.hour, row.hash);
+        }
+    }
 }
 
 /// A worker's bins that tell how many ids an hour has.
@@ -93,10 +108,8 @@ impl Dedup {
             dedup.ids.insert(row.hour, id);
         }
         for id in taken_back {
-            let newest = segments.iter().rev().find_map(|segment| segment.rows.get(id));
-            if let Some(row) = newest.filter(|row| row.forgotten) {
-                dedup.ids.remove(row.hour, id);
-            }
+            let rows = segments.iter().rev().filter_map(|segment| segment.rows.get(id));
+            leave_newest(&mut dedup.ids, rows);
         }
         Ok(dedup)
     }
@@ -350,6 +363,30 @@ mod tests {
         ];
         assert_eq!(apply(&mut dedup, posts), [1, 1, 2]);
         assert_eq!((dedup.counters.events, dedup.counters.duplicates), (2, 1));
+    }
+
+    #[test]
+    fn of_an_id_that_was_taken_back_a_load_leaves_what_there_was() {
+        let hash = KeyHash { hi: 1, lo: 1 };
+        let row = |hour: u32, forgotten: bool| IdRow { hash, hour, forgotten };
+        // Rows in the order of their commits, and the hour that is remembered at the end.
+        let cases: [(&[(u32, bool)], Option<u32>); 5] = [
+            (&[(1, false), (1, true)], None),
+            (&[(1, false), (1, true), (1, false)], Some(1)),
+            (&[(1, false), (1, true), (3, false)], Some(3)),
+            (&[(1, false), (1, true), (3, false), (3, true)], None),
+            (&[(3, false), (3, true), (1, false), (1, true), (3, false)], Some(3)),
+        ];
+        for (rows, kept) in cases {
+            let mut ids = IdSet::new(1);
+            for (hour, _) in rows {
+                ids.insert(*hour, hash);
+            }
+            leave_newest(&mut ids, rows.iter().rev().map(|(hour, gone)| row(*hour, *gone)));
+            for hour in [1, 3] {
+                assert_eq!(!ids.insert(hour, hash), kept == Some(hour), "{rows:?} in {hour}");
+            }
+        }
     }
 
     #[test]

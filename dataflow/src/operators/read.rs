@@ -9,7 +9,9 @@ use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
 use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
-use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+use schemas::rows::{
+    BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
+};
 use schemas::segment::Rows;
 use schemas::tags::limited;
 use serde_json::json;
@@ -19,10 +21,7 @@ use crate::key_cache::KeyCache;
 use crate::log::Record;
 use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
-use crate::taken_over::{BELOW_FLOOR, Decided, Decision, FUTURE};
-
-/// The reason of dead letters beyond the horizon.
-pub(crate) const BEYOND_HORIZON: &str = "beyond_horizon";
+use crate::taken_over::{BELOW_FLOOR, Decided, Decision};
 
 /// What another worker's log time may be ahead by when a commit ends.
 const FLOOR_SLACK_MS: i64 = 10 * 60_000;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use schemas::event::{Decoder, Event, Kind, RECORD_BYTES_MAX};
 use schemas::hash::{Hasher, KeyHash};
-use schemas::rows::{DeadLetters, partition_hash, record_hash};
+use schemas::log_time;
+use schemas::rows::{BEYOND_HORIZON, DeadLetters, FUTURE, partition_hash, record_hash};
 use schemas::segment::Segment;
 use schemas::tags::{key, limited};
 
+use super::pieces::Piece;
 use crate::log::Record;
 use crate::settings::{Beyond, LogTimeKind, Scope};
 
@@ -36,8 +38,8 @@ pub(super) fn decisions<'s>(
 ) -> Decisions {
     let rows = segments.flat_map(Segment::iter);
     rows.filter_map(|(hash, row)| match row.reason {
-        "future" => Some((hash, Decision::Future)),
-        "beyond_horizon" => Some((hash, Decision::Beyond)),
+        FUTURE => Some((hash, Decision::Future)),
+        BEYOND_HORIZON => Some((hash, Decision::Beyond)),
         _ => again.contains(&hash).then_some((hash, Decision::Again)),
     })
     .collect()
@@ -54,6 +56,14 @@ struct LogTime {
 }
 
 impl LogTime {
+    /// Goes on from what a commit says of a partition.
+    fn from(then: &log_time::LogTime) -> Self {
+        let mut largest = BTreeMap::new();
+        then.largest().for_each(|ts_ms| *largest.entry(ts_ms).or_default() += 1);
+        let kept = largest.values().sum();
+        Self { largest, kept, seen: then.events(), value_ms: then.value_ms() }
+    }
+
     fn see(&mut self, ts_ms: i64) {
         self.seen += 1;
         self.kept += 1;
@@ -138,13 +148,13 @@ pub(super) struct Accept {
 }
 
 impl Accept {
-    pub(super) fn new(rules: Rules, partition: &str, ordered: bool) -> Self {
+    pub(super) fn new(rules: Rules, piece: &Piece) -> Self {
         Self {
-            partition: partition_hash(&rules.input, partition),
+            partition: partition_hash(&rules.input, &piece.partition),
             salt: rules.hasher.input_salt(&rules.input),
             rules,
-            ordered,
-            log_time: LogTime::default(),
+            ordered: piece.block.is_none(),
+            log_time: LogTime::from(&piece.log_time),
         }
     }
 

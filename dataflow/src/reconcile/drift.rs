@@ -3,7 +3,7 @@
 //!
 //! Invariant: every fact that differs ends in at least one value of its key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use schemas::control::Control;
 use schemas::hash::KeyHash;
@@ -108,12 +108,12 @@ pub(super) struct Differences {
 }
 
 impl Differences {
-    /// Sorts facts by key; `number` is 1 for what is stored and not recomputed. Also the number of
-    /// ambiguous events.
-    pub(super) fn new(facts: impl IntoIterator<Item = (Fact, isize)>) -> (Self, u64) {
+    /// Sorts facts by key; `number` is 1 for what is stored and not recomputed. Also the ambiguous
+    /// events.
+    pub(super) fn new(facts: impl IntoIterator<Item = (Fact, isize)>) -> (Self, BTreeSet<KeyHash>) {
         let mut keys = BTreeMap::<KeyHash, Differing>::new();
         // Several passes may tell of one.
-        let mut ambiguous = HashSet::new();
+        let mut ambiguous = BTreeSet::new();
         for (fact, number) in facts {
             let is_stored = number > 0;
             match fact {
@@ -132,7 +132,7 @@ impl Differences {
                 Fact::Ambiguous(id) => drop(ambiguous.insert(id)),
             }
         }
-        (Self { keys }, ambiguous.len() as u64)
+        (Self { keys }, ambiguous)
     }
 
     /// What has to be looked up in the log.

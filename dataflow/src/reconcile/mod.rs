@@ -6,12 +6,15 @@
 //! what it does not mention, of the keys it was asked to check, is equal.
 
 mod accept;
+mod alike;
 mod behind;
+mod copies;
 mod drift;
 mod mend;
 mod pieces;
 mod program;
 mod run;
+mod since;
 mod stored;
 
 use std::collections::BTreeSet;
@@ -25,6 +28,7 @@ pub use run::reconcile;
 pub(crate) use run::scopes;
 use schemas::control::Control;
 use schemas::hash::KeyHash;
+use schemas::tags::RULES_VERSION;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::storage::Storage;
@@ -73,6 +77,7 @@ impl Which {
 }
 
 /// What to check.
+#[derive(Clone)]
 pub struct Request {
     /// The inputs, under the names that the state knows them by.
     pub inputs: Vec<InputSpec>,
@@ -80,6 +85,8 @@ pub struct Request {
     pub storage: Arc<dyn Storage>,
     /// The commit, open.
     pub snapshot: Arc<Snapshot>,
+    /// An earlier commit, whose content is taken on trust: only what came after it is checked.
+    pub since: Option<Arc<Snapshot>>,
     /// The job's horizon; none where it keeps every id.
     pub horizon_ms: Option<i64>,
     /// What the job does with events beyond it.
@@ -121,6 +128,12 @@ pub struct Found {
 pub struct Report {
     /// The commit.
     pub commit: u64,
+    /// The earlier commit from which on it was checked; left out where all of the log was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// The events that it counts.
+    #[serde(skip)]
+    pub events: u64,
     /// The rows and ids that were compared.
     pub checked: u64,
     /// The values that differ.
@@ -167,6 +180,30 @@ pub enum ReconcileError {
         /// The partition.
         partition: String,
     },
+    /// The records would be read otherwise than they were.
+    #[error(
+        "commit {commit} was made from input {input:?} with {differing}; \
+         give the --map, or the dataflow.yaml, that the job was given"
+    )]
+    Mapping {
+        /// The commit.
+        commit: u64,
+        /// The input.
+        input: String,
+        /// What is other, as [`schemas::mapping::differing`] has it.
+        differing: String,
+    },
+    /// Tags would be extracted otherwise than they were.
+    #[error(
+        "commit {commit} was made with tag rules {rules}, and this build has {RULES_VERSION}; \
+         use the build that made it, or count the log afresh with `tagflow replay`"
+    )]
+    Rules {
+        /// The commit.
+        commit: u64,
+        /// Its tag rules.
+        rules: u32,
+    },
     /// No record is an event, though the commit counts some.
     #[error(
         "none of {records} records is an event that counts, and the commit counts {counted}; \
@@ -177,6 +214,29 @@ pub enum ReconcileError {
         records: u64,
         /// The events that the commit counts.
         counted: u64,
+    },
+    /// Retention has removed what the commit counts.
+    #[error(
+        "{partition} begins at {begins} by now, and the commit counts it from {from} on: retention \
+         has removed the records in between"
+    )]
+    Overtaken {
+        /// The partition.
+        partition: String,
+        /// Where its log begins.
+        begins: u64,
+        /// Where the commit begins to count.
+        from: u64,
+    },
+    /// It cannot be checked from an earlier commit on.
+    #[error("commit {commit} cannot be checked from commit {since} on: {why}")]
+    Since {
+        /// The commit.
+        commit: u64,
+        /// The earlier one.
+        since: u64,
+        /// What stands against it.
+        why: String,
     },
     /// The log ends before the commit's position.
     #[error("{partition} ends at {end}, and the commit covers it up to {position}")]

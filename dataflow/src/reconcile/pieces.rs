@@ -2,10 +2,12 @@
 //!
 //! Invariant: every record before the commit's positions lies in exactly one piece.
 
-use schemas::manifest::{BLOCK_BYTES, Body, Position};
+use schemas::log_time::LogTime;
+use schemas::manifest::{BLOCK_BYTES, Blocks, Body, Partition, Position};
 
 use super::ReconcileError;
-use crate::log::{Log, Next, Reader, Record};
+use crate::log::kafka::TopicError;
+use crate::log::{Log, LogError, Next, Reader, Record};
 
 /// A part of a partition that is read in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,50 +18,101 @@ pub(super) struct Piece {
     pub(super) partition: String,
     /// The block it is, of a file of so many bytes; none for a whole partition.
     pub(super) block: Option<(u64, u64)>,
-    /// The first position that the commit counts.
+    /// The first position to read.
     pub(super) begin: u64,
     /// The first position that the commit does not cover.
     pub(super) end: u64,
+    /// The partition's log time there.
+    pub(super) log_time: LogTime,
 }
 
-/// The pieces of a commit.
-pub(super) fn pieces(body: &Body) -> Vec<Piece> {
+/// The pieces of a commit; those that `since`, an earlier one, has not read.
+pub(super) fn pieces(body: &Body, since: Option<&Body>) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
-            let mut piece = |block: Option<(u64, u64)>, end| {
-                let (input, partition) = (input.clone(), partition.clone());
-                let first = block.map_or(0, |(number, _)| number * BLOCK_BYTES);
-                let begin = first.max(state.begin);
-                pieces.push(Piece { input, partition, block, begin, end });
+            let before = since.and_then(|since| since.inputs.get(input)?.get(partition));
+            let begins = before.map_or(Ok(Begin::At(state.begin)), |before| {
+                begin(before, state).ok_or_else(|| format!("{partition} was read in another way"))
+            })?;
+            let log_time = match (&begins, before) {
+                (Begin::At(_), Some(before)) => before.log_time.clone(),
+                _ => LogTime::default(),
             };
-            match &state.position {
-                Position::Offset(end) => piece(None, *end),
-                Position::Blocks(blocks) => {
-                    for number in state.begin / BLOCK_BYTES..blocks.count() {
-                        let end = ((number + 1) * BLOCK_BYTES).min(blocks.bytes);
+            let mut piece = |block: Option<(u64, u64)>, begin, end| {
+                let (input, partition) = (input.clone(), partition.clone());
+                let log_time = log_time.clone();
+                pieces.push(Piece { input, partition, block, begin, end, log_time });
+            };
+            match (&state.position, begins) {
+                (Position::Offset(end), Begin::At(begin)) => piece(None, begin, *end),
+                (Position::Blocks(blocks), begins) => {
+                    for number in 0..blocks.count() {
+                        let first = number * BLOCK_BYTES;
+                        let end = (first + BLOCK_BYTES).min(blocks.bytes);
+                        let end = match blocks.open.get(&number) {
+                            _ if number < blocks.done => end,
+                            Some(open) if open.done => end,
+                            Some(open) => open.offset,
+                            None => continue,
+                        };
+                        let begin = match begins {
+                            Begin::At(begin) => Some(first.max(begin)),
+                            Begin::Blocks(before) => unread(before, number, first),
+                        };
+                        let begin = begin.filter(|begin| *begin < end);
                         let block = Some((number, blocks.bytes));
-                        match blocks.open.get(&number) {
-                            _ if number < blocks.done => piece(block, end),
-                            Some(open) if open.done => piece(block, end),
-                            Some(open) => piece(block, open.offset),
-                            None => {}
-                        }
+                        begin.into_iter().for_each(|begin| piece(block, begin, end));
                     }
                 }
+                (Position::Offset(_), Begin::Blocks(_)) => {}
             }
         }
     }
-    pieces
+    Ok(pieces)
+}
+
+/// Where what is to be read of a partition begins.
+#[derive(Clone, Copy)]
+enum Begin<'b> {
+    /// At a position.
+    At(u64),
+    /// Behind what of these blocks has been read.
+    Blocks(&'b Blocks),
+}
+
+/// Where a partition goes on that an earlier commit has read to `before`; none where that cannot be
+/// told, since it is read in another way by now.
+fn begin<'b>(before: &'b Partition, now: &Partition) -> Option<Begin<'b>> {
+    match (&before.position, &now.position) {
+        (Position::Offset(end), Position::Offset(_)) => Some(Begin::At(*end)),
+        (Position::Blocks(blocks), Position::Offset(_)) if blocks.are_done() => {
+            Some(Begin::At(blocks.bytes))
+        }
+        // A file that has grown: its last block is longer by now, and is read on.
+        (Position::Blocks(blocks), Position::Blocks(_)) => Some(Begin::Blocks(blocks)),
+        _ => None,
+    }
+}
+
+/// Where block `number`, which begins at `first`, goes on; none where all of it had been read.
+fn unread(before: &Blocks, number: u64, first: u64) -> Option<u64> {
+    let done = match before.open.get(&number) {
+        Some(open) if !open.done => return Some(open.offset),
+        open => open.is_some() || number < before.done,
+    };
+    let whole = first + BLOCK_BYTES;
+    if done { Some(before.bytes).filter(|end| *end < whole) } else { Some(first) }
 }
 
 impl Piece {
     /// Opens it.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
-        Ok(match self.block {
-            None => log.open(&self.partition, self.begin)?,
-            Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin)?,
-        })
+        let opened = match self.block {
+            None => log.open(&self.partition, self.begin),
+            Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin),
+        };
+        opened.map_err(|error| self.told(error))
     }
 
     /// Reads at most `limit` records; whether there is more.
@@ -76,7 +129,8 @@ impl Piece {
             if self.is_covered(record.position) {
                 each(record);
             }
-        })?;
+        });
+        let next = next.map_err(|error| self.told(error))?;
         let position = reader.position();
         if position < self.end && next == Next::End {
             let (partition, end) = (self.partition.clone(), position);
@@ -84,6 +138,18 @@ impl Piece {
         }
         let done = if self.block.is_none() { position >= self.end } else { next == Next::End };
         Ok(!done)
+    }
+
+    /// What an error of its log means to a check.
+    fn told(&self, error: LogError) -> ReconcileError {
+        match error {
+            LogError::Topic(TopicError::Lost { to, .. }) => ReconcileError::Overtaken {
+                partition: self.partition.clone(),
+                begins: to + 1,
+                from: self.begin,
+            },
+            error => error.into(),
+        }
     }
 
     /// A block's last record may end behind it, and an open one is covered up to its offset.

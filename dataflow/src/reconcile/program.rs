@@ -2,6 +2,10 @@
 //! tag of it, in every scope of it, has one more post; and what remains when this is taken from
 //! what is stored is the drift.
 //!
+//! Where `distinct` and `count` would do, differences are summed up by a semigroup instead: those
+//! two arrange every record they are given, and keep it, while a consolidated sum keeps one entry a
+//! key. So the events of a share are gone before the next share comes.
+//!
 //! Written to be checked by eye. Invariant: it keeps no state of its own and knows nothing of
 //! commits, workers, slices or the job's operators.
 
@@ -140,11 +144,13 @@ where
 }
 
 /// What differs between `stored` and what `events` (the copies of each under its id, at its
-/// [`share`]) and `as_is` (counted without a look at their ids) come to: facts that only the first
-/// has count 1, those that only the second has −1.
+/// [`share`]) and `as_is` (counted without a look at their ids) come to on top of `before`, the
+/// facts of an earlier commit: facts that only the first has count 1, those that only the second
+/// has −1.
 pub(super) fn drift<'s>(
     events: VecCollection<'s, Time, KeyHash, Copies>,
     as_is: Collection<'s, Event>,
+    before: Collection<'s, Fact>,
     stored: Collection<'s, Fact>,
     kept: &Kept,
 ) -> Collection<'s, Fact> {
@@ -169,15 +175,30 @@ pub(super) fn drift<'s>(
         (key, time, tally)
     });
 
-    let rows = sums(tallies.as_collection()).map(|(key, tally)| {
+    let tallies_before = before.clone().inner.flat_map(|(fact, time, _)| match fact {
+        Fact::Row { key, total, first_ms, last_ms, display } => {
+            Some((key, time, Tally { total, first: (first_ms, display), last_ms }))
+        }
+        _ => None,
+    });
+    let buckets_before = before.clone().explode(|fact| match fact {
+        Fact::Bucket { key, window, start, count } => {
+            Some(((key, (window, start)), count as isize))
+        }
+        _ => None,
+    });
+    let ids_before = before.filter(|fact| matches!(fact, Fact::Id(_)));
+
+    let tallies = tallies.as_collection().concat(tallies_before.as_collection());
+    let rows = sums(tallies).map(|(key, tally)| {
         let Tally { total, first: (first_ms, display), last_ms } = tally;
         Fact::Row { key, total, first_ms, last_ms, display }
     });
-    let buckets = sums(buckets).map(|((key, (window, start)), count)| {
+    let buckets = sums(buckets.concat(buckets_before)).map(|((key, (window, start)), count)| {
         let count = count as i64;
         Fact::Bucket { key, window, start, count }
     });
-    let ids = ids.map(|(id, _)| Fact::Id(id));
+    let ids = ids.map(|(id, _)| Fact::Id(id)).concat(ids_before);
     let recomputed = rows.concat(buckets).concat(ids);
     let ambiguous = doubtful.map(|(id, _)| Fact::Ambiguous(id));
     stored.concat(recomputed.negate()).concat(ambiguous).consolidate()
@@ -185,7 +206,167 @@ pub(super) fn drift<'s>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::{Arc, Mutex};
+
+    use differential_dataflow::input::Input as _;
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
+    use super::super::PARTS;
     use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const NOW: i64 = 1_700_000_000_000;
+    /// A delivery: the number of the id, of which few are there; none where it counts as it is.
+    type Delivery = (Option<u8>, Event);
+
+    fn id(number: u8) -> KeyHash {
+        // Over the shares, and the parts.
+        KeyHash { hi: u64::from(number) << 61, lo: u64::from(number) << 32 }
+    }
+
+    fn kept() -> Kept {
+        let first_hour = (NOW - 2 * HOUR) / HOUR;
+        // Of eight ids six are checked.
+        let part = Part::Bins(0..PARTS * 3 / 4);
+        Kept { windows: Windows::default(), as_of_ms: NOW, first_hour, part }
+    }
+
+    fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
+        // Few of everything, so that copies are often alike, and differ often: in their time, in
+        // what other passes see, and in a tag. A key stands for a tag in a scope.
+        let ts = prop_oneof![Just(0), Just(1), Just(HOUR), Just(3 * HOUR), Just(30 * HOUR)];
+        let uses = btree_map((0..3_u64, 0..2_u64), "[ab]", 0..3);
+        let event = (ts, 0..2_u64, uses).prop_map(|(ago_ms, digest, uses)| {
+            let key = |(tag, scope): (u64, u64)| KeyHash { hi: tag, lo: scope };
+            let uses = uses.into_iter().map(|(of, text)| (key(of), text.into()));
+            Event { ts_ms: NOW - ago_ms, digest, uses: uses.collect() }
+        });
+        vec((proptest::option::weighted(0.9, 0..8_u8), event), 0..40)
+    }
+
+    /// What the deliveries come to, counted without dataflow.
+    fn oracle(deliveries: &[Delivery], kept: &Kept) -> (BTreeSet<Fact>, BTreeSet<Fact>) {
+        let mut copies = BTreeMap::<u8, BTreeSet<&Event>>::new();
+        let mut counted = Vec::new();
+        for (id, event) in deliveries {
+            match id {
+                Some(id) => drop(copies.entry(*id).or_default().insert(event)),
+                None => counted.push(event),
+            }
+        }
+        let (mut facts, mut ambiguous) = (BTreeSet::new(), BTreeSet::new());
+        for (number, copies) in copies {
+            if copies.len() > 1 {
+                ambiguous.insert(Fact::Ambiguous(id(number)));
+            }
+            let first = copies.first().unwrap();
+            if number < 6 && first.ts_ms / HOUR >= kept.first_hour {
+                facts.insert(Fact::Id(id(number)));
+            }
+            counted.push(first);
+        }
+        let mut rows = BTreeMap::<KeyHash, BTreeSet<(i64, &str)>>::new();
+        let mut totals = BTreeMap::<KeyHash, i64>::new();
+        let mut buckets = BTreeMap::<(KeyHash, u8, i64), i64>::new();
+        for Event { ts_ms, uses, .. } in counted {
+            for (key, spelling) in uses {
+                rows.entry(*key).or_default().insert((*ts_ms, spelling));
+                *totals.entry(*key).or_default() += 1;
+                for (window, start) in kept.buckets(*ts_ms) {
+                    *buckets.entry((*key, window, start)).or_default() += 1;
+                }
+            }
+        }
+        for (key, seen) in rows {
+            let ((first_ms, display), (last_ms, _)) = (seen.first().unwrap(), seen.last().unwrap());
+            let (first_ms, last_ms, display) = (*first_ms, *last_ms, (*display).into());
+            facts.insert(Fact::Row { key, total: totals[&key], first_ms, last_ms, display });
+        }
+        let bucket = |((key, window, start), count)| Fact::Bucket { key, window, start, count };
+        facts.extend(buckets.into_iter().map(bucket));
+        (facts, ambiguous)
+    }
+
+    /// What the program finds on so many workers, each of which reads some of the deliveries.
+    fn found(
+        before: &BTreeSet<Fact>,
+        deliveries: &[Delivery],
+        stored: &BTreeSet<Fact>,
+        workers: usize,
+    ) -> BTreeMap<Fact, isize> {
+        let all = Arc::new(Mutex::new(BTreeMap::new()));
+        let (sink, deliveries) = (Arc::clone(&all), deliveries.to_vec());
+        let [before, stored] = [before, stored].map(|facts| facts.iter().cloned());
+        let [before, stored]: [Vec<Fact>; 2] = [before.collect(), stored.collect()];
+        let config = timely::Config::process(workers);
+        let guards = timely::execute(config, move |worker| {
+            let (index, peers, sink) = (worker.index(), worker.peers(), Arc::clone(&sink));
+            worker.dataflow::<Time, _, _>(|scope| {
+                let (mut events_in, events) = scope.new_collection::<KeyHash, Copies>();
+                let (mut as_is_in, as_is) = scope.new_collection::<Event, isize>();
+                let (mut before_in, earlier) = scope.new_collection::<Fact, isize>();
+                let (mut stored_in, held) = scope.new_collection::<Fact, isize>();
+                drift(events, as_is, earlier, held, &kept()).inspect(move |(fact, _, number)| {
+                    *sink.lock().unwrap().entry(fact.clone()).or_default() += number;
+                });
+                as_is_in.advance_to(END);
+                before_in.advance_to(END);
+                stored_in.advance_to(END);
+                for (number, event) in deliveries.iter().skip(index).step_by(peers) {
+                    let event = event.clone();
+                    match number.map(id) {
+                        Some(id) => {
+                            events_in.update_at(id, share(id), Copies { event, differ: false });
+                        }
+                        None => as_is_in.insert(event),
+                    }
+                }
+                before.iter().skip(index).step_by(peers).cloned().for_each(|f| before_in.insert(f));
+                stored.iter().skip(index).step_by(peers).cloned().for_each(|f| stored_in.insert(f));
+            });
+        });
+        guards.unwrap().join().into_iter().for_each(|result| result.unwrap());
+        let mut found = Arc::into_inner(all).unwrap().into_inner().unwrap();
+        found.retain(|_, number| *number != 0);
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Of a state that holds some of what it must and some of another, exactly the rest is
+        /// drift, on any number of workers, and wherever it begins.
+        #[test]
+        fn the_program_finds_what_a_plain_count_does(
+            deliveries in deliveries(),
+            others in deliveries(),
+            dropped in vec(any::<bool>(), 200),
+            workers in 1..3_usize,
+            begin in 0..8_u8,
+        ) {
+            let kept = kept();
+            let (right, ambiguous) = oracle(&deliveries, &kept);
+            let keep = right.iter().zip(&dropped).filter(|(_, dropped)| !**dropped);
+            let wrong = oracle(&others, &kept).0.into_iter().take(others.len() % 4);
+            let stored: BTreeSet<Fact> = keep.map(|(fact, _)| fact.clone()).chain(wrong).collect();
+            let of = |a: &BTreeSet<Fact>, b: &BTreeSet<Fact>, number: isize| {
+                a.difference(b).map(|fact| (fact.clone(), number)).collect::<Vec<_>>()
+            };
+            let mut want: BTreeMap<Fact, isize> = of(&right, &stored, -1).into_iter().collect();
+            want.extend(of(&stored, &right, 1));
+            want.extend(ambiguous.into_iter().map(|fact| (fact, 1)));
+            prop_assert_eq!(&found(&BTreeSet::new(), &deliveries, &stored, workers), &want);
+            // The same where some events are in an earlier commit, of which nobody tells any more
+            // whether their copies differed.
+            let is_early = |(number, _): &Delivery| number.is_some_and(|number| number < begin);
+            let (early, late): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_early);
+            let (before, doubtful) = oracle(&early, &kept);
+            want.retain(|fact, _| !doubtful.contains(fact));
+            prop_assert_eq!(found(&before, &late, &stored, workers), want);
+        }
+    }
 
     #[test]
     fn of_copies_the_least_counts_in_whatever_order_they_come() {

@@ -3,26 +3,29 @@
 //!
 //! Invariant: a report is made only where every piece was read to the commit's position.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::input::{Input as _, InputSession};
-use schemas::hash::KeyHash;
-use schemas::manifest::Body;
+use schemas::hash::{Hasher, KeyHash};
+use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::rows::{DeadLetters, Ids, Repairs};
-use sinks::commits::{OpenSegment, open_table};
+use sinks::commits::{OpenSegment, Snapshot, open_table};
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::accept::{Accept, Accepted, Rules, again, decisions};
+use super::alike::{can_be_counted, read_alike, verify};
 use super::drift::{Differences, Place};
-use super::pieces::{Piece, pieces};
+use super::pieces::Piece;
 use super::program::{Copies, END, Event, Fact, Kept, Time, drift, share};
-use super::{Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, stored};
+use super::since::Since;
+use super::{
+    Found, PARTS, Part, Progress, ReconcileError, Report, Request, Which, copies, since, stored,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
 use crate::log::Log;
@@ -38,9 +41,11 @@ const SILENCE_US: u64 = 60_000_000;
 /// What the workers of a check share.
 pub(super) struct Check {
     pieces: Vec<Piece>,
+    /// The commit that the pieces come on top of.
+    since: Option<Since>,
     /// By input name.
     logs: Vec<(Arc<dyn Log>, Rules)>,
-    request: Request,
+    pub(super) request: Request,
     ids: Vec<OpenSegment<Ids>>,
     /// Refused records that were delivered again and counted.
     again: Vec<(Accepted, Place)>,
@@ -61,8 +66,10 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let parts = parts(&request);
     let mut check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
-    let mut report =
-        Report { commit: check.request.snapshot.manifest.header.commit, ..Report::default() };
+    let Manifest { header, body } = &check.request.snapshot.manifest;
+    let (commit, events) = (header.commit, body.counters.events);
+    let since = check.request.since.as_ref().map(|since| since.manifest.header.commit);
+    let mut report = Report { commit, since, events, ..Report::default() };
     let mut facts = Vec::new();
     for part in parts {
         check.kept.part = part;
@@ -71,7 +78,8 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
         facts.append(check.found.get_mut().unwrap_or_else(PoisonError::into_inner));
     }
     report.checked = *check.checked.lock().unwrap_or_else(PoisonError::into_inner);
-    let (differences, ambiguous) = Differences::new(facts);
+    let (differences, mut ambiguous) = Differences::new(facts);
+    ambiguous.extend(copies::differing(&check, &differences.keys())?);
     let mut wanted = differences.wanted();
     if !wanted.is_empty() {
         check.look_up(|accepted, place, hasher| {
@@ -88,7 +96,7 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let controls = differences.controls(snapshot, kept, &wanted, &check.ids);
     let values = differences.values(snapshot, kept, wanted);
     report.drift = values.len() as u64;
-    report.ambiguous = ambiguous;
+    report.ambiguous = ambiguous.len() as u64;
     Ok(Found { values, report, controls, keys })
 }
 
@@ -133,17 +141,14 @@ impl Check {
     pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
         let manifest = &request.snapshot.manifest;
         let body = &manifest.body;
-        let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
-        if let Some(input) = body.inputs.keys().find(unnamed) {
-            let (commit, input) = (manifest.header.commit, input.clone());
-            return Err(ReconcileError::Unnamed { commit, input });
-        }
+        can_be_counted(&request)?;
         let settings = Settings {
             scopes: scopes(body.scopes.as_deref().unwrap_or_default()),
             ..Settings::default()
         };
         let dead = open_table::<DeadLetters>(&*request.storage, manifest)?;
         let repairs = open_table::<Repairs>(&*request.storage, manifest)?;
+        let after = request.since.as_ref().map_or(0, |since| since.manifest.header.commit);
         let redelivered = redelivered(&repairs);
         let keys = redelivered.iter().map(|r| r.key).collect();
         let decisions = Arc::new(decisions(dead.iter().map(|segment| &segment.rows), &keys));
@@ -167,14 +172,17 @@ impl Check {
             };
             logs.push((opened.log, rules));
         }
+        read_alike(&logs, manifest)?;
         let plain = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
             let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
-            let as_it_is = r.as_it_is?;
+            let as_it_is = r.as_it_is.filter(|_| r.commit > after)?;
             Some((again(rules, &plain, r.record, as_it_is)?, r.place.clone()))
         });
         let again = counted.collect();
-        let pieces = pieces(body);
+        let since = request.since.clone().map(|snapshot| Since::open(&*request.storage, snapshot));
+        let since = since.transpose()?;
+        let pieces = since::pieces(manifest, since.as_ref())?;
         verify(&logs, body, &pieces)?;
         let kept = Kept {
             windows: body.windows.clone(),
@@ -184,6 +192,7 @@ impl Check {
         };
         Ok(Self {
             pieces,
+            since,
             ids: open_table::<Ids>(&*request.storage, manifest)?,
             again,
             pace: Pace::new(request.limit_rate, clock.mono_us()),
@@ -203,7 +212,9 @@ impl Check {
     /// Whether what was read can be what the commit counted: with another mapping than the job's
     /// there are no events, and all the commit holds would be drift.
     fn is_the_log(&self) -> Result<(), ReconcileError> {
-        let counted = self.request.snapshot.manifest.body.counters.events;
+        let events = |snapshot: &Snapshot| snapshot.manifest.body.counters.events;
+        let before = self.request.since.as_deref().map_or(0, events);
+        let counted = events(&self.request.snapshot).saturating_sub(before);
         let records = self.progress.records.load(Ordering::Relaxed);
         if counted == 0 || records == 0 || self.accepted.load(Ordering::Relaxed) > 0 {
             return Ok(());
@@ -228,7 +239,7 @@ impl Check {
         mut turn: impl FnMut(),
     ) -> Result<(), ReconcileError> {
         let Some((log, rules)) = self.input(piece) else { return Ok(()) };
-        let mut accept = Accept::new(rules.clone(), &piece.partition, piece.block.is_none());
+        let mut accept = Accept::new(rules.clone(), piece);
         let mut reader = piece.open(&**log)?;
         let (mut more, mut moved_us) = (true, self.clock.mono_us());
         while more && !self.failed.load(Ordering::Relaxed) {
@@ -269,7 +280,7 @@ impl Check {
     /// Reads the log once more, for names and places.
     pub(super) fn look_up(
         &self,
-        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &schemas::hash::Hasher),
+        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &Hasher),
     ) -> Result<(), ReconcileError> {
         for piece in &self.pieces {
             let Some((_, rules)) = self.input(piece) else { continue };
@@ -303,35 +314,14 @@ impl Check {
     }
 }
 
-/// Checks that logs have the partitions of the commit, and begin with what it knows of them.
-fn verify(
-    logs: &[(Arc<dyn Log>, Rules)],
-    body: &Body,
-    pieces: &[Piece],
-) -> Result<(), ReconcileError> {
-    for (log, rules) in logs {
-        let there: HashSet<String> =
-            log.discover()?.into_iter().map(|found| found.partition).collect();
-        let mut mine = pieces.iter().filter(|piece| piece.input == rules.input);
-        if let Some(piece) = mine.find(|piece| !there.contains(&piece.partition)) {
-            let (input, partition) = (piece.input.clone(), piece.partition.clone());
-            return Err(ReconcileError::Elsewhere { input, partition });
-        }
-        for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
-            if let Some(fingerprint) = &state.fingerprint {
-                log.verify(partition, fingerprint)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A refused record that was delivered again.
 struct Redelivered<'s> {
     /// The key of its dead letter.
     key: KeyHash,
     place: Place,
     record: &'s str,
+    /// The commit that counted it.
+    commit: u64,
     /// Whether it counts without a look at its id; none where it was a duplicate.
     as_it_is: Option<bool>,
 }
@@ -344,7 +334,8 @@ fn redelivered(segments: &[OpenSegment<Repairs>]) -> Vec<Redelivered<'_>> {
         let (_, as_it_is) = kinds.into_iter().find(|(kind, _)| *kind == row.kind)?;
         let (input, partition) = (row.scope.to_owned(), row.key.to_owned());
         let place = Place { input, partition, position: row.lo };
-        Some(Redelivered { key: row.changed(hash), place, record: row.after, as_it_is })
+        let (key, commit) = (row.changed(hash), row.commit);
+        Some(Redelivered { key, place, record: row.after, commit, as_it_is })
     });
     redelivered.collect()
 }
@@ -380,6 +371,7 @@ fn pass(check: Check) -> Result<Check, ReconcileError> {
 struct Sessions {
     events: InputSession<Time, KeyHash, Copies>,
     as_is: InputSession<Time, Event, isize>,
+    before: InputSession<Time, Fact, isize>,
     stored: InputSession<Time, Fact, isize>,
 }
 
@@ -387,6 +379,7 @@ impl Sessions {
     fn flush(&mut self) {
         self.events.flush();
         self.as_is.flush();
+        self.before.flush();
         self.stored.flush();
     }
 }
@@ -397,14 +390,18 @@ fn build(worker: &mut Worker, check: &Arc<Check>) -> (Sessions, Handle<Time>) {
     worker.dataflow::<Time, _, _>(|scope| {
         let (events_in, events) = scope.new_collection();
         let (as_is_in, as_is) = scope.new_collection();
+        let (before, earlier) = scope.new_collection();
         let (stored_in, stored) = scope.new_collection();
-        let found = drift(events, as_is, stored, &check.kept).inspect(move |(fact, _, number)| {
-            let mut found = sink.found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.push((fact.clone(), *number));
-        });
+        let found =
+            drift(events, as_is, earlier, stored, &check.kept).inspect(move |(fact, _, number)| {
+                let mut found = sink.found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.push((fact.clone(), *number));
+            });
         let (probe, _) = found.probe();
-        let mut sessions = Sessions { events: events_in, as_is: as_is_in, stored: stored_in };
+        let (events, as_is, stored) = (events_in, as_is_in, stored_in);
+        let mut sessions = Sessions { events, as_is, before, stored };
         sessions.as_is.advance_to(END);
+        sessions.before.advance_to(END);
         sessions.stored.advance_to(END);
         (sessions, probe)
     })
@@ -418,11 +415,14 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     let rows = stored::rows(snapshot, &check.kept, mine, |fact| sessions.stored.insert(fact))?;
     let ids = stored::ids(&check.ids, &check.kept, mine, |fact| sessions.stored.insert(fact));
     *check.checked.lock().unwrap_or_else(PoisonError::into_inner) += rows + ids;
+    if let Some(since) = &check.since {
+        since.facts(&check.kept, mine, |fact| sessions.before.insert(fact))?;
+    }
     for piece in check.pieces.iter().skip(index).step_by(peers) {
         let Some((_, rules)) = check.input(piece) else { continue };
         let sessions = std::cell::RefCell::new(&mut sessions);
         let each = |accepted: Accepted, _| {
-            insert(&accepted, &check.kept.part, rules, &mut sessions.borrow_mut());
+            insert(&accepted, check, rules, &mut sessions.borrow_mut());
         };
         check.read(piece, each, || {
             sessions.borrow_mut().flush();
@@ -431,7 +431,7 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     }
     for (accepted, place) in check.again.iter().filter(|_| index == 0) {
         if let Some((_, rules)) = check.logs.iter().find(|(_, r)| r.input == place.input) {
-            insert(accepted, &check.kept.part, rules, &mut sessions);
+            insert(accepted, check, rules, &mut sessions);
         }
     }
     for share in 1..=END {
@@ -444,17 +444,25 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     Ok(())
 }
 
+/// What copies of an event have in common where they are alike, apart from their time: a digest of
+/// all tags, one after the other.
+pub(super) fn digest(before: u64, key: KeyHash, spelling: &str) -> u64 {
+    xxh3_64_with_seed(spelling.as_bytes(), before ^ key.lo)
+}
+
 /// Hands an event to the program, if this pass needs it: for its id, or for a tag of it.
-fn insert(accepted: &Accepted, part: &Part, rules: &Rules, sessions: &mut Sessions) {
-    let (mut digest, mut uses) = (0, Vec::new());
+fn insert(accepted: &Accepted, check: &Check, rules: &Rules, sessions: &mut Sessions) {
+    let part = &check.kept.part;
+    let (mut all, mut uses) = (0, Vec::new());
     for (key, _, _, spelling) in accepted.uses(&rules.hasher) {
-        digest = xxh3_64_with_seed(spelling.as_bytes(), digest ^ key.lo);
+        all = digest(all, key, spelling);
         if part.has(key) {
             uses.push((key, spelling.into()));
         }
     }
-    let event = Event { ts_ms: accepted.ts_ms, digest, uses: uses.into() };
+    let event = Event { ts_ms: accepted.ts_ms, digest: all, uses: uses.into() };
     match accepted.id {
+        Some(id) if check.since.as_ref().is_some_and(|since| since.remembers(id)) => {}
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
         }

@@ -7,7 +7,9 @@ mod json;
 mod quick;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use json::{Key, Skip, Text, id, scalar, text};
 
@@ -17,7 +19,7 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::mapping::{Field, Mapping};
-use crate::time::TimeError;
+use crate::time::{TimeError, TimeUnit};
 
 /// A record over this many bytes is refused.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
@@ -111,33 +113,69 @@ pub enum Reject {
 }
 
 impl Reject {
+    /// Every [`Self::code`] there is.
+    pub const CODES: [&'static str; 8] = [
+        "too_large",
+        "too_deep",
+        "not_json",
+        "not_an_object",
+        "missing_field",
+        "duplicate_field",
+        "bad_field",
+        "bad_type",
+    ];
+
     /// A short word for the reason, for filters and counters.
     pub fn code(&self) -> &'static str {
+        let [too_large, too_deep, not_json, no_object, missing, twice, field, kind] = Self::CODES;
         match self {
-            Self::TooLarge(_) => "too_large",
-            Self::TooDeep => "too_deep",
-            Self::NotJson(_) => "not_json",
-            Self::NotAnObject => "not_an_object",
-            Self::Missing(_) => "missing_field",
-            Self::Twice(_) => "duplicate_field",
-            Self::Field { .. } => "bad_field",
-            Self::Type(_) => "bad_type",
+            Self::TooLarge(_) => too_large,
+            Self::TooDeep => too_deep,
+            Self::NotJson(_) => not_json,
+            Self::NotAnObject => no_object,
+            Self::Missing(_) => missing,
+            Self::Twice(_) => twice,
+            Self::Field { .. } => field,
+            Self::Type(_) => kind,
         }
     }
 }
 
 /// Decodes the records of one input.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     mapping: Mapping,
     attributes: Vec<String>,
+    names: Arc<BTreeMap<String, String>>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new(Mapping::default(), &[])
+    }
 }
 
 impl Decoder {
     /// A decoder for records of `mapping` that also reads the fields of `attributes`.
     pub fn new(mapping: Mapping, attributes: &[String]) -> Self {
-        let attributes = attributes.iter().map(|a| mapping.attribute(a).to_owned()).collect();
-        Self { mapping, attributes }
+        let record_names = attributes.iter().map(|a| mapping.attribute(a).to_owned());
+        let record_names: Vec<String> = record_names.collect();
+        let mut names: BTreeMap<String, String> =
+            attributes.iter().cloned().zip(record_names.iter().cloned()).collect();
+        names.extend(Target::FIELDS.map(|(field, _)| {
+            let name = mapping.name(field).unwrap_or_default();
+            let unit = mapping.unit();
+            let is_plain = field != Field::Ts || unit == TimeUnit::default();
+            let name = if is_plain { name.to_owned() } else { format!("{name}:{unit}") };
+            (field.name().to_owned(), name)
+        }));
+        Self { mapping, attributes: record_names, names: Arc::new(names) }
+    }
+
+    /// What decides which event a record holds: each field of an event that is read, and each
+    /// attribute, with what a mapping gives it. Two decoders with the same read the same events.
+    pub fn names(&self) -> &BTreeMap<String, String> {
+        &self.names
     }
 
     /// Decodes one record.

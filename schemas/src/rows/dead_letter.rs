@@ -13,6 +13,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::hash::KeyHash;
 use crate::segment::Table;
 
+/// The reason of an event that is dated too far ahead of the clock.
+pub const FUTURE: &str = "future";
+/// The reason of an event that is too old for its id to be remembered.
+pub const BEYOND_HORIZON: &str = "beyond_horizon";
+
 /// The table of dead letters.
 pub struct DeadLetters;
 
@@ -25,7 +30,7 @@ pub struct DeadLetterRow<'a> {
     pub partition: &'a str,
     /// The record's position in it: a byte offset, or the log's own number.
     pub position: u64,
-    /// A short word for the reason (`event::Reject::code`, `beyond_horizon`, `future`, …).
+    /// A short word for the reason: a code of `event::Reject`, or one of the two above.
     pub reason: &'a str,
     /// What exactly is wrong.
     pub detail: &'a str,

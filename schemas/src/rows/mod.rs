@@ -8,7 +8,9 @@ mod repair;
 mod tag;
 
 pub use board::{BoardEntry, BoardRow, Boards, board_hash};
-pub use dead_letter::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
+pub use dead_letter::{
+    BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
+};
 pub use id::{IdRow, Ids};
 pub use repair::{RepairRow, Repairs, repair_hash};
 pub use tag::{TagRow, Tags};

@@ -169,6 +169,7 @@ mod tests {
             rules: 1,
             windows: Windows::default(),
             scopes: None,
+            mappings: std::collections::BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),

@@ -147,6 +147,7 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             rules: RULES_VERSION,
             windows: start.windows.clone(),
             scopes: start.scopes.clone(),
+            mappings: std::collections::BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),

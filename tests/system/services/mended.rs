@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::harness::{Job, export, folder, newest_commit, ok, run, within};
-use super::tables::Database;
+use super::tables::{Database, difference_to};
 use super::{cql, fresh, shared};
 
 /// A state that was published, and its keyspace.
@@ -25,10 +25,15 @@ struct World {
 impl World {
     /// A finished run.
     fn new(nodes: &str) -> Self {
+        Self::of(nodes, "--posts 3000 --vocabulary 300")
+    }
+
+    /// The same over other posts.
+    fn of(nodes: &str, posts: &str) -> Self {
         let (folder, keyspace) = (folder(), fresh("mended"));
         let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
         let store = format!("cql://{nodes}/{keyspace}");
-        ok(&format!("generate --posts 3000 --vocabulary 300 --out {}", input.display()));
+        ok(&format!("generate {posts} --out {}", input.display()));
         ok(&format!("store init --store {store}"));
         let (input, state_at) = (input.display(), state.display());
         let job = format!(
@@ -149,6 +154,37 @@ fn boards_and_the_row_of_the_job_are_mended_with_a_job_and_without() {
     assert_eq!(job.end().0, Some(0));
     world.is_sound();
     world.database.remove(&world.keyspace);
+}
+
+#[test]
+fn rows_of_another_keyspace_are_found_and_mended() {
+    let Some(nodes) = cql() else { return };
+    let _servers = shared();
+    let world = World::new(&nodes);
+    // Another job on other posts, and with other names of its own.
+    let other = World::of(&nodes, "--posts 5000 --seed 9 --vocabulary 600");
+    other.is_sound();
+    let own: BTreeSet<String> = world.top().into_iter().collect();
+    let (shared, foreign): (Vec<_>, Vec<_>) =
+        other.top().into_iter().partition(|tag| own.contains(tag));
+    let planted = set(&[&shared[0], &shared[1], &foreign[0], &foreign[1]]);
+    for tag in &planted {
+        world.database.copy_tag(&other.keyspace, &world.keyspace, tag);
+    }
+    for _ in 0..2 {
+        let (code, found, done, _) = world.reconcile("");
+        assert_eq!((code, &found, done), (Some(1), &planted, 0));
+    }
+    let (code, found, done, left) = world.reconcile("--repair --why foreign");
+    assert_eq!((code, found, done, left), (Some(0), planted, 4, 0));
+    world.is_sound();
+    other.is_sound();
+    // The state says so as well, and every row is the keyspace's own.
+    let (rows, summary) = export(&world.state, "");
+    let served = world.database.tags(&world.keyspace, summary.as_of.unwrap());
+    assert_eq!(difference_to(&rows, &served), None);
+    world.database.remove(&world.keyspace);
+    other.database.remove(&other.keyspace);
 }
 
 #[test]

@@ -4,8 +4,10 @@
 use schemas::rows::TagRow;
 use serde_json::{Value, json};
 
-use super::super::harness::{export, fails, folder, ok};
+use super::super::harness::{export, fails, folder, newest_commit, ok, run};
 use super::super::reconcile::{change_tag, no_drift, told};
+use super::produce::{expire, post, produce};
+use super::topics::create;
 use super::{fresh, kafka, shared};
 
 #[test]
@@ -43,4 +45,51 @@ fn a_topic_is_read_as_often_as_a_check_needs() {
     for event in events {
         assert!(event["partition"].as_str().unwrap().starts_with(&format!("{topic}/")), "{event}");
     }
+}
+
+#[test]
+fn a_log_that_retention_has_overtaken_is_told_with_where_it_begins() {
+    let Some(brokers) = kafka() else { return };
+    let _servers = shared();
+    let (topic, folder) = (fresh("shortened"), folder());
+    let (input, state) = (format!("kafka://{brokers}/{topic}"), folder.path().join("state"));
+    create(&brokers, &topic, 1, &[]);
+    let posts = |ids: std::ops::Range<usize>| {
+        let all = ids.map(|id| post(id, 1_700_000_000_000, "a"));
+        produce(&brokers, &topic, 0, &all.collect::<Vec<_>>());
+    };
+    let at = format!("--input {input} --state {}", state.display());
+    let line = format!("reconcile {at} --json");
+    posts(0..100);
+    expire(&brokers, &topic, 0, 10);
+    ok(&format!("run {at} --bounded"));
+    // What was gone before the job began is not counted.
+    assert_eq!(no_drift(&line), 91);
+    posts(100..200);
+    ok(&format!("run {at} --bounded"));
+    no_drift(&line);
+    expire(&brokers, &topic, 0, 150);
+    for command in [line.clone(), line.replace("reconcile", "explain-count a")] {
+        let error = fails(&command, 2);
+        let what = format!("{topic}/0 begins at 150 by now, and the commit counts it from 10 on");
+        assert!(error.contains(&what) && error.contains("cannot tell"), "{error}");
+        assert!(!error.contains("--on-lost") && !error.contains("instead"), "{error}");
+    }
+    // From a commit on that the log still reaches back to, it says what it can.
+    let before = newest_commit(&state);
+    posts(200..300);
+    ok(&format!("run {at} --bounded"));
+    let output = run(&line);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    let what = format!("after commit {before} was checked instead, and nothing of that differs");
+    assert!(error.contains(&what) && error.contains("begins at 150"), "{error}");
+    let last: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&last["since"], &last["drift"]), (&json!(before), &json!(0)), "{last}");
+    change_tag(&state, |tag| Some(TagRow { total: tag.total + 7, ..tag }));
+    let (values, last) = told(&line);
+    let [value] = &values[..] else { panic!("{values:?}") };
+    assert_eq!((&value["field"], &value["recomputed"]), (&json!("total"), &json!(290)));
+    assert_eq!(value["events"][0]["position"], 200);
+    assert_eq!(last["since"], before);
 }

@@ -30,6 +30,8 @@ use super::{cql, fresh, kafka, shared};
 const RATE: u64 = 2000;
 /// Tags that are polled.
 const TAGS: usize = 5;
+/// How often readers are shown the other keyspace.
+const PROMOTIONS: usize = 20;
 /// Posts in all, which last longer than everything that is done beside them.
 const POSTS: u64 = RATE * 240;
 
@@ -245,21 +247,26 @@ fn replay(world: &World) -> Seen {
     (shown.commit as u64, shown.version)
 }
 
-/// Shows readers the second keyspace, and the first one again, twice; what they saw of the first.
+/// Shows readers the second keyspace, and the first one again, often; tells how soon they follow.
 fn there_and_back(world: &World, poller: Poller, new: Seen) {
     let store = world.store(&world.live);
     let is_new = |seen: &Seen| *seen == new;
     world.promote(&world.new);
-    let there = poller.await_answer("the promoted store", is_new);
+    let mut took = vec![poller.await_answer("the promoted store", is_new)];
     let checked = ok(&format!("store check --store {store}"));
     assert!(checked.contains(&format!("see {:?}, which was promoted", world.new)), "{checked}");
     world.promote(&world.live);
-    let back = poller.await_answer("the first store again", |seen| !is_new(seen));
-    tell(&format!("replay: promoted in {there:?}, and back in {back:?}"));
-    world.promote(&world.store(&world.new));
-    poller.await_answer("the promoted store once more", is_new);
-    world.promote(&world.live);
-    poller.await_answer("the first store once more", |seen| !is_new(seen));
+    took.push(poller.await_answer("the first store again", |seen| !is_new(seen)));
+    while took.len() < PROMOTIONS {
+        world.promote(&world.store(&world.new));
+        took.push(poller.await_answer("the promoted store once more", is_new));
+        world.promote(&world.live);
+        took.push(poller.await_answer("the first store once more", |seen| !is_new(seen)));
+    }
+    took.sort_unstable();
+    let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
+    let number = took.len();
+    tell(&format!("replay: readers followed {number} promotions in {median:?}, at most {most:?}"));
     let seen = poller.end();
     let of_live: Vec<_> = seen.iter().filter(|(_, seen)| !is_new(seen)).collect();
     assert!(of_live.len() > 100 && of_live.len() < seen.len(), "{} answers", of_live.len());
@@ -270,7 +277,6 @@ fn there_and_back(world: &World, poller: Poller, new: Seen) {
         let of_tag = of_live.iter().filter(|(tag, _)| *tag == i).map(|(_, seen)| seen);
         assert!(of_tag.is_sorted(), "a version of a tag came after a later one");
     }
-    assert!(there < Duration::from_secs(3) && back < Duration::from_secs(3), "{there:?} {back:?}");
 }
 
 #[test]

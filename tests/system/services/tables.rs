@@ -114,6 +114,21 @@ impl Database {
         all
     }
 
+    /// Writes the row of a tag of one keyspace over that of another, as it is.
+    pub(crate) fn copy_tag(&self, from: &str, to: &str, tag: &str) {
+        let columns = "scope, tag, display, total, recent, first_seen, last_seen, as_of, version";
+        let of = format!("WHERE scope = '' AND tag = '{tag}'");
+        let rows = self.rows::<TagColumns>(&format!("SELECT {columns} FROM {from}.tag {of}"));
+        let [row] = &rows.unwrap()[..] else { panic!("{from} has no {tag}") };
+        let (scope, key, display, total, recent, first, last, as_of, version) = row;
+        let (first, last, as_of) = (first.0, last.0, as_of.0);
+        let recent: String = recent.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.execute(&format!(
+            "INSERT INTO {to}.tag ({columns}) VALUES ('{scope}', '{key}', '{display}', {total}, \
+             0x{recent}, {first}, {last}, {as_of}, {version})"
+        ));
+    }
+
     /// Runs a statement that gives nothing back.
     pub(crate) fn execute(&self, statement: &str) {
         self.runtime.block_on(self.session.query_unpaged(statement, ())).unwrap();

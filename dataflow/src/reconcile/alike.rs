@@ -1,0 +1,68 @@
+//! Whether a log can be what a commit counted, as far as that shows before it is read.
+//!
+//! Invariant: nothing is called drift that comes of another input, mapping, or set of tag rules.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use schemas::manifest::{Body, Manifest};
+use schemas::mapping::differing;
+use schemas::tags::RULES_VERSION;
+
+use super::accept::Rules;
+use super::pieces::Piece;
+use super::{ReconcileError, Request};
+use crate::log::Log;
+
+/// Checks that every input of the commit was named, and that tags are what they were.
+pub(super) fn can_be_counted(request: &Request) -> Result<(), ReconcileError> {
+    let Manifest { header, body } = &request.snapshot.manifest;
+    let (commit, rules) = (header.commit, body.rules);
+    if rules != RULES_VERSION {
+        return Err(ReconcileError::Rules { commit, rules });
+    }
+    let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);
+    match body.inputs.keys().find(unnamed).cloned() {
+        Some(input) => Err(ReconcileError::Unnamed { commit, input }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that records are read as they were when the commit was made, where it says how.
+pub(super) fn read_alike(
+    logs: &[(Arc<dyn Log>, Rules)],
+    manifest: &Manifest,
+) -> Result<(), ReconcileError> {
+    for (_, rules) in logs {
+        let Some(then) = manifest.body.mappings.get(&rules.input) else { continue };
+        let differing = differing(then, rules.decoder.names());
+        if !differing.is_empty() {
+            let (commit, input) = (manifest.header.commit, rules.input.clone());
+            return Err(ReconcileError::Mapping { commit, input, differing });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that logs have the partitions of the commit, and begin with what it knows of them.
+pub(super) fn verify(
+    logs: &[(Arc<dyn Log>, Rules)],
+    body: &Body,
+    pieces: &[Piece],
+) -> Result<(), ReconcileError> {
+    for (log, rules) in logs {
+        let there: HashSet<String> =
+            log.discover()?.into_iter().map(|found| found.partition).collect();
+        let mut mine = pieces.iter().filter(|piece| piece.input == rules.input);
+        if let Some(piece) = mine.find(|piece| !there.contains(&piece.partition)) {
+            let (input, partition) = (piece.input.clone(), piece.partition.clone());
+            return Err(ReconcileError::Elsewhere { input, partition });
+        }
+        for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
+            if let Some(fingerprint) = &state.fingerprint {
+                log.verify(partition, fingerprint)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! What is left of a check where retention has overtaken the log: what came after the oldest kept
+//! commit that the log still reaches back to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dataflow::reconcile::{Found, ReconcileError, Request};
+use schemas::manifest::{Manifest, Position};
+use sinks::commits::{CommitError, Snapshot, list_commits, load};
+
+use super::{check, tell};
+use crate::error::CliError;
+
+/// Where the log of each partition begins, as far as that was met.
+type Begins = BTreeMap<String, u64>;
+
+/// Checks what can be checked, and tells it; how many values differ. Where none does the answer is
+/// still that it cannot be told: the content of the earlier commit was taken on trust.
+pub(super) fn check_rest(
+    request: Request,
+    overtaken: ReconcileError,
+    json: bool,
+) -> Result<u64, CliError> {
+    let Some((since, found)) = rest(request, &overtaken)? else { return Err(overtaken.into()) };
+    tell(&found.values, Some(&found.report), "the log", json)?;
+    let told = format!("{overtaken}; what came after commit {since} was checked instead");
+    if found.report.drift > 0 {
+        eprintln!("{told}");
+        return Ok(found.report.drift);
+    }
+    Err(CliError::CannotTell(format!("{told}, and nothing of that differs")))
+}
+
+/// The check from the oldest commit on that allows one; none where none does.
+fn rest(
+    mut request: Request,
+    overtaken: &ReconcileError,
+) -> Result<Option<(u64, Found)>, CliError> {
+    let mut begins = Begins::new();
+    note(overtaken, &mut begins);
+    let storage = Arc::clone(&request.storage);
+    for commit in list_commits(&*storage)? {
+        if commit >= request.snapshot.manifest.header.commit {
+            break;
+        }
+        let since = match load(&*storage, commit) {
+            // It went meanwhile, or only its header is left.
+            Err(CommitError::Missing(_)) => continue,
+            other => other?,
+        };
+        if !is_reached(&since, &begins) {
+            continue;
+        }
+        request.since = Some(Arc::new(Snapshot::open(&*storage, since, None)?));
+        match check(request.clone()) {
+            Ok(found) => return Ok(Some((commit, found))),
+            Err(CliError::Untold(error @ ReconcileError::Overtaken { .. })) => {
+                note(&error, &mut begins);
+            }
+            Err(CliError::Untold(ReconcileError::Since { .. })) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+fn note(error: &ReconcileError, begins: &mut Begins) {
+    if let ReconcileError::Overtaken { partition, begins: at, .. } = error {
+        let known = begins.entry(partition.clone()).or_default();
+        *known = (*known).max(*at);
+    }
+}
+
+/// Whether all that came after a commit can be in the log.
+fn is_reached(commit: &Manifest, begins: &Begins) -> bool {
+    begins.iter().all(|(partition, begins)| {
+        let mut inputs = commit.body.inputs.values();
+        let state = inputs.find_map(|partitions| partitions.get(partition));
+        state.is_some_and(
+            |state| matches!(state.position, Position::Offset(read) if read >= *begins),
+        )
+    })
+}

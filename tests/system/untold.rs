@@ -1,0 +1,217 @@
+//! What is no answer of `reconcile`: another log or mapping, copies that differ, nothing that was
+//! compared; and that nobody who stops reading changes what is told by the exit code.
+
+use std::fs;
+use std::path::Path;
+
+use schemas::manifest::Manifest;
+use schemas::rows::TagRow;
+use serde_json::json;
+use sinks::commits::{load, visible};
+use sinks::storage::DiskStorage;
+
+use super::harness::{command, fails, folder, newest_commit, ok, run};
+use super::reconcile::{change_tag, no_drift, replace, state_of, told};
+
+#[test]
+fn what_cannot_be_told_is_no_result() {
+    let folder = folder();
+    let line = state_of(folder.path(), 5000, "");
+    let input = folder.path().join("posts.ndjson");
+    let text = fs::read(&input).unwrap();
+    fs::write(&input, &text[..text.len() / 2]).unwrap();
+    let error = fails(&line, 2);
+    assert!(error.contains("posts.ndjson") && error.contains("cannot tell"), "{error}");
+    fs::remove_file(&input).unwrap();
+    fs::write(folder.path().join("other.ndjson"), &text).unwrap();
+    let error = fails(&line.replace("posts.ndjson", "other.ndjson"), 2);
+    assert!(error.contains("posts.ndjson"), "{error}");
+    let state = folder.path().join("state");
+    let error = fails(&format!("reconcile --input - --state {}", state.display()), 2);
+    assert!(error.contains("standard input"), "{error}");
+    let error = fails(&format!("{line} --at 9"), 2);
+    assert!(error.contains("cannot tell") && error.contains("commit 9"), "{error}");
+    fails(&format!("{line} --sample 1/0"), 2);
+    fails(&format!("{line} --bins 5..5"), 2);
+    fails(&format!("{line} --tags #"), 2);
+}
+
+/// Changes the visible manifest of a state.
+fn change(state: &Path, change: impl FnOnce(&mut Manifest)) {
+    let storage = DiskStorage::open_existing(state).unwrap();
+    let mut manifest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
+    change(&mut manifest);
+    replace(state, &manifest);
+}
+
+#[test]
+fn another_log_is_told_and_nothing_is_corrected_by_it() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "");
+    let beside = folder.path().join("beside.ndjson");
+    ok(&format!("generate --posts 3000 --seed 2 --out {}", beside.display()));
+    let error = fails(&line.replace("posts.ndjson", "beside.ndjson"), 2);
+    assert!(error.contains("posts.ndjson") && error.contains("is not in"), "{error}");
+    // Of a commit that does not say what it was read with.
+    let state = folder.path().join("state");
+    change(&state, |manifest| manifest.body.mappings.clear());
+    let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
+    assert!(error.contains("is the mapping that of the job?"), "{error}");
+    no_drift(&line);
+    assert_eq!(told(&line).1["commit"], 2, "no commit came of it");
+}
+
+#[test]
+fn another_mapping_is_told_also_where_records_are_events_by_it() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    // By another field each is another event, and by another unit it is of another time.
+    let post = |i: u64| {
+        let (ts, other) = (1_700_000_000_000 + i, 1_600_000_000_000 + i);
+        json!({"id": i, "other": i / 2, "at": ts, "then": other, "text": "#tea", "title": "#pot",
+               "kind": "post_published", "area": "eu"})
+    };
+    let lines: Vec<String> = (0..100).map(|i| format!("{}\n", post(i))).collect();
+    fs::write(&input, lines.concat()).unwrap();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    let map = "event_id=id,ts=at,caption=text,type=kind,region=area";
+    ok(&format!("run {at} --map {map} --scope region=eu --bounded"));
+    for command in ["reconcile", "reconcile --repair --why no", "explain-count tea"] {
+        let line = format!("{command} {at} --map");
+        for (other, what) in [
+            (map.replace("ts=at", "ts=at:us"), "ts=at, not ts=at:us"),
+            (map.replace("ts=at", "ts=then"), "ts=at, not ts=then"),
+            (map.replace("id=id", "id=other"), "event_id=id, not event_id=other"),
+            (map.replace("text", "title"), "caption=text, not caption=title"),
+            (map.replace("kind", ""), "type=kind, not type="),
+            (map.replace("area", "kind"), "region=area, not region=kind"),
+        ] {
+            let error = fails(&format!("{line} {other}"), 2);
+            let names = error.contains(what) && error.contains("cannot tell: commit 2");
+            assert!(names && error.contains("--map"), "{other}: {error}");
+        }
+        // What no count depends on may be called as it likes, in any order.
+        let same = "region=area,type=kind,caption=text,ts=at:ms,event_id=id,user_id=whoever";
+        ok(&format!("{line} {same}"));
+    }
+    assert_eq!(newest_commit(&state), 2, "no commit came of it");
+    // A job that goes on with another one says so, and its commits are held against that.
+    fs::write(&input, lines.concat() + &lines[0].replace("\"id\"", "\"name\"")).unwrap();
+    let mended = map.replace("id=id", "id=name");
+    let output = run(&format!("run {at} --map {mended} --scope region=eu --bounded"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("event_id=id"), "{error}");
+    let line = format!("reconcile {at} --json --map");
+    let error = fails(&format!("{line} {map}"), 2);
+    assert!(error.contains("event_id=name, not event_id=id"), "{error}");
+    no_drift(&format!("{line} {map} --at 2"));
+    // Tag rules are as much a part of how a record is read.
+    change(&state, |manifest| manifest.body.rules = 0);
+    let error = fails(&format!("{line} {mended}"), 2);
+    assert!(error.contains("tag rules 0"), "{error}");
+}
+
+#[test]
+fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let ts = 1_700_000_000_000_i64;
+    let post = |id: u32, text: &str| json!({"event_id": id.to_string(), "ts": ts, "caption": text});
+    let copies = [(1, "#b"), (1, "#a"), (2, "#c"), (2, "none"), (3, "none"), (3, "#d"), (4, "#e")];
+    let text: String = copies.iter().map(|(id, text)| format!("{}\n", post(*id, text))).collect();
+    fs::write(&input, text).unwrap();
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    ok(&format!("run {at} --bounded --workers 1"));
+    let line = format!("reconcile {at} --json");
+    let whole = told(&line);
+    assert_eq!(whole.1["ambiguous"], 3, "{whole:?}");
+    assert!(!whole.0.is_empty());
+    assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
+    let error = fails(&format!("{line} --repair --why no"), 2);
+    assert!(error.contains("3 events came in copies that differ"), "{error}");
+    // A check of some keys sees one copy only, where the other's tags are not among them.
+    for (tag, differ) in [("a", 1), ("b", 0), ("c", 0), ("d", 1), ("e", 0)] {
+        let line = format!("{line} --tags {tag}");
+        let (values, last) = told(&line);
+        assert_eq!(values.is_empty(), differ == 0, "{tag}: {values:?}");
+        assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
+        if differ > 0 {
+            let error = fails(&format!("{line} --repair --why no"), 2);
+            assert!(error.contains("1 events came in copies that differ"), "{error}");
+        }
+    }
+    let parts = (0..128).step_by(8).map(|bin| format!("--bins {bin}..{}", bin + 8));
+    for part in parts.chain((1..9).map(|n| format!("--sample 1/{n}"))) {
+        let output = run(&format!("{line} {part}"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains("recomputed") || text.contains("ambiguous"), "{part}: {text}");
+    }
+    assert_eq!(told(&line), whole, "no commit came of it");
+}
+
+#[test]
+fn nobody_who_stops_reading_changes_the_exit_code() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "");
+    let (state, sound) = (folder.path().join("state"), folder.path().join("sound"));
+    super::reconcile::copy(&state, &sound);
+    let unread = |line: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(line).stdout(writer).stderr(std::process::Stdio::piped()).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let compare = format!("compare {} {}", state.display(), sound.display());
+    let of = |key: &str| line.replace("reconcile", &format!("explain-count {key}"));
+    let plain = |line: &str| line.replace("--json", "");
+    for line in [&line, &of("nobody"), &compare] {
+        assert_eq!(unread(line), (Some(0), String::new()), "{line}");
+        assert_eq!(unread(&plain(line)), (Some(0), String::new()), "{line}");
+    }
+    let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+    for line in [&line, &of(&key), &compare] {
+        for line in [line.clone(), plain(line)] {
+            let (code, error) = unread(&line);
+            assert_eq!((code, error.contains("differ")), (Some(1), true), "{line}\n{error}");
+        }
+    }
+    // Nor does it keep a repair from being made.
+    let (code, error) = unread(&format!("{line} --repair --why unread"));
+    assert_eq!(code, Some(0), "{error}");
+    no_drift(&line);
+}
+
+#[test]
+fn a_check_of_nothing_is_no_proof() {
+    let folder = folder();
+    let line = state_of(folder.path(), 200, "");
+    // Before a record was read there is nothing, which is what the commit counts.
+    assert_eq!(no_drift(&format!("{line} --at 1")), 0);
+    let text = ok(&format!("{line} --at 1").replace("--json", ""));
+    assert!(text.contains("commit 1 counts no event: there is nothing to check"), "{text}");
+    let part = format!("{line} --sample 1/1000000007");
+    let error = fails(&part, 2);
+    assert!(error.contains("no key of commit 2 or of the log lies in the part"), "{error}");
+    no_drift(&format!("{part} --at 1"));
+    // That nobody wrote a tag is an answer.
+    let tag = format!("{line} --tags nobodywritesthis");
+    assert_eq!(no_drift(&tag), 0);
+    let text = ok(&tag.replace("--json", ""));
+    assert!(text.contains("commit 2: what was asked for is on neither side"), "{text}");
+}
+
+#[test]
+fn a_reason_nobody_knows_is_refused_with_those_there_are() {
+    let folder = folder();
+    state_of(folder.path(), 20, "");
+    let state = folder.path().join("state");
+    for command in ["ls", "replay"] {
+        let line = format!("dead-letters {command} --state {} --reason", state.display());
+        let error = fails(&format!("{line} not-json"), 2);
+        for known in ["not_json", "missing_field", "future", "beyond_horizon", "too_large"] {
+            ok(&format!("{line} {known}"));
+            assert!(error.contains(known), "{error}");
+        }
+    }
+}
