@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use prefetch_index::prefetch_index;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -270,11 +271,11 @@ impl Buckets {
         }
     }
 
-    /// Reads the end of the list, where the next event is likely to be counted, so that one list's
-    /// memory need not be waited for behind another's. What it gives means nothing.
+    /// Has the end of the list fetched, where the next event is likely to be counted, so that one
+    /// list's memory need not be waited for behind another's.
     #[inline]
-    pub fn touch(&self) -> u64 {
-        self.list.last().map_or(0, |last| u64::from(last.count))
+    pub fn prefetch(&self) {
+        prefetch_index(&self.list, self.list.len().saturating_sub(1));
     }
 
     /// The count of window `index` at `as_of`, which must not lie before the folded one.

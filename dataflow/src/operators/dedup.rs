@@ -131,8 +131,7 @@ impl Dedup {
 
     /// Removes from `batch` what does not count.
     pub(super) fn apply(&mut self, batch: &mut Posts) {
-        let ids = batch.posts.iter().map(|post| (hour(post.ts_ms), post.id));
-        std::hint::black_box(self.ids.touch(ids));
+        batch.posts.iter().for_each(|post| self.ids.prefetch(hour(post.ts_ms), post.id));
         batch.posts.retain_mut(|post| {
             let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
             match &post.route {

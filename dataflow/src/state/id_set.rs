@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use prefetch_index::prefetch_index;
 use schemas::hash::KeyHash;
 
 /// An hour with more ids than this is cut into [`PARTS`] tables, so that none takes long to grow.
@@ -192,16 +193,13 @@ impl IdSet {
         self.hours.entry(hour).or_insert_with(empty).insert(Slot::new(id, self.peers))
     }
 
-    /// Reads what [`Self::insert`] is about to: one look-up need not wait for the memory of
-    /// another. Whatever it gives means nothing.
-    pub(crate) fn touch(&self, ids: impl Iterator<Item = (u32, KeyHash)>) -> u64 {
-        let at = |(hour, id): (u32, KeyHash)| {
-            let slot = Slot::new(id, self.peers);
-            let tables = &self.hours.get(&hour)?.tables;
-            let table = &tables[spread(slot.hi, tables.len())];
-            table.slots.get(table.home(slot, table.homes))
-        };
-        ids.filter_map(at).fold(0, |all, slot| all ^ slot.lo)
+    /// Has fetched what [`Self::insert`] is about to read: one look-up need not wait for the memory
+    /// of another.
+    pub(crate) fn prefetch(&self, hour: u32, id: KeyHash) {
+        let Some(Hour { tables }) = self.hours.get(&hour) else { return };
+        let slot = Slot::new(id, self.peers);
+        let table = &tables[spread(slot.hi, tables.len())];
+        prefetch_index(&table.slots, table.home(slot, table.homes));
     }
 
     /// Removes an id of an hour; whether it was there.

@@ -4,6 +4,7 @@
 //! and growing reads no tag. Each array grows by itself, so none takes long. Invariant: between an
 //! entry and its home there is no gap.
 
+use prefetch_index::prefetch_index;
 use schemas::hash::{BINS, KeyHash};
 
 /// A fingerprint, and a tag's place plus one; all zeros are a gap.
@@ -96,11 +97,10 @@ impl TagIndex {
         &self.0[hash.bin() as usize]
     }
 
-    /// Reads what a look-up is about to: one need not wait for the memory of another. What it gives
-    /// means nothing.
-    pub(crate) fn touch(&self, hash: KeyHash) -> u64 {
+    /// Has fetched what a look-up is about to read: one need not wait for the memory of another.
+    pub(crate) fn prefetch(&self, hash: KeyHash) {
         let bin = self.bin(hash);
-        bin.entries.get(bin.home(print_of(hash))).map_or(0, |entry| u64::from(entry.place))
+        prefetch_index(&bin.entries, bin.home(print_of(hash)));
     }
 
     /// The places of tags that may have a hash: nearly always the one that has it, or none.

@@ -7,6 +7,7 @@
 mod correct;
 
 pub(crate) use correct::Change;
+use prefetch_index::prefetch_index;
 use schemas::hash::KeyHash;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{TagRow, Tags};
@@ -24,6 +25,9 @@ use crate::status::Work;
 pub(crate) const CHUNK: usize = 4096;
 /// So many tags are found before the first of them is touched.
 const FOUND_AHEAD: usize = 32;
+
+/// The bucket list of a tag is fetched while so many before it are folded.
+const FOLDED_AHEAD: usize = 8;
 
 /// Why state cannot be continued.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -155,6 +159,14 @@ impl TagTable {
         self.slab[index as usize / CHUNK][index as usize % CHUNK].as_ref()
     }
 
+    /// Has a tag fetched. It takes two lines of cache: its beginning is in one, and the beginning of
+    /// what is behind it in the other, nearly always.
+    fn prefetch(&self, index: u32) {
+        let (chunk, at) = (&self.slab[index as usize / CHUNK], index as usize % CHUNK);
+        prefetch_index(chunk, at);
+        prefetch_index(chunk, at + 1);
+    }
+
     fn find(&self, hash: KeyHash) -> Option<u32> {
         self.index.like(hash).find(|index| self.tag(*index).is_some_and(|tag| tag.hash == hash))
     }
@@ -238,23 +250,20 @@ impl TagTable {
     ) -> Result<(), TagError> {
         for some in batch.mentions.chunks(FOUND_AHEAD) {
             // One look-up does not wait for the memory of the one before: first the index is read
-            // for all, then their tags, then those tags' bucket lists. A tag takes two lines of
-            // cache: its hash is in one, its last field in the other.
+            // for all, then their tags, then those tags' bucket lists.
             let mut found = [None; FOUND_AHEAD];
-            let mut last = some.iter().fold(0, |all, mention| all ^ self.index.touch(mention.tag));
+            some.iter().for_each(|mention| self.index.prefetch(mention.tag));
             for (found, mention) in found.iter_mut().zip(some) {
                 *found = self.index.like(mention.tag).next();
-                let tag = found.and_then(|index| self.tag(index));
-                last ^= tag.map_or(0, |tag| tag.commit ^ tag.hash.lo);
+                found.iter().for_each(|index| self.prefetch(*index));
             }
             for (found, mention) in found.iter_mut().zip(some) {
                 let tag = found.and_then(|index| self.tag(index));
                 match tag.filter(|tag| tag.hash == mention.tag) {
-                    Some(tag) => last ^= tag.buckets.touch(),
+                    Some(tag) => tag.buckets.prefetch(),
                     None => *found = None,
                 }
             }
-            std::hint::black_box(last);
             for (found, mention) in found.into_iter().zip(some) {
                 let index = match found {
                     Some(index) => Some(index),
@@ -316,7 +325,11 @@ impl TagTable {
         let mut recent = Vec::new();
         // In the order of memory, which then comes by itself.
         self.changed.sort_unstable();
-        for index in std::mem::take(&mut self.changed) {
+        let changed = std::mem::take(&mut self.changed);
+        for (i, index) in changed.iter().copied().enumerate() {
+            if let Some(tag) = changed.get(i + FOLDED_AHEAD).and_then(|ahead| self.tag(*ahead)) {
+                tag.buckets.prefetch();
+            }
             let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
             let Some(tag) = slot.as_mut() else { continue };
             let before = tag.heap_bytes();
