@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use behind::{Behind, behind};
+pub use behind::{Behind, Counted, behind};
 pub use drift::{Drift, Place};
 pub use run::reconcile;
 pub(crate) use run::scopes;
