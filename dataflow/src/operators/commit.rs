@@ -18,7 +18,7 @@ use super::ack::segments;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::records::{Ack, Cut, Last};
-use crate::settings::Input;
+use crate::settings::{self, Input, Settings};
 
 /// Puts manifests together.
 struct Assembler {
@@ -85,13 +85,15 @@ impl Assembler {
 /// The manifest that the start began from, with what records are read with from now on.
 fn read_with(context: &Context) -> Manifest {
     let mut last = (*context.start).clone();
+    let Settings { mending, horizon_ms, beyond, .. } = *context.settings;
     // Refused records may be delivered again by a mapping that no input is read with.
-    let inputs = if context.settings.mending { &[] } else { &*context.inputs };
-    for Input { name, decoder, .. } in inputs {
-        let now = decoder.names();
+    let inputs = if mending { &[] } else { &*context.inputs };
+    for Input { name, decoder, log_time, .. } in inputs {
+        let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
         let before = last.body.mappings.insert(name.clone(), now.clone()).unwrap_or_default();
-        let other = differing(&before, now);
+        let other = differing(&before, &now);
         if !other.is_empty() {
+            last.body.read_otherwise.insert(name.clone(), last.header.commit);
             tracing::warn!(
                 input = name,
                 "what was counted so far was read with {other}; that stays as it was counted"

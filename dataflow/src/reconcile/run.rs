@@ -69,7 +69,9 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let Manifest { header, body } = &check.request.snapshot.manifest;
     let (commit, events) = (header.commit, body.counters.events);
     let since = check.request.since.as_ref().map(|since| since.manifest.header.commit);
-    let mut report = Report { commit, since, events, ..Report::default() };
+    let read_otherwise = body.read_otherwise.values().max().copied();
+    let read_otherwise = read_otherwise.filter(|_| since.is_none());
+    let mut report = Report { commit, since, read_otherwise, events, ..Report::default() };
     let mut facts = Vec::new();
     for part in parts {
         check.kept.part = part;
