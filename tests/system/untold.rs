@@ -271,3 +271,29 @@ fn a_reason_nobody_knows_is_refused_with_those_there_are() {
         }
     }
 }
+
+#[test]
+fn a_copy_of_what_an_earlier_commit_counted_explains_nothing_since() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    let post = |id: u32, text: &str| {
+        let post = json!({"event_id": id, "ts": 1_700_000_000_000_u64, "caption": text});
+        format!("{post}\n")
+    };
+    let mut text = post(0, "#a");
+    fs::write(&input, &text).unwrap();
+    ok(&format!("run {at} --bounded"));
+    let copies = text.len() as u64;
+    text += &(post(0, "#b #c") + &post(0, "#b"));
+    let first = text.len() as u64;
+    (1..30).for_each(|id| text += &post(id, "#b"));
+    fs::write(&input, &text).unwrap();
+    ok(&format!("run {at} --bounded"));
+    let line = format!("reconcile {at} --json --since 2 --tags b");
+    no_drift(&line);
+    change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+    let (values, last) = told(&line);
+    let position = values[0]["events"][0]["position"].as_u64();
+    assert_eq!((position, last.get("ambiguous")), (Some(first), None), "not {copies}: {last}");
+}

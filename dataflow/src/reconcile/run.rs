@@ -229,6 +229,11 @@ impl Check {
         self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.begin)).sum()
     }
 
+    /// Whether the earlier commit has counted this event.
+    fn is_known(&self, event: &Accepted) -> bool {
+        self.since.as_ref().zip(event.id).is_some_and(|(since, id)| since.remembers(id))
+    }
+
     fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
         self.logs.iter().find(|(_, rules)| rules.input == piece.input)
     }
@@ -287,6 +292,9 @@ impl Check {
         for piece in &self.pieces {
             let Some((_, rules)) = self.input(piece) else { continue };
             let of = |accepted: Accepted, position| {
+                if self.is_known(&accepted) {
+                    return;
+                }
                 let (input, partition) = (piece.input.clone(), piece.partition.clone());
                 let place =
                     || Place { input: input.clone(), partition: partition.clone(), position };
@@ -294,7 +302,7 @@ impl Check {
             };
             self.read(piece, of, || ())?;
         }
-        for (accepted, place) in &self.again {
+        for (accepted, place) in self.again.iter().filter(|(again, _)| !self.is_known(again)) {
             let rules = self.logs.iter().find(|(_, rules)| rules.input == place.input);
             if let Some((_, rules)) = rules {
                 each(accepted, &|| place.clone(), &rules.hasher);
@@ -464,7 +472,7 @@ fn insert(accepted: &Accepted, check: &Check, rules: &Rules, sessions: &mut Sess
     }
     let event = Event { ts_ms: accepted.ts_ms, digest: all, uses: uses.into() };
     match accepted.id {
-        Some(id) if check.since.as_ref().is_some_and(|since| since.remembers(id)) => {}
+        Some(_) if check.is_known(accepted) => {}
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
         }
