@@ -232,6 +232,12 @@ fn nobody_who_stops_reading_changes_the_exit_code() {
             assert_eq!((code, error.contains("differ")), (Some(1), true), "{line}\n{error}");
         }
     }
+    let other = self::folder();
+    state_of(other.path(), 20, "--map ts=nothing");
+    let state = other.path().join("state");
+    let (code, error) =
+        unread(&format!("dead-letters replay --state {} --map ts=no", state.display()));
+    assert_eq!((code, error.contains("20 records are refused again")), (Some(1), true), "{error}");
     // Nor does it keep a repair from being made.
     let (code, error) = unread(&format!("{line} --repair --why unread"));
     assert_eq!(code, Some(0), "{error}");
