@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dataflow::reconcile::{Behind, Progress, Which, behind};
+use dataflow::reconcile::{Behind, Counted, Progress, Which, behind};
 use schemas::tags::Name;
 use serde::Serialize;
 use sinks::store::CommitView;
@@ -38,6 +38,9 @@ struct Explained<'a> {
     stored: i64,
     /// How many events count.
     recomputed: i64,
+    /// Events of which copies differ, so that any may count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ambiguous: Option<u64>,
 }
 
 /// Runs the command.
@@ -46,6 +49,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let parsed = Name::parse(name).map_err(|error| CliError::Name { name: name.clone(), error })?;
     let key = parsed.key();
     let request = log.request(Which::Tags([key.to_owned()].into()), 1)?;
+    if let Some(scopes) = &request.snapshot.manifest.body.scopes
+        && !scope.is_empty()
+        && !scopes.contains(scope)
+    {
+        let what = format!("the state has no scope {scope:?}; it has {scopes:?}");
+        return Err(CliError::Usage(what));
+    }
     let view = CommitView::new(Arc::clone(&request.snapshot));
     let stored = view.tag(scope, key)?.map_or(0, |tag| tag.total);
     let progress = Arc::new(Progress::default());
@@ -54,15 +64,19 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let each = |event: Behind| {
         unless_closed(if *json { output.json(&event) } else { tell(&mut output, &event) })
     };
-    let recomputed = behind(request, scope, key, &progress, each);
+    let counted = behind(request, (scope, key), stored, &progress, each);
     drop(live);
     let commit = view.as_of().commit;
-    let recomputed = recomputed?;
-    let explained = Explained { commit, scope, key, stored, recomputed };
+    let Counted { total: recomputed, ambiguous } = counted?;
+    let ambiguous = Some(ambiguous).filter(|ambiguous| *ambiguous > 0);
+    let explained = Explained { commit, scope, key, stored, recomputed, ambiguous };
     let told = if *json {
         output.json(&explained)
     } else {
-        output.line(format!("{recomputed} posts; commit {commit} says {stored}"))
+        let copies = ambiguous.map_or_else(String::new, |copies| {
+            format!("; {copies} events came in copies that differ: any may count")
+        });
+        output.line(format!("{recomputed} posts; commit {commit} says {stored}{copies}"))
     };
     unless_closed(told.and_then(|()| output.flush()))?;
     if recomputed == stored { Ok(()) } else { Err(CliError::Drift(1)) }

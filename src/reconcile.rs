@@ -191,11 +191,7 @@ fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliErro
 /// Holds a commit against the log: how many values differ, those that are `served` included.
 fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
-    let whole = |report: &Report| Report {
-        checked: report.checked + served.checked,
-        drift: report.drift + served.drift,
-        ..report.clone()
-    };
+    let whole = |report: &Report| with(report, served);
     let mut request = args.log.request(which.clone(), workers)?;
     if args.since.is_some() {
         let since = manifest(&*request.storage, args.since)?;
@@ -208,19 +204,14 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
     let mut found = match check(request.clone()) {
         Err(CliError::Untold(overtaken @ ReconcileError::Overtaken { .. })) => {
-            return check_rest(request, overtaken, args.json);
+            return check_rest(request, overtaken, served, args.json);
         }
         other => other?,
     };
     tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
     is_answer(&whole(&found.report), &which, "the log")?;
     if args.repair && found.report.drift > 0 {
-        if found.report.ambiguous > 0 {
-            let copies = found.report.ambiguous;
-            return Err(CliError::CannotTell(format!(
-                "{copies} events came in copies that differ, and any may count; nothing was corrected"
-            )));
-        }
+        is_sure(&found.report)?;
         let mender = args.log.mender(args.why)?;
         let again = |taken: Manifest, before: &Found| {
             check(args.log.request_at(taken, Which::Keys(before.keys.clone()), workers)?)
@@ -246,6 +237,31 @@ fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError
         "no key of commit {commit} or of {other} lies in the part that was asked for, so nothing \
          was compared; ask for a larger one"
     )))
+}
+
+/// What was found in a log, and in a store.
+fn with(report: &Report, served: &Report) -> Report {
+    Report {
+        checked: report.checked + served.checked,
+        drift: report.drift + served.drift,
+        ..report.clone()
+    }
+}
+
+/// Whether the state is at fault where it differs from the log.
+fn is_sure(report: &Report) -> Result<(), CliError> {
+    let why = match (report.ambiguous, report.read_otherwise) {
+        (0, None) => return Ok(()),
+        (0, Some(commit)) => format!(
+            "up to commit {commit} records were read with another mapping or horizon; --since \
+             {commit} checks what came after, and `tagflow replay` counts all of it afresh"
+        ),
+        (copies, _) => format!(
+            "{copies} events came in copies that differ, and any may count; --tags repairs tags \
+             that none of them carries"
+        ),
+    };
+    Err(CliError::CannotTell(format!("{why}; nothing was corrected")))
 }
 
 fn check(request: Request) -> Result<Found, CliError> {
@@ -420,9 +436,8 @@ fn print(
             output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
         }
     }
-    let Some(Report { commit, since, events, checked, drift, ambiguous }) = report else {
-        return output.flush();
-    };
+    let Some(report) = report else { return output.flush() };
+    let Report { commit, since, read_otherwise, events, checked, drift, ambiguous } = report;
     if events + checked + drift == 0 {
         output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
         return output.flush();
@@ -435,6 +450,9 @@ fn print(
     output.line(format!(
         "commit {commit}{after}: {checked} rows and ids checked, {drift} values differ"
     ))?;
+    if let (Some(commit), 1..) = (read_otherwise, drift) {
+        output.line(format!("up to commit {commit} records were read otherwise than now"))?;
+    }
     if *ambiguous > 0 {
         output.line(format!("{ambiguous} events came in copies that differ: any may count"))?;
     }

@@ -1,10 +1,12 @@
 //! What a job is told to do, apart from where its state is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use schemas::event::Decoder;
 use schemas::mapping::Mapping;
+use schemas::time::format_duration_ms;
 use schemas::windows::Windows;
 use sinks::commits::Retention;
 
@@ -32,6 +34,29 @@ pub enum LogTimeKind {
     Event,
     /// The log's stamps of its records.
     Append,
+}
+
+/// All that decides what a record counts as, but for the record and those before it: what the
+/// decoder reads, and what becomes of late events. Written into commits; options keep their sign,
+/// which no field of a record has.
+pub(crate) fn read_with(
+    decoder: &Decoder,
+    log_time: LogTimeKind,
+    horizon_ms: Option<i64>,
+    beyond: Beyond,
+) -> BTreeMap<String, String> {
+    let mut all = decoder.names().clone();
+    let Some(horizon_ms) = horizon_ms else { return all };
+    let beyond = if beyond == Beyond::Count { "yes" } else { "no" };
+    let log_time = match log_time {
+        LogTimeKind::Auto => "auto",
+        LogTimeKind::Event => "event",
+        LogTimeKind::Append => "append",
+    };
+    all.insert("--horizon".to_owned(), format_duration_ms(horizon_ms));
+    all.insert("--count-beyond".to_owned(), beyond.to_owned());
+    all.insert("log_time:".to_owned(), log_time.to_owned());
+    all
 }
 
 /// A named input and how to read it.

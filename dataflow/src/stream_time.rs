@@ -189,6 +189,7 @@ mod tests {
             windows: Windows::default(),
             scopes: None,
             mappings: BTreeMap::new(),
+            read_otherwise: BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: BTreeMap::new(),

@@ -66,9 +66,13 @@ pub struct Body {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scopes: Option<Vec<String>>,
     /// Input name → what its records were read with when they were counted last: the field of an
-    /// event → the record's name of it. Of an input that an older build has read there is none.
+    /// event → the record's name of it, and what decides about late events, where there is a
+    /// horizon. Of an input that an older build has read there is none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub mappings: BTreeMap<String, BTreeMap<String, String>>,
+    /// Input name → the last commit that was made with its records read otherwise than now.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub read_otherwise: BTreeMap<String, u64>,
     /// Set when a bounded run had read everything.
     pub finished: Option<Finished>,
     /// Whether the owner left in order with this commit.
@@ -366,6 +370,7 @@ mod tests {
                 windows: Windows::default(),
                 scopes: Some(vec!["region=eu".into()]),
                 mappings: [("input".into(), [("ts".into(), "at:s".into())].into())].into(),
+                read_otherwise: [("input".into(), 3)].into(),
                 finished: Some(Finished { until_ms: None }),
                 clean: true,
                 inputs: [("input".to_owned(), partitions.into())].into(),

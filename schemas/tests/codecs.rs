@@ -127,6 +127,7 @@ fn bodies() -> impl Strategy<Value = Body> {
                 .keys()
                 .map(|name| (name.clone(), [("ts".into(), name.clone())].into()))
                 .collect(),
+            read_otherwise: inputs.keys().map(|name| (name.clone(), seed as u64)).collect(),
             finished: has_ended.then_some(Finished { until_ms }),
             clean,
             inputs,

@@ -16,7 +16,7 @@ use sinks::commits::open_table;
 use super::{DeadLetters, reasons, replayed};
 use crate::error::CliError;
 use crate::job::Job;
-use crate::output::Output;
+use crate::output::{Output, unless_closed};
 use crate::repairs::Mender;
 use crate::state::{manifest, open};
 
@@ -122,19 +122,19 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), CliError> {
         told.counted = done.len() - told.duplicates;
         told.refused += records.len() - done.len();
     }
-    if args.json {
-        output.json(&told)?;
+    let written = if args.json {
+        output.json(&told)
     } else {
         let Told { commit, counted, duplicates, refused } = &told;
         output.line(format!(
             "commit {commit}: {counted} records counted, {duplicates} were duplicates, \
              {refused} are refused again"
-        ))?;
-    }
+        ))
+    };
+    unless_closed(written.and_then(|()| output.flush()))?;
     match told.refused {
         0 => Ok(()),
         refused => {
-            output.flush()?;
             Err(CliError::Failed(format!("{refused} records are refused again; see the job's log")))
         }
     }

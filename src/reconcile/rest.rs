@@ -4,29 +4,32 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dataflow::reconcile::{Found, ReconcileError, Request};
+use dataflow::reconcile::{Found, ReconcileError, Report, Request};
 use schemas::manifest::{Manifest, Position};
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
 
-use super::{check, tell};
+use super::{check, tell, with};
 use crate::error::CliError;
 
 /// Where the log of each partition begins, as far as that was met.
 type Begins = BTreeMap<String, u64>;
 
-/// Checks what can be checked, and tells it; how many values differ. Where none does the answer is
-/// still that it cannot be told: the content of the earlier commit was taken on trust.
+/// Checks what can be checked, and tells it; how many values differ, those that are `served`
+/// included. Where none does the answer is still that it cannot be told: the content of the earlier
+/// commit was taken on trust.
 pub(super) fn check_rest(
     request: Request,
     overtaken: ReconcileError,
+    served: &Report,
     json: bool,
 ) -> Result<u64, CliError> {
     let Some((since, found)) = rest(request, &overtaken)? else { return Err(overtaken.into()) };
-    tell(&found.values, Some(&found.report), "the log", json)?;
+    let report = with(&found.report, served);
+    tell(&found.values, Some(&report), "the log", json)?;
     let told = format!("{overtaken}; what came after commit {since} was checked instead");
-    if found.report.drift > 0 {
+    if report.drift > 0 {
         eprintln!("{told}");
-        return Ok(found.report.drift);
+        return Ok(report.drift);
     }
     Err(CliError::CannotTell(format!("{told}, and nothing of that differs")))
 }

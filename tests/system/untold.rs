@@ -10,7 +10,7 @@ use serde_json::json;
 use sinks::commits::{load, visible};
 use sinks::storage::DiskStorage;
 
-use super::harness::{command, fails, folder, newest_commit, ok, run};
+use super::harness::{Job, command, eventually, fails, folder, newest_commit, ok, run};
 use super::reconcile::{change_tag, no_drift, replace, state_of, told};
 
 #[test]
@@ -95,20 +95,73 @@ fn another_mapping_is_told_also_where_records_are_events_by_it() {
         ok(&format!("{line} {same}"));
     }
     assert_eq!(newest_commit(&state), 2, "no commit came of it");
-    // A job that goes on with another one says so, and its commits are held against that.
-    fs::write(&input, lines.concat() + &lines[0].replace("\"id\"", "\"name\"")).unwrap();
-    let mended = map.replace("id=id", "id=name");
-    let output = run(&format!("run {at} --map {mended} --scope region=eu --bounded"));
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && error.contains("event_id=id"), "{error}");
-    let line = format!("reconcile {at} --json --map");
-    let error = fails(&format!("{line} {map}"), 2);
-    assert!(error.contains("event_id=name, not event_id=id"), "{error}");
-    no_drift(&format!("{line} {map} --at 2"));
     // Tag rules are as much a part of how a record is read.
     change(&state, |manifest| manifest.body.rules = 0);
-    let error = fails(&format!("{line} {mended}"), 2);
+    let error = fails(&format!("reconcile {at} --map {map}"), 2);
     assert!(error.contains("tag rules 0"), "{error}");
+}
+
+#[test]
+fn what_was_counted_by_another_mapping_stays() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let write = |posts: &[(&str, u64)]| {
+        let post = |(name, i): &(&str, u64)| {
+            let post = json!({*name: i, "ts": 1_700_000_000_000 + i, "caption": "#tea"});
+            format!("{post}\n")
+        };
+        fs::write(&input, posts.iter().map(post).collect::<String>()).unwrap();
+    };
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    let (first, then) = ("--map event_id=id", "--map event_id=name");
+    write(&[("id", 1), ("id", 2)]);
+    ok(&format!("run {at} {first} --bounded"));
+    // A job that goes on with another one says so, and its commits are held against that.
+    write(&[("id", 1), ("id", 2), ("name", 3)]);
+    let output = run(&format!("run {at} {then} --bounded"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && error.contains("event_id=id"), "{error}");
+    let line = format!("reconcile {at} --json");
+    let error = fails(&format!("{line} {first}"), 2);
+    assert!(error.contains("event_id=name, not event_id=id"), "{error}");
+    no_drift(&format!("{line} {first} --at 2"));
+    // That the new one makes something else of what was counted before is no reason to undo it.
+    let (values, last) = told(&format!("{line} {then}"));
+    assert_eq!((values.is_empty(), &last["read_otherwise"]), (false, &json!(3)), "{last}");
+    let error = fails(&format!("{line} {then} --repair --why no"), 2);
+    assert!(error.contains("up to commit 3") && error.contains("--since 3"), "{error}");
+    assert_eq!(newest_commit(&state), 4, "no commit came of it");
+    no_drift(&format!("{line} {then} --since 3"));
+    // By one that reads nothing nothing was read.
+    let mut slip = Job::start(&format!("run {at} --map event_id=slip"));
+    eventually("commits", || (newest_commit(&state) > 6).then_some(()));
+    assert!(slip.kill());
+    no_drift(&format!("{line} {then} --since 3"));
+    // Nor is the first one again what all was read with.
+    write(&[("id", 1), ("id", 2), ("name", 3), ("id", 4)]);
+    ok(&format!("run {at} {first} --bounded --horizon 24h"));
+    let error = fails(&format!("{line} {first} --since 2"), 2);
+    let start = newest_commit(&state) - 1;
+    assert!(error.contains(&format!("another mapping or horizon up to commit {start}")), "{error}");
+    no_drift(&format!("{line} {first} --since {start}"));
+}
+
+#[test]
+fn another_horizon_is_told_where_the_job_has_one() {
+    let folder = folder();
+    let line = state_of(folder.path(), 3000, "--horizon 20m --count-beyond");
+    for command in
+        [line.clone(), line.clone() + " --repair", line.replace("reconcile", "explain-count a")]
+    {
+        let error = fails(&format!("{command} --count-beyond"), 2);
+        assert!(error.contains("--horizon=20m, not --horizon=24h"), "{error}");
+        let error = fails(&format!("{command} --horizon 20m"), 2);
+        assert!(error.contains("--count-beyond=yes, not --count-beyond=no"), "{error}");
+    }
+    no_drift(&format!("{line} --horizon 20m --count-beyond"));
+    // One that keeps every id has none, whatever is said.
+    let other = self::folder();
+    no_drift(&format!("{} --horizon 20m", state_of(other.path(), 3000, "")));
 }
 
 #[test]
@@ -140,6 +193,15 @@ fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
             assert!(error.contains("1 events came in copies that differ"), "{error}");
         }
     }
+    // Of one number as well: which copy of 3 and of 1 counted is up to chance.
+    for (tag, differ) in [("a", 1), ("b", 0), ("d", 1), ("e", 0)] {
+        let output = run(&format!("explain-count {tag} {at} --json"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
+    }
+    let error = fails(&format!("explain-count a {at} --scope region=eu"), 2);
+    assert!(error.contains("no scope \"region=eu\""), "{error}");
     let parts = (0..128).step_by(8).map(|bin| format!("--bins {bin}..{}", bin + 8));
     for part in parts.chain((1..9).map(|n| format!("--sample 1/{n}"))) {
         let output = run(&format!("{line} {part}"));
@@ -176,6 +238,12 @@ fn nobody_who_stops_reading_changes_the_exit_code() {
             assert_eq!((code, error.contains("differ")), (Some(1), true), "{line}\n{error}");
         }
     }
+    let other = self::folder();
+    state_of(other.path(), 20, "--map ts=nothing");
+    let state = other.path().join("state");
+    let (code, error) =
+        unread(&format!("dead-letters replay --state {} --map ts=no", state.display()));
+    assert_eq!((code, error.contains("20 records are refused again")), (Some(1), true), "{error}");
     // Nor does it keep a repair from being made.
     let (code, error) = unread(&format!("{line} --repair --why unread"));
     assert_eq!(code, Some(0), "{error}");
@@ -214,4 +282,30 @@ fn a_reason_nobody_knows_is_refused_with_those_there_are() {
             assert!(error.contains(known), "{error}");
         }
     }
+}
+
+#[test]
+fn a_copy_of_what_an_earlier_commit_counted_explains_nothing_since() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
+    let at = format!("--input {} --state {}", input.display(), state.display());
+    let post = |id: u32, text: &str| {
+        let post = json!({"event_id": id, "ts": 1_700_000_000_000_u64, "caption": text});
+        format!("{post}\n")
+    };
+    let mut text = post(0, "#a");
+    fs::write(&input, &text).unwrap();
+    ok(&format!("run {at} --bounded"));
+    let copies = text.len() as u64;
+    text += &(post(0, "#b #c") + &post(0, "#b"));
+    let first = text.len() as u64;
+    (1..30).for_each(|id| text += &post(id, "#b"));
+    fs::write(&input, &text).unwrap();
+    ok(&format!("run {at} --bounded"));
+    let line = format!("reconcile {at} --json --since 2 --tags b");
+    no_drift(&line);
+    change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
+    let (values, last) = told(&line);
+    let position = values[0]["events"][0]["position"].as_u64();
+    assert_eq!((position, last.get("ambiguous")), (Some(first), None), "not {copies}: {last}");
 }

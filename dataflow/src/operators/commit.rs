@@ -18,11 +18,16 @@ use super::ack::segments;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::records::{Ack, Cut, Last};
-use crate::settings::Input;
+use crate::settings::{self, Input, Settings};
+
+/// What records are read with, by input, and up to which commits they were read otherwise.
+type Reading = (BTreeMap<String, BTreeMap<String, String>>, BTreeMap<String, u64>);
 
 /// Puts manifests together.
 struct Assembler {
     last: Manifest,
+    /// What becomes true of the state once a record was read.
+    reading: Option<Reading>,
     /// The wall clock at the start, and the monotonic one: versions follow both.
     start_us: (i64, u64),
     /// What a run that has read everything is finished as.
@@ -51,6 +56,10 @@ impl Assembler {
                 Ack::Segment(_) | Ack::Cut(_) => {}
             }
         }
+        let has_read = counters.records() > before.body.counters.records();
+        let reading = self.reading.take_if(|_| has_read);
+        let (mappings, read_otherwise) = reading
+            .unwrap_or_else(|| (before.body.mappings.clone(), before.body.read_otherwise.clone()));
         let mut kept = before.body.segments.clone();
         for merge in merged {
             if !merge.apply(&mut kept) {
@@ -68,6 +77,8 @@ impl Assembler {
             as_of_ms: cut.as_of_ms,
             floor_ms: cut.floor_ms,
             largest_ts_ms: cut.largest_ts_ms,
+            mappings,
+            read_otherwise,
             finished,
             clean: cut.tick.last.is_some(),
             inputs: cut.inputs,
@@ -82,23 +93,26 @@ impl Assembler {
     }
 }
 
-/// The manifest that the start began from, with what records are read with from now on.
-fn read_with(context: &Context) -> Manifest {
-    let mut last = (*context.start).clone();
+/// What records are read with from now on.
+fn reading(context: &Context) -> Reading {
+    let Manifest { header, body } = &*context.start;
+    let (mut mappings, mut read_otherwise) = (body.mappings.clone(), body.read_otherwise.clone());
+    let Settings { mending, horizon_ms, beyond, .. } = *context.settings;
     // Refused records may be delivered again by a mapping that no input is read with.
-    let inputs = if context.settings.mending { &[] } else { &*context.inputs };
-    for Input { name, decoder, .. } in inputs {
-        let now = decoder.names();
-        let before = last.body.mappings.insert(name.clone(), now.clone()).unwrap_or_default();
-        let other = differing(&before, now);
+    let inputs = if mending { &[] } else { &*context.inputs };
+    for Input { name, decoder, log_time, .. } in inputs {
+        let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
+        let before = mappings.insert(name.clone(), now.clone()).unwrap_or_default();
+        let other = differing(&before, &now);
         if !other.is_empty() {
+            read_otherwise.insert(name.clone(), header.commit);
             tracing::warn!(
                 input = name,
                 "what was counted so far was read with {other}; that stays as it was counted"
             );
         }
     }
-    last
+    (mappings, read_otherwise)
 }
 
 /// Tells the logs what has become durable.
@@ -125,7 +139,8 @@ pub(crate) fn commit<'s>(
     let context = context.clone();
     builder.build(move |mut capabilities| {
         let mut assembler = Assembler {
-            last: read_with(&context),
+            last: (*context.start).clone(),
+            reading: Some(reading(&context)),
             start_us: (context.start.header.wall_ms * 1000, context.started_us),
             finished: context.finish(),
         };

@@ -13,6 +13,7 @@ use super::accept::Rules;
 use super::pieces::Piece;
 use super::{ReconcileError, Request};
 use crate::log::Log;
+use crate::settings::read_with;
 
 /// Checks that every input of the commit was named, and that tags are what they were.
 pub(super) fn can_be_counted(request: &Request) -> Result<(), ReconcileError> {
@@ -35,7 +36,9 @@ pub(super) fn read_alike(
 ) -> Result<(), ReconcileError> {
     for (_, rules) in logs {
         let Some(then) = manifest.body.mappings.get(&rules.input) else { continue };
-        let differing = differing(then, rules.decoder.names());
+        let Rules { decoder, log_time, horizon_ms, beyond, .. } = rules;
+        let now = read_with(decoder, *log_time, *horizon_ms, *beyond);
+        let differing = differing(then, &now);
         if !differing.is_empty() {
             let (commit, input) = (manifest.header.commit, rules.input.clone());
             return Err(ReconcileError::Mapping { commit, input, differing });

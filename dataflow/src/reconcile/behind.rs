@@ -10,7 +10,7 @@ use schemas::windows::Window;
 use serde::Serialize;
 
 use super::run::Check;
-use super::{Place, Progress, ReconcileError, Request};
+use super::{Place, Progress, ReconcileError, Request, copies};
 
 /// An event that carries the tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,21 +30,32 @@ pub struct Behind {
     pub windows: Vec<String>,
 }
 
+/// How many events are behind a tag's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Those that count.
+    pub total: i64,
+    /// Those of which copies differ, so that any may count; looked for where `total` is another
+    /// than the commit's.
+    pub ambiguous: u64,
+}
+
 /// Calls `each` with the events up to the commit that carry tag `key` in `scope`, partition by
-/// partition; how many of them count.
+/// partition; how many of them count, where the commit has `stored`.
 pub fn behind<E: From<ReconcileError>>(
     request: Request,
-    scope: &str,
-    key: &str,
+    (scope, key): (&str, &str),
+    stored: i64,
     progress: &Arc<Progress>,
     mut each: impl FnMut(Behind) -> Result<(), E>,
-) -> Result<i64, E> {
+) -> Result<Counted, E> {
     let check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span(), Ordering::Relaxed);
     let kept = &check.kept;
     let (mut seen, mut total, mut failed) = (HashSet::new(), 0, Ok(()));
+    let hasher = check.request.snapshot.manifest.body.hash_key.hasher();
+    let wanted = hasher.scoped(scope, hasher.tag(key));
     check.look_up(|event, place, hasher| {
-        let wanted = hasher.scoped(scope, hasher.tag(key));
         let Some((.., spelling)) = event.uses(hasher).find(|(hash, ..)| *hash == wanted) else {
             return;
         };
@@ -68,5 +79,8 @@ pub fn behind<E: From<ReconcileError>>(
             failed = each(found);
         }
     })?;
-    failed.map(|()| total)
+    failed?;
+    let differs = (total != stored).then_some(wanted);
+    let ambiguous = copies::differing(&check, &differs.into_iter().collect())?.len() as u64;
+    Ok(Counted { total, ambiguous })
 }

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use behind::{Behind, behind};
+pub use behind::{Behind, Counted, behind};
 pub use drift::{Drift, Place};
 pub use run::reconcile;
 pub(crate) use run::scopes;
@@ -131,6 +131,10 @@ pub struct Report {
     /// The earlier commit from which on it was checked; left out where all of the log was counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// The last commit before it whose records were read otherwise, by another mapping or horizon:
+    /// drift of what was counted so is no fault of the state. Left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_otherwise: Option<u64>,
     /// The events that it counts.
     #[serde(skip)]
     pub events: u64,
@@ -183,7 +187,7 @@ pub enum ReconcileError {
     /// The records would be read otherwise than they were.
     #[error(
         "commit {commit} was made from input {input:?} with {differing}; \
-         give the --map, or the dataflow.yaml, that the job was given"
+         give the --map and --horizon, or the dataflow.yaml, that the job was given"
     )]
     Mapping {
         /// The commit.

@@ -69,7 +69,9 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Found, Re
     let Manifest { header, body } = &check.request.snapshot.manifest;
     let (commit, events) = (header.commit, body.counters.events);
     let since = check.request.since.as_ref().map(|since| since.manifest.header.commit);
-    let mut report = Report { commit, since, events, ..Report::default() };
+    let read_otherwise = body.read_otherwise.values().max().copied();
+    let read_otherwise = read_otherwise.filter(|_| since.is_none());
+    let mut report = Report { commit, since, read_otherwise, events, ..Report::default() };
     let mut facts = Vec::new();
     for part in parts {
         check.kept.part = part;
@@ -227,6 +229,11 @@ impl Check {
         self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.begin)).sum()
     }
 
+    /// Whether the earlier commit has counted this event.
+    fn is_known(&self, event: &Accepted) -> bool {
+        self.since.as_ref().zip(event.id).is_some_and(|(since, id)| since.remembers(id))
+    }
+
     fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
         self.logs.iter().find(|(_, rules)| rules.input == piece.input)
     }
@@ -285,6 +292,9 @@ impl Check {
         for piece in &self.pieces {
             let Some((_, rules)) = self.input(piece) else { continue };
             let of = |accepted: Accepted, position| {
+                if self.is_known(&accepted) {
+                    return;
+                }
                 let (input, partition) = (piece.input.clone(), piece.partition.clone());
                 let place =
                     || Place { input: input.clone(), partition: partition.clone(), position };
@@ -292,7 +302,7 @@ impl Check {
             };
             self.read(piece, of, || ())?;
         }
-        for (accepted, place) in &self.again {
+        for (accepted, place) in self.again.iter().filter(|(again, _)| !self.is_known(again)) {
             let rules = self.logs.iter().find(|(_, rules)| rules.input == place.input);
             if let Some((_, rules)) = rules {
                 each(accepted, &|| place.clone(), &rules.hasher);
@@ -462,7 +472,7 @@ fn insert(accepted: &Accepted, check: &Check, rules: &Rules, sessions: &mut Sess
     }
     let event = Event { ts_ms: accepted.ts_ms, digest: all, uses: uses.into() };
     match accepted.id {
-        Some(id) if check.since.as_ref().is_some_and(|since| since.remembers(id)) => {}
+        Some(_) if check.is_known(accepted) => {}
         Some(id) if part.has(id) || !event.uses.is_empty() => {
             sessions.events.update_at(id, share(id), Copies { event, differ: false });
         }

@@ -78,8 +78,10 @@ fn between(before: &Manifest, commit: &Manifest) -> Option<String> {
     if before.header.history != commit.header.history {
         return Some("the state went back to an older commit in between".to_owned());
     }
-    if before.body.mappings != commit.body.mappings && !before.body.mappings.is_empty() {
-        return Some("another mapping was used in between".to_owned());
+    let read_otherwise = commit.body.read_otherwise.values();
+    if let Some(last) = read_otherwise.max().filter(|last| **last > before.header.commit) {
+        let what = "records were read with another mapping or horizon up to commit";
+        return Some(format!("{what} {last}"));
     }
     let corrected = |commit: &Manifest| commit.body.counters.corrected;
     match corrected(commit).saturating_sub(corrected(before)) {

@@ -126,8 +126,8 @@ pub struct Dropped {
     pub truncated: bool,
 }
 
-/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` gives what
-/// makes spellings one tag, such as [`key`]; `first` says that the text had no tag of that key
+/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` says
+/// which spellings are one tag, as [`key`] does; `first` says that the text had no tag of that key
 /// before, so that this one counts.
 ///
 /// ```

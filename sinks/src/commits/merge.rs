@@ -170,6 +170,7 @@ mod tests {
             windows: Windows::default(),
             scopes: None,
             mappings: std::collections::BTreeMap::new(),
+            read_otherwise: std::collections::BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),

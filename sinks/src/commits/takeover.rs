@@ -148,6 +148,7 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             windows: start.windows.clone(),
             scopes: start.scopes.clone(),
             mappings: std::collections::BTreeMap::new(),
+            read_otherwise: std::collections::BTreeMap::new(),
             finished: None,
             clean: false,
             inputs: std::collections::BTreeMap::new(),
