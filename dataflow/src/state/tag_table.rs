@@ -159,8 +159,8 @@ impl TagTable {
         self.slab[index as usize / CHUNK][index as usize % CHUNK].as_ref()
     }
 
-    /// Has a tag fetched. It takes two lines of cache: its beginning is in one, and the beginning of
-    /// what is behind it in the other, nearly always.
+    /// Has a tag fetched. It takes two lines of cache: its beginning is in one, and the beginning
+    /// of what is behind it in the other, nearly always.
     fn prefetch(&self, index: u32) {
         let (chunk, at) = (&self.slab[index as usize / CHUNK], index as usize % CHUNK);
         prefetch_index(chunk, at);
