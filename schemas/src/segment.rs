@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
@@ -126,9 +127,10 @@ impl<T: Table> Rows<T> {
         for pair in order.chunks(2 * BATCH_ROWS) {
             let (one, other) = pair.split_at(pair.len().min(BATCH_ROWS));
             let (one, other) = std::thread::scope(|scope| {
-                let other = (!other.is_empty()).then(|| scope.spawn(|| batch(other)));
-                (batch(one), other.map(std::thread::ScopedJoinHandle::join))
-            });
+                let gather = || Builder::new().spawn_scoped(scope, || batch(other));
+                let other = (!other.is_empty()).then(gather).transpose()?;
+                Ok::<_, std::io::Error>((batch(one), other.map(ScopedJoinHandle::join)))
+            })?;
             writer.write(&one?)?;
             match other {
                 Some(Ok(other)) => writer.write(&other?)?,
