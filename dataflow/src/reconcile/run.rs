@@ -189,7 +189,7 @@ impl Check {
         let kept = Kept {
             windows: body.windows.clone(),
             as_of_ms: body.as_of_ms.unwrap_or_default(),
-            first_hour: body.floor_ms.map_or(0, |floor| floor.max(0) / 3_600_000),
+            first_hour: stored::first_hour(body),
             part: Part::Bins(0..PARTS),
         };
         Ok(Self {

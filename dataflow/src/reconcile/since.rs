@@ -28,8 +28,7 @@ impl Since {
         storage: &dyn Storage,
         snapshot: Arc<Snapshot>,
     ) -> Result<Self, CommitError> {
-        let floor_ms = snapshot.manifest.body.floor_ms;
-        let first_hour = floor_ms.map_or(0, |floor| floor.max(0) / 3_600_000);
+        let first_hour = stored::first_hour(&snapshot.manifest.body);
         Ok(Self { ids: open_table(storage, &snapshot.manifest)?, snapshot, first_hour })
     }
 

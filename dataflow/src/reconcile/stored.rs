@@ -3,6 +3,7 @@
 //! Invariant: of a key that several segments hold, the newest row counts.
 
 use schemas::hash::KeyHash;
+use schemas::manifest::Body;
 use schemas::rows::{Ids, TagRow};
 use schemas::segment::Merge;
 use schemas::windows::Buckets;
@@ -10,6 +11,11 @@ use sinks::commits::{OpenSegment, Snapshot};
 
 use super::ReconcileError;
 use super::program::{Fact, Kept};
+
+/// The first hour of event time whose ids a commit remembers.
+pub(super) fn first_hour(body: &Body) -> i64 {
+    body.floor_ms.map_or(0, |floor| floor.max(0) / 3_600_000)
+}
 
 /// Calls `each` with the facts of the tags that `mine` chooses.
 pub(super) fn rows(
