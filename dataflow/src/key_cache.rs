@@ -47,28 +47,10 @@ impl KeyCache {
 /// A spelling as two numbers; none where it is too long, empty, or ends with a zero, which would
 /// not tell it from a shorter one.
 fn short(spelling: &[u8]) -> Option<[u64; 2]> {
-    let length = spelling.len();
-    if length > SPELLING_BYTES_MAX || spelling.last().is_none_or(|last| *last == 0) {
-        return None;
-    }
-    let Some((first, rest)) = spelling.split_first_chunk() else {
-        return Some([word(spelling), 0]);
-    };
-    // The last eight bytes, without those that are also among the first.
-    let last = spelling.last_chunk().map_or(0, |last| u64::from_le_bytes(*last));
-    let behind = if rest.is_empty() { 0 } else { last >> (8 * (SPELLING_BYTES_MAX - length)) };
-    Some([u64::from_le_bytes(*first), behind])
-}
-
-/// Up to seven bytes as a number.
-fn word(bytes: &[u8]) -> u64 {
-    match (bytes.first_chunk(), bytes.last_chunk()) {
-        (Some(first), Some(last)) => {
-            let [first, last] = [first, last].map(|four| u64::from(u32::from_le_bytes(*four)));
-            first | last << (8 * (bytes.len() - 4))
-        }
-        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    }
+    let mut filled = [0; SPELLING_BYTES_MAX];
+    filled.get_mut(..spelling.len())?.copy_from_slice(spelling);
+    let whole = u128::from_le_bytes(filled);
+    spelling.last().is_some_and(|last| *last != 0).then_some([whole as u64, (whole >> 64) as u64])
 }
 
 #[cfg(test)]
