@@ -11,8 +11,7 @@ use sinks::commits::Snapshot;
 use sinks::compare::{Difference, compare, served_tags, tags_of};
 use sinks::cql::{CqlScan, CqlSettings};
 use sinks::publish::JobRow;
-use sinks::served::ServedTag;
-use sinks::store::{StoreError, Tag};
+use sinks::store::{ServedTag, StoreError, Tag};
 
 use crate::error::CliError;
 use crate::output::{Output, unless_closed};

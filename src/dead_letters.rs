@@ -3,13 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use clap::builder::PossibleValuesParser;
-use dataflow::{Repair, repairs};
-use schemas::event::Reject;
+use dataflow::repairs;
 use schemas::hash::KeyHash;
-use schemas::rows::{
-    BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
-};
+use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use serde::Serialize;
 use sinks::commits::{OpenSegment, open_table};
 use sinks::publish::refused;
@@ -19,6 +15,9 @@ use crate::output::Output;
 use crate::state::{StateArg, manifest, open};
 
 mod replay;
+mod replayed;
+
+use replayed::{Replayed, reasons, replayed};
 
 /// List and show records that were refused, and count them after all
 #[derive(clap::Args)]
@@ -78,22 +77,6 @@ struct Listed<'a> {
     /// The commit in which it was delivered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
-}
-
-/// Every reason there is.
-fn reasons() -> PossibleValuesParser {
-    Reject::CODES.into_iter().chain([FUTURE, BEYOND_HORIZON]).collect::<Vec<_>>().into()
-}
-
-/// Input, partition and position of a record → the commit in which it was delivered again.
-type Replayed = BTreeMap<(String, String, u64), u64>;
-
-fn replayed(done: &[Repair]) -> Replayed {
-    let records = done.iter().filter_map(|repair| {
-        let position = repair.position?;
-        Some(((repair.scope.clone(), repair.key.clone(), position), repair.commit))
-    });
-    records.collect()
 }
 
 /// Runs the command.

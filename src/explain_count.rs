@@ -8,9 +8,9 @@ use serde::Serialize;
 use sinks::store::CommitView;
 
 use crate::error::CliError;
+use crate::log_args::LogArgs;
 use crate::output::{Output, unless_closed};
 use crate::progress::LiveLine;
-use crate::reconcile::LogArgs;
 
 /// List the events behind a tag's number
 #[derive(clap::Args)]

@@ -15,6 +15,7 @@ mod generate;
 mod host;
 mod inputs;
 mod job;
+mod log_args;
 mod logging;
 mod output;
 mod port;

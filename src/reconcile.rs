@@ -1,34 +1,27 @@
 //! `tagflow reconcile`: whether a commit holds what the log comes to, and what differs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{
-    Drift, Found, PARTS, Progress, ReconcileError, Report, Request, Which, reconcile,
-};
-use dataflow::{Beyond, InputSpec, LogTimeKind, Repair, Settings};
-use schemas::config::SourceUri;
+use dataflow::reconcile::{Found, PARTS, ReconcileError, Report, Which};
 use schemas::manifest::Manifest;
-use schemas::mapping::Mapping;
 use schemas::tags::Name;
-use schemas::time::parse_duration_ms;
 use sinks::commits::Snapshot;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::inputs::{origin, properties};
-use crate::job::{Job, Kafka, Topic};
-use crate::output::{Output, unless_closed};
-use crate::progress::LiveLine;
-use crate::repairs::{Mender, repair, tell as tell_repair};
+use crate::log_args::LogArgs;
+use crate::repairs::repair;
 use crate::served::Claim;
-use crate::state::{At, manifest, open};
+use crate::state::{At, manifest};
 use crate::store_args::StoreArgs;
 
+mod output;
 mod rest;
-use rest::check_rest;
+
+use output::{tell, tell_repairs, with};
+use rest::{check, check_rest};
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
@@ -81,40 +74,6 @@ pub(crate) struct Args {
     /// One JSON object for every value that differs, then one for the result
     #[arg(long)]
     json: bool,
-}
-
-/// The log that a commit counts, and which commit.
-#[derive(clap::Args)]
-pub(crate) struct LogArgs {
-    /// The dataflow.yaml of the job
-    #[arg(value_name = "CONFIG")]
-    config: Option<PathBuf>,
-    /// The input of the job
-    #[arg(long, value_name = "INPUT", conflicts_with = "config")]
-    input: Option<SourceUri>,
-    /// A property of the Kafka client, as for run
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
-    kafka: Vec<String>,
-    /// What the records call the fields of an event, as the job was told
-    #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
-    #[arg(conflicts_with = "config")]
-    map: String,
-    /// How long the job remembers an event id, where it does not keep every one
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, default_value = "24h")]
-    #[arg(conflicts_with = "config")]
-    horizon: i64,
-    /// The job counts events beyond the horizon as they are
-    #[arg(long, conflicts_with = "config")]
-    count_beyond: bool,
-    /// The job's state folder
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
-    state: Option<PathBuf>,
-    /// The commit, or the last one at a time; the visible one by default
-    #[arg(long, value_name = "COMMIT|TIME")]
-    at: Option<At>,
-    /// Read at most so many records a second, all workers together
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    limit_rate: Option<u64>,
 }
 
 /// The events of one pass, unless `--passes` says otherwise: they take about 1.2 KiB each
@@ -239,15 +198,6 @@ fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError
     )))
 }
 
-/// What was found in a log, and in a store.
-fn with(report: &Report, served: &Report) -> Report {
-    Report {
-        checked: report.checked + served.checked,
-        drift: report.drift + served.drift,
-        ..report.clone()
-    }
-}
-
 /// Whether the state is at fault where it differs from the log.
 fn is_sure(report: &Report) -> Result<(), CliError> {
     let why = match (report.ambiguous, report.read_otherwise) {
@@ -264,129 +214,6 @@ fn is_sure(report: &Report) -> Result<(), CliError> {
     Err(CliError::CannotTell(format!("{why}; nothing was corrected")))
 }
 
-fn check(request: Request) -> Result<Found, CliError> {
-    let progress = Arc::new(Progress::default());
-    let live = LiveLine::reconciling(Arc::clone(&progress));
-    let found = reconcile(request, &progress);
-    drop(live);
-    Ok(found?)
-}
-
-impl LogArgs {
-    /// Whether there is a log to be read.
-    fn names_a_log(&self) -> bool {
-        self.config.is_some() || self.input.is_some()
-    }
-
-    /// What is to be checked.
-    pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
-        let storage = open(&self.job()?.1)?;
-        self.request_at(manifest(&*storage, self.at)?, which, workers)
-    }
-
-    /// What is to be checked of a commit.
-    fn request_at(
-        &self,
-        manifest: Manifest,
-        which: Which,
-        workers: usize,
-    ) -> Result<Request, CliError> {
-        let (job, state) = self.job()?;
-        let storage = open(&state)?;
-        let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
-        let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
-        let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
-        let limit_rate = self.limit_rate;
-        Ok(Request {
-            inputs,
-            storage,
-            snapshot,
-            since: None,
-            horizon_ms,
-            beyond,
-            which,
-            workers,
-            limit_rate,
-        })
-    }
-
-    /// The job of a dataflow.yaml, if one was named, and the state folder.
-    fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
-        let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
-        let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-        let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
-        Ok((job, state))
-    }
-
-    fn settings(&self, job: Option<&Job>) -> Settings {
-        let beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
-        let asked = Settings { horizon_ms: Some(self.horizon), beyond, ..Settings::default() };
-        job.map_or(asked, |job| job.settings.clone())
-    }
-
-    /// Who asks the job for repairs.
-    pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
-        let (job, state) = self.job()?;
-        let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
-        Ok(Mender { state, mappings, settings, why })
-    }
-
-    /// The inputs of the job.
-    fn inputs(
-        &self,
-        job: Option<&Job>,
-        state: &Path,
-        manifest: &Manifest,
-    ) -> Result<Vec<InputSpec>, CliError> {
-        // In order, to where the inputs end now.
-        let spec = |topic: &Topic| -> Result<_, CliError> {
-            if topic.source == SourceUri::Stdin {
-                let what = "standard input cannot be read again: name the file it came from";
-                return Err(CliError::Usage(what.to_owned()));
-            }
-            let settings = Settings {
-                live: matches!(topic.source, SourceUri::Generator(_)),
-                horizon_ms: Some(self.horizon),
-                ..Settings::default()
-            };
-            Ok(InputSpec {
-                name: topic.name.clone(),
-                origin: origin(topic, &settings, state)?,
-                mapping: topic.mapping.clone(),
-                log_time: topic.log_time,
-                span: None,
-            })
-        };
-        match (job, &self.input) {
-            (Some(job), _) => job.topics.iter().map(spec).collect(),
-            (None, Some(input)) => Ok(vec![spec(&self.topic(input, manifest)?)?]),
-            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
-        }
-    }
-
-    /// The input of the command line, with the scopes of the commit.
-    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
-        let scopes = manifest.body.scopes.iter().flatten();
-        let mut attributes: Vec<&str> =
-            scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
-        attributes.dedup();
-        let mapping = Mapping::parse(&self.map, &attributes);
-        Ok(Topic {
-            name: "input".to_owned(),
-            source: input.clone(),
-            mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
-            log_time: LogTimeKind::Auto,
-            kafka: Kafka {
-                // No offset is committed for it, but clients that read want a name.
-                group: "tagflow-reconcile".to_owned(),
-                properties: properties(&self.kafka)?,
-                ..Kafka::default()
-            },
-            span: None,
-        })
-    }
-}
-
 fn which(args: &Args) -> Result<Which, CliError> {
     if let Some(one_in) = args.sample {
         return Ok(Which::Sample(one_in));
@@ -400,61 +227,4 @@ fn which(args: &Args) -> Result<Which, CliError> {
         return Ok(Which::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
     }
     Ok(Which::Tags(tags))
-}
-
-fn tell_repairs(done: &[Repair], json: bool) -> Result<(), CliError> {
-    let mut output = Output::new();
-    let told = done.iter().try_for_each(|repair| tell_repair(&mut output, repair, json));
-    unless_closed(told.and_then(|()| output.flush()))
-}
-
-fn tell(
-    values: &[Drift],
-    report: Option<&Report>,
-    whose: &str,
-    json: bool,
-) -> Result<(), CliError> {
-    unless_closed(print(values, report, whose, json))
-}
-
-fn print(
-    values: &[Drift],
-    report: Option<&Report>,
-    whose: &str,
-    json: bool,
-) -> Result<(), CliError> {
-    let mut output = Output::new();
-    if json {
-        values.iter().try_for_each(|value| output.json(value))?;
-        report.map_or(Ok(()), |report| output.json(report))?;
-        return output.flush();
-    }
-    for Drift { scope, key, field, stored, recomputed, events } in values {
-        let place = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
-        output.line(format!("{key}{place}: {field} is {stored}, {whose} says {recomputed}"))?;
-        for event in events {
-            output.line(format!("  {}/{} at {}", event.input, event.partition, event.position))?;
-        }
-    }
-    let Some(report) = report else { return output.flush() };
-    let Report { commit, since, read_otherwise, events, checked, drift, ambiguous } = report;
-    if events + checked + drift == 0 {
-        output.line(format!("commit {commit} counts no event: there is nothing to check"))?;
-        return output.flush();
-    }
-    if checked + drift == 0 {
-        output.line(format!("commit {commit}: what was asked for is on neither side"))?;
-        return output.flush();
-    }
-    let after = since.map_or_else(String::new, |since| format!(" since commit {since}"));
-    output.line(format!(
-        "commit {commit}{after}: {checked} rows and ids checked, {drift} values differ"
-    ))?;
-    if let (Some(commit), 1..) = (read_otherwise, drift) {
-        output.line(format!("up to commit {commit} records were read otherwise than now"))?;
-    }
-    if *ambiguous > 0 {
-        output.line(format!("{ambiguous} events came in copies that differ: any may count"))?;
-    }
-    output.flush()
 }

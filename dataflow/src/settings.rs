@@ -59,6 +59,19 @@ pub(crate) fn read_with(
     all
 }
 
+/// The scopes of a state, from their names: `region=eu` and `region=us` are one of two values.
+pub(crate) fn scopes(names: &[String]) -> Vec<Scope> {
+    let mut scopes: Vec<Scope> = Vec::new();
+    for (attribute, value) in names.iter().filter_map(|name| name.split_once('=')) {
+        match scopes.iter_mut().find(|scope| scope.attribute == attribute) {
+            Some(scope) => scope.allow.push(value.to_owned()),
+            None => scopes
+                .push(Scope { attribute: attribute.to_owned(), allow: vec![value.to_owned()] }),
+        }
+    }
+    scopes
+}
+
 /// A named input and how to read it.
 #[derive(Clone)]
 pub struct Input {

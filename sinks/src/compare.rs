@@ -11,8 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::commits::Snapshot;
-use crate::served::ServedTag;
-use crate::store::{StoreError, Tag, evaluate};
+use crate::store::{ServedTag, StoreError, Tag, evaluate};
 
 /// A value that differs. A tag that only one side has differs in all its values.
 #[derive(Clone, Debug, PartialEq, Serialize)]

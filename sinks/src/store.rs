@@ -70,6 +70,61 @@ pub struct Board {
     pub entries: Vec<BoardEntry>,
 }
 
+/// A row of table `tag` as it is there: any column may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServedTag {
+    /// Primary key, first part.
+    pub scope: String,
+    /// Primary key, second part.
+    pub tag: String,
+    /// The display form.
+    pub display: Option<String>,
+    /// The number of posts.
+    pub total: Option<i64>,
+    /// The bucket list.
+    pub recent: Option<Vec<u8>>,
+    /// The least event time, in milliseconds.
+    pub first_seen: Option<i64>,
+    /// The greatest event time.
+    pub last_seen: Option<i64>,
+    /// The stream time that the buckets were folded at.
+    pub as_of: Option<i64>,
+    /// The version of the manifest it was read from.
+    pub version: Option<i64>,
+}
+
+impl ServedTag {
+    /// The row as a commit would have it; what is missing is empty.
+    pub fn row(&self) -> TagRow<'_> {
+        TagRow {
+            scope: &self.scope,
+            tag: &self.tag,
+            display: self.display.as_deref().unwrap_or_default(),
+            total: self.total.unwrap_or_default(),
+            recent: self.recent.as_deref().unwrap_or_default(),
+            first_seen: self.first_seen.unwrap_or_default(),
+            last_seen: self.last_seen.unwrap_or_default(),
+            as_of: self.as_of.unwrap_or_default(),
+            commit: 0,
+        }
+    }
+}
+
+/// A row of table `board`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServedBoard {
+    /// Primary key, first part.
+    pub scope: String,
+    /// Primary key, second part.
+    pub window: String,
+    /// The entries as JSON.
+    pub doc: Option<Vec<u8>>,
+    /// The stream time that it was evaluated at.
+    pub as_of: Option<i64>,
+    /// The version of the manifest it was read from.
+    pub version: Option<i64>,
+}
+
 /// A future as this object-safe trait returns them.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 

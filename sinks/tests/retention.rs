@@ -13,8 +13,9 @@ use sinks::commits::{
     CommitError, Housekeeper, Retention, RetentionTask, Snapshot, create, list_commits, load,
     make_visible, manifest_name, newest, open_table, segment_name, visible,
 };
-use sinks::served::{Check, ServedTag};
+use sinks::served::Check;
 use sinks::storage::{MemoryStorage, Storage};
+use sinks::store::ServedTag;
 
 const ALL: Retention = Retention { keep_ms: i64::MAX / 2, bytes: Some(u64::MAX), grace_ms: 0 };
 const NONE: Retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };

@@ -8,12 +8,12 @@ use dataflow::Settings;
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::rows::DeadLetterRow;
+use schemas::rows::{DeadLetterRow, DeadLetters};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sinks::commits::open_table;
 
-use super::{DeadLetters, reasons, replayed};
+use super::replayed::{reasons, replayed};
 use crate::error::CliError;
 use crate::job::Job;
 use crate::output::{Output, unless_closed};

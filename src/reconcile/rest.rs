@@ -4,15 +4,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dataflow::reconcile::{Found, ReconcileError, Report, Request};
+use dataflow::reconcile::{Found, Progress, ReconcileError, Report, Request, reconcile};
 use schemas::manifest::{Manifest, Position};
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
 
-use super::{check, tell, with};
+use super::output::{tell, with};
 use crate::error::CliError;
+use crate::progress::LiveLine;
 
 /// Where the log of each partition begins, as far as that was met.
 type Begins = BTreeMap<String, u64>;
+
+/// Counts the log afresh, with a line that tells how far that is.
+pub(super) fn check(request: Request) -> Result<Found, CliError> {
+    let progress = Arc::new(Progress::default());
+    let live = LiveLine::reconciling(Arc::clone(&progress));
+    let found = reconcile(request, &progress);
+    drop(live);
+    Ok(found?)
+}
 
 /// Checks what can be checked, and tells it; how many values differ, those that are `served`
 /// included. Where none does the answer is still that it cannot be told: the content of the earlier

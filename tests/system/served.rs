@@ -11,8 +11,9 @@ use schemas::manifest::Manifest;
 use serde_json::{Value, json};
 use sinks::commits::{Snapshot, load, visible};
 use sinks::publish::JobRow;
-use sinks::served::{Check, ServedBoard, ServedError, ServedTag, claimed};
+use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::DiskStorage;
+use sinks::store::{ServedBoard, ServedTag};
 
 use super::harness::{folder, ok};
 

@@ -12,6 +12,7 @@ use schemas::log_time;
 use schemas::rows::{BEYOND_HORIZON, DeadLetters, FUTURE, partition_hash, record_hash};
 use schemas::segment::Segment;
 use schemas::tags::{key, limited};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::pieces::Piece;
 use crate::log::Record;
@@ -223,6 +224,12 @@ fn accepted(rules: &Rules, salt: u64, event: Event<'_>, as_it_is: bool) -> Accep
         scopes: std::iter::once(String::new()).chain(scopes).collect(),
         event_id: event.event_id.into_owned(),
     }
+}
+
+/// What copies of an event have in common where they are alike, apart from their time: a digest of
+/// all tags, one after the other.
+pub(super) fn digest(before: u64, key: KeyHash, spelling: &str) -> u64 {
+    xxh3_64_with_seed(spelling.as_bytes(), before ^ key.lo)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use schemas::windows::Window;
 use serde::Serialize;
 
-use super::run::Check;
+use super::check::Check;
 use super::{Place, Progress, ReconcileError, Request, copies};
 
 /// An event that carries the tag.

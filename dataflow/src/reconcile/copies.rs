@@ -9,7 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use schemas::hash::KeyHash;
 
 use super::ReconcileError;
-use super::run::{Check, digest};
+use super::accept::digest;
+use super::check::Check;
 
 /// The events with one of `keys`, of which copies differ. Reads the log twice, and only where a
 /// part of it was checked and something differs: nothing else hangs on it.

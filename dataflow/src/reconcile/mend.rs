@@ -10,7 +10,7 @@ use schemas::hash::KeyHash;
 use schemas::rows::{Ids, TagRow};
 use sinks::commits::{OpenSegment, Snapshot};
 
-use super::drift::{Differing, Found};
+use super::difference::{Differing, Found};
 use super::program::{Fact, Kept};
 
 const HOUR_MS: i64 = 3_600_000;

@@ -8,7 +8,9 @@
 mod accept;
 mod alike;
 mod behind;
+mod check;
 mod copies;
+mod difference;
 mod drift;
 mod mend;
 mod pieces;
@@ -23,9 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 pub use behind::{Behind, Counted, behind};
-pub use drift::{Drift, Place};
+pub use difference::{Drift, Place};
 pub use run::reconcile;
-pub(crate) use run::scopes;
 use schemas::control::Control;
 use schemas::hash::KeyHash;
 use schemas::tags::RULES_VERSION;

@@ -14,7 +14,7 @@ use super::check::PROBE;
 use super::session::{connect, profile, query_rows};
 use super::{CqlError, CqlSettings, job_row, schema};
 use crate::publish::JobRow;
-use crate::served::{ServedBoard, ServedTag};
+use crate::store::{ServedBoard, ServedTag};
 
 /// Rows that come in one answer.
 const PAGE_ROWS: i32 = 1000;

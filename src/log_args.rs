@@ -1,0 +1,168 @@
+//! The log that a commit counts, as `reconcile` and `explain-count` are told of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dataflow::reconcile::{Request, Which};
+use dataflow::{Beyond, InputSpec, LogTimeKind, Settings};
+use schemas::config::SourceUri;
+use schemas::manifest::Manifest;
+use schemas::mapping::Mapping;
+use schemas::time::parse_duration_ms;
+use sinks::commits::Snapshot;
+
+use crate::error::CliError;
+use crate::inputs::{origin, properties};
+use crate::job::{Job, Kafka, Topic};
+use crate::repairs::Mender;
+use crate::state::{At, manifest, open};
+
+/// The log that a commit counts, and which commit.
+#[derive(clap::Args)]
+pub(crate) struct LogArgs {
+    /// The dataflow.yaml of the job
+    #[arg(value_name = "CONFIG")]
+    config: Option<PathBuf>,
+    /// The input of the job
+    #[arg(long, value_name = "INPUT", conflicts_with = "config")]
+    input: Option<SourceUri>,
+    /// A property of the Kafka client, as for run
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
+    kafka: Vec<String>,
+    /// What the records call the fields of an event, as the job was told
+    #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
+    #[arg(conflicts_with = "config")]
+    map: String,
+    /// How long the job remembers an event id, where it does not keep every one
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, default_value = "24h")]
+    #[arg(conflicts_with = "config")]
+    horizon: i64,
+    /// The job counts events beyond the horizon as they are
+    #[arg(long, conflicts_with = "config")]
+    count_beyond: bool,
+    /// The job's state folder
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    state: Option<PathBuf>,
+    /// The commit, or the last one at a time; the visible one by default
+    #[arg(long, value_name = "COMMIT|TIME")]
+    pub(crate) at: Option<At>,
+    /// Read at most so many records a second, all workers together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit_rate: Option<u64>,
+}
+
+impl LogArgs {
+    /// Whether there is a log to be read.
+    pub(crate) fn names_a_log(&self) -> bool {
+        self.config.is_some() || self.input.is_some()
+    }
+
+    /// What is to be checked.
+    pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
+        let storage = open(&self.job()?.1)?;
+        self.request_at(manifest(&*storage, self.at)?, which, workers)
+    }
+
+    /// What is to be checked of a commit.
+    pub(crate) fn request_at(
+        &self,
+        manifest: Manifest,
+        which: Which,
+        workers: usize,
+    ) -> Result<Request, CliError> {
+        let (job, state) = self.job()?;
+        let storage = open(&state)?;
+        let snapshot = Arc::new(Snapshot::open(&*storage, manifest, None)?);
+        let Settings { horizon_ms, beyond, .. } = self.settings(job.as_ref());
+        let inputs = self.inputs(job.as_ref(), &state, &snapshot.manifest)?;
+        let limit_rate = self.limit_rate;
+        Ok(Request {
+            inputs,
+            storage,
+            snapshot,
+            since: None,
+            horizon_ms,
+            beyond,
+            which,
+            workers,
+            limit_rate,
+        })
+    }
+
+    /// The job of a dataflow.yaml, if one was named, and the state folder.
+    pub(crate) fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
+        let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
+        let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
+        let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
+        Ok((job, state))
+    }
+
+    fn settings(&self, job: Option<&Job>) -> Settings {
+        let beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
+        let asked = Settings { horizon_ms: Some(self.horizon), beyond, ..Settings::default() };
+        job.map_or(asked, |job| job.settings.clone())
+    }
+
+    /// Who asks the job for repairs.
+    pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
+        let (job, state) = self.job()?;
+        let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
+        Ok(Mender { state, mappings, settings, why })
+    }
+
+    /// The inputs of the job.
+    fn inputs(
+        &self,
+        job: Option<&Job>,
+        state: &Path,
+        manifest: &Manifest,
+    ) -> Result<Vec<InputSpec>, CliError> {
+        // In order, to where the inputs end now.
+        let spec = |topic: &Topic| -> Result<_, CliError> {
+            if topic.source == SourceUri::Stdin {
+                let what = "standard input cannot be read again: name the file it came from";
+                return Err(CliError::Usage(what.to_owned()));
+            }
+            let settings = Settings {
+                live: matches!(topic.source, SourceUri::Generator(_)),
+                horizon_ms: Some(self.horizon),
+                ..Settings::default()
+            };
+            Ok(InputSpec {
+                name: topic.name.clone(),
+                origin: origin(topic, &settings, state)?,
+                mapping: topic.mapping.clone(),
+                log_time: topic.log_time,
+                span: None,
+            })
+        };
+        match (job, &self.input) {
+            (Some(job), _) => job.topics.iter().map(spec).collect(),
+            (None, Some(input)) => Ok(vec![spec(&self.topic(input, manifest)?)?]),
+            (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+        }
+    }
+
+    /// The input of the command line, with the scopes of the commit.
+    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
+        let scopes = manifest.body.scopes.iter().flatten();
+        let mut attributes: Vec<&str> =
+            scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
+        attributes.dedup();
+        let mapping = Mapping::parse(&self.map, &attributes);
+        Ok(Topic {
+            name: "input".to_owned(),
+            source: input.clone(),
+            mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
+            log_time: LogTimeKind::Auto,
+            kafka: Kafka {
+                // No offset is committed for it, but clients that read want a name.
+                group: "tagflow-reconcile".to_owned(),
+                properties: properties(&self.kafka)?,
+                ..Kafka::default()
+            },
+            span: None,
+        })
+    }
+}
