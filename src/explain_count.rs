@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dataflow::reconcile::{Behind, Counted, Progress, Which, behind};
+use dataflow::reconcile::{EventCount, ExplainedEvent, Progress, Which, explain};
 use schemas::tags::Name;
 use serde::Serialize;
 use sinks::store::CommitView;
@@ -61,13 +61,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let mut output = Output::new();
-    let each = |event: Behind| {
+    let each = |event: ExplainedEvent| {
         unless_closed(if *json { output.json(&event) } else { tell(&mut output, &event) })
     };
-    let counted = behind(request, (scope, key), stored, &progress, each);
+    let counted = explain(request, (scope, key), stored, &progress, each);
     drop(live);
     let commit = view.as_of().commit;
-    let Counted { total: recomputed, ambiguous } = counted?;
+    let EventCount { total: recomputed, ambiguous } = counted?;
     let ambiguous = Some(ambiguous).filter(|ambiguous| *ambiguous > 0);
     let explained = Explained { commit, scope, key, stored, recomputed, ambiguous };
     let told = if *json {
@@ -82,8 +82,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     if recomputed == stored { Ok(()) } else { Err(CliError::Drift(1)) }
 }
 
-fn tell(output: &mut Output, event: &Behind) -> Result<(), CliError> {
-    let Behind { place, event_id, ts, spelling, counts, windows } = event;
+fn tell(output: &mut Output, event: &ExplainedEvent) -> Result<(), CliError> {
+    let ExplainedEvent { place, event_id, ts, spelling, counts, windows } = event;
     let what = if *counts { windows.join(" ") } else { "delivered again".to_owned() };
     let (input, partition, position) = (&place.input, &place.partition, place.position);
     output.line(format!("{input}/{partition}\t{position}\t{event_id}\t{ts}\t#{spelling}\t{what}"))

@@ -7,11 +7,12 @@
 
 mod accept;
 mod alike;
-mod behind;
+
 mod check;
 mod copies;
 mod difference;
 mod drift;
+mod explain;
 mod mend;
 mod pieces;
 mod program;
@@ -24,8 +25,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use behind::{Behind, Counted, behind};
 pub use difference::{Drift, Place};
+pub use explain::{EventCount, ExplainedEvent, explain};
 pub use run::reconcile;
 use schemas::control::Control;
 use schemas::hash::KeyHash;

@@ -14,7 +14,7 @@ use super::{Place, Progress, ReconcileError, Request, copies};
 
 /// An event that carries the tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Behind {
+pub struct ExplainedEvent {
     /// Where it is.
     #[serde(flatten)]
     pub place: Place,
@@ -32,7 +32,7 @@ pub struct Behind {
 
 /// How many events are behind a tag's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counted {
+pub struct EventCount {
     /// Those that count.
     pub total: i64,
     /// Those of which copies differ, so that any may count; looked for where `total` is another
@@ -42,13 +42,13 @@ pub struct Counted {
 
 /// Calls `each` with the events up to the commit that carry tag `key` in `scope`, partition by
 /// partition; how many of them count, where the commit has `stored`.
-pub fn behind<E: From<ReconcileError>>(
+pub fn explain<E: From<ReconcileError>>(
     request: Request,
     (scope, key): (&str, &str),
     stored: i64,
     progress: &Arc<Progress>,
-    mut each: impl FnMut(Behind) -> Result<(), E>,
-) -> Result<Counted, E> {
+    mut each: impl FnMut(ExplainedEvent) -> Result<(), E>,
+) -> Result<EventCount, E> {
     let check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span(), Ordering::Relaxed);
     let kept = &check.kept;
@@ -67,7 +67,7 @@ pub fn behind<E: From<ReconcileError>>(
         });
         let name =
             |(window, _): (u8, i64)| kept.windows.iter().nth(usize::from(window)).map(Window::name);
-        let found = Behind {
+        let found = ExplainedEvent {
             place: place(),
             event_id: event.event_id.clone(),
             ts: event.ts_ms,
@@ -82,5 +82,5 @@ pub fn behind<E: From<ReconcileError>>(
     failed?;
     let differs = (total != stored).then_some(wanted);
     let ambiguous = copies::differing(&check, &differs.into_iter().collect())?.len() as u64;
-    Ok(Counted { total, ambiguous })
+    Ok(EventCount { total, ambiguous })
 }
