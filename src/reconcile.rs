@@ -17,11 +17,11 @@ use crate::served::Claim;
 use crate::state::{At, manifest};
 use crate::store_args::StoreArgs;
 
+mod after_retention;
 mod output;
-mod rest;
 
+use after_retention::{check, check_after_retention};
 use output::{tell, tell_repairs, with};
-use rest::{check, check_rest};
 
 /// Count the log afresh, and print what a commit holds otherwise
 #[derive(clap::Args)]
@@ -163,7 +163,7 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
     let mut found = match check(request.clone()) {
         Err(CliError::Untold(overtaken @ ReconcileError::Overtaken { .. })) => {
-            return check_rest(request, overtaken, served, args.json);
+            return check_after_retention(request, overtaken, served, args.json);
         }
         other => other?,
     };

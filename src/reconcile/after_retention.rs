@@ -27,13 +27,15 @@ pub(super) fn check(request: Request) -> Result<Found, CliError> {
 /// Checks what can be checked, and tells it; how many values differ, those that are `served`
 /// included. Where none does the answer is still that it cannot be told: the content of the earlier
 /// commit was taken on trust.
-pub(super) fn check_rest(
+pub(super) fn check_after_retention(
     request: Request,
     overtaken: ReconcileError,
     served: &Report,
     json: bool,
 ) -> Result<u64, CliError> {
-    let Some((since, found)) = rest(request, &overtaken)? else { return Err(overtaken.into()) };
+    let Some((since, found)) = from_oldest_commit(request, &overtaken)? else {
+        return Err(overtaken.into());
+    };
     let report = with(&found.report, served);
     tell(&found.values, Some(&report), "the log", json)?;
     let told = format!("{overtaken}; what came after commit {since} was checked instead");
@@ -45,7 +47,7 @@ pub(super) fn check_rest(
 }
 
 /// The check from the oldest commit on that allows one; none where none does.
-fn rest(
+fn from_oldest_commit(
     mut request: Request,
     overtaken: &ReconcileError,
 ) -> Result<Option<(u64, Found)>, CliError> {
