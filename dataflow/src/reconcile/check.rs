@@ -11,7 +11,7 @@ use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{OpenSegment, Snapshot, open_table};
 
 use super::accept::{Accept, Accepted, Rules, again, decisions};
-use super::alike::{can_be_counted, read_alike, verify};
+use super::compatibility::{check_inputs, check_mappings, check_partitions};
 use super::difference::Place;
 use super::pieces::Piece;
 use super::program::{Fact, Kept};
@@ -56,7 +56,7 @@ impl Check {
     pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
         let manifest = &request.snapshot.manifest;
         let body = &manifest.body;
-        can_be_counted(&request)?;
+        check_inputs(&request)?;
         let settings = Settings {
             scopes: scopes(body.scopes.as_deref().unwrap_or_default()),
             ..Settings::default()
@@ -87,7 +87,7 @@ impl Check {
             };
             logs.push((opened.log, rules));
         }
-        read_alike(&logs, manifest)?;
+        check_mappings(&logs, manifest)?;
         let plain = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
             let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
@@ -98,7 +98,7 @@ impl Check {
         let since = request.since.clone().map(|snapshot| Since::open(&*request.storage, snapshot));
         let since = since.transpose()?;
         let pieces = since::pieces(manifest, since.as_ref())?;
-        verify(&logs, body, &pieces)?;
+        check_partitions(&logs, body, &pieces)?;
         let kept = Kept {
             windows: body.windows.clone(),
             as_of_ms: body.as_of_ms.unwrap_or_default(),

@@ -6,9 +6,9 @@
 //! what it does not mention, of the keys it was asked to check, is equal.
 
 mod accept;
-mod alike;
 
 mod check;
+mod compatibility;
 mod copies;
 mod difference;
 mod drift;

@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::settings::read_with;
 
 /// Checks that every input of the commit was named, and that tags are what they were.
-pub(super) fn can_be_counted(request: &Request) -> Result<(), ReconcileError> {
+pub(super) fn check_inputs(request: &Request) -> Result<(), ReconcileError> {
     let Manifest { header, body } = &request.snapshot.manifest;
     let (commit, rules) = (header.commit, body.rules);
     if rules != RULES_VERSION {
@@ -30,7 +30,7 @@ pub(super) fn can_be_counted(request: &Request) -> Result<(), ReconcileError> {
 }
 
 /// Checks that records are read as they were when the commit was made, where it says how.
-pub(super) fn read_alike(
+pub(super) fn check_mappings(
     logs: &[(Arc<dyn Log>, Rules)],
     manifest: &Manifest,
 ) -> Result<(), ReconcileError> {
@@ -48,7 +48,7 @@ pub(super) fn read_alike(
 }
 
 /// Checks that logs have the partitions of the commit, and begin with what it knows of them.
-pub(super) fn verify(
+pub(super) fn check_partitions(
     logs: &[(Arc<dyn Log>, Rules)],
     body: &Body,
     pieces: &[Piece],
