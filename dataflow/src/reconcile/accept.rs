@@ -14,7 +14,7 @@ use schemas::segment::Segment;
 use schemas::tags::{key, limited};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::pieces::Piece;
+use super::splits::Split;
 use crate::log::Record;
 use crate::settings::{Beyond, LogTimeKind, Scope};
 
@@ -149,13 +149,13 @@ pub(super) struct Accept {
 }
 
 impl Accept {
-    pub(super) fn new(rules: Rules, piece: &Piece) -> Self {
+    pub(super) fn new(rules: Rules, split: &Split) -> Self {
         Self {
-            partition: partition_hash(&rules.input, &piece.partition),
+            partition: partition_hash(&rules.input, &split.partition),
             salt: rules.hasher.input_salt(&rules.input),
             rules,
-            ordered: piece.block.is_none(),
-            log_time: LogTime::from(&piece.log_time),
+            ordered: split.block.is_none(),
+            log_time: LogTime::from(&split.log_time),
         }
     }
 

@@ -13,9 +13,9 @@ use sinks::commits::{OpenSegment, Snapshot, open_table};
 use super::accept::{Accept, Accepted, Rules, again, decisions};
 use super::compatibility::{check_inputs, check_mappings, check_partitions};
 use super::difference::Place;
-use super::pieces::Piece;
 use super::program::{Fact, Kept};
 use super::since::Since;
+use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
@@ -31,8 +31,8 @@ const SILENCE_US: u64 = 60_000_000;
 
 /// What the workers of a check share.
 pub(super) struct Check {
-    pub(super) pieces: Vec<Piece>,
-    /// The commit that the pieces come on top of.
+    pub(super) splits: Vec<Split>,
+    /// The commit that the splits come on top of.
     pub(super) since: Option<Since>,
     /// By input name.
     pub(super) logs: Vec<(Arc<dyn Log>, Rules)>,
@@ -97,8 +97,8 @@ impl Check {
         let again = counted.collect();
         let since = request.since.clone().map(|snapshot| Since::open(&*request.storage, snapshot));
         let since = since.transpose()?;
-        let pieces = since::pieces(manifest, since.as_ref())?;
-        check_partitions(&logs, body, &pieces)?;
+        let splits = since::splits(manifest, since.as_ref())?;
+        check_partitions(&logs, body, &splits)?;
         let kept = Kept {
             windows: body.windows.clone(),
             as_of_ms: body.as_of_ms.unwrap_or_default(),
@@ -106,7 +106,7 @@ impl Check {
             part: Part::Bins(0..PARTS),
         };
         Ok(Self {
-            pieces,
+            splits,
             since,
             ids: open_table::<Ids>(&*request.storage, manifest)?,
             again,
@@ -139,7 +139,7 @@ impl Check {
 
     /// How much there is to read, in the units of [`Progress`].
     pub(super) fn span(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.end.saturating_sub(piece.begin)).sum()
+        self.splits.iter().map(|split| split.end.saturating_sub(split.begin)).sum()
     }
 
     /// Whether the earlier commit has counted this event.
@@ -147,20 +147,20 @@ impl Check {
         self.since.as_ref().zip(event.id).is_some_and(|(since, id)| since.remembers(id))
     }
 
-    pub(super) fn input(&self, piece: &Piece) -> Option<&(Arc<dyn Log>, Rules)> {
-        self.logs.iter().find(|(_, rules)| rules.input == piece.input)
+    pub(super) fn input(&self, split: &Split) -> Option<&(Arc<dyn Log>, Rules)> {
+        self.logs.iter().find(|(_, rules)| rules.input == split.input)
     }
 
-    /// Reads a piece; `each` gets the events that count, and `turn` is called now and then.
+    /// Reads a split; `each` gets the events that count, and `turn` is called now and then.
     pub(super) fn read(
         &self,
-        piece: &Piece,
+        split: &Split,
         mut each: impl FnMut(Accepted, u64),
         mut turn: impl FnMut(),
     ) -> Result<(), ReconcileError> {
-        let Some((log, rules)) = self.input(piece) else { return Ok(()) };
-        let mut accept = Accept::new(rules.clone(), piece);
-        let mut reader = piece.open(&**log)?;
+        let Some((log, rules)) = self.input(split) else { return Ok(()) };
+        let mut accept = Accept::new(rules.clone(), split);
+        let mut reader = split.open(&**log)?;
         let (mut more, mut moved_us) = (true, self.clock.mono_us());
         while more && !self.failed.load(Ordering::Relaxed) {
             let limit = self.pace.grant(TURN_RECORDS, self.clock.mono_us());
@@ -171,7 +171,7 @@ impl Check {
                 continue;
             }
             let (mut read, mut accepted, before) = (0, 0, reader.position());
-            more = piece.read(&mut *reader, limit, &mut |record| {
+            more = split.read(&mut *reader, limit, &mut |record| {
                 read += 1;
                 let position = record.position;
                 let event = accept.take(record);
@@ -184,8 +184,8 @@ impl Check {
             if reader.position() > before {
                 moved_us = now_us;
             } else if more && now_us - moved_us > SILENCE_US {
-                let (partition, position) = (piece.partition.clone(), reader.position());
-                return Err(ReconcileError::Silent { partition, position, end: piece.end });
+                let (partition, position) = (split.partition.clone(), reader.position());
+                return Err(ReconcileError::Silent { partition, position, end: split.end });
             } else if more {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
@@ -202,18 +202,18 @@ impl Check {
         &self,
         mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &Hasher),
     ) -> Result<(), ReconcileError> {
-        for piece in &self.pieces {
-            let Some((_, rules)) = self.input(piece) else { continue };
+        for split in &self.splits {
+            let Some((_, rules)) = self.input(split) else { continue };
             let of = |accepted: Accepted, position| {
                 if self.is_known(&accepted) {
                     return;
                 }
-                let (input, partition) = (piece.input.clone(), piece.partition.clone());
+                let (input, partition) = (split.input.clone(), split.partition.clone());
                 let place =
                     || Place { input: input.clone(), partition: partition.clone(), position };
                 each(&accepted, &place, &rules.hasher);
             };
-            self.read(piece, of, || ())?;
+            self.read(split, of, || ())?;
         }
         for (accepted, place) in self.again.iter().filter(|(again, _)| !self.is_known(again)) {
             let rules = self.logs.iter().find(|(_, rules)| rules.input == place.input);

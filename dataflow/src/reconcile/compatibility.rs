@@ -10,7 +10,7 @@ use schemas::mapping::differing;
 use schemas::tags::RULES_VERSION;
 
 use super::accept::Rules;
-use super::pieces::Piece;
+use super::splits::Split;
 use super::{ReconcileError, Request};
 use crate::log::Log;
 use crate::settings::read_with;
@@ -51,14 +51,14 @@ pub(super) fn check_mappings(
 pub(super) fn check_partitions(
     logs: &[(Arc<dyn Log>, Rules)],
     body: &Body,
-    pieces: &[Piece],
+    splits: &[Split],
 ) -> Result<(), ReconcileError> {
     for (log, rules) in logs {
         let there: HashSet<String> =
             log.discover()?.into_iter().map(|found| found.partition).collect();
-        let mut mine = pieces.iter().filter(|piece| piece.input == rules.input);
-        if let Some(piece) = mine.find(|piece| !there.contains(&piece.partition)) {
-            let (input, partition) = (piece.input.clone(), piece.partition.clone());
+        let mut mine = splits.iter().filter(|split| split.input == rules.input);
+        if let Some(split) = mine.find(|split| !there.contains(&split.partition)) {
+            let (input, partition) = (split.input.clone(), split.partition.clone());
             return Err(ReconcileError::Elsewhere { input, partition });
         }
         for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {

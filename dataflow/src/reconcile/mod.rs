@@ -14,10 +14,10 @@ mod difference;
 mod drift;
 mod explain;
 mod mend;
-mod pieces;
 mod program;
 mod run;
 mod since;
+mod splits;
 mod stored;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
-//! Running the second computation: workers that read their pieces of the log and their share of
+//! Running the second computation: workers that read their splits of the log and their share of
 //! the commit, pass by pass.
 //!
-//! Invariant: a report is made only where every piece was read to the commit's position.
+//! Invariant: a report is made only where every split was read to the commit's position.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -162,13 +162,13 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     if let Some(since) = &check.since {
         since.facts(&check.kept, mine, |fact| sessions.before.insert(fact))?;
     }
-    for piece in check.pieces.iter().skip(index).step_by(peers) {
-        let Some((_, rules)) = check.input(piece) else { continue };
+    for split in check.splits.iter().skip(index).step_by(peers) {
+        let Some((_, rules)) = check.input(split) else { continue };
         let sessions = std::cell::RefCell::new(&mut sessions);
         let each = |accepted: Accepted, _| {
             insert(&accepted, check, rules, &mut sessions.borrow_mut());
         };
-        check.read(piece, each, || {
+        check.read(split, each, || {
             sessions.borrow_mut().flush();
             worker.step();
         })?;

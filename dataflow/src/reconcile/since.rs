@@ -11,8 +11,8 @@ use schemas::rows::Ids;
 use sinks::commits::{CommitError, OpenSegment, Snapshot, open_table};
 use sinks::storage::Storage;
 
-use super::pieces::{self, Piece};
 use super::program::{Fact, Kept};
+use super::splits::{self, Split};
 use super::{ReconcileError, stored};
 
 /// An earlier commit, open.
@@ -51,18 +51,18 @@ impl Since {
     }
 }
 
-/// The pieces of the log up to a commit, from the earlier one on where there is one.
-pub(super) fn pieces(
+/// The splits of the log up to a commit, from the earlier one on where there is one.
+pub(super) fn splits(
     commit: &Manifest,
     since: Option<&Since>,
-) -> Result<Vec<Piece>, ReconcileError> {
+) -> Result<Vec<Split>, ReconcileError> {
     let before = since.map(|since| &since.snapshot.manifest);
     let between = before.and_then(|before| between(before, commit));
-    let pieces = match between {
+    let splits = match between {
         Some(why) => Err(why),
-        None => pieces::pieces(&commit.body, before.map(|before| &before.body)),
+        None => splits::splits(&commit.body, before.map(|before| &before.body)),
     };
-    pieces.map_err(|why| ReconcileError::Since {
+    splits.map_err(|why| ReconcileError::Since {
         commit: commit.header.commit,
         since: before.map_or(0, |before| before.header.commit),
         why,

@@ -1,6 +1,6 @@
-//! What of the log a commit covers: pieces of partitions, each read in order by one worker.
+//! What of the log a commit covers: splits of partitions, each read in order by one worker.
 //!
-//! Invariant: every record before the commit's positions lies in exactly one piece.
+//! Invariant: every record before the commit's positions lies in exactly one split.
 
 use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Blocks, Body, Partition, Position};
@@ -11,7 +11,7 @@ use crate::log::{Log, LogError, Next, Reader, Record};
 
 /// A part of a partition that is read in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct Split {
     /// The input's name.
     pub(super) input: String,
     /// The partition's identity.
@@ -26,9 +26,9 @@ pub(super) struct Piece {
     pub(super) log_time: LogTime,
 }
 
-/// The pieces of a commit; those that `since`, an earlier one, has not read.
-pub(super) fn pieces(body: &Body, since: Option<&Body>) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
+/// The splits of a commit; those that `since`, an earlier one, has not read.
+pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, String> {
+    let mut splits = Vec::new();
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
             let before = since.and_then(|since| since.inputs.get(input)?.get(partition));
@@ -39,13 +39,13 @@ pub(super) fn pieces(body: &Body, since: Option<&Body>) -> Result<Vec<Piece>, St
                 (Begin::At(_), Some(before)) => before.log_time.clone(),
                 _ => LogTime::default(),
             };
-            let mut piece = |block: Option<(u64, u64)>, begin, end| {
+            let mut split = |block: Option<(u64, u64)>, begin, end| {
                 let (input, partition) = (input.clone(), partition.clone());
                 let log_time = log_time.clone();
-                pieces.push(Piece { input, partition, block, begin, end, log_time });
+                splits.push(Split { input, partition, block, begin, end, log_time });
             };
             match (&state.position, begins) {
-                (Position::Offset(end), Begin::At(begin)) => piece(None, begin, *end),
+                (Position::Offset(end), Begin::At(begin)) => split(None, begin, *end),
                 (Position::Blocks(blocks), begins) => {
                     for number in 0..blocks.count() {
                         let first = number * BLOCK_BYTES;
@@ -62,14 +62,14 @@ pub(super) fn pieces(body: &Body, since: Option<&Body>) -> Result<Vec<Piece>, St
                         };
                         let begin = begin.filter(|begin| *begin < end);
                         let block = Some((number, blocks.bytes));
-                        begin.into_iter().for_each(|begin| piece(block, begin, end));
+                        begin.into_iter().for_each(|begin| split(block, begin, end));
                     }
                 }
                 (Position::Offset(_), Begin::Blocks(_)) => {}
             }
         }
     }
-    Ok(pieces)
+    Ok(splits)
 }
 
 /// Where what is to be read of a partition begins.
@@ -105,7 +105,7 @@ fn unread(before: &Blocks, number: u64, first: u64) -> Option<u64> {
     if done { Some(before.bytes).filter(|end| *end < whole) } else { Some(first) }
 }
 
-impl Piece {
+impl Split {
     /// Opens it.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
         let opened = match self.block {
