@@ -7,9 +7,9 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::{Rebuild, rebuild};
 use schemas::config::StoreUri;
 use schemas::time::{format_ms, parse_duration_ms};
+use sinks::active::Promoted;
 use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, check, init, promote};
 use sinks::publish::PublishError;
-use sinks::shown::Promoted;
 
 use crate::error::CliError;
 use crate::host::host_name;
@@ -153,11 +153,11 @@ fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
     }
     let runtime = runtime().map_err(CliError::io("cannot start"))?;
     let wall_ms = SystemClock::default().wall_ms();
-    let Promoted { before, shown } =
+    let Promoted { before, active } =
         runtime.block_on(promote(&settings, &named.keyspace, wall_ms))?;
     let mut output = Output::new();
-    let as_of = shown.as_of_ms.map_or_else(|| "-".to_owned(), format_ms);
-    let (given, keyspace, commit) = (&settings.keyspace, &named.keyspace, shown.published);
+    let as_of = active.as_of_ms.map_or_else(|| "-".to_owned(), format_ms);
+    let (given, keyspace, commit) = (&settings.keyspace, &named.keyspace, active.published);
     output.line(format!("readers of {given} see {keyspace}: commit {commit}, as of {as_of}"))?;
     output
         .line(format!("to go back: tagflow store promote {before} --store {}", settings.uri()))?;

@@ -2,8 +2,8 @@
 //! first one again, by somebody who may be killed between any two effects; a reader asks
 //! throughout.
 //!
-//! Which keyspace is shown is decided by the product's own code (`sinks::shown`); only the requests
-//! are simulated, each a turn of its own, so that anything may happen between two of them.
+//! Which keyspace is active is decided by the product's own code (`sinks::active`); only the
+//! requests are simulated, each a turn of its own, so that anything may happen between two of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use schemas::hash::KeyHash;
+use sinks::active::{ActiveKeyspace, Keyspaces, Pointer, Promoter, promote};
 use sinks::commits::{Snapshot, load, visible};
 use sinks::publish::{Content, JobRow, Outcome, PublishTask};
-use sinks::shown::{Keyspaces, Pointer, Promoter, Shown, promote};
 
 use crate::checks::{Check, Violation, violated};
 use crate::disk::PowerDisk;
@@ -181,7 +181,7 @@ struct Told {
 /// All that is about promotions.
 pub(crate) struct Promotions {
     cluster: Cluster,
-    shown: Arc<Shown<Wire>>,
+    shown: Arc<ActiveKeyspace<Wire>>,
     /// The reader's own look at the database, and an answer on its way.
     step: Option<Task<()>>,
     answer: Option<Task<Option<Told>>>,

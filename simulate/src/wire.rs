@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::hash::KeyHash;
+use sinks::active::Pointer;
 use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, PublishRow, Publisher};
-use sinks::shown::Pointer;
 
 use crate::rng::Rng;
 

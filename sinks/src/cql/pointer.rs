@@ -1,7 +1,7 @@
 //! The row of table `reader`: which keyspace those see who were given this one.
 //!
 //! Invariant: the row is written at the time that its promotion counts from, so that the later one
-//! stays; what a promotion is, and how readers follow it, is in [`crate::shown`].
+//! stays; what a promotion is, and how readers follow it, is in [`crate::active`].
 
 use scylla::client::session::Session;
 use scylla::statement::unprepared::Statement;
@@ -9,8 +9,8 @@ use scylla::value::CqlTimestamp;
 
 use super::session::{connect, consistency, profile, query_rows};
 use super::{CqlError, CqlSettings, job_row, schema};
+use crate::active::{self, Pointer, Promoted, Promoter};
 use crate::publish::JobRow;
-use crate::shown::{self, Pointer, Promoted, Promoter};
 
 /// The key of the only row.
 const NAME: &str = "readers";
@@ -84,5 +84,5 @@ pub async fn promote(
 ) -> Result<Promoted, CqlError> {
     let session = connect(settings, profile(settings).build()).await?;
     let database = Cql { session, settings, wall_ms };
-    shown::promote(&database, &settings.keyspace, keyspace, wall_ms).await
+    active::promote(&database, &settings.keyspace, keyspace, wall_ms).await
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: an answer names the commit whose rows are all here, and the row may be newer, never
 //! older by a working quorum; no answer comes from an older commit of a keyspace than one before
-//! it. Which keyspace is shown is up to [`crate::shown`].
+//! it. Which keyspace is shown is up to [`crate::active`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::{CqlError, CqlSettings, job_row, pointer, schema, session};
+use crate::active::{ActiveKeyspace, Keyspace, Keyspaces, Pointer};
 use crate::publish::JobRow;
-use crate::shown::{Keyspace, Keyspaces, Pointer, Shown};
 use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
 
 /// How often the job's row is read.
@@ -55,7 +55,7 @@ struct Known {
 
 struct Shared {
     cluster: Cluster,
-    shown: Shown<Connected>,
+    active: ActiveKeyspace<Connected>,
     known: Mutex<Known>,
 }
 
@@ -145,7 +145,7 @@ impl CqlReader {
     pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
         let shared = Arc::new(Shared {
             cluster: Cluster(settings),
-            shown: Shown::default(),
+            active: ActiveKeyspace::default(),
             known: Mutex::default(),
         });
         match shared.step().await {
@@ -188,7 +188,7 @@ impl Shared {
     async fn step(&self) -> Result<(), CqlError> {
         // One answer that is late is no reason.
         let anew = self.known().failures >= FAILURES_MAX;
-        let (looked, done) = self.shown.step(&self.cluster, anew).await;
+        let (looked, done) = self.active.step(&self.cluster, anew).await;
         if looked {
             self.known().at = Some(Instant::now());
         }
@@ -216,8 +216,8 @@ impl Shared {
         if known.at.is_none_or(|at| at.elapsed() > STALE) {
             return Err(why());
         }
-        let (shown, row) = self.shown.current().ok_or_else(why)?;
-        Ok((shown, row.ok_or(StoreError::Empty)?))
+        let (active, row) = self.active.current().ok_or_else(why)?;
+        Ok((active, row.ok_or(StoreError::Empty)?))
     }
 }
 
@@ -323,15 +323,15 @@ impl Reader for CqlReader {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
         Box::pin(async move {
             // In this order: the row is as new as the job's, or newer.
-            let (shown, job) = self.shared.ready()?;
-            shown.connection.tag(&job, scope, key).await
+            let (active, job) = self.shared.ready()?;
+            active.connection.tag(&job, scope, key).await
         })
     }
 
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)> {
         Box::pin(async move {
-            let (shown, job) = self.shared.ready()?;
-            shown.connection.boards(&job, scope).await
+            let (active, job) = self.shared.ready()?;
+            active.connection.boards(&job, scope).await
         })
     }
 

@@ -66,7 +66,7 @@ impl Fake {
     }
 
     /// A step: whether a row was read, what went wrong, and what is shown then.
-    fn step(&self, shown: &Shown<String>, anew: bool) -> (bool, String, String) {
+    fn step(&self, shown: &ActiveKeyspace<String>, anew: bool) -> (bool, String, String) {
         let runtime = Builder::new_current_thread().build().unwrap();
         let (read, done) = runtime.block_on(shown.step(self, anew));
         let told = shown.current().map(|(keyspace, row)| {
@@ -84,7 +84,7 @@ fn said(read: bool, error: &str, shown: &str) -> (bool, String, String) {
 
 #[test]
 fn the_given_keyspace_is_shown_as_it_is_and_by_its_newest_row() {
-    let (fake, shown) = (Fake::default(), Shown::default());
+    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
     fake.lost.lock().unwrap()[0].push("given");
     assert_eq!(fake.step(&shown, false), said(false, "no way to given", ""));
     fake.lost.lock().unwrap()[0].clear();
@@ -111,7 +111,7 @@ fn the_given_keyspace_is_shown_as_it_is_and_by_its_newest_row() {
 
 #[test]
 fn a_promoted_keyspace_is_shown_once_it_has_something_to_show() {
-    let (fake, shown) = (Fake::default(), Shown::default());
+    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
     fake.publish("given", "a", 7);
     assert_eq!(fake.step(&shown, false), said(true, "", "given a@7"));
     // Where the pointer cannot be read, what is shown goes on.
@@ -139,7 +139,7 @@ fn a_promoted_keyspace_is_shown_once_it_has_something_to_show() {
 
 #[test]
 fn a_reader_that_begins_behind_a_promotion_shows_nothing_before_it() {
-    let (fake, shown) = (Fake::default(), Shown::default());
+    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
     fake.publish("given", "a", 7);
     fake.promote("new", 5);
     let empty = "keyspace \"new\" was promoted, and shows no commit";

@@ -27,7 +27,7 @@ pub struct Promoted {
     /// The keyspace that readers were shown before.
     pub before: String,
     /// What they are shown now.
-    pub shown: JobRow,
+    pub active: JobRow,
 }
 
 /// What a promotion needs of a database.
@@ -55,7 +55,7 @@ pub async fn promote<P: Promoter>(
 ) -> Result<Promoted, P::Error> {
     database.verify(given).await?;
     database.verify(keyspace).await?;
-    let Some(shown) = database.job(keyspace).await? else {
+    let Some(active) = database.job(keyspace).await? else {
         return Err(P::refusal(format!(
             "keyspace {keyspace:?} has no published commit, so readers would see nothing: let a \
              job or `tagflow store rebuild` fill it first"
@@ -67,7 +67,7 @@ pub async fn promote<P: Promoter>(
     let after = if planted(Bug::PromotedByClock) { i64::MIN } else { after };
     let written_us = after.max(wall_ms * 1000);
     database.point(given, &Pointer { keyspace: keyspace.to_owned(), written_us }).await?;
-    Ok(Promoted { before: before.map_or_else(|| given.to_owned(), |b| b.keyspace), shown })
+    Ok(Promoted { before: before.map_or_else(|| given.to_owned(), |b| b.keyspace), active })
 }
 
 /// What a reader needs of a database.
@@ -108,7 +108,7 @@ pub struct Keyspace<C> {
 
 struct Known<C> {
     /// What is shown: it has a row below, or has never had one.
-    shown: Option<Arc<Keyspace<C>>>,
+    active: Option<Arc<Keyspace<C>>>,
     /// The newest row of the job in each keyspace that was ever shown.
     rows: BTreeMap<String, Arc<JobRow>>,
     /// The last word on which keyspace is to be shown.
@@ -116,15 +116,15 @@ struct Known<C> {
 }
 
 /// What a reader shows.
-pub struct Shown<C>(Mutex<Known<C>>);
+pub struct ActiveKeyspace<C>(Mutex<Known<C>>);
 
-impl<C> Default for Shown<C> {
+impl<C> Default for ActiveKeyspace<C> {
     fn default() -> Self {
-        Self(Mutex::new(Known { shown: None, rows: BTreeMap::new(), pointer: None }))
+        Self(Mutex::new(Known { active: None, rows: BTreeMap::new(), pointer: None }))
     }
 }
 
-impl<C: Send + Sync> Shown<C> {
+impl<C: Send + Sync> ActiveKeyspace<C> {
     fn known(&self) -> MutexGuard<'_, Known<C>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,9 +132,9 @@ impl<C: Send + Sync> Shown<C> {
     /// The keyspace that is shown, once there is one, and the newest row of its job.
     pub fn current(&self) -> Option<(Arc<Keyspace<C>>, Option<Arc<JobRow>>)> {
         let known = self.known();
-        let shown = known.shown.clone()?;
-        let row = known.rows.get(&shown.name).cloned();
-        Some((shown, row))
+        let active = known.active.clone()?;
+        let row = known.rows.get(&active.name).cloned();
+        Some((active, row))
     }
 
     /// Connects where that is to be done or is to be done `anew`, follows a promotion, and reads
@@ -144,22 +144,22 @@ impl<C: Send + Sync> Shown<C> {
         keyspaces: &K,
         anew: bool,
     ) -> (bool, Result<(), K::Error>) {
-        let shown = self.known().shown.clone().filter(|_| !anew);
-        let shown = match shown {
-            Some(shown) => shown,
+        let active = self.known().active.clone().filter(|_| !anew);
+        let active = match active {
+            Some(active) => active,
             None => match connect(keyspaces, self.wanted(keyspaces)).await {
-                Ok(shown) => shown,
+                Ok(active) => active,
                 Err(error) => return (false, Err(error)),
             },
         };
-        let moved = match self.follow(keyspaces, &shown).await {
+        let moved = match self.follow(keyspaces, &active).await {
             Ok(Some(promoted)) => self.look(keyspaces, promoted).await.map(|()| true),
             Ok(None) => Ok(false),
             Err(error) => Err(error),
         };
         // What is shown goes on being shown where another cannot be.
-        let stays = moved.as_ref().map_or(self.known().shown.is_some(), |moved| !moved);
-        if stays && let Err(error) = self.look(keyspaces, shown).await {
+        let stays = moved.as_ref().map_or(self.known().active.is_some(), |moved| !moved);
+        if stays && let Err(error) = self.look(keyspaces, active).await {
             return (false, Err(error));
         }
         (stays || moved.is_ok(), moved.map(drop))
@@ -175,9 +175,9 @@ impl<C: Send + Sync> Shown<C> {
     async fn follow<K: Keyspaces<Connection = C>>(
         &self,
         keyspaces: &K,
-        shown: &Keyspace<C>,
+        active: &Keyspace<C>,
     ) -> Result<Option<Arc<Keyspace<C>>>, K::Error> {
-        let found = keyspaces.pointer(&shown.connection).await?;
+        let found = keyspaces.pointer(&active.connection).await?;
         {
             let mut known = self.known();
             // A replica that lags behind may show an older one.
@@ -187,12 +187,12 @@ impl<C: Send + Sync> Shown<C> {
             }
         }
         let wanted = self.wanted(keyspaces);
-        if wanted == shown.name {
+        if wanted == active.name {
             return Ok(None);
         }
         let promoted = connect(keyspaces, wanted).await?;
         if planted(Bug::ShownTooEarly) {
-            self.known().shown = Some(Arc::clone(&promoted));
+            self.known().active = Some(Arc::clone(&promoted));
         }
         Ok(Some(promoted))
     }
@@ -223,7 +223,7 @@ impl<C: Send + Sync> Shown<C> {
             let what = format!("keyspace {keyspace:?} was promoted, and shows no commit");
             return Err(K::trouble(what));
         }
-        known.shown = Some(looked);
+        known.active = Some(looked);
         Ok(())
     }
 }
