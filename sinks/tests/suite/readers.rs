@@ -1,13 +1,10 @@
 //! Readers of commits: snapshots answer as a map does, and a follower shows one whole commit.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use common::{
+use crate::common::{
     Batch, Content, Hooked, Job, Rng, Seed, all_files, assert_holds, assert_shows, memory,
 };
 use proptest::collection::{btree_map, vec};

@@ -1,11 +1,8 @@
 //! Merges change files, never answers: whenever they come, and whether they are in time or not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Batch, Content, Job, Rng, assert_holds, memory};
+use crate::common::{Batch, Content, Job, Rng, assert_holds, memory};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;

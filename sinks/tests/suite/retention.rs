@@ -1,12 +1,9 @@
 //! What stays and what goes: by age, by bytes, after a grace, and only by the owner's hand.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Batch, Hooked, Job, Mode, all_files, countdown, key_of, memory};
+use crate::common::{Batch, Hooked, Job, Mode, all_files, countdown, key_of, memory};
 use schemas::manifest::{Manifest, TableName};
 use schemas::rows::{DeadLetters, Ids};
 use sinks::commits::{
@@ -241,7 +238,7 @@ fn what_no_commit_ever_named_has_a_short_grace() {
 fn the_last_pointer_stays_until_this_start_has_one() {
     let storage = memory();
     let job = unrelated_commits(storage.clone(), 4);
-    let (start, wall_ms) = (common::start(2, 0), 0);
+    let (start, wall_ms) = (crate::common::start(2, 0), 0);
     assert_eq!(start.wall_ms, wall_ms);
     let takeover = sinks::commits::take_over(&*storage, &start, |_| None).unwrap();
     let mut task = RetentionTask::new(storage.clone(), takeover.header.generation, NONE);

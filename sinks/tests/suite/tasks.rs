@@ -1,14 +1,11 @@
 //! The tasks that write segments and create manifests: what they promise by their replies.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Batch, Call, Content, Hooked, Job, Mode, assert_shows, memory};
+use crate::common::{Batch, Call, Content, Hooked, Job, Mode, assert_shows, memory};
 use schemas::hash::KeyHash;
 use schemas::manifest::SegmentMeta;
 use schemas::rows::{IdRow, Ids};

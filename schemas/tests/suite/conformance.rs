@@ -1,8 +1,6 @@
 //! Conformance of the tag rules: every case of the copied files, and those that may only be read
 //! from `TAGFLOW_TEST_DATA` (counted as skipped without it).
 
-#![allow(clippy::panic, clippy::print_stdout)]
-
 use std::path::{Path, PathBuf};
 
 use schemas::tags::{key, occurrences};

@@ -1,11 +1,8 @@
 //! What the API reads of one commit: windows by their definition, tags and boards by their names.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::task::{Context, Poll, Waker};
 
-use common::{Batch, Job, key_of, memory, windows};
+use crate::common::{Batch, Job, key_of, memory, windows};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use schemas::rows::TagRow;

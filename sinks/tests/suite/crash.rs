@@ -1,15 +1,12 @@
 //! Storage that fails and power that goes, at every call of a job: the job ends with that error,
 //! and the next start finds every commit that was acknowledged, whole.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{
+use crate::common::{
     Batch, Choices, Content, Hooked, Job, Mode, PowerDisk, assert_holds, assert_shows, memory,
 };
 use sinks::commits::{CommitError, Follower, Housekeeper, Retention, newest, visible};
@@ -261,7 +258,7 @@ fn nor_does_it_harm_while_files_are_merged_and_removed() {
         let ended = plan.run(&storage, &mut acknowledged);
         // Too many states to try them all.
         for seed in 0..8 {
-            let _told = common::Seed(seed);
+            let _told = crate::common::Seed(seed);
             let after: Arc<dyn Storage> = disk.after_loss(&mut Choices::random(seed));
             check(&after, &contents, acknowledged);
         }

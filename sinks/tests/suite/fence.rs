@@ -1,13 +1,10 @@
 //! Manifests and their fence: of one number only one ever exists, whoever races for it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Batch, Hooked, Job, all_files, memory, start};
+use crate::common::{Batch, Hooked, Job, all_files, memory, start};
 use schemas::manifest::{Finished, Header, Manifest, ManifestError, encode};
 use schemas::windows::{Window, Windows};
 use sinks::commits::{
@@ -229,7 +226,7 @@ fn a_state_of_other_windows_or_rules_is_refused() {
     let storage = memory();
     let first = taken(&*storage, 1, 0);
     let hour = Window { duration_ms: 3_600_000, slide_ms: 60_000 };
-    let other = common::windows();
+    let other = crate::common::windows();
     let asked =
         sinks::commits::Start { windows: Windows::try_from(vec![hour]).unwrap(), ..start(2, 0) };
     assert_ne!(asked.windows, other);

@@ -1,12 +1,9 @@
 //! Going back to an older commit: its numbers under a higher number, and nobody misses a change.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{Batch, Content, Job, Mode, all_files, assert_holds, countdown, memory, start};
+use crate::common::{Batch, Content, Job, Mode, all_files, assert_holds, countdown, memory, start};
 use schemas::manifest::{Finished, Manifest, TableName};
 use sinks::commits::{
     CommitError, Follower, Retention, RetentionTask, RollbackError, create, list_commits, load,
@@ -75,7 +72,7 @@ fn a_follower_goes_on_and_so_does_the_next_start() {
     rollback(&*storage, 3, &start(2, 0)).unwrap();
     assert!((0..4).any(|_| follower.step().unwrap()));
     let mut content = contents[6].gone_back(3, &contents[3], 7);
-    common::assert_shows(&follower.current().unwrap(), &content);
+    crate::common::assert_shows(&follower.current().unwrap(), &content);
     let fenced = job.commit(&Batch::of_tags(70, &[(2, 1)])).err();
     assert!(matches!(fenced, Some(CommitError::Fenced { commit: 7 })), "{fenced:?}");
 

@@ -1,7 +1,5 @@
 //! Codecs: whatever is written comes back, for every kind of row and for manifests.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

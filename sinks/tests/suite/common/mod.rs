@@ -1,6 +1,5 @@
 //! A job driven by hand, what its commits must hold, and storages that fail: shared by the tests
-//! of this crate. Every binary uses its own part of it.
-#![allow(dead_code, unused_imports)]
+//! of this crate.
 
 mod faults;
 mod job;
@@ -36,7 +35,6 @@ pub(crate) fn all_files(storage: &dyn Storage) -> Vec<String> {
 pub(crate) struct Seed(pub(crate) u64);
 
 impl Drop for Seed {
-    #[allow(clippy::print_stderr)]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("seed {}", self.0);

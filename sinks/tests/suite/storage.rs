@@ -1,11 +1,8 @@
 //! The storages: memory answers as a disk does, and a written file has the checksum of its bytes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::io::{self, Write};
 
-use common::{Hooked, Mode, all_files, memory};
+use crate::common::{Hooked, Mode, all_files, memory};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use schemas::manifest::checksum;

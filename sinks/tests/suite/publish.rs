@@ -1,14 +1,11 @@
 //! Publishing over a wire that loses, delays and repeats, with kills between any two steps.
 //!
 //! The oracle is what each commit held, in plain maps: the database may show nothing else.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{Batch, Content, Faults, Job, Rng, Seed, Wire, Write, memory, start};
+use crate::common::{Batch, Content, Faults, Job, Rng, Seed, Wire, Write, memory, start};
 use schemas::manifest::{Header, Manifest};
 use sinks::commits::{MergeTask, Snapshot, create, make_visible, rollback};
 use sinks::publish::{

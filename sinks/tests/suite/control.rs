@@ -1,11 +1,8 @@
 //! Power that goes before any effect of asking for something: what was acknowledged is there whole,
 //! nothing is there in part, and whoever asks again gets a number of their own. And what is
 //! published for the asking.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
+use crate::common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
 use schemas::control::{Asker, Control};
 use sinks::commits::{controls, manifest_name, pending, queue};
 use sinks::publish::{Content, PublishTask};

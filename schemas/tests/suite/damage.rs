@@ -1,5 +1,4 @@
 //! Damaged segments of every table give an error or other rows, never a panic.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bytes::Bytes;
 use schemas::hash::KeyHash;
