@@ -164,7 +164,7 @@ fn commits(flows: &[Flow], workers: usize, limit_rate: Option<u64>) -> u64 {
 }
 
 #[test]
-fn a_job_that_keeps_up_commits_every_interval_and_one_that_lags_every_fifth() {
+fn lagging_job_commits_every_fifth_interval() {
     use Flow::{Endless, Silent, Trickle};
     let often = 15..=20;
     let seldom = 3..=4;
@@ -202,7 +202,7 @@ fn counted(files: &BTreeMap<&str, Vec<u8>>, workers: usize) -> Manifest {
 }
 
 #[test]
-fn a_file_that_has_ended_ends_no_run_while_blocks_of_others_are_left() {
+fn run_continues_until_every_file_is_read() {
     let lines = |from: i64, count: i64| -> Vec<u8> {
         let line = |i| format!("{{\"event_id\":{i},\"ts\":{},\"caption\":\"#a\"}}\n", START_MS + i);
         (from..from + count).map(line).collect::<String>().into_bytes()

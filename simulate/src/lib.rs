@@ -17,6 +17,7 @@ pub mod process;
 mod promotions;
 mod repairs;
 pub mod rng;
+pub mod seed;
 pub mod seeds;
 mod watch;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! Seeds in numbers: every check holds, every fault strikes often, and a seed is a whole run.
 //!
-//! `TAGFLOW_SEEDS` says how many, `TAGFLOW_FIRST_SEED` from which on. Those that failed once
-//! (`seeds.txt`) run as well.
+//! `TAGFLOW_SEEDS` sets how many, `TAGFLOW_SEED` the first. Seeds that once failed (`seeds.txt`)
+//! run as well.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use simulate::checks::Check;
 use simulate::outcome::Outcome;
 use simulate::plan::Plan;
+use simulate::seed::seeds;
 use simulate::seeds::each_seed;
 use simulate::world::run;
 
@@ -69,14 +70,11 @@ fn all_reach<K: Debug>(what: &str, found: impl IntoIterator<Item = (K, u64)>, le
     assert!(rare.is_empty(), "{what} fewer than {least} times: {rare:?}");
 }
 
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
-}
-
 #[test]
 fn every_check_holds_whatever_goes_wrong() {
-    let (first, seeds) = (number("TAGFLOW_FIRST_SEED", 1), number("TAGFLOW_SEEDS", SEEDS));
-    let sums = Sums::of(first..=first + seeds - 1);
+    let seeds = seeds(SEEDS);
+    let sums = Sums::of(seeds.clone());
+    let seeds = seeds.count() as u64;
     println!("{seeds} seeds: {sums:?}");
     assert!(sums.failures.is_empty(), "{}", sums.failures.join("\n"));
     if seeds >= SEEDS {

@@ -50,7 +50,7 @@ fn no_complaints(tab: &Tab) {
 }
 
 #[test]
-fn the_pages_show_what_the_api_says() {
+fn pages_show_what_the_api_returns() {
     let Some(browser) = browser(1) else { return };
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
@@ -90,7 +90,7 @@ fn the_pages_show_what_the_api_says() {
 }
 
 #[test]
-fn any_name_is_text_and_fits_a_narrow_screen() {
+fn names_are_escaped_and_fit_a_narrow_screen() {
     let Some(browser) = browser(1) else { return };
     let folder = folder();
     // The longest tags there are, in letters that are wide, and in a script from right to left.
@@ -133,7 +133,7 @@ fn any_name_is_text_and_fits_a_narrow_screen() {
 }
 
 #[test]
-fn the_front_page_of_a_living_job_renews_itself() {
+fn front_page_of_a_running_job_refreshes() {
     let Some(browser) = browser(1) else { return };
     let folder = folder();
     let mut job = Job::start("demo --seconds 60 --listen 127.0.0.1:0 --rate 2000");

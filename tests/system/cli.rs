@@ -63,7 +63,7 @@ fn generate_is_reproducible_and_splits_into_partitions() {
 }
 
 #[test]
-fn refused_records_are_listed_and_shown_as_they_were() {
+fn dead_letters_are_listed_and_shown_unchanged() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let good = "{\"event_id\":1,\"ts\":1700000000000,\"caption\":\"#a\"}";
@@ -92,7 +92,7 @@ fn refused_records_are_listed_and_shown_as_they_were() {
 }
 
 #[test]
-fn a_finished_run_changes_nothing_and_another_end_is_refused() {
+fn finished_run_changes_nothing_and_refuses_another_until() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 500 --out {}", input.display()));
@@ -136,7 +136,7 @@ fn stdin_is_an_input() {
 }
 
 #[test]
-fn wrong_usage_is_code_2_with_a_hint() {
+fn wrong_usage_exits_with_2_and_a_hint() {
     for (line, hint) in [
         ("run --bounded", "--state"),
         ("run --input x --state y --until 5", "--bounded"),
@@ -153,7 +153,7 @@ fn wrong_usage_is_code_2_with_a_hint() {
 }
 
 #[test]
-fn missing_things_are_named() {
+fn missing_files_and_states_are_named() {
     let folder = folder();
     let at = folder.path().display();
     let error = fails(&format!("run --input {at}/nothere --state {at}/s --bounded"), 1);

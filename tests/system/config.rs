@@ -30,7 +30,7 @@ services:
 }
 
 #[test]
-fn a_file_says_what_the_options_say() {
+fn file_and_options_give_the_same_job() {
     let folder = folder();
     let (posts, other) = (folder.path().join("posts.ndjson"), folder.path().join("other"));
     ok(&format!("generate --posts 5000 --seed 8 --late 0.1 --out {}", posts.display()));
@@ -68,7 +68,7 @@ fn a_file_says_what_the_options_say() {
 }
 
 #[test]
-fn a_file_can_generate_and_serve() {
+fn file_can_generate_and_serve() {
     let folder = folder();
     let topic = "{source: 'generator:?rate=2000&vocabulary=100'}";
     let file = write(folder.path(), topic, "serve: {listen: '127.0.0.1:0'}\n");
@@ -95,7 +95,7 @@ fn a_file_can_generate_and_serve() {
 }
 
 #[test]
-fn a_generator_in_parts_makes_the_same_posts() {
+fn generator_in_partitions_makes_the_same_posts() {
     let folder = folder();
     let count = |name: &str, more: &str| {
         let (state, input) = (folder.path().join(name), "generator:?posts=20000&hot-tag=0.5");
@@ -110,7 +110,7 @@ fn a_generator_in_parts_makes_the_same_posts() {
 }
 
 #[test]
-fn mistakes_are_named_with_their_place() {
+fn mistakes_name_their_line() {
     let folder = folder();
     let file = write(folder.path(), "{source: 'file:posts'}", "    windw: {}\n");
     for line in ["validate", "explain", "run"] {
@@ -131,7 +131,7 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
-fn a_kafka_topic_is_checked_and_explained_without_a_broker() {
+fn kafka_topic_is_explained_without_a_broker() {
     let folder = folder();
     let source = "source: 'kafka://localhost:9092/posts'";
     let file = write(folder.path(), &format!("{{{source}}}"), "");
@@ -152,7 +152,7 @@ fn a_kafka_topic_is_checked_and_explained_without_a_broker() {
 }
 
 #[test]
-fn properties_of_kafka_are_checked_before_anything_is_opened() {
+fn kafka_properties_are_checked_before_connecting() {
     let folder = folder();
     let state = folder.path().join("state");
     let run = |rest: &str| fails(&format!("run --state {} {rest}", state.display()), 2);
@@ -182,13 +182,13 @@ fn properties_of_kafka_are_checked_before_anything_is_opened() {
 }
 
 #[test]
-fn the_schema_is_the_one_in_the_repository() {
+fn schema_matches_the_repository() {
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/dataflow.schema.json");
     assert_eq!(ok("validate --schema"), fs::read_to_string(repository).unwrap());
 }
 
 #[test]
-fn the_estimate_of_explain_is_near_what_a_run_holds() {
+fn explain_estimates_memory_closely() {
     let folder = folder();
     let posts = folder.path().join("posts.ndjson");
     for (count, mean, vocabulary, zipf) in [(30_000, 7, 100_000, 1.05), (100_000, 2, 20_000, 0.8)] {

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, test_data};
-use super::recount::{Input, check, largest};
+use super::oracle::{Input, check, largest};
 
 const REAL: &str = "event_id=id,ts=created_at,caption=text,user_id=user";
 
 #[test]
-fn real_posts_equal_their_truth() {
+fn real_posts_match_their_known_counts() {
     let Some(data) = test_data("real posts") else { return };
     let sample = data.join("real-sample/maymac-2000.ndjson");
     let truth = fs::read_to_string(data.join("real-sample/maymac-2000.tags.tsv")).unwrap();
@@ -32,7 +32,7 @@ fn real_posts_equal_their_truth() {
 }
 
 #[test]
-fn real_posts_at_the_instants_of_their_truth() {
+fn real_posts_match_known_counts_at_earlier_instants() {
     let Some(data) = test_data("instants of real posts") else { return };
     let sample = data.join("real-sample/maymac-2000.ndjson");
     let truth = fs::read(data.join("real-sample/maymac-2000.truth.json")).unwrap();
@@ -84,7 +84,7 @@ fn shuffle(file: &Path) {
 }
 
 #[test]
-fn windows_at_twenty_instants_of_thirty_hours() {
+fn windows_match_the_recount_at_twenty_instants() {
     let folder = folder();
     let input = folder.path().join("posts.ndjson");
     generate(&input, 30_000, "");
@@ -107,7 +107,7 @@ fn windows_at_twenty_instants_of_thirty_hours() {
 }
 
 #[test]
-fn any_number_of_workers_and_a_restart_on_another_give_the_same_export() {
+fn worker_count_and_restarts_do_not_change_the_export() {
     let folder = folder();
     let input = folder.path().join("posts.ndjson");
     // More than one block, so that workers share the file.
@@ -153,7 +153,7 @@ fn any_number_of_workers_and_a_restart_on_another_give_the_same_export() {
 }
 
 #[test]
-fn folders_of_plain_and_compressed_files_count_once() {
+fn plain_and_compressed_files_count_once() {
     let folder = folder();
     let posts = folder.path().join("posts");
     generate(&posts, 6000, "--partitions 3");
@@ -189,7 +189,7 @@ fn folders_of_plain_and_compressed_files_count_once() {
 }
 
 #[test]
-fn a_horizon_in_a_bounded_run_refuses_what_is_older_and_says_so() {
+fn bounded_run_refuses_events_beyond_the_horizon() {
     let folder = folder();
     let input = folder.path().join("posts.ndjson");
     let mut lines = String::new();

@@ -1,5 +1,5 @@
-//! `kill -9` at any moment, of the job on a random number of workers and of the service that reads
-//! its commits: counts end exact, and no reader sees a commit, a version or a count go back.
+//! `kill -9` at random moments, of a job on a random number of workers and of the service that reads
+//! its commits: counts end exact, and no reader ever sees a commit, version or count decrease.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -9,43 +9,33 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use schemas::tags::{key, limited};
+use simulate::rng::Rng;
+use simulate::seed::seed;
 use sinks::commits::Follower;
 use sinks::storage::DiskStorage;
 
 use super::harness::{Job, eventually, export, folder, newest_commit, ok};
-use super::reconcile::told;
-use super::recount::{Input, check, count};
+use super::oracle::{Input, check, count};
+use super::reconcile::findings;
 use super::serve::{get, serve};
 
-/// How many kills must hit a living process, where `TAGFLOW_KILLS` names no other number.
+/// Kills that must hit a running process, unless `TAGFLOW_KILLS` sets another number.
 const KILLS: u32 = 20;
-/// Posts that last for as many kills: a start reads a second or two at [`RATE`] before it is hit.
+/// Enough posts that a job is never done before it is killed: that takes two or three seconds, and
+/// longer on a busy machine.
 const POSTS_PER_KILL: u32 = 100_000;
-const RATE: u32 = 30_000;
+const RATE: u32 = 20_000;
 
 fn kills() -> u32 {
     std::env::var("TAGFLOW_KILLS").map_or(KILLS, |number| number.parse().unwrap())
 }
 
-/// Numbers that a seed gives again.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// One from 0 on, less than `n`.
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
-/// Reads the newest visible commit without a pause; fails if one goes back. Returns how many
-/// commits it saw.
+/// Polls the newest visible commit. Fails if it ever decreases. Returns how many commits it saw.
 fn poll(state: PathBuf, end: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
         let storage = eventually("a state", || DiskStorage::open_existing(&state));
         let (mut last, mut seen) = ((0, 0), 0);
-        // A new reader at every turn knows nothing of the turn before.
+        // A new reader each time, which remembers nothing.
         while !end.load(Ordering::Acquire) {
             let reader = Follower::new(Arc::new(storage.clone()));
             reader.step().unwrap();
@@ -76,11 +66,11 @@ struct Seen {
 fn ask(
     state: PathBuf,
     tag: String,
+    mut random: Rng,
     end: Arc<AtomicBool>,
     kills: Arc<AtomicU32>,
 ) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut random = Random(u64::from(std::process::id()) + 1);
         let mut last = Seen::default();
         eventually("a commit", || (newest_commit(&state) > 1).then_some(()));
         while !end.load(Ordering::Acquire) {
@@ -107,18 +97,22 @@ fn ask(
     })
 }
 
-/// The first tag of a file of posts: what is common comes early.
+/// The first tag of a file of posts. Not every post has one.
 fn first_tag(input: &Path) -> String {
-    let text = BufReader::new(File::open(input).unwrap()).lines().next().unwrap().unwrap();
-    let caption = serde_json::from_str::<serde_json::Value>(&text).unwrap()["caption"].clone();
-    let mut first = None;
-    let caption = caption.as_str().unwrap();
-    limited(caption, key, |_, key, _| first = first.take().or(Some(key.to_string())));
-    first.unwrap()
+    let lines = BufReader::new(File::open(input).unwrap()).lines();
+    let tag_of = |line: String| {
+        let post: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let mut first = None;
+        limited(post["caption"].as_str()?, key, |_, key, _| {
+            first.get_or_insert_with(|| key.to_string());
+        });
+        first
+    };
+    lines.map(Result::unwrap).find_map(tag_of).expect("one of many posts has a tag")
 }
 
-/// Starts the job again and again and kills it; true once `kills` have hit.
-fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
+/// Restarts the job and kills it until `kills` have hit.
+fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Rng) {
     let mut hits = 0;
     while hits < kills {
         let workers = 1 + random.below(4);
@@ -128,7 +122,7 @@ fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
             input.display(),
             state.display(),
         ));
-        // The takeover, then a commit of this start's own.
+        // The takeover, then one commit with counts.
         eventually("a commit newer than the start's", || {
             assert!(job.lives(), "the input ended after {hits} kills: it is too small");
             (newest_commit(state) > before + 1).then_some(())
@@ -139,10 +133,9 @@ fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Random) {
 }
 
 #[test]
-fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let mut random = Random(seed);
+fn kills_leave_exact_counts_and_readers_never_go_back() {
+    let seed = seed();
+    let mut random = Rng(seed);
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let out = input.display();
@@ -152,10 +145,16 @@ fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     let end = Arc::new(AtomicBool::new(false));
     let reader = poll(state.clone(), Arc::clone(&end));
     let services = Arc::new(AtomicU32::new(0));
-    let client = ask(state.clone(), first_tag(&input), Arc::clone(&end), Arc::clone(&services));
+    let client = ask(
+        state.clone(),
+        first_tag(&input),
+        Rng(random.bits()),
+        Arc::clone(&end),
+        Arc::clone(&services),
+    );
     kill_often(&input, &state, kills, &mut random);
     ok(&format!("run --input {out} --state {} --workers 2 --bounded", state.display()));
-    // However slow the machine is, services are killed as well.
+    // On a slow machine, wait until enough services were killed as well.
     let killed = || services.load(Ordering::Relaxed);
     eventually("services killed", || (killed() >= kills / 2).then_some(()));
     end.store(true, Ordering::Release);
@@ -165,9 +164,9 @@ fn kills_leave_exact_counts_and_no_reader_sees_time_go_back() {
     let (rows, summary) = export(&state, "");
     let counted = count(&Input::file(&input), summary.as_of.unwrap(), None);
     let keys = recount::differing(&counted.rows, &rows).count();
-    // Another program over the same log, held against every row and id of the last commit.
+    // Compare every row and id of the last commit with a second count of the log.
     let line = format!("reconcile --input {out} --state {} --workers 2 --json", state.display());
-    let (drift, last) = told(&line);
+    let (drift, last) = findings(&line);
     println!("{kills} kills, {keys} keys differ, reconcile: {} values differ", last["drift"]);
     check(&Input::file(&input), &rows, &summary);
     assert!(drift.is_empty() && last["checked"].as_u64() > Some(0), "{last} {drift:?}");

@@ -58,7 +58,7 @@ fn clone() -> tempfile::TempDir {
 }
 
 #[test]
-fn every_command_in_the_documents_works() {
+fn commands_in_the_docs_work() {
     let bin = Path::new(TAGFLOW).parent().unwrap();
     let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap());
     let mut ran = 0;
@@ -81,7 +81,7 @@ fn every_command_in_the_documents_works() {
 }
 
 #[test]
-fn calls_are_found_in_fences() {
+fn commands_are_found_in_fenced_blocks() {
     let text = "tagflow a\n```sh\ntagflow b\nls\ntagflow c \\\n  --d\ntagflow e # not run\n```\n";
     assert_eq!(calls(text), [(3, "tagflow b".to_owned()), (5, "tagflow c \\\n  --d".to_owned())]);
 }

@@ -1,4 +1,4 @@
-//! Running the binary, reading what it prints, and waiting with a deadline.
+//! Runs the binary, reads what it prints, and waits with a deadline.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,24 +14,24 @@ use tempfile::TempDir;
 /// The binary under test, built with the tests.
 pub(crate) const TAGFLOW: &str = env!("CARGO_BIN_EXE_tagflow");
 
-/// A folder of a test's own.
+/// A temporary folder for one test.
 pub(crate) fn folder() -> TempDir {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// A command line of the binary, words separated by blanks.
+/// The binary with a command line, split at blanks.
 pub(crate) fn command(line: &str) -> Command {
     let mut command = Command::new(TAGFLOW);
     command.args(line.split_whitespace()).stdin(Stdio::null());
     command
 }
 
-/// Runs a command line to its end.
+/// Runs a command line and waits for it.
 pub(crate) fn run(line: &str) -> Output {
     command(line).output().unwrap()
 }
 
-/// Runs a command line that must succeed; its standard output.
+/// Runs a command line that must succeed. Returns its standard output.
 pub(crate) fn ok(line: &str) -> String {
     let output = run(line);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -39,7 +39,7 @@ pub(crate) fn ok(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command line that must fail with `code`; its standard error.
+/// Runs a command line that must exit with `code`. Returns its standard error.
 pub(crate) fn fails(line: &str, code: i32) -> String {
     let output = run(line);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -47,7 +47,8 @@ pub(crate) fn fails(line: &str, code: i32) -> String {
     error
 }
 
-/// Feeds `input` to a command line that must succeed; its standard output.
+/// Runs a command line that must succeed with `input` on its standard input. Returns its standard
+/// output.
 pub(crate) fn fed(line: &str, input: &[u8]) -> String {
     let mut child = command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -59,7 +60,7 @@ pub(crate) fn fed(line: &str, input: &[u8]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A process that is killed when the test ends.
+/// A process, killed when dropped.
 pub(crate) struct Job(Child);
 
 impl Job {
@@ -68,33 +69,34 @@ impl Job {
         Self(command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Starts a command line that may say much: its standard error goes to the end of a file.
+    /// Starts a command line, appending its standard error to a file: it may print more than a pipe
+    /// holds.
     pub(crate) fn logged(line: &str, log: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log).unwrap();
         Self(command(line).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
-    /// Its process id.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub(crate) fn lives(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 
-    /// Its standard output, to read line by line.
+    /// Takes its standard output, to read line by line.
     pub(crate) fn stdout(&mut self) -> std::process::ChildStdout {
         self.0.stdout.take().unwrap()
     }
 
-    /// Its exit code, once it has ended by itself.
+    /// Its exit code, once it has exited.
     pub(crate) fn code(&mut self) -> Option<i32> {
         self.0.try_wait().unwrap().and_then(|status| status.code())
     }
 
-    /// Kills it as nothing can resist; whether it lived.
+    /// Sends SIGKILL and waits. Returns whether it was still running.
     pub(crate) fn kill(&mut self) -> bool {
         let lived = self.lives();
         let _ = self.0.kill();
@@ -102,14 +104,14 @@ impl Job {
         lived
     }
 
-    /// Sends a signal by its name, such as TERM.
+    /// Sends a signal by name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
         assert!(sent.success());
     }
 
-    /// Waits for its end: exit code, standard output, standard error.
+    /// Waits for it to exit. Returns its exit code, standard output and standard error.
     pub(crate) fn end(mut self) -> (Option<i32>, String, String) {
         use std::io::Read;
         let mut texts = [String::new(), String::new()];
@@ -128,18 +130,18 @@ impl Drop for Job {
     }
 }
 
-/// The time for deadlines.
+/// The current time, for deadlines.
 #[allow(clippy::disallowed_methods, reason = "a test's deadline is real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Polls until `ready` gives something, and fails the test after a minute.
+/// Polls until `ready` returns something. Fails the test after a minute.
 pub(crate) fn eventually<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
     within(60, what, ready)
 }
 
-/// Polls until `ready` gives something, and fails the test after so many seconds.
+/// Polls until `ready` returns something. Fails the test after `seconds`.
 pub(crate) fn within<T>(seconds: u64, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = now() + Duration::from_secs(seconds);
     loop {
@@ -151,14 +153,15 @@ pub(crate) fn within<T>(seconds: u64, what: &str, mut ready: impl FnMut() -> Opt
     }
 }
 
-/// The number of the newest commit of a state; 0 where there is none.
+/// The number of a state's newest commit, or 0 if it has none.
 pub(crate) fn newest_commit(state: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(state.join("commits")) else { return 0 };
     let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
     names.filter_map(|n| n.strip_suffix(".manifest")?.parse().ok()).max().unwrap_or(0)
 }
 
-/// Where test data that may not be copied lies. Says that `tests` are left out where it is absent.
+/// The folder of test data that may not be copied into the repository. Without it `tests` are
+/// reported as skipped.
 pub(crate) fn test_data(tests: &str) -> Option<PathBuf> {
     let found = std::env::var_os("TAGFLOW_TEST_DATA").map(PathBuf::from);
     if found.is_none() {
@@ -168,12 +171,12 @@ pub(crate) fn test_data(tests: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says on the terminal, past the capture of a test's output, that tests were left out.
+/// Prints that tests were skipped, past the capture of a test's output.
 pub(crate) fn skip(tests: usize, why: &str) {
     tell(&format!("skipped: {tests} ({why})"));
 }
 
-/// Says something on the terminal, past the capture of a test's output.
+/// Prints a line on the terminal, past the capture of a test's output.
 #[allow(clippy::explicit_write, reason = "a macro's output would be captured")]
 pub(crate) fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").unwrap();
@@ -192,7 +195,7 @@ pub(crate) struct Summary {
     pub(crate) dead_letters: u64,
 }
 
-/// An export, read back: rows by (scope, key) and the summary.
+/// An export, parsed: rows by (scope, key), and the summary.
 pub(crate) fn export(state: &Path, more: &str) -> (BTreeMap<(String, String), Row>, Summary) {
     let text = ok(&format!("checkpoint export --state {} {more}", state.display()));
     let (rows, summary) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));

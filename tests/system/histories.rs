@@ -6,10 +6,12 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use simulate::rng::Rng;
+use simulate::seed::{Repeat, seeds};
 use tempfile::TempDir;
 
 use super::harness::{Job, Summary, eventually, export, folder, newest_commit, ok};
-use super::recount::{Input, check};
+use super::oracle::{Input, check};
 
 const HISTORIES: u64 = 6;
 const ACTIONS: u64 = 10;
@@ -17,20 +19,10 @@ const FILES: u64 = 3;
 /// Posts of the batches that files grow by.
 const BATCHES: [u64; 6] = [1, 300, 1000, 2500, 4000, 60_000];
 
-/// A linear congruential generator; its high bits are good enough.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) % n
-    }
-}
-
 /// A state, its input, and a copy of all that has ever been in the input.
 struct World {
     folder: TempDir,
-    random: Random,
+    random: Rng,
     records: u64,
     /// A bounded run has begun some blocks and not ended them.
     half_read: bool,
@@ -42,8 +34,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let folder = folder();
         fs::create_dir(folder.path().join("posts")).unwrap();
-        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut world = Self { folder, random, records: 0, half_read: false, removed: false };
+        let mut world =
+            Self { folder, random: Rng(seed), records: 0, half_read: false, removed: false };
         world.append();
         world
     }
@@ -168,9 +160,9 @@ impl World {
 }
 
 #[test]
-fn whatever_is_done_to_a_state_every_record_counts_once() {
-    for seed in 1..=HISTORIES {
-        println!("seed {seed}");
+fn every_record_counts_once_in_any_history() {
+    for seed in seeds(HISTORIES) {
+        let _repeat = Repeat(seed);
         let mut world = World::new(seed);
         (0..ACTIONS).for_each(|_| world.act());
         world.run_to_the_end();

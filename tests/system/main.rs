@@ -4,26 +4,26 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 mod browser;
+mod checkpoints;
 mod cli;
 mod config;
 mod counts;
 mod crash;
-mod damage;
 mod devtools;
 mod docs;
 mod doctor;
 mod harness;
 mod histories;
-mod live;
-mod modes;
+mod inconclusive;
+mod oracle;
+mod read_modes;
 mod reconcile;
-mod recount;
 mod repair;
 mod replay;
 mod retention;
 mod runbooks;
 mod serve;
-mod served;
 mod services;
+mod store_drift;
 mod takeover;
-mod untold;
+mod unbounded;

@@ -14,13 +14,14 @@ use schemas::control::{Asker, Control};
 use schemas::hash::KeyHash;
 use schemas::rows::{IdRow, Ids, TagRow, Tags};
 use serde_json::{Value, json};
+use simulate::rng::Rng;
+use simulate::seed::seed;
 use sinks::commits::{load, queue, visible};
 use sinks::storage::DiskStorage;
 use tempfile::TempDir;
 
-use super::crash::Random;
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, run};
-use super::reconcile::{NOBODY, can_shift, change_tag, copy, no_drift, rewrite, shift, told};
+use super::reconcile::{NOBODY, can_shift, change_tag, copy, findings, no_drift, rewrite, shift};
 
 /// A state that a job follows a growing file with.
 struct Followed {
@@ -215,7 +216,7 @@ const PLANTS: [(&str, Plant); 8] = [
 ];
 
 #[test]
-fn planted_drift_is_repaired_while_events_keep_coming() {
+fn drift_is_repaired_while_events_arrive() {
     let mut followed = Followed::new();
     let line = followed.line("reconcile --workers 2");
     let mut done = 0;
@@ -253,12 +254,12 @@ fn planted_drift_is_repaired_while_events_keep_coming() {
 const KILLS: u64 = 10;
 
 #[test]
-fn a_repair_that_is_killed_anywhere_ends_right_when_it_is_run_again() {
+fn killed_repair_completes_when_run_again() {
     let followed = Followed::new();
     let line = followed.line("reconcile");
     let sound = followed.state.with_extension("sound");
     copy(&followed.state, &sound);
-    let mut random = Random(7);
+    let mut random = Rng(seed());
     let mut taken = 0;
     for round in 0..KILLS {
         fs::remove_dir_all(&followed.state).unwrap();
@@ -291,7 +292,7 @@ fn a_repair_that_is_killed_anywhere_ends_right_when_it_is_run_again() {
 }
 
 #[test]
-fn a_finished_run_stays_finished_and_asking_twice_changes_nothing() {
+fn repairing_a_finished_run_twice_changes_nothing() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 5000 --vocabulary 500 --out {}", input.display()));
@@ -310,7 +311,7 @@ fn a_finished_run_stays_finished_and_asking_twice_changes_nothing() {
     let finished: Value = serde_json::from_str(&shown("")).unwrap();
     assert_eq!(finished["counters"]["corrected"], 1, "{finished}");
     // A correction made from the commit before: a later one has made it void.
-    let (values, _) = told(&format!("{check} --json --at {base}"));
+    let (values, _) = findings(&format!("{check} --json --at {base}"));
     assert_eq!(values[0]["key"], key);
     let text = ok(&format!("{check} --repair --at {base}"));
     assert!(!text.contains("because"), "{text}");
@@ -322,7 +323,7 @@ fn a_finished_run_stays_finished_and_asking_twice_changes_nothing() {
 }
 
 #[test]
-fn a_living_job_writes_rows_again_and_a_row_of_nobody() {
+fn running_job_republishes_existing_and_unknown_rows() {
     let followed = Followed::new();
     let job = followed.start();
     let storage = DiskStorage::open_existing(&followed.state).unwrap();
@@ -357,12 +358,12 @@ fn replay(state: &Path, more: &str) -> (Option<i32>, Value) {
     let output = run(&format!("dead-letters replay --state {} --json {more}", state.display()));
     let text = String::from_utf8(output.stdout).unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    let told = serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{text}\n{error}"));
-    (output.status.code(), told)
+    let answer = serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{text}\n{error}"));
+    (output.status.code(), answer)
 }
 
 #[test]
-fn refused_records_come_back_each_once() {
+fn replayed_dead_letters_count_once() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let hour = 3_600_000_i64;
@@ -387,15 +388,15 @@ fn refused_records_come_back_each_once() {
     let total = || export(&state, "").0[&(String::new(), "tea".to_owned())].total;
     assert_eq!((total(), no_drift(&check) > 0), (200, true));
     // As they are, under their own name: two count, one had come before.
-    let (code, told) = replay(&state, "--reason missing_field --map event_id=id");
-    assert_eq!((code, &told["counted"], &told["duplicates"]), (Some(0), &json!(2), &json!(1)));
+    let (code, answer) = replay(&state, "--reason missing_field --map event_id=id");
+    assert_eq!((code, &answer["counted"], &answer["duplicates"]), (Some(0), &json!(2), &json!(1)));
     assert_eq!(total(), 202);
     no_drift(&check);
-    let (code, told) = replay(&state, "--reason missing_field --map event_id=id");
-    assert_eq!((code, &told["counted"], &told["refused"]), (Some(0), &json!(0), &json!(0)));
+    let (code, answer) = replay(&state, "--reason missing_field --map event_id=id");
+    assert_eq!((code, &answer["counted"], &answer["refused"]), (Some(0), &json!(0), &json!(0)));
     // What cannot be read is refused again; repaired it counts.
-    let (code, told) = replay(&state, "--reason not_json");
-    assert_eq!((code, &told["refused"]), (Some(1), &json!(2)));
+    let (code, answer) = replay(&state, "--reason not_json");
+    assert_eq!((code, &answer["refused"]), (Some(1), &json!(2)));
     let listed =
         ok(&format!("dead-letters ls --state {} --json --reason not_json", state.display()));
     let broken: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
@@ -404,11 +405,11 @@ fn refused_records_come_back_each_once() {
     let one =
         json!({"partition": "posts.ndjson", "position": broken["position"], "record": record});
     fs::write(&repaired, one.to_string()).unwrap();
-    let (code, told) = replay(&state, &format!("--repaired {} --why mended", repaired.display()));
-    assert_eq!((code, &told["counted"]), (Some(0), &json!(1)));
+    let (code, answer) = replay(&state, &format!("--repaired {} --why mended", repaired.display()));
+    assert_eq!((code, &answer["counted"]), (Some(0), &json!(1)));
     // Beyond the horizon it counts as it is.
-    let (code, told) = replay(&state, "--reason beyond_horizon");
-    assert_eq!((code, &told["counted"]), (Some(0), &json!(1)));
+    let (code, answer) = replay(&state, "--reason beyond_horizon");
+    assert_eq!((code, &answer["counted"]), (Some(0), &json!(1)));
     assert_eq!(total(), 204);
     no_drift(&check);
     let listed = ok(&format!("dead-letters ls --state {}", state.display()));

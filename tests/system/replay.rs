@@ -113,7 +113,7 @@ fn with_decisions() -> Live {
 }
 
 #[test]
-fn decisions_that_are_taken_over_leave_no_difference_and_others_are_exactly_what_differs() {
+fn recorded_decisions_explain_every_difference() {
     let live = with_decisions();
     let commit = newest_commit(&live.state()) - 1;
     let until = format!("--until-commit LIVE@{commit}");
@@ -145,7 +145,7 @@ fn decisions_that_are_taken_over_leave_no_difference_and_others_are_exactly_what
 }
 
 #[test]
-fn a_replay_ends_exactly_with_any_commit_and_goes_on_to_a_later_one() {
+fn replay_stops_at_any_commit_and_continues_to_a_later_one() {
     let mut live = Live::start("");
     let now = now_ms();
     let mut commits = Vec::new();
@@ -184,7 +184,7 @@ fn a_replay_ends_exactly_with_any_commit_and_goes_on_to_a_later_one() {
 }
 
 #[test]
-fn a_replay_follows_through_kills_and_beside_other_rules_shows_their_difference() {
+fn replay_follows_a_job_through_kills() {
     let mut live = with_decisions();
     let line = live.line("follow", "--decisions-from LIVE");
     let state = live.path("follow");
@@ -215,7 +215,7 @@ fn a_replay_follows_through_kills_and_beside_other_rules_shows_their_difference(
 }
 
 #[test]
-fn a_bounded_run_is_replayed_as_it_was() {
+fn bounded_run_is_replayed_exactly() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state) = (path("posts.ndjson"), path("state"));

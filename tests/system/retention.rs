@@ -56,7 +56,7 @@ fn stop(job: Job) {
 }
 
 #[test]
-fn old_commits_go_until_they_fit_the_budget_and_a_commit_that_is_gone_is_told() {
+fn old_commits_are_removed_to_fit_the_budget() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 30000 --vocabulary 9000 --out {}", input.display()));

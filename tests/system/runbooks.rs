@@ -27,7 +27,7 @@ pub(crate) fn ends(name: &str, arguments: &str, code: i32) -> String {
 }
 
 #[test]
-fn a_number_that_looks_wrong_is_proven_or_not() {
+fn runbook_number_looks_wrong() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state) = (path("posts.ndjson"), path("state"));
@@ -50,7 +50,7 @@ fn a_number_that_looks_wrong_is_proven_or_not() {
 }
 
 #[test]
-fn changed_rules_are_counted_beside_and_compared() {
+fn runbook_tag_rules_changed() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state, new) = (path("posts.ndjson"), path("state"), path("new"));
@@ -68,7 +68,7 @@ fn changed_rules_are_counted_beside_and_compared() {
 }
 
 #[test]
-fn what_a_poison_producer_wrote_is_counted_after_all() {
+fn runbook_poison_producer() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state) = (path("posts.ndjson"), path("state"));

@@ -96,7 +96,7 @@ fn small_state(folder: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_tag_is_the_documented_object_here_and_on_the_command_line() {
+fn api_and_command_line_print_the_documented_tag_object() {
     let folder = folder();
     let state = small_state(folder.path());
     let served = serve(&state, "");
@@ -124,7 +124,7 @@ fn a_tag_is_the_documented_object_here_and_on_the_command_line() {
 }
 
 #[test]
-fn names_are_canonical_or_lead_there() {
+fn other_spellings_lead_to_the_canonical_name() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let at = &served.address;
@@ -144,7 +144,7 @@ fn names_are_canonical_or_lead_there() {
 }
 
 #[test]
-fn the_front_page_shows_every_window_and_refreshes_itself() {
+fn front_page_shows_every_window_and_refreshes() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let page = get(&served.address, "/");
@@ -156,7 +156,7 @@ fn the_front_page_shows_every_window_and_refreshes_itself() {
 }
 
 #[test]
-fn a_client_that_has_the_commit_gets_no_body() {
+fn unchanged_commit_is_answered_304() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let at = &served.address;
@@ -170,7 +170,7 @@ fn a_client_that_has_the_commit_gets_no_body() {
 }
 
 #[test]
-fn wrong_requests_get_the_right_refusal() {
+fn bad_requests_get_the_documented_problem() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let at = &served.address;
@@ -205,7 +205,7 @@ fn wrong_requests_get_the_right_refusal() {
 }
 
 #[test]
-fn what_smugglers_send_is_refused() {
+fn request_smuggling_is_refused() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let at = &served.address;
@@ -236,7 +236,7 @@ fn what_smugglers_send_is_refused() {
 }
 
 #[test]
-fn silent_clients_are_closed_and_do_not_disturb_others() {
+fn silent_clients_are_closed_and_do_not_block_others() {
     let folder = folder();
     let served = serve(&small_state(folder.path()), "");
     let connect = |i: usize| {
@@ -258,7 +258,7 @@ fn silent_clients_are_closed_and_do_not_disturb_others() {
 }
 
 #[test]
-fn a_reader_follows_a_living_job_while_old_files_go() {
+fn reader_follows_a_running_job_while_old_files_are_removed() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 60000 --tags-mean 3 --vocabulary 50 --out {}", input.display()));
@@ -293,7 +293,7 @@ fn a_reader_follows_a_living_job_while_old_files_go() {
 }
 
 #[test]
-fn metrics_are_on_loopback_only() {
+fn metrics_listen_on_loopback_only() {
     let folder = folder();
     let state = small_state(folder.path());
     let mut job = Job::start(&format!(
@@ -318,7 +318,7 @@ fn metrics_are_on_loopback_only() {
 }
 
 #[test]
-fn a_port_in_use_names_its_process() {
+fn port_in_use_names_its_process() {
     let folder = folder();
     let state = small_state(folder.path());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::harness::{Job, eventually, export, fails, folder, newest_commit, now, ok};
-use super::recount::{Input, check};
+use super::oracle::{Input, check};
 
 fn line(input: &Path, state: &Path, more: &str) -> String {
     format!("run --input {} --state {} --bounded {more}", input.display(), state.display())
 }
 
 #[test]
-fn a_newcomer_leaves_a_living_job_alone_and_names_it() {
+fn second_job_exits_and_names_the_running_one() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 60000 --tags-mean 2 --out {}", input.display()));
@@ -26,7 +26,7 @@ fn a_newcomer_leaves_a_living_job_alone_and_names_it() {
 }
 
 #[test]
-fn a_job_that_was_taken_over_leaves_with_3_and_counts_stay_exact() {
+fn superseded_job_exits_with_3_and_counts_stay_exact() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 120000 --tags-mean 2 --out {}", input.display()));
@@ -63,7 +63,7 @@ fn a_job_that_was_taken_over_leaves_with_3_and_counts_stay_exact() {
 }
 
 #[test]
-fn a_job_that_sleeps_is_taken_over_without_force() {
+fn stopped_job_is_taken_over_without_force() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 20000 --tags-mean 2 --out {}", input.display()));

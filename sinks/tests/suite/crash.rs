@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::{
-    Batch, Choices, Content, Hooked, Job, Mode, PowerDisk, assert_holds, assert_shows, memory,
+    Batch, Choices, Content, Hooked, Job, Mode, PowerDisk, Repeat, assert_holds, assert_shows,
+    memory, seeds,
 };
 use sinks::commits::{CommitError, Follower, Housekeeper, Retention, newest, visible};
 use sinks::storage::Storage;
@@ -257,8 +258,8 @@ fn nor_does_it_harm_while_files_are_merged_and_removed() {
         let mut acknowledged = 0;
         let ended = plan.run(&storage, &mut acknowledged);
         // Too many states to try them all.
-        for seed in 0..8 {
-            let _told = crate::common::Seed(seed);
+        for seed in seeds(8) {
+            let _repeat = Repeat(seed);
             let after: Arc<dyn Storage> = disk.after_loss(&mut Choices::random(seed));
             check(&after, &contents, acknowledged);
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::common::{Batch, Content, Faults, Job, Rng, Seed, Wire, Write, memory, start};
+use crate::common::{Batch, Content, Faults, Job, Repeat, Rng, Wire, Write, memory, seeds, start};
 use schemas::manifest::{Header, Manifest};
 use sinks::commits::{MergeTask, Snapshot, create, make_visible, rollback};
 use sinks::publish::{
@@ -13,6 +13,9 @@ use sinks::publish::{
     Publisher,
 };
 use sinks::storage::MemoryStorage;
+
+/// Worlds, each with a seed of its own.
+const SEEDS: u64 = 300;
 
 /// Table, scope, and tag or window.
 type Key = (bool, String, String);
@@ -254,8 +257,9 @@ impl World {
 #[test]
 fn whatever_happens_the_newest_commit_is_published_in_the_end() {
     let (mut struck, mut kills) = ([0; 5], 0);
-    for seed in 0..300 {
-        let _told = Seed(seed);
+    let seeds = seeds(SEEDS);
+    for seed in seeds.clone() {
+        let _repeat = Repeat(seed);
         let mut world = World::new(seed);
         for _ in 0..150 {
             world.act();
@@ -266,7 +270,8 @@ fn whatever_happens_the_newest_commit_is_published_in_the_end() {
         let line = world.wire.line();
         struck.iter_mut().zip(line.struck).for_each(|(all, new)| *all += new);
     }
-    assert!(kills > 500 && struck.iter().all(|n| *n > 500), "{kills} kills, faults {struck:?}");
+    let enough = kills > 500 && struck.iter().all(|n| *n > 500);
+    assert!(enough || seeds.count() < SEEDS as usize, "{kills} kills, faults {struck:?}");
 }
 
 /// A job with one commit of `tags` tags and `boards` boards.

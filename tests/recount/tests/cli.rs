@@ -35,7 +35,7 @@ fn recount(folder: &Path, args: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn an_input_counts_to_the_lines_of_an_export() {
+fn recount_prints_the_lines_of_an_export() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("posts.ndjson"), POSTS).unwrap();
     let args = "--input posts.ndjson --scope region=eu --as-of 1700007200000";
@@ -49,7 +49,7 @@ fn an_input_counts_to_the_lines_of_an_export() {
 }
 
 #[test]
-fn the_first_difference_is_shown_with_its_events() {
+fn first_difference_is_shown_with_its_events() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("posts.ndjson", POSTS);

@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use recount::{Key, Row};
+use simulate::rng::Rng;
+use simulate::seed::seed;
 use tempfile::TempDir;
 
-use super::super::crash::Random;
 use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, now, ok};
 use super::super::harness::{tell, within};
-use super::super::recount::count_records;
+use super::super::oracle::count_records;
 use super::tables::{Database, Published, Tag};
 use super::topics::{create, records};
 use super::{Alone, alone, cql, difference, fresh, kafka, shared};
@@ -42,7 +43,7 @@ struct Chain {
 
 impl Chain {
     fn new(brokers: String, nodes: String, posts: u64) -> Self {
-        let seed = number("TAGFLOW_CHAIN_SEED", u64::from(std::process::id()));
+        let seed = seed();
         let (topic, keyspace) = (fresh("chain"), fresh("chain"));
         tell(&format!("chain: topic {topic}, keyspace {keyspace}, seed {seed}"));
         create(&brokers, &topic, PARTITIONS.len() as i32, &[]);
@@ -99,7 +100,7 @@ impl Chain {
     }
 
     /// Starts the job and kills it: at any moment, or at one after a commit of its own.
-    fn killed(&self, random: &mut Random) {
+    fn killed(&self, random: &mut Rng) {
         let before = newest_commit(&self.state());
         let mut job = self.job(&format!("--limit-rate {RATE}"));
         if random.below(3) > 0 {
@@ -110,7 +111,7 @@ impl Chain {
     }
 
     /// The database goes away, and the job counts on: it is killed, started, and catches up.
-    fn outage(&self, servers: &Alone, random: &mut Random) {
+    fn outage(&self, servers: &Alone, random: &mut Rng) {
         let begin = now();
         servers.node("stop", "cassandra");
         self.killed(random);
@@ -216,14 +217,14 @@ fn watch(nodes: &str, keyspace: &str, end: Arc<AtomicBool>) -> JoinHandle<usize>
 }
 
 #[test]
-fn the_table_equals_the_topic_after_kills_a_restart_and_an_outage() {
+fn table_equals_topic_after_kills_a_restart_and_an_outage() {
     let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
         return;
     };
     let Some(servers) = alone() else { return };
     let posts = number("TAGFLOW_CHAIN_POSTS", POSTS);
     let chain = Chain::new(brokers, nodes, posts);
-    let mut random = Random(chain.seed);
+    let mut random = Rng(chain.seed);
     (0..PORTIONS / 2).map(|portion| chain.produce(portion)).for_each(finish);
     let end = Arc::new(AtomicBool::new(false));
     let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
@@ -264,7 +265,7 @@ fn the_table_equals_the_topic_after_kills_a_restart_and_an_outage() {
 }
 
 #[test]
-fn of_two_jobs_on_one_checkpoint_and_keyspace_one_leaves_within_ten_seconds() {
+fn second_job_on_a_state_and_keyspace_exits_within_ten_seconds() {
     let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
         return;
     };

@@ -106,7 +106,7 @@ impl Drop for Fixture {
 }
 
 #[test]
-fn a_run_fills_the_tables_and_every_reader_says_what_the_state_says() {
+fn store_and_state_give_every_reader_the_same_answers() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
@@ -143,7 +143,7 @@ fn a_run_fills_the_tables_and_every_reader_says_what_the_state_says() {
 }
 
 #[test]
-fn one_commit_rebuilt_into_two_keyspaces_is_equal_byte_for_byte() {
+fn rebuilds_of_one_commit_are_byte_equal() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
@@ -167,7 +167,7 @@ fn one_commit_rebuilt_into_two_keyspaces_is_equal_byte_for_byte() {
 }
 
 #[test]
-fn rows_that_were_changed_by_hand_are_as_before_after_a_rebuild() {
+fn rebuild_restores_rows_changed_by_hand() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
@@ -208,7 +208,7 @@ fn rows_that_were_changed_by_hand_are_as_before_after_a_rebuild() {
 }
 
 #[test]
-fn a_state_that_the_keyspace_does_not_belong_to_is_refused() {
+fn keyspace_of_another_state_is_refused() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
@@ -251,7 +251,7 @@ fn a_state_that_the_keyspace_does_not_belong_to_is_refused() {
 }
 
 #[test]
-fn a_state_of_other_posts_that_has_come_further_is_refused_and_a_rebuild_leaves_nothing_else() {
+fn newer_state_of_other_posts_is_refused_and_rebuild_removes_its_rows() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
@@ -281,7 +281,7 @@ fn a_state_of_other_posts_that_has_come_further_is_refused_and_a_rebuild_leaves_
 }
 
 #[test]
-fn what_is_wrong_with_a_keyspace_is_named() {
+fn keyspace_errors_name_the_problem() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, "--posts 100");
@@ -319,7 +319,7 @@ fn what_is_wrong_with_a_keyspace_is_named() {
 }
 
 #[test]
-fn a_store_that_does_not_answer_keeps_nobody_for_ever_and_gets_the_rest_later() {
+fn silent_store_times_out_and_catches_up_later() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);

@@ -5,7 +5,7 @@ use super::topics::create;
 use super::{cql, fresh, kafka, shared};
 
 #[test]
-fn a_topic_and_a_keyspace_are_looked_at() {
+fn doctor_checks_a_topic_and_a_keyspace() {
     let (Some(brokers), Some(nodes)) = (kafka(), cql()) else { return };
     let _servers = shared();
     let folder = folder();
@@ -14,35 +14,35 @@ fn a_topic_and_a_keyspace_are_looked_at() {
         (format!("kafka://{brokers}/{topic}"), format!("cql://{nodes}/{keyspace}"));
     let state = folder.path().join("state");
     let line = format!("doctor --input {input} --store {store} --state {}", state.display());
-    let told = |line: &str| {
+    let report = |line: &str| {
         let output = run(line);
         let text = String::from_utf8(output.stdout).unwrap();
         (output.status.code(), text)
     };
-    let (code, text) = told(&line);
+    let (code, text) = report(&line);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("there is no topic") && text.contains("there is no keyspace"), "{text}");
 
     ok(&format!("generate --posts 2000 --out {input} --partitions 3"));
     ok(&format!("store init --store {store}"));
-    let (code, text) = told(&line);
+    let (code, text) = report(&line);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("3 partition(s)") && text.contains("log time follows"), "{text}");
     assert!(text.contains("300 of 300 records are events"), "{text}");
     assert!(text.contains("has no commit yet"), "{text}");
 
     ok(&format!("run --input {input} --store {store} --state {} --bounded", state.display()));
-    let (code, text) = told(&line);
+    let (code, text) = report(&line);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("of this state"), "{text}");
     // Another state is not this store's.
-    let (code, text) = told(&line.replace("/state", "/other"));
+    let (code, text) = report(&line.replace("/state", "/other"));
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("Name another keyspace"), "{text}");
 }
 
 #[test]
-fn a_compacted_topic_and_absent_servers_are_told() {
+fn doctor_reports_a_compacted_topic_and_absent_servers() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let topic = fresh("compacted");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::harness::{
     Job, Summary, eventually, export, fails, folder, newest_commit, ok, run,
 };
-use super::super::recount::{Input, check};
+use super::super::oracle::{Input, check};
 use super::super::serve::get;
 use super::produce::{delete, download, expire, grow, post, produce, transactions};
 use super::topics::{create, records};
@@ -41,7 +41,7 @@ fn lost(state: &Path) -> u64 {
 }
 
 #[test]
-fn a_fresh_topic_is_empty() {
+fn fresh_topic_is_empty() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let topic = fresh("empty");
@@ -54,7 +54,7 @@ fn a_fresh_topic_is_empty() {
 }
 
 #[test]
-fn a_bounded_run_equals_the_recount_of_the_topic_through_kills() {
+fn bounded_run_equals_the_recount_after_kills() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let topic = fresh("bounded");
@@ -91,7 +91,7 @@ fn a_bounded_run_equals_the_recount_of_the_topic_through_kills() {
 }
 
 #[test]
-fn topics_are_read_however_they_are_compressed() {
+fn every_compression_is_read() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let folder = folder();
@@ -106,7 +106,7 @@ fn topics_are_read_however_they_are_compressed() {
 }
 
 #[test]
-fn a_topic_is_followed_as_it_grows_in_records_and_partitions() {
+fn new_records_and_partitions_are_followed() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let topic = fresh("follow");
@@ -139,7 +139,7 @@ fn a_topic_is_followed_as_it_grows_in_records_and_partitions() {
 }
 
 #[test]
-fn a_topic_that_is_gone_recreated_or_compacted_is_refused_by_name() {
+fn missing_recreated_and_compacted_topics_are_refused_by_name() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("recreated"), folder());
@@ -179,7 +179,7 @@ fn a_topic_that_is_gone_recreated_or_compacted_is_refused_by_name() {
 }
 
 #[test]
-fn records_that_retention_removed_are_an_error_or_are_counted() {
+fn records_lost_to_retention_are_an_error_or_are_counted() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("lost"), folder());
@@ -203,7 +203,7 @@ fn records_that_retention_removed_are_an_error_or_are_counted() {
 }
 
 #[test]
-fn retention_that_overtakes_a_running_job_is_noticed() {
+fn retention_overtaking_a_running_job_is_noticed() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("overtaken"), folder());
@@ -234,7 +234,7 @@ fn retention_that_overtakes_a_running_job_is_noticed() {
 }
 
 #[test]
-fn aborted_transactions_are_not_counted_and_bounded_runs_end_behind_them() {
+fn aborted_transactions_are_skipped() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("transactions"), folder());
@@ -265,7 +265,7 @@ fn aborted_transactions_are_not_counted_and_bounded_runs_end_behind_them() {
 }
 
 #[test]
-fn append_times_are_the_log_time_where_the_topic_has_them() {
+fn append_times_are_used_as_log_time() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let folder = folder();
@@ -283,7 +283,7 @@ fn append_times_are_the_log_time_where_the_topic_has_them() {
 }
 
 #[test]
-fn a_job_that_begins_at_the_end_skips_nothing_when_it_starts_again() {
+fn job_started_at_the_end_skips_nothing_after_a_restart() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("end"), folder());
@@ -315,7 +315,7 @@ fn a_job_that_begins_at_the_end_skips_nothing_when_it_starts_again() {
 }
 
 #[test]
-fn a_partition_that_runs_far_ahead_is_held_back_and_told_in_the_metrics() {
+fn partition_far_ahead_is_paused_and_shown_in_metrics() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("skew"), folder());

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::super::harness::{Job, eventually, export, folder, ok, run, within};
-use super::super::recount::{Input, check};
+use super::super::oracle::{Input, check};
 use super::produce::{download, post};
 use super::topics::create_replicated;
 use super::{alone, fresh};
@@ -102,7 +102,7 @@ fn read(state: &Path) -> u64 {
 }
 
 #[test]
-fn leaders_that_move_leave_no_gap_and_no_double() {
+fn leader_changes_lose_and_repeat_nothing() {
     let Some(servers) = alone() else { return };
     let brokers = Brokers::start(servers.script.clone());
     let (topic, folder) = (fresh("leaders"), folder());

@@ -1,6 +1,5 @@
 //! One start of a job, driven by hand through the real writer and commit task.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -263,6 +262,3 @@ fn dead_rows(commit: u64, batch: &Batch) -> Rows<DeadLetters> {
     }
     rows
 }
-
-/// The content of every commit that was made, by number.
-pub(crate) type History = BTreeMap<u64, Content>;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 pub(crate) use faults::{Call, Hooked, Mode, countdown};
 pub(crate) use job::{Job, start};
-pub(crate) use model::{Batch, Content, Tag, assert_holds, assert_shows, key_of, windows};
+pub(crate) use model::{Batch, Content, assert_holds, assert_shows, key_of, windows};
 pub(crate) use simulate::disk::{Choices, PowerDisk};
 pub(crate) use simulate::rng::Rng;
+pub(crate) use simulate::seed::{Repeat, seeds};
 pub(crate) use simulate::wire::{Faults, Wire, Write};
 use sinks::storage::{MemoryStorage, Storage};
 
@@ -29,15 +30,4 @@ pub(crate) fn all_files(storage: &dyn Storage) -> Vec<String> {
     }
     files.sort_unstable();
     files
-}
-
-/// Names the seed of a test that fails while this is there.
-pub(crate) struct Seed(pub(crate) u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
-    }
 }

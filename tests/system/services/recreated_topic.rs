@@ -40,7 +40,7 @@ fn posts(number: usize, tag: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_topic_that_is_replaced_under_a_job_is_noticed_however_fast() {
+fn replaced_topic_is_noticed_however_fast() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let folder = folder();

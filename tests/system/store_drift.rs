@@ -124,7 +124,7 @@ fn commits(folder: &Path) -> [Arc<Snapshot>; 2] {
 }
 
 #[test]
-fn what_was_published_is_no_drift_also_while_the_publisher_moves_on() {
+fn published_rows_are_not_drift_while_publishing_continues() {
     let folder = folder();
     let state = folder.path().join("state");
     let [before, after] = commits(folder.path());
@@ -201,7 +201,7 @@ fn planted_drift_is_found_with_exactly_its_rows() {
 }
 
 #[test]
-fn boards_are_held_against_theirs_and_a_choice_of_tags_is_kept_to() {
+fn boards_are_checked_and_a_tag_filter_is_respected() {
     let folder = folder();
     let state = folder.path().join("state");
     let [before, after] = commits(folder.path());

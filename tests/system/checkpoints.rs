@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run};
-use super::recount::{Input, check};
+use super::oracle::{Input, check};
 
 /// A state with several commits, left in order before the input's end.
 fn stopped_state(folder: &Path) -> (PathBuf, PathBuf) {
@@ -37,7 +37,7 @@ fn damage(file: &Path) {
 }
 
 #[test]
-fn a_damaged_newest_commit_is_refused_by_name() {
+fn damaged_manifest_is_refused_by_name() {
     let folder = folder();
     let (input, state) = stopped_state(folder.path());
     let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
@@ -61,7 +61,7 @@ fn a_damaged_newest_commit_is_refused_by_name() {
 }
 
 #[test]
-fn a_damaged_segment_is_refused_by_name_and_rolled_back_from() {
+fn damaged_segment_is_refused_by_name_and_rolled_back() {
     let folder = folder();
     let (input, state) = stopped_state(folder.path());
     let at = state.display();
@@ -87,7 +87,7 @@ fn a_damaged_segment_is_refused_by_name_and_rolled_back_from() {
 }
 
 #[test]
-fn a_rollback_restores_an_older_commit_under_a_newer_number() {
+fn rollback_restores_an_older_commit_as_a_new_one() {
     let folder = folder();
     let (input, state) = stopped_state(folder.path());
     let at = state.display();
@@ -113,7 +113,7 @@ fn a_rollback_restores_an_older_commit_under_a_newer_number() {
 }
 
 #[test]
-fn a_living_job_is_not_rolled_back() {
+fn running_job_is_not_rolled_back() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 30000 --out {}", input.display()));
@@ -149,7 +149,7 @@ fn commits_are_listed_and_shown() {
 }
 
 #[test]
-fn a_finished_run_is_seen_and_whole_or_refused() {
+fn damaged_finished_run_is_refused() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 3000 --out {}", input.display()));
@@ -176,7 +176,7 @@ fn a_finished_run_is_seen_and_whole_or_refused() {
 }
 
 #[test]
-fn a_commit_that_readers_have_seen_must_be_there() {
+fn missing_visible_commit_is_refused() {
     let folder = folder();
     let (input, state) = stopped_state(folder.path());
     let newest = newest_commit(&state);
@@ -193,7 +193,7 @@ fn a_commit_that_readers_have_seen_must_be_there() {
 }
 
 #[test]
-fn a_time_names_the_last_commit_that_is_not_behind_it() {
+fn time_selects_the_last_commit_at_or_before_it() {
     let folder = folder();
     // In order, so that stream time moves from commit to commit.
     let (_, state) = stopped_state_of(folder.path(), "--horizon 48h");
@@ -219,7 +219,7 @@ fn a_time_names_the_last_commit_that_is_not_behind_it() {
 }
 
 #[test]
-fn two_states_are_compared_tag_by_tag() {
+fn states_are_compared_tag_by_tag() {
     let folder = folder();
     let (input, first) = stopped_state(folder.path());
     let second = folder.path().join("again");

@@ -11,10 +11,10 @@ use sinks::commits::{load, visible};
 use sinks::storage::DiskStorage;
 
 use super::harness::{Job, command, eventually, fails, folder, newest_commit, ok, run};
-use super::reconcile::{change_tag, no_drift, replace, state_of, told};
+use super::reconcile::{change_tag, findings, no_drift, replace, state_of};
 
 #[test]
-fn what_cannot_be_told_is_no_result() {
+fn missing_input_is_an_error_not_a_result() {
     let folder = folder();
     let line = state_of(folder.path(), 5000, "");
     let input = folder.path().join("posts.ndjson");
@@ -45,7 +45,7 @@ fn change(state: &Path, change: impl FnOnce(&mut Manifest)) {
 }
 
 #[test]
-fn another_log_is_told_and_nothing_is_corrected_by_it() {
+fn different_log_is_reported_and_repairs_nothing() {
     let folder = folder();
     let line = state_of(folder.path(), 3000, "");
     let beside = folder.path().join("beside.ndjson");
@@ -58,11 +58,11 @@ fn another_log_is_told_and_nothing_is_corrected_by_it() {
     let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
     assert!(error.contains("is the mapping that of the job?"), "{error}");
     no_drift(&line);
-    assert_eq!(told(&line).1["commit"], 2, "no commit came of it");
+    assert_eq!(findings(&line).1["commit"], 2, "no commit came of it");
 }
 
 #[test]
-fn another_mapping_is_told_also_where_records_are_events_by_it() {
+fn different_mapping_is_reported() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     // By another field each is another event, and by another unit it is of another time.
@@ -102,7 +102,7 @@ fn another_mapping_is_told_also_where_records_are_events_by_it() {
 }
 
 #[test]
-fn what_was_counted_by_another_mapping_stays() {
+fn counts_of_an_earlier_mapping_stay() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let write = |posts: &[(&str, u64)]| {
@@ -126,7 +126,7 @@ fn what_was_counted_by_another_mapping_stays() {
     assert!(error.contains("event_id=name, not event_id=id"), "{error}");
     no_drift(&format!("{line} {first} --at 2"));
     // That the new one makes something else of what was counted before is no reason to undo it.
-    let (values, last) = told(&format!("{line} {then}"));
+    let (values, last) = findings(&format!("{line} {then}"));
     assert_eq!((values.is_empty(), &last["read_otherwise"]), (false, &json!(3)), "{last}");
     let error = fails(&format!("{line} {then} --repair --why no"), 2);
     assert!(error.contains("up to commit 3") && error.contains("--since 3"), "{error}");
@@ -147,7 +147,7 @@ fn what_was_counted_by_another_mapping_stays() {
 }
 
 #[test]
-fn another_horizon_is_told_where_the_job_has_one() {
+fn different_horizon_is_reported() {
     let folder = folder();
     let line = state_of(folder.path(), 3000, "--horizon 20m --count-beyond");
     for command in
@@ -165,7 +165,7 @@ fn another_horizon_is_told_where_the_job_has_one() {
 }
 
 #[test]
-fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
+fn differing_copies_are_ambiguous_and_never_corrected() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let ts = 1_700_000_000_000_i64;
@@ -176,16 +176,16 @@ fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
     let at = format!("--input {} --state {}", input.display(), state.display());
     ok(&format!("run {at} --bounded --workers 1"));
     let line = format!("reconcile {at} --json");
-    let whole = told(&line);
+    let whole = findings(&line);
     assert_eq!(whole.1["ambiguous"], 3, "{whole:?}");
     assert!(!whole.0.is_empty());
-    assert_eq!(told(&format!("{line} --passes 128")).1["ambiguous"], 3);
+    assert_eq!(findings(&format!("{line} --passes 128")).1["ambiguous"], 3);
     let error = fails(&format!("{line} --repair --why no"), 2);
     assert!(error.contains("3 events came in copies that differ"), "{error}");
     // A check of some keys sees one copy only, where the other's tags are not among them.
     for (tag, differ) in [("a", 1), ("b", 0), ("c", 0), ("d", 1), ("e", 0)] {
         let line = format!("{line} --tags {tag}");
-        let (values, last) = told(&line);
+        let (values, last) = findings(&line);
         assert_eq!(values.is_empty(), differ == 0, "{tag}: {values:?}");
         assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
         if differ > 0 {
@@ -208,11 +208,11 @@ fn copies_that_differ_are_told_and_never_a_reason_to_correct() {
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains("recomputed") || text.contains("ambiguous"), "{part}: {text}");
     }
-    assert_eq!(told(&line), whole, "no commit came of it");
+    assert_eq!(findings(&line), whole, "no commit came of it");
 }
 
 #[test]
-fn nobody_who_stops_reading_changes_the_exit_code() {
+fn broken_pipe_keeps_exit_code() {
     let folder = folder();
     let line = state_of(folder.path(), 3000, "");
     let (state, sound) = (folder.path().join("state"), folder.path().join("sound"));
@@ -251,7 +251,7 @@ fn nobody_who_stops_reading_changes_the_exit_code() {
 }
 
 #[test]
-fn a_check_of_nothing_is_no_proof() {
+fn checking_nothing_is_an_error() {
     let folder = folder();
     let line = state_of(folder.path(), 200, "");
     // Before a record was read there is nothing, which is what the commit counts.
@@ -270,7 +270,7 @@ fn a_check_of_nothing_is_no_proof() {
 }
 
 #[test]
-fn a_reason_nobody_knows_is_refused_with_those_there_are() {
+fn unknown_reason_lists_the_known_ones() {
     let folder = folder();
     state_of(folder.path(), 20, "");
     let state = folder.path().join("state");
@@ -285,7 +285,7 @@ fn a_reason_nobody_knows_is_refused_with_those_there_are() {
 }
 
 #[test]
-fn a_copy_of_what_an_earlier_commit_counted_explains_nothing_since() {
+fn copies_of_earlier_events_explain_no_later_drift() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let at = format!("--input {} --state {}", input.display(), state.display());
@@ -305,7 +305,7 @@ fn a_copy_of_what_an_earlier_commit_counted_explains_nothing_since() {
     let line = format!("reconcile {at} --json --since 2 --tags b");
     no_drift(&line);
     change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
-    let (values, last) = told(&line);
+    let (values, last) = findings(&line);
     let position = values[0]["events"][0]["position"].as_u64();
     assert_eq!((position, last.get("ambiguous")), (Some(first), None), "not {copies}: {last}");
 }

@@ -5,13 +5,13 @@ use schemas::rows::TagRow;
 use serde_json::{Value, json};
 
 use super::super::harness::{export, fails, folder, newest_commit, ok, run};
-use super::super::reconcile::{change_tag, no_drift, told};
+use super::super::reconcile::{change_tag, findings, no_drift};
 use super::produce::{expire, post, produce};
 use super::topics::create;
 use super::{fresh, kafka, shared};
 
 #[test]
-fn a_topic_is_read_as_often_as_a_check_needs() {
+fn several_passes_over_a_topic_find_the_same() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("recheck"), folder());
@@ -36,7 +36,7 @@ fn a_topic_is_read_as_often_as_a_check_needs() {
 
     let key = change_tag(&state, |tag| Some(TagRow { total: tag.total + 7, ..tag }));
     let planted = rows.values().find(|row| row.scope.is_empty() && row.key == key).unwrap();
-    let (values, _) = told(&format!("{line} --passes 2"));
+    let (values, _) = findings(&format!("{line} --passes 2"));
     let [value] = &values[..] else { panic!("{values:?}") };
     assert_eq!((&value["key"], &value["field"]), (&json!(key), &json!("total")));
     assert_eq!(value["recomputed"], json!(planted.total));
@@ -48,7 +48,7 @@ fn a_topic_is_read_as_often_as_a_check_needs() {
 }
 
 #[test]
-fn a_log_that_retention_has_overtaken_is_told_with_where_it_begins() {
+fn truncated_topic_is_reported_with_its_first_offset() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("shortened"), folder());
@@ -87,7 +87,7 @@ fn a_log_that_retention_has_overtaken_is_told_with_where_it_begins() {
     let last: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&last["since"], &last["drift"]), (&json!(before), &json!(0)), "{last}");
     change_tag(&state, |tag| Some(TagRow { total: tag.total + 7, ..tag }));
-    let (values, last) = told(&line);
+    let (values, last) = findings(&line);
     let [value] = &values[..] else { panic!("{values:?}") };
     assert_eq!((&value["field"], &value["recomputed"]), (&json!("total"), &json!(290)));
     assert_eq!(value["events"][0]["position"], 200);

@@ -141,7 +141,7 @@ fn measured(line: &str) -> (String, u64) {
 }
 
 #[test]
-fn a_table_converges_though_the_database_loses_delays_and_doubts_a_third_of_all_writes() {
+fn table_converges_when_a_third_of_the_writes_fail() {
     let Some(node) = one_node() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&node.to_string(), POSTS);
@@ -172,7 +172,7 @@ fn a_table_converges_though_the_database_loses_delays_and_doubts_a_third_of_all_
 }
 
 #[test]
-fn a_row_that_the_database_never_takes_is_kept_and_counted_and_holds_nobody_back() {
+fn rejected_row_is_kept_counted_and_blocks_nothing() {
     let Some(node) = one_node() else { return };
     let _servers = shared();
     let fixture = Fixture::new(&node.to_string(), "--posts 100");

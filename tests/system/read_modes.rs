@@ -39,7 +39,7 @@ fn follow(line: &str, state: &Path, events: u64) {
 }
 
 #[test]
-fn a_half_read_bounded_run_must_end_before_its_file_is_followed() {
+fn half_read_bounded_run_must_finish_before_following() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&posts, 60_000, "");
@@ -62,7 +62,7 @@ fn a_half_read_bounded_run_must_end_before_its_file_is_followed() {
 }
 
 #[test]
-fn a_followed_file_is_read_on_by_a_bounded_run() {
+fn bounded_run_continues_a_followed_file() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&posts, 30_000, "");
@@ -78,7 +78,7 @@ fn a_followed_file_is_read_on_by_a_bounded_run() {
 }
 
 #[test]
-fn a_wrong_input_leaves_no_trace() {
+fn wrong_input_leaves_no_trace() {
     let folder = folder();
     let state = folder.path().join("state");
     assert!(fails(&run(&folder.path().join("no"), &state, "--bounded"), 1).contains("no"));
@@ -94,7 +94,7 @@ fn a_wrong_input_leaves_no_trace() {
 }
 
 #[test]
-fn what_until_left_out_is_not_forgotten() {
+fn events_after_until_are_counted_later() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&posts, 1000, "");
@@ -110,7 +110,7 @@ fn what_until_left_out_is_not_forgotten() {
 }
 
 #[test]
-fn standard_input_ends_the_job_and_can_be_piped_again() {
+fn end_of_standard_input_ends_the_job() {
     let folder = folder();
     let state = folder.path().join("state");
     let posts: String = (0..2000)
@@ -137,7 +137,7 @@ fn standard_input_ends_the_job_and_can_be_piped_again() {
 }
 
 #[test]
-fn other_scopes_need_another_state() {
+fn changed_scopes_need_a_new_state() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&input, 60_000, "");
@@ -153,7 +153,7 @@ fn other_scopes_need_another_state() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_by_name() {
+fn special_files_are_refused_by_name() {
     let folder = folder();
     let (pipe, state) = (folder.path().join("pipe.ndjson"), folder.path().join("state"));
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -15,7 +15,7 @@ fn now_ms() -> i64 {
 }
 
 #[test]
-fn a_tailed_folder_is_followed_as_files_grow_and_appear_and_after_restarts() {
+fn growing_and_new_files_are_followed_across_restarts() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts"), folder.path().join("state"));
     fs::create_dir(&posts).unwrap();
@@ -67,7 +67,7 @@ fn a_tailed_folder_is_followed_as_files_grow_and_appear_and_after_restarts() {
 }
 
 #[test]
-fn old_events_in_a_tailed_file_are_not_the_future_and_time_goes_on_from_them() {
+fn old_events_in_a_followed_file_set_stream_time() {
     let folder = folder();
     let (input, state) = (folder.path().join("a.ndjson"), folder.path().join("state"));
     let start = 1_600_000_000_000_i64;
@@ -90,7 +90,7 @@ fn old_events_in_a_tailed_file_are_not_the_future_and_time_goes_on_from_them() {
 }
 
 #[test]
-fn the_demo_counts_serves_and_leaves_nothing_behind() {
+fn demo_counts_and_serves() {
     let job = Job::start("demo --seconds 4 --listen 127.0.0.1:0 --rate 3000");
     let (code, out, error) = job.end();
     assert_eq!(code, Some(0), "{error}");
@@ -101,7 +101,7 @@ fn the_demo_counts_serves_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_demo_on_a_kept_state_goes_on_with_the_same_posts() {
+fn demo_on_a_kept_state_continues_its_posts() {
     let folder = folder();
     let state = folder.path().join("state");
     let line = format!("demo --seconds 2 --listen 127.0.0.1:0 --state {}", state.display());

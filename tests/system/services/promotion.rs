@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::super::harness::{
     Job, export, fails, folder, newest_commit, now, ok, run, tell, within,
 };
-use super::super::recount::{Input, check};
+use super::super::oracle::{Input, check};
 use super::super::runbooks::ends;
 use super::super::serve::{get, serve_store};
 use super::produce::{post, produce};
@@ -280,7 +280,7 @@ fn there_and_back(world: &World, poller: Poller, new: Seen) {
 }
 
 #[test]
-fn a_store_is_mended_and_another_is_promoted_and_back_under_a_live_job_and_a_reader() {
+fn store_is_repaired_and_promoted_under_a_running_job_and_a_reader() {
     let Some((brokers, nodes)) = kafka().and_then(|brokers| Some((brokers, cql()?))) else {
         return;
     };
@@ -322,7 +322,7 @@ fn a_store_is_mended_and_another_is_promoted_and_back_under_a_live_job_and_a_rea
 }
 
 #[test]
-fn a_lost_database_is_filled_again_and_changed_rules_are_promoted_by_their_runbooks() {
+fn runbooks_refill_a_lost_database_and_promote_changed_rules() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let folder = folder();
@@ -361,7 +361,7 @@ fn latest(brokers: &str, topic: &str) -> i64 {
 }
 
 #[test]
-fn a_replay_from_a_time_counts_what_the_brokers_took_in_from_then_on() {
+fn replay_from_a_time_counts_records_appended_since() {
     let Some(brokers) = kafka() else { return };
     let _servers = shared();
     let (topic, folder) = (fresh("since"), folder());

@@ -89,7 +89,7 @@ fn set(keys: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_store_of_a_stopped_job_is_mended_and_a_second_repair_changes_nothing() {
+fn store_of_a_stopped_job_is_repaired_and_a_second_repair_changes_nothing() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let world = World::new(&nodes);
@@ -122,7 +122,7 @@ fn a_store_of_a_stopped_job_is_mended_and_a_second_repair_changes_nothing() {
 }
 
 #[test]
-fn boards_and_the_row_of_the_job_are_mended_with_a_job_and_without() {
+fn boards_and_job_row_are_repaired_with_and_without_a_job() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let world = World::new(&nodes);
@@ -157,7 +157,7 @@ fn boards_and_the_row_of_the_job_are_mended_with_a_job_and_without() {
 }
 
 #[test]
-fn rows_of_another_keyspace_are_found_and_mended() {
+fn rows_of_another_keyspace_are_found_and_repaired() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let world = World::new(&nodes);
@@ -188,7 +188,7 @@ fn rows_of_another_keyspace_are_found_and_mended() {
 }
 
 #[test]
-fn a_board_of_nobody_is_told_and_is_gone_after_a_rebuild() {
+fn unknown_board_is_reported_and_removed_by_a_rebuild() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let world = World::new(&nodes);
