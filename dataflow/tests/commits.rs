@@ -1,4 +1,4 @@
-//! When commits end, and when a run does: the whole job on simulated time, one step a millisecond.
+//! When commits end and when a run ends: the whole job on simulated time, one step per millisecond.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -46,18 +46,18 @@ impl Clock for TestClock {
     }
 }
 
-/// How records come into a partition.
+/// How records arrive in a partition.
 #[derive(Clone, Copy, Debug)]
 enum Flow {
-    /// There is always one more.
+    /// There is always another record.
     Endless,
-    /// One a millisecond: every look finds one, and then nothing.
+    /// One record per millisecond: every read finds one, and then none.
     Trickle,
     /// None.
     Silent,
 }
 
-/// A topic in memory, one partition for each flow.
+/// A topic in memory, with one partition per flow.
 struct Flows(Vec<Flow>, TestClock);
 
 impl Log for Flows {
@@ -145,7 +145,7 @@ fn start(origin: Origin, settings: Settings, workers: usize, clock: &TestClock) 
     started.unwrap().unwrap()
 }
 
-/// Everybody's turn, for a millisecond.
+/// Runs everything for one millisecond.
 fn pass(job: &mut Lockstep, clock: &TestClock) {
     clock.0.fetch_add(1, Ordering::Relaxed);
     for task in job.tasks() {
@@ -153,7 +153,7 @@ fn pass(job: &mut Lockstep, clock: &TestClock) {
     }
 }
 
-/// The commits of twenty intervals, besides the takeover.
+/// Counts the commits of twenty intervals, without the takeover.
 fn commits(flows: &[Flow], workers: usize, limit_rate: Option<u64>) -> u64 {
     let clock = TestClock::default();
     let log = Flows(flows.to_vec(), clock.clone());
@@ -171,13 +171,13 @@ fn lagging_job_commits_every_fifth_interval() {
     for (flows, workers, limit_rate, want) in [
         (&[][..], 1, None, &often),
         (&[Silent], 1, None, &often),
-        // Every look finds a record.
+        // Every read finds a record.
         (&[Trickle], 1, None, &often),
         (&[Trickle, Trickle, Silent], 2, None, &often),
         (&[Endless], 1, None, &seldom),
         (&[Endless, Silent], 1, None, &seldom),
         (&[Trickle, Endless], 2, None, &seldom),
-        // Longer commits would let it read no faster.
+        // Longer commits would not let it read faster.
         (&[Endless], 1, Some(100), &often),
     ] {
         let made = commits(flows, workers, limit_rate);
@@ -212,7 +212,7 @@ fn run_continues_until_every_file_is_read() {
         zip.write_all(bytes).unwrap();
         zip.finish().unwrap()
     };
-    // Behind 1024 records, which are a turn, the next turn finds nothing.
+    // After one turn of 1024 records the next turn finds nothing.
     for small in [0, 1, 1024, 2048] {
         for workers in [1, 2] {
             let zipped = zip(&lines(1_000_000, small));

@@ -1,4 +1,5 @@
-//! The pages in a real browser: what they show, that they renew themselves, on a narrow screen.
+//! The pages in a real browser: what they show, that they refresh, and that they fit a narrow
+//! screen.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use super::devtools::{Tab, browser};
 use super::harness::{Job, eventually, folder, ok};
 use super::serve::{Served, get, serve};
 
-/// Places that a board on the front page has.
+/// Rows of a board on the front page.
 const PLACES: usize = 25;
 
-/// The boards of the front page as they are shown: heading, then link, text and count by row.
+/// The boards of the front page as shown: the heading, and link, text and count of each row.
 const BOARDS: &str = "[...document.querySelectorAll('section')].map(section => ({
     window: section.querySelector('h2').textContent.replace(/^last | time$/, ''),
     rows: [...section.querySelectorAll('tbody tr')].map(row => ({
@@ -22,10 +23,10 @@ const BOARDS: &str = "[...document.querySelectorAll('section')].map(section => (
     })),
 }))";
 
-/// How far the page reaches beyond its screen.
+/// How far the page extends beyond the screen.
 const OVERFLOW: &str = "document.documentElement.scrollWidth - window.innerWidth";
 
-/// Counts `captions`, all posted in one hour and from `<b>eu`.
+/// A state that counts `captions`, all posted within an hour and from `<b>eu`.
 fn counted(folder: &Path, captions: &[&str]) -> PathBuf {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
     let post = |(id, caption): (usize, &&str)| {
@@ -79,7 +80,7 @@ fn pages_show_what_the_api_returns() {
             assert_eq!(*count, row["count"], "{path}");
         }
     }
-    // A tag is a click away.
+    // A click on a tag leads to its page.
     let first = boards[0]["rows"][0]["path"].as_str().unwrap();
     tab.eval("document.querySelector('tbody a').click() || true");
     tab.eval(&format!("location.pathname == '{first}' || null"));
@@ -93,7 +94,7 @@ fn pages_show_what_the_api_returns() {
 fn names_are_escaped_and_fit_a_narrow_screen() {
     let Some(browser) = browser(1) else { return };
     let folder = folder();
-    // The longest tags there are, in letters that are wide, and in a script from right to left.
+    // The longest possible tags, in wide letters and in a right-to-left script.
     let long = ["W".repeat(100), "字".repeat(100), "\u{5e9}".repeat(100)];
     let long = long.map(|name| format!("#{name}"));
     let names = ["#日本", "#שלום", "#مرحبا", "#नमस्ते", "#sun", "#bold", "#é\u{301}t\u{e9}"];
@@ -119,7 +120,7 @@ fn names_are_escaped_and_fit_a_narrow_screen() {
         assert!(tab.eval(OVERFLOW).as_i64().unwrap() <= 0, "the front page is too wide");
         for row in &rows {
             let path = row["path"].as_str().unwrap();
-            // Links stay in their scope.
+            // Links keep the scope.
             assert!(path.ends_with(scope), "{path}");
             tab.load(&format!("http://{}{path}", served.address));
             assert_eq!(tab.eval("document.querySelector('h1').textContent"), row["text"]);
@@ -149,7 +150,7 @@ fn front_page_of_a_running_job_refreshes() {
         rows.map(|row| row["count"].as_i64().unwrap()).sum()
     };
     let mut sums = vec![sum(&tab.eval(BOARDS))];
-    // No more loads are asked for: the page has to do it.
+    // The page reloads on its own.
     while sums.len() < 4 {
         tab.renewed();
         let now = sum(&tab.eval(BOARDS));

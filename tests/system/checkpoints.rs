@@ -1,4 +1,5 @@
-//! Damaged, rolled back and listed commits: nothing is ever guessed around.
+//! Commits that are listed, compared, rolled back or damaged. Damage is reported, never worked
+//! around.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run};
 use super::oracle::{Input, check};
 
-/// A state with several commits, left in order before the input's end.
+/// A state with several commits, of a job that was stopped before the end of its input.
 fn stopped_state(folder: &Path) -> (PathBuf, PathBuf) {
     stopped_state_of(folder, "")
 }
@@ -21,7 +22,7 @@ fn stopped_state_of(folder: &Path, more: &str) -> (PathBuf, PathBuf) {
     let mut job = Job::start(&format!("{line} --limit-rate 6000 {more}"));
     eventually("four commits", || (newest_commit(&state) >= 4).then_some(()));
     job.signal("INT");
-    eventually("an end in order", || (!job.lives()).then_some(()));
+    eventually("the job to exit", || (!job.lives()).then_some(()));
     let (code, out, error) = job.end();
     assert_eq!(code, Some(0), "{out}{error}");
     (input, state)
@@ -31,7 +32,7 @@ fn damage(file: &Path) {
     let mut bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    // In place of the old file, as a broken disk or a copy would leave it.
+    // As a new file, since the old one may be mapped.
     fs::remove_file(file).unwrap();
     fs::write(file, bytes).unwrap();
 }
@@ -155,7 +156,7 @@ fn damaged_finished_run_is_refused() {
     ok(&format!("generate --posts 3000 --out {}", input.display()));
     let line = format!("run --input {} --state {} --bounded", input.display(), state.display());
     ok(&line);
-    // As a kill leaves it between the last manifest and the pointer to it.
+    // As left by a kill between the last manifest and the pointer to it.
     let pointer = state.join("visible/0000000001");
     fs::write(&pointer, "1\n").unwrap();
     assert_eq!(export(&state, "").1.events, 0);
@@ -195,7 +196,7 @@ fn missing_visible_commit_is_refused() {
 #[test]
 fn time_selects_the_last_commit_at_or_before_it() {
     let folder = folder();
-    // In order, so that stream time moves from commit to commit.
+    // A horizon makes the job read in order, so that stream time advances with every commit.
     let (_, state) = stopped_state_of(folder.path(), "--horizon 48h");
     let at = state.display();
     let commits: Vec<serde_json::Value> = ok(&format!("checkpoint ls --state {at} --json"))

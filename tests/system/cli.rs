@@ -1,4 +1,4 @@
-//! The command line as scripts and people meet it: output, exit codes, messages.
+//! The command line: output, exit codes, messages.
 
 use std::fs;
 
@@ -103,7 +103,7 @@ fn finished_run_changes_nothing_and_refuses_another_until() {
     assert_eq!(export(&state, ""), before);
     let error = fails(&format!("{line} --until 1700000000000"), 1);
     assert!(error.contains("another --until"), "{error}");
-    // A file that has grown is more of the same input.
+    // A file that has grown is still the same input.
     let mut text = fs::read_to_string(&input).unwrap();
     text += "{\"event_id\":\"new\",\"ts\":1700000000000,\"caption\":\"#brandnew\"}\n";
     fs::write(&input, &text).unwrap();
@@ -111,7 +111,7 @@ fn finished_run_changes_nothing_and_refuses_another_until() {
     let (rows, summary) = export(&state, "");
     assert_eq!(summary.events, before.1.events + 1);
     assert_eq!(rows[&(String::new(), "brandnew".to_owned())].total, 1);
-    // Another file in its place is not.
+    // A different file in its place is not.
     fs::write(&input, text.replacen("event_id", "Event_id", 1)).unwrap();
     let error = fails(&line, 1);
     assert!(error.contains("posts.ndjson") && error.contains("replaced"), "{error}");

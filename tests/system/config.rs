@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::harness::{Job, command, eventually, export, fails, folder, ok};
 
-/// A file of `topic` and what a service says besides its sources.
+/// A configuration with `topic`, and more keys of its service.
 fn write(folder: &Path, topic: &str, service: &str) -> String {
     let state = folder.join("state");
     let text = format!(

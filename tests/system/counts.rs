@@ -70,7 +70,7 @@ fn generate(out: &Path, posts: u64, more: &str) {
     ));
 }
 
-/// Swaps lines within a window, so that the file is out of order everywhere.
+/// Shuffles lines within a window, so that the whole file is out of order.
 fn shuffle(file: &Path) {
     let text = fs::read_to_string(file).unwrap();
     let mut lines: Vec<&str> = text.lines().collect();
@@ -110,7 +110,7 @@ fn windows_match_the_recount_at_twenty_instants() {
 fn worker_count_and_restarts_do_not_change_the_export() {
     let folder = folder();
     let input = folder.path().join("posts.ndjson");
-    // More than one block, so that workers share the file.
+    // Several blocks, so that workers share the file.
     generate(&input, 120_000, "");
     let bytes = fs::metadata(&input).unwrap().len();
     assert!(bytes > 2 * (8 << 20), "{bytes} bytes are two blocks at most");
@@ -139,11 +139,11 @@ fn worker_count_and_restarts_do_not_change_the_export() {
         let mut job = Job::start(&line(before, "--limit-rate 25000"));
         eventually("a third commit", || (newest_commit(&state) >= 3).then_some(()));
         job.signal("TERM");
-        eventually("an end in order", || (!job.lives()).then_some(()));
+        eventually("the job to exit", || (!job.lives()).then_some(()));
         let (code, _, error) = job.end();
         assert_eq!(code, Some(0), "{error}");
         let (half, summary) = export(&state, "");
-        assert!(summary.events > 0 && summary.events < events, "stopped half-way");
+        assert!(summary.events > 0 && summary.events < events, "stopped before the end");
         assert!(!half.is_empty());
         ok(&line(after, ""));
         let (rows, summary) = export(&state, "");
@@ -183,7 +183,7 @@ fn plain_and_compressed_files_count_once() {
     ok(&line);
     let (rows, summary) = export(&state, "");
     check(&all, &rows, &summary);
-    // The same run again changes nothing.
+    // Running it again changes nothing.
     ok(&line);
     assert_eq!(export(&state, "").1, summary);
 }
@@ -197,9 +197,9 @@ fn bounded_run_refuses_events_beyond_the_horizon() {
         let ts = 1_700_000_000_000 + i * 60_000;
         lines += &format!("{{\"event_id\":{i},\"ts\":{ts},\"caption\":\"#a\"}}\n");
     }
-    // Two hours and a minute before the log time of the events so far, and just inside.
+    // One event two hours and a minute before the log time, and one just within the horizon.
     for (i, back) in [(1000, 7_260_000), (1001, 7_000_000_i64)] {
-        // 200 events: the log time is the 64th largest time.
+        // The log time of 200 events is their 64th largest time.
         let ts = 1_700_000_000_000_i64 + 136 * 60_000 - back;
         lines += &format!("{{\"event_id\":{i},\"ts\":{ts},\"caption\":\"#late\"}}\n");
     }

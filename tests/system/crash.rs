@@ -1,5 +1,5 @@
-//! `kill -9` at random moments, of a job on a random number of workers and of the service that reads
-//! its commits: counts end exact, and no reader ever sees a commit, version or count decrease.
+//! `kill -9` at random moments, of a job on a random number of workers and of the service that
+//! reads its commits: counts end exact, and no reader sees a commit, version or count decrease.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -123,7 +123,7 @@ fn kill_often(input: &Path, state: &Path, kills: u32, random: &mut Rng) {
             state.display(),
         ));
         // The takeover, then one commit with counts.
-        eventually("a commit newer than the start's", || {
+        eventually("an own commit", || {
             assert!(job.lives(), "the input ended after {hits} kills: it is too small");
             (newest_commit(state) > before + 1).then_some(())
         });

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven over its DevTools pipe: no driver and no socket, only the browser.
+//! A headless Chromium, driven over its DevTools pipe. It needs no driver and opens no socket.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +13,7 @@ use super::harness::{eventually, skip};
 
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// A closed network, an empty profile and no sandbox, which containers do not allow.
+/// No network, an empty profile, and no sandbox, since containers do not allow one.
 const FLAGS: [&str; 11] = [
     "--headless",
     "--no-sandbox",
@@ -28,8 +28,8 @@ const FLAGS: [&str; 11] = [
     "--remote-debugging-pipe",
 ];
 
-/// The browser of `TAGFLOW_BROWSER` or of the search path. Says that `tests` are left out where
-/// there is none.
+/// The browser named by `TAGFLOW_BROWSER`, or found on the search path. Without one, `tests` are
+/// reported as skipped.
 pub(crate) fn browser(tests: usize) -> Option<PathBuf> {
     let found = match std::env::var_os("TAGFLOW_BROWSER") {
         Some(named) => Some(PathBuf::from(named)),
@@ -49,7 +49,7 @@ fn on_path() -> Option<PathBuf> {
     files.into_iter().find(|file| file.is_file())
 }
 
-/// One tab of a browser that ends with the test.
+/// One tab of a browser that is closed when the test ends.
 pub(crate) struct Tab {
     browser: Child,
     commands: ChildStdin,
@@ -57,7 +57,7 @@ pub(crate) struct Tab {
     session: String,
     last_id: u64,
     events: VecDeque<Value>,
-    /// What the page's console, its policy and its requests complained of.
+    /// Errors from the page's console, its security policy and its requests.
     pub(crate) complaints: Vec<String>,
 }
 
@@ -105,23 +105,23 @@ impl Tab {
         tab
     }
 
-    /// Loads `url`, to its end.
+    /// Loads `url` completely.
     pub(crate) fn load(&mut self, url: &str) {
         let loaded = self.call("Page.navigate", &json!({"url": url}));
         assert!(loaded["errorText"].is_null(), "{url}: {loaded}");
-        // The page before may have renewed itself just now: its load is not this one's.
+        // The previous page may just have refreshed: that load is not this one.
         self.wait_for(url, |event| {
             let params = &event["params"];
             params["loaderId"] == loaded["loaderId"] && params["name"] == "load"
         });
     }
 
-    /// Waits until the page has been loaded once more, by itself.
+    /// Waits until the page has refreshed.
     pub(crate) fn renewed(&mut self) {
         self.wait_for("the page again", |event| event["method"] == "Page.loadEventFired");
     }
 
-    /// Waits for an event that has not been waited for yet.
+    /// Waits for the next event of this name.
     fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) {
         eventually(what, || {
             while let Some(seen) = self.events.pop_front() {
@@ -134,20 +134,20 @@ impl Tab {
         });
     }
 
-    /// The value of a JavaScript expression in the page, once the page is whole and the value is
-    /// not null.
+    /// Evaluates a JavaScript expression, once the page is complete and until the value is not
+    /// null.
     pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let whole = format!("document.readyState == 'complete' ? ({expression}) : null");
         let ask = json!({"expression": whole, "returnByValue": true});
         eventually(expression, || {
-            // A page that renews itself meanwhile takes the question with it.
+            // A page that refreshes meanwhile loses the request.
             let mut answer = self.ask("Runtime.evaluate", &ask);
             assert!(answer["result"]["exceptionDetails"].is_null(), "{expression}: {answer}");
             Some(answer["result"]["result"]["value"].take()).filter(|value| !value.is_null())
         })
     }
 
-    /// Gives the page a screen of this size.
+    /// Sets the size of the page's screen.
     pub(crate) fn resize(&mut self, width: u32, height: u32) {
         let screen =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": true});
@@ -173,7 +173,7 @@ impl Tab {
         })
     }
 
-    /// The next answer; events are kept for `wait_for`.
+    /// The next answer. Events are kept for `wait_for`.
     fn receive(&mut self, wait: Duration) -> Option<Value> {
         let message = self.messages.recv_timeout(wait).ok()?;
         if message["id"].is_u64() {
@@ -188,7 +188,7 @@ impl Tab {
         let params = &event["params"];
         let bad = match event["method"].as_str().unwrap_or_default() {
             "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" => true,
-            // A page that is left or renewed gives up what it was loading.
+            // A page that is left or refreshed cancels what it was loading.
             "Network.loadingFailed" => params["canceled"] != true,
             "Log.entryAdded" => params["entry"]["level"] != "verbose",
             "Network.responseReceived" => {
@@ -204,7 +204,8 @@ impl Tab {
 
 impl Drop for Tab {
     fn drop(&mut self) {
-        // Asked to close it takes its children along; killed it would leave them.
+        // A browser that is asked to close ends its child processes; one that is killed leaves
+        // them.
         let _ = self.commands.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
         let ended = (0..500).any(|_| {
             std::thread::park_timeout(Duration::from_millis(10));

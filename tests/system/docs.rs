@@ -1,7 +1,7 @@
-//! The documents' commands: every fenced `tagflow` line does what a reader would expect of it.
+//! Every fenced `tagflow` line in the documents works.
 //!
-//! The lines of one document run in order, in a folder of their own with the examples; each must
-//! succeed. A line that ends with `# not run` is left out.
+//! The lines of a document run in order, in a temporary folder with the examples, and each must
+//! succeed. Lines that end with `# not run` are skipped.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use super::harness::{TAGFLOW, folder};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The documents that speak to users.
+/// The documents for users.
 fn documents() -> Vec<PathBuf> {
     let entries = |folder: &Path| -> Vec<PathBuf> {
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
@@ -24,8 +24,8 @@ fn documents() -> Vec<PathBuf> {
     all
 }
 
-/// The fenced lines of `text` that call `tagflow`, with their numbers; a line that ends with a
-/// backslash goes on in the next.
+/// The fenced lines of `text` that call `tagflow`, with their numbers. A backslash at the end
+/// continues a line.
 fn calls(text: &str) -> Vec<(usize, String)> {
     let mut calls: Vec<(usize, String)> = Vec::new();
     let (mut fenced, mut goes_on) = (false, false);
@@ -45,7 +45,7 @@ fn calls(text: &str) -> Vec<(usize, String)> {
     calls
 }
 
-/// A folder with the examples, as a fresh clone has them.
+/// A temporary folder with the examples.
 fn clone() -> tempfile::TempDir {
     let clone = folder();
     let examples = clone.path().join("examples");

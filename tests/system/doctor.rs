@@ -1,4 +1,4 @@
-//! `doctor` on files, states and ports: it names what would end the job, and leaves no trace.
+//! `doctor` on files, states and ports: it names what would fail, and changes nothing.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
-//! Random histories of one state: files grow, come and go, and are read to their end, in part or
-//! for ever, by other numbers of workers, with steps back between. Nothing is left out, and nothing
-//! is read twice.
+//! Random histories of one state: files appear, grow and go, and are read to the end, in part or
+//! continuously, by different numbers of workers, with rollbacks in between. Every record counts
+//! exactly once.
 
 use std::fs;
 use std::io::Write;
@@ -16,17 +16,17 @@ use super::oracle::{Input, check};
 const HISTORIES: u64 = 6;
 const ACTIONS: u64 = 10;
 const FILES: u64 = 3;
-/// Posts of the batches that files grow by.
+/// Sizes of the batches appended to files.
 const BATCHES: [u64; 6] = [1, 300, 1000, 2500, 4000, 60_000];
 
-/// A state, its input, and a copy of all that has ever been in the input.
+/// A state, its input, and a copy of everything that was ever in the input.
 struct World {
     folder: TempDir,
     random: Rng,
     records: u64,
-    /// A bounded run has begun some blocks and not ended them.
+    /// A bounded run has read some blocks in part.
     half_read: bool,
-    /// A file is gone, so that nothing can be read again.
+    /// A file was removed, so that nothing can be read again.
     removed: bool,
 }
 
@@ -46,7 +46,7 @@ impl World {
 
     fn append(&mut self) {
         let batch = self.path("batch.ndjson");
-        // Some come again, and all their events with them. A large one has several blocks.
+        // Batches with the same seed are duplicates. A large one has several blocks.
         let (seed, file) = (self.random.below(BATCHES.len() as u64), self.random.below(FILES));
         let posts = BATCHES[seed as usize];
         ok(&format!("generate --posts {posts} --seed {seed} --span 10m --out {}", batch.display()));
@@ -70,7 +70,7 @@ impl World {
         export(&self.path("state"), "").1
     }
 
-    /// Reads a part of the input by blocks, or in order.
+    /// Reads part of the input, by blocks or in order.
     fn begin(&mut self) {
         let bounded = self.half_read || self.random.below(2) == 0;
         let more = if bounded { "--bounded --limit-rate 4000" } else { "--limit-rate 4000" };
@@ -104,7 +104,7 @@ impl World {
         let mut job = Job::start(&line);
         eventually("all records", || {
             assert!(job.lives(), "{line}");
-            // It has taken over and made a commit of its own: it listens for signals by then.
+            // After its first own commit the job handles signals.
             let known = newest_commit(&self.path("state")) > before + 1;
             let read = known.then(|| self.summary()).map(|s| s.events + s.duplicates);
             (read == Some(self.records)).then_some(())
@@ -126,7 +126,7 @@ impl World {
         self.half_read = true;
     }
 
-    /// A file that has been read to its end may go.
+    /// Removes a file that was read to its end.
     fn remove(&mut self) {
         self.run_to_the_end();
         let which = self.random.below(FILES);
@@ -135,7 +135,7 @@ impl World {
         if others && file.exists() {
             fs::remove_file(file).unwrap();
             self.removed = true;
-            // What is appended from now on would make another file of the same name.
+            // Anything appended from now on makes a new file of the same name.
             self.run_to_the_end();
         }
     }

@@ -1,5 +1,5 @@
-//! What is no answer of `reconcile`: another log or mapping, copies that differ, nothing that was
-//! compared; and that nobody who stops reading changes what is told by the exit code.
+//! When `reconcile` must not report a result: a different log, mapping or horizon, copies that
+//! differ, nothing to compare. And its exit code does not depend on who reads its output.
 
 use std::fs;
 use std::path::Path;
@@ -52,20 +52,20 @@ fn different_log_is_reported_and_repairs_nothing() {
     ok(&format!("generate --posts 3000 --seed 2 --out {}", beside.display()));
     let error = fails(&line.replace("posts.ndjson", "beside.ndjson"), 2);
     assert!(error.contains("posts.ndjson") && error.contains("is not in"), "{error}");
-    // Of a commit that does not say what it was read with.
+    // A commit that does not name the mapping it was read with.
     let state = folder.path().join("state");
     change(&state, |manifest| manifest.body.mappings.clear());
     let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
     assert!(error.contains("is the mapping that of the job?"), "{error}");
     no_drift(&line);
-    assert_eq!(findings(&line).1["commit"], 2, "no commit came of it");
+    assert_eq!(findings(&line).1["commit"], 2, "it made no commit");
 }
 
 #[test]
 fn different_mapping_is_reported() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
-    // By another field each is another event, and by another unit it is of another time.
+    // With another id field every record is another event, with another unit it has another time.
     let post = |i: u64| {
         let (ts, other) = (1_700_000_000_000 + i, 1_600_000_000_000 + i);
         json!({"id": i, "other": i / 2, "at": ts, "then": other, "text": "#tea", "title": "#pot",
@@ -90,12 +90,12 @@ fn different_mapping_is_reported() {
             let names = error.contains(what) && error.contains("cannot tell: commit 2");
             assert!(names && error.contains("--map"), "{other}: {error}");
         }
-        // What no count depends on may be called as it likes, in any order.
+        // Fields that no count depends on may differ, and so may the order.
         let same = "region=area,type=kind,caption=text,ts=at:ms,event_id=id,user_id=whoever";
         ok(&format!("{line} {same}"));
     }
-    assert_eq!(newest_commit(&state), 2, "no commit came of it");
-    // Tag rules are as much a part of how a record is read.
+    assert_eq!(newest_commit(&state), 2, "it made no commit");
+    // The tag rules must be the same too.
     change(&state, |manifest| manifest.body.rules = 0);
     let error = fails(&format!("reconcile {at} --map {map}"), 2);
     assert!(error.contains("tag rules 0"), "{error}");
@@ -116,7 +116,7 @@ fn counts_of_an_earlier_mapping_stay() {
     let (first, then) = ("--map event_id=id", "--map event_id=name");
     write(&[("id", 1), ("id", 2)]);
     ok(&format!("run {at} {first} --bounded"));
-    // A job that goes on with another one says so, and its commits are held against that.
+    // A job that continues with another mapping warns, and its commits are checked with that one.
     write(&[("id", 1), ("id", 2), ("name", 3)]);
     let output = run(&format!("run {at} {then} --bounded"));
     let error = String::from_utf8(output.stderr).unwrap();
@@ -125,19 +125,19 @@ fn counts_of_an_earlier_mapping_stay() {
     let error = fails(&format!("{line} {first}"), 2);
     assert!(error.contains("event_id=name, not event_id=id"), "{error}");
     no_drift(&format!("{line} {first} --at 2"));
-    // That the new one makes something else of what was counted before is no reason to undo it.
+    // Records read differently by the new mapping are no reason to undo earlier counts.
     let (values, last) = findings(&format!("{line} {then}"));
     assert_eq!((values.is_empty(), &last["read_otherwise"]), (false, &json!(3)), "{last}");
     let error = fails(&format!("{line} {then} --repair --why no"), 2);
     assert!(error.contains("up to commit 3") && error.contains("--since 3"), "{error}");
-    assert_eq!(newest_commit(&state), 4, "no commit came of it");
+    assert_eq!(newest_commit(&state), 4, "it made no commit");
     no_drift(&format!("{line} {then} --since 3"));
-    // By one that reads nothing nothing was read.
+    // A mapping that matches no record changes nothing.
     let mut slip = Job::start(&format!("run {at} --map event_id=slip"));
     eventually("commits", || (newest_commit(&state) > 6).then_some(()));
     assert!(slip.kill());
     no_drift(&format!("{line} {then} --since 3"));
-    // Nor is the first one again what all was read with.
+    // Going back to the first mapping does not make it the only one.
     write(&[("id", 1), ("id", 2), ("name", 3), ("id", 4)]);
     ok(&format!("run {at} {first} --bounded --horizon 24h"));
     let error = fails(&format!("{line} {first} --since 2"), 2);
@@ -159,7 +159,7 @@ fn different_horizon_is_reported() {
         assert!(error.contains("--count-beyond=yes, not --count-beyond=no"), "{error}");
     }
     no_drift(&format!("{line} --horizon 20m --count-beyond"));
-    // One that keeps every id has none, whatever is said.
+    // A job that keeps every id has no horizon, whatever the option says.
     let other = self::folder();
     no_drift(&format!("{} --horizon 20m", state_of(other.path(), 3000, "")));
 }
@@ -182,7 +182,7 @@ fn differing_copies_are_ambiguous_and_never_corrected() {
     assert_eq!(findings(&format!("{line} --passes 128")).1["ambiguous"], 3);
     let error = fails(&format!("{line} --repair --why no"), 2);
     assert!(error.contains("3 events came in copies that differ"), "{error}");
-    // A check of some keys sees one copy only, where the other's tags are not among them.
+    // A check of some tags sees only the copies that have one of them.
     for (tag, differ) in [("a", 1), ("b", 0), ("c", 0), ("d", 1), ("e", 0)] {
         let line = format!("{line} --tags {tag}");
         let (values, last) = findings(&line);
@@ -193,7 +193,7 @@ fn differing_copies_are_ambiguous_and_never_corrected() {
             assert!(error.contains("1 events came in copies that differ"), "{error}");
         }
     }
-    // Of one number as well: which copy of 3 and of 1 counted is up to chance.
+    // The same for one number. Which copies of 1 and 3 counted is random.
     for (tag, differ) in [("a", 1), ("b", 0), ("d", 1), ("e", 0)] {
         let output = run(&format!("explain-count {tag} {at} --json"));
         let text = String::from_utf8(output.stdout).unwrap();
@@ -208,7 +208,7 @@ fn differing_copies_are_ambiguous_and_never_corrected() {
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains("recomputed") || text.contains("ambiguous"), "{part}: {text}");
     }
-    assert_eq!(findings(&line), whole, "no commit came of it");
+    assert_eq!(findings(&line), whole, "it made no commit");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn broken_pipe_keeps_exit_code() {
     let (code, error) =
         unread(&format!("dead-letters replay --state {} --map ts=no", state.display()));
     assert_eq!((code, error.contains("20 records are refused again")), (Some(1), true), "{error}");
-    // Nor does it keep a repair from being made.
+    // A repair is made even if nobody reads the output.
     let (code, error) = unread(&format!("{line} --repair --why unread"));
     assert_eq!(code, Some(0), "{error}");
     no_drift(&line);
@@ -254,7 +254,7 @@ fn broken_pipe_keeps_exit_code() {
 fn checking_nothing_is_an_error() {
     let folder = folder();
     let line = state_of(folder.path(), 200, "");
-    // Before a record was read there is nothing, which is what the commit counts.
+    // The first commit counts nothing, and there is nothing to count.
     assert_eq!(no_drift(&format!("{line} --at 1")), 0);
     let text = ok(&format!("{line} --at 1").replace("--json", ""));
     assert!(text.contains("commit 1 counts no event: there is nothing to check"), "{text}");
@@ -262,7 +262,7 @@ fn checking_nothing_is_an_error() {
     let error = fails(&part, 2);
     assert!(error.contains("no key of commit 2 or of the log lies in the part"), "{error}");
     no_drift(&format!("{part} --at 1"));
-    // That nobody wrote a tag is an answer.
+    // A tag that occurs nowhere is a valid result.
     let tag = format!("{line} --tags nobodywritesthis");
     assert_eq!(no_drift(&tag), 0);
     let text = ok(&tag.replace("--json", ""));

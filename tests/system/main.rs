@@ -1,4 +1,4 @@
-//! Whole-system tests: the `tagflow` binary as its users run it, held against an independent
+//! System tests: run the `tagflow` binary as users do and compare its counts with an independent
 //! recount of the input.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]

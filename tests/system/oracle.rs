@@ -1,4 +1,4 @@
-//! Exports held against the oracle's count of the input (`tests/recount`).
+//! Compares exports with the oracle's count of the input (`tests/recount`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,7 +11,7 @@ use schemas::mapping::Mapping;
 
 use super::harness::Summary;
 
-/// What is to be counted.
+/// What to count.
 pub(crate) struct Input<'a> {
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) mapping: &'a str,
@@ -21,13 +21,13 @@ pub(crate) struct Input<'a> {
 }
 
 impl Input<'static> {
-    /// All of one file of Tagflow's own records.
+    /// One file of records in the default format.
     pub(crate) fn file(path: &Path) -> Self {
         Self { paths: vec![path.to_owned()], mapping: "", scopes: &[], until: i64::MAX }
     }
 }
 
-/// Counts `input`, with windows at `as_of`, and keeps the evidence of one key.
+/// Counts `input`, with windows at `as_of`. Collects the events behind one key.
 pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted {
     let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
     let scopes: Vec<(String, Vec<String>)> =
@@ -48,7 +48,8 @@ pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted 
     recount(records.map(|(line, at)| ("input", at, line)), &rules, as_of, of).unwrap()
 }
 
-/// Counts records of the default form, with their partitions and positions, without a horizon.
+/// Counts records in the default format, given with their partitions and positions, without a
+/// horizon.
 pub(crate) fn count_records<'l>(
     records: impl Iterator<Item = (&'l str, u64, Vec<u8>)>,
     as_of: i64,
@@ -64,14 +65,14 @@ pub(crate) fn count_records<'l>(
     recount(records, &rules, as_of, None).unwrap()
 }
 
-/// The k-th largest event time, from 1.
+/// The k-th largest event time, counting from 1.
 pub(crate) fn largest(counted: &Counted, k: usize) -> i64 {
     let mut times = counted.times.clone();
     times.sort_unstable();
     times[times.len() - k]
 }
 
-/// Holds an export against a count of `input`; names the first key that differs, with its events.
+/// Compares an export with a count of `input`. Names the first key that differs, with its events.
 pub(crate) fn check(input: &Input<'_>, rows: &BTreeMap<Key, Row>, summary: &Summary) -> Counted {
     let as_of = summary.as_of.unwrap_or_default();
     let counted = count(input, as_of, None);

@@ -1,5 +1,4 @@
-//! One state and one input, read in different ways one after the other: nothing is left out and
-//! nothing is read twice.
+//! One state and one input, read in one way after another: every record counts exactly once.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +16,7 @@ fn run(input: &Path, state: &Path, more: &str) -> String {
     format!("run --input {} --state {} {more}", input.display(), state.display())
 }
 
-/// Reads some of the input and stops.
+/// Reads part of the input and stops.
 fn begin(line: &str, state: &Path) {
     let before = newest_commit(state);
     let job = Job::start(line);
@@ -27,7 +26,7 @@ fn begin(line: &str, state: &Path) {
     assert_eq!(code, Some(0), "{error}");
 }
 
-/// Follows the input until all `events` of it are counted.
+/// Follows the input until `events` are counted.
 fn follow(line: &str, state: &Path, events: u64) {
     let mut job = Job::start(line);
     super::harness::eventually("all events", || {
@@ -45,7 +44,7 @@ fn half_read_bounded_run_must_finish_before_following() {
     generate(&posts, 60_000, "");
     begin(&run(&posts, &state, "--bounded --limit-rate 10000"), &state);
     let before = export(&state, "").1;
-    assert!(before.events < 60_000, "it was stopped half-way");
+    assert!(before.events < 60_000, "it was stopped before the end");
     for more in ["", "--bounded --horizon 48h"] {
         let error = fails(&run(&posts, &state, more), 1);
         assert!(error.contains("posts.ndjson") && error.contains("not ended"), "{error}");
@@ -146,7 +145,7 @@ fn changed_scopes_need_a_new_state() {
         let error = fails(&run(&input, &state, &format!("--bounded {other}")), 1);
         assert!(error.contains("the state counts by region=eu, region=us, not by "), "{error}");
     }
-    // The order in which they are named is of no account.
+    // Their order does not matter.
     ok(&run(&input, &state, "--bounded --scope region=us,eu"));
     assert_eq!(export(&state, "").1.events, 60_000);
     fails(&run(&input, &state, "--bounded --scope region=eu"), 1);

@@ -1,4 +1,4 @@
-//! `reconcile`: no drift where there is none, and exactly the planted drift where there is some.
+//! `reconcile` finds no drift in a sound state, and exactly the planted drift in others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +20,7 @@ use super::harness::{
     Job, eventually, export, fails, folder, newest_commit, ok, run, tell, test_data,
 };
 
-/// A finished state with scopes, and its input.
+/// Makes an input and a finished state. Returns the command line that checks it.
 pub(crate) fn state_of(folder: &Path, posts: u32, more: &str) -> String {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
     let input = input.display();
@@ -30,7 +30,7 @@ pub(crate) fn state_of(folder: &Path, posts: u32, more: &str) -> String {
     format!("reconcile --input {input} --state {state} --json")
 }
 
-/// What a check prints: the values that differ, and its last line.
+/// The output of a check: the values that differ, and the last line.
 pub(crate) fn findings(line: &str) -> (Vec<Value>, Value) {
     let output = run(line);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -79,11 +79,10 @@ fn recorded_horizon_decisions_are_respected() {
     }
 }
 
-/// How many commits of one run are checked, where `TAGFLOW_RECONCILE_COMMITS` names no other
-/// number.
+/// Commits of one run to check, unless `TAGFLOW_RECONCILE_COMMITS` sets another number.
 const COMMITS: u64 = 12;
 
-/// A number in the environment.
+/// A number from the environment.
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
 }
@@ -161,7 +160,7 @@ fn since_checks_only_later_records() {
         no_drift(&format!("{line} --since {} --at {}", commits[0], commits[2]));
         let error = fails(&format!("{line} --since {}", commits[3]), 2);
         assert!(error.contains("it does not come before"), "{error}");
-        // What was wrong before is taken on trust, and what is wrong since is not.
+        // Drift of the earlier commit is trusted, later drift is found.
         let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
         let (values, _) = findings(&format!("{line} --since {}", commits[1]));
         assert_eq!(fields(&values), [(key.as_str(), "total")]);
@@ -182,7 +181,7 @@ fn real_posts_have_no_drift() {
     no_drift(&format!("reconcile --input {input} {map} --state {state} --json"));
 }
 
-/// Writes a table of the visible commit anew, as `change` has it; its checksum is right.
+/// Rewrites a table of the visible commit with `change`, and with a valid checksum.
 pub(crate) fn rewrite<T: Named>(state: &Path, change: impl FnOnce(&mut Rows<T>, Merge<'_, T>)) {
     let storage = DiskStorage::open_existing(state).unwrap();
     let commit = visible(&storage).unwrap().unwrap();
@@ -208,14 +207,14 @@ pub(crate) fn rewrite<T: Named>(state: &Path, change: impl FnOnce(&mut Rows<T>, 
     replace(state, &manifest);
 }
 
-/// Puts another manifest in the place of a commit's; its checksum is right.
+/// Replaces the manifest of a commit, with a valid checksum.
 pub(crate) fn replace(state: &Path, manifest: &Manifest) {
     let file = state.join(format!("commits/{:010}.manifest", manifest.header.commit));
     fs::remove_file(&file).unwrap();
     fs::write(&file, manifest.encode().unwrap()).unwrap();
 }
 
-/// Changes the row of one tag of the whole stream; none leaves it out. Its key, and its hash.
+/// Changes the row of one unscoped tag, or removes it if `change` returns `None`. Returns the tag.
 pub(crate) fn change_tag(
     state: &Path,
     change: impl Fn(TagRow<'_>) -> Option<TagRow<'_>>,
@@ -235,7 +234,7 @@ pub(crate) fn change_tag(
     changed
 }
 
-/// The row of a tag that nobody wrote.
+/// The row of a tag that is in no post.
 pub(crate) const NOBODY: TagRow<'_> = TagRow {
     scope: "",
     tag: "nobody",
@@ -248,7 +247,7 @@ pub(crate) const NOBODY: TagRow<'_> = TagRow {
     commit: 1,
 };
 
-/// The fields that differ, by key.
+/// The key and field of each difference.
 fn fields(values: &[Value]) -> Vec<(&str, &str)> {
     values.iter().map(|v| (v["key"].as_str().unwrap(), v["field"].as_str().unwrap())).collect()
 }
@@ -282,7 +281,7 @@ fn planted_tag_drift_is_found_exactly() {
     assert_eq!(values[0]["stored"], "Nobody");
     let (key, values) = planted(|row| Some(TagRow { last_seen: row.last_seen + 1, ..row }));
     assert_eq!(fields(&values), [(key.as_str(), "last_seen")]);
-    // Its windows are those of nothing.
+    // Without buckets all windows are 0.
     let (key, values) = planted(|row| Some(TagRow { recent: &[], ..row }));
     assert!(fields(&values).contains(&(key.as_str(), "c24h")), "{values:?}");
     let (_, values) = planted(|_| None);
@@ -331,8 +330,8 @@ fn unknown_rows_wrong_scopes_and_shifted_buckets_are_found() {
     assert!(!shifted.is_empty() && shifted.len() <= 2, "{shifted:?}");
 }
 
-/// Whether a row has a few buckets, of which the first counts in a window at `as_of_ms`, and still
-/// does when it is moved.
+/// Whether a row has several buckets, the first of which is inside a window at `as_of_ms`, even
+/// after a shift.
 pub(crate) fn can_shift(row: &TagRow<'_>, as_of_ms: i64) -> bool {
     let tiers = schemas::windows::Windows::default().tiers();
     let list = Buckets::decode(tiers.slot(row.as_of), row.recent).unwrap();
@@ -340,9 +339,9 @@ pub(crate) fn can_shift(row: &TagRow<'_>, as_of_ms: i64) -> bool {
     list.iter(&tiers).count() > 3 && first_ms > Some(as_of_ms - 23 * 3_600_000)
 }
 
-/// Moves the first bucket of a list ten minutes back, which no width of bucket hides. The list is
-/// of varints: twice the distance to the first bucket, less one, as it lies behind; its count; the
-/// distance from there to the next bucket; and so on.
+/// Moves the first bucket of a list back by ten minutes, more than any bucket's width. The list is
+/// made of varints: twice the distance back to the first bucket, less one; its count; the distance
+/// to the next bucket; and so on.
 pub(crate) fn shift(recent: &[u8]) -> Vec<u8> {
     let mut values = vec![0_u64];
     let mut bits = 0;
@@ -393,7 +392,7 @@ fn missing_and_surplus_ids_are_found() {
     assert!(!missing["events"].as_array().unwrap().is_empty(), "{missing}");
 }
 
-/// Copies a folder with all in it.
+/// Copies a folder and everything in it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -408,8 +407,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn every_table_has_a_check_or_a_reason() {
-    // Boards follow from tags and are checked by the invariants of the rig; dead letters hold the
-    // decisions that a check takes over; repairs are a diary.
+    // Boards follow from tags and are checked by the simulations; dead letters hold the decisions
+    // that a check relies on; repairs are an audit log.
     assert_eq!(TableName::ALL.len(), 5, "a new table needs a check in reconcile");
 }
 

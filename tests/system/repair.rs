@@ -1,5 +1,5 @@
-//! `reconcile --repair`: planted drift is found, corrected through the job while events keep
-//! coming, and listed; asking again changes nothing, and a kill between any two steps neither.
+//! `reconcile --repair` finds planted drift, corrects it through the job while events arrive, and
+//! lists it. Repeating it changes nothing, and neither does a kill between any two steps.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,12 +23,12 @@ use tempfile::TempDir;
 use super::harness::{Job, eventually, export, folder, newest_commit, ok, run};
 use super::reconcile::{NOBODY, can_shift, change_tag, copy, findings, no_drift, rewrite, shift};
 
-/// A state that a job follows a growing file with.
+/// A growing file, and the state of a job that follows it.
 struct Followed {
     _folder: TempDir,
     input: PathBuf,
     state: PathBuf,
-    /// The lines that have not come yet.
+    /// Lines that are not in the file yet.
     rest: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl Followed {
         format!("{command} --input {input} --state {state}")
     }
 
-    /// Starts the job and waits until it has read what there is.
+    /// Starts the job and waits until it has read the whole file.
     fn start(&self) -> Job {
         let before = newest_commit(&self.state);
         let job = Job::start(&self.line(&format!("run {SCOPES} --workers 2")));
@@ -88,7 +88,7 @@ impl Followed {
         assert_eq!(code, Some(0), "{error}");
     }
 
-    /// Lets lines come, some at a time, until the end of what this returns.
+    /// Appends lines, a few at a time, until the result is stopped.
     fn grow(&mut self) -> Growing {
         let end = Arc::new(AtomicBool::new(false));
         let (stop, path, lines) = (end.clone(), self.input.clone(), std::mem::take(&mut self.rest));
@@ -123,7 +123,7 @@ impl Growing {
     }
 }
 
-/// What `reconcile --repair` prints: the values that differed, what was done, and its last line.
+/// The output of `reconcile --repair`: the values that differed, the repairs, and the last line.
 fn repaired(line: &str) -> (Vec<Value>, Vec<Value>, Value) {
     let text = ok(&format!("{line} --repair --why test --json"));
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -133,7 +133,7 @@ fn repaired(line: &str) -> (Vec<Value>, Vec<Value>, Value) {
     (of("recomputed"), of("who"), last.clone())
 }
 
-/// The keys that were changed by planting.
+/// Plants drift in a state. Returns the key that it changed.
 type Plant = fn(&Path) -> String;
 
 fn nobody(state: &Path) -> String {
@@ -230,7 +230,7 @@ fn drift_is_repaired_while_events_arrive() {
         assert!(keys.len() == 1 && (key.is_empty() || keys.contains(&*key)), "{what}: {values:?}");
         for repair in &repairs {
             assert_eq!((&repair["why"], repair["who"].is_string()), (&json!("test"), true));
-            // Where stream time has moved on meanwhile, two minutes have become one bucket.
+            // If stream time has advanced meanwhile, two minutes may have become one bucket.
             let same = repair["before"] == repair["after"];
             assert!(!same || what == "a bucket shifted", "{what}: {repair}");
         }
@@ -250,7 +250,7 @@ fn drift_is_repaired_while_events_arrive() {
     assert_eq!(records, lines, "control records are no records of the input");
 }
 
-/// How often a repair is interrupted.
+/// How many repairs are interrupted.
 const KILLS: u64 = 10;
 
 #[test]
@@ -266,7 +266,7 @@ fn killed_repair_completes_when_run_again() {
         copy(&sound, &followed.state);
         let key = change_tag(&followed.state, |row| Some(TagRow { total: row.total + 1, ..row }));
         id_too_many(&followed.state);
-        // With a job that takes the corrections, and without.
+        // With a running job that applies the corrections, and without one.
         let mut job = (round % 2 == 0).then(|| followed.start());
         let mut command = Job::start(&format!("{line} --repair"));
         let asked = || fs::read_dir(followed.state.join("control")).unwrap().count();
@@ -310,13 +310,13 @@ fn repairing_a_finished_run_twice_changes_nothing() {
     let shown = |at: &str| ok(&format!("checkpoint show --state {} --json {at}", state.display()));
     let finished: Value = serde_json::from_str(&shown("")).unwrap();
     assert_eq!(finished["counters"]["corrected"], 1, "{finished}");
-    // A correction made from the commit before: a later one has made it void.
+    // A correction based on the commit before: a later correction has made it void.
     let (values, _) = findings(&format!("{check} --json --at {base}"));
     assert_eq!(values[0]["key"], key);
     let text = ok(&format!("{check} --repair --at {base}"));
     assert!(!text.contains("because"), "{text}");
     assert_eq!(export(&state, "").0, before);
-    // The run has nothing left to do.
+    // The run is still finished.
     let newest = visible(&storage).unwrap();
     ok(&line);
     assert_eq!(visible(&storage).unwrap(), newest, "a finished run stays finished");
@@ -353,7 +353,7 @@ fn running_job_republishes_existing_and_unknown_rows() {
     assert_eq!(followed.repairs().len(), 2);
 }
 
-/// What `dead-letters replay --json` prints, and its exit code.
+/// Runs `dead-letters replay --json`. Returns its exit code and output.
 fn replay(state: &Path, more: &str) -> (Option<i32>, Value) {
     let output = run(&format!("dead-letters replay --state {} --json {more}", state.display()));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -373,7 +373,7 @@ fn replayed_dead_letters_count_once() {
     };
     let mut lines: Vec<String> =
         (0..200).map(|i| post(&format!("e{i}"), "event_id", now + i * 1000)).collect();
-    // Under another name, broken, repeated, and far behind the horizon.
+    // Records with a wrong field name, broken, repeated, and far beyond the horizon.
     lines.push(post("x1", "id", now));
     lines.push(post("x2", "id", now));
     lines.push("{\"event_id\":\"x3\",\"ts\":\n".to_owned());
@@ -387,14 +387,14 @@ fn replayed_dead_letters_count_once() {
     let check = format!("reconcile {line} --json");
     let total = || export(&state, "").0[&(String::new(), "tea".to_owned())].total;
     assert_eq!((total(), no_drift(&check) > 0), (200, true));
-    // As they are, under their own name: two count, one had come before.
+    // Mapped by their own field name, two count and one is a duplicate.
     let (code, answer) = replay(&state, "--reason missing_field --map event_id=id");
     assert_eq!((code, &answer["counted"], &answer["duplicates"]), (Some(0), &json!(2), &json!(1)));
     assert_eq!(total(), 202);
     no_drift(&check);
     let (code, answer) = replay(&state, "--reason missing_field --map event_id=id");
     assert_eq!((code, &answer["counted"], &answer["refused"]), (Some(0), &json!(0), &json!(0)));
-    // What cannot be read is refused again; repaired it counts.
+    // A broken record is refused again, and counts once it is repaired.
     let (code, answer) = replay(&state, "--reason not_json");
     assert_eq!((code, &answer["refused"]), (Some(1), &json!(2)));
     let listed =
@@ -407,7 +407,7 @@ fn replayed_dead_letters_count_once() {
     fs::write(&repaired, one.to_string()).unwrap();
     let (code, answer) = replay(&state, &format!("--repaired {} --why mended", repaired.display()));
     assert_eq!((code, &answer["counted"]), (Some(0), &json!(1)));
-    // Beyond the horizon it counts as it is.
+    // A record beyond the horizon counts unchanged.
     let (code, answer) = replay(&state, "--reason beyond_horizon");
     assert_eq!((code, &answer["counted"]), (Some(0), &json!(1)));
     assert_eq!(total(), 204);
@@ -416,7 +416,7 @@ fn replayed_dead_letters_count_once() {
     assert_eq!(listed.matches("replayed in commit").count(), 5, "{listed}");
     let audit = ok(&format!("repairs ls --state {}", state.display()));
     assert!(audit.contains("mended") && audit.contains("counted_as_it_is"), "{audit}");
-    // The counters of records are those of the log, and a finished run has nothing left to do.
+    // The record counters still describe the log, and the run is still finished.
     let summary = export(&state, "").1;
     assert_eq!((summary.events, summary.dead_letters, summary.beyond_horizon), (200, 5, 1));
     let commit = summary.commit;

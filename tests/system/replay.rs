@@ -1,5 +1,5 @@
-//! `replay`: beside a live job, up to a commit of it, the same comes out whenever it runs; and what
-//! a clock decided is taken over, or shows.
+//! `replay` up to a commit of a running job gives the same counts whenever it runs. Decisions that
+//! depended on the clock are either taken from the job's record or show up as differences.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +22,7 @@ fn now_ms() -> i64 {
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
-/// A folder of files that a job follows.
+/// A folder of files, followed by a running job.
 struct Live {
     folder: TempDir,
     job: Job,
@@ -55,7 +55,7 @@ impl Live {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until the job has committed so many records.
+    /// Waits until the job has committed this many records.
     fn counted(&mut self, records: u64) {
         let state = self.state();
         eventually("the records", || {
@@ -80,7 +80,7 @@ impl Live {
     }
 }
 
-/// The tags of which two states say different things.
+/// The tags that differ between two states.
 fn differ(a: &Path, b: &Path, more: &str) -> BTreeSet<String> {
     let output = run(&format!("compare {} {} --json {more}", a.display(), b.display()));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -92,14 +92,15 @@ fn differ(a: &Path, b: &Path, more: &str) -> BTreeSet<String> {
     values.map(|value| value["key"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A live job with every kind of decision: a future event, and one below the floor.
+/// A running job that has made every kind of decision: an event from the future, and one below the
+/// floor.
 fn with_decisions() -> Live {
     let mut live = Live::start("");
     let now = now_ms();
     live.append("a.ndjson", &(0..20).map(|i| post(i, now - 1000, "now")).collect::<String>());
     live.append("a.ndjson", &post(20, now + HOUR, "future"));
     live.counted(21);
-    // The floor is set with the commit before; an old file's own log time is old as well.
+    // The previous commit set the floor. The log time of an old file is old as well.
     live.append("old.ndjson", &post(21, now - 30 * HOUR, "old"));
     live.append("old.ndjson", &post(22, now - 2000, "both"));
     live.counted(23);
@@ -139,7 +140,7 @@ fn recorded_decisions_explain_every_difference() {
     let decided = ["future", "old"].map(str::to_owned);
     assert_eq!(differ(&live.state(), &alone, &at), decided.into());
     assert_eq!(export(&alone, "").1.as_of, counted.as_of, "as of");
-    // Drift of the replay itself is another question, which has an answer.
+    // The replay can be checked for drift itself.
     let (input, state) = (live.path("posts"), same.display());
     ok(&format!("reconcile --input {} --state {state}", input.display()));
 }
@@ -171,13 +172,13 @@ fn replay_stops_at_any_commit_and_continues_to_a_later_one() {
     }
     let back = fails(&live.line("all", &format!("--until-commit LIVE@{}", commits[0])), 1);
     assert!(back.contains("use another state folder"), "{back}");
-    // Only what lies between two commits.
+    // Only the records between two commits.
     let (first, last) = (commits[0], commits[2]);
     let between = live.replay("part", &format!("--from LIVE@{first} --until-commit LIVE@{last}"));
     let events = |more: &str| export(&live.state(), more).1.events;
     let want = events(&format!("--at {last}")) - events(&format!("--at {first}"));
     assert_eq!(export(&between, "").1.events, want);
-    // And what comes at or after a time.
+    // Only the records at or after a time.
     let time = now - HOUR + 120;
     let later = live.replay("later", &format!("--from {time} --bounded"));
     assert_eq!(export(&later, "").1.events, 400 - 120);
@@ -191,7 +192,7 @@ fn replay_follows_a_job_through_kills() {
     for _ in 0..2 {
         let before = newest_commit(&state);
         let mut job = Job::start(&line);
-        eventually("commits of its own", || (newest_commit(&state) > before + 1).then_some(()));
+        eventually("its own commits", || (newest_commit(&state) > before + 1).then_some(()));
         assert!(job.kill());
     }
     let mut job = Job::start(&line);
@@ -208,7 +209,7 @@ fn replay_follows_a_job_through_kills() {
     let (code, _, error) = job.end();
     assert_eq!(code, Some(0), "{error}");
     assert_eq!(differ(&live.state(), &state, ""), BTreeSet::new());
-    // With a longer horizon its own rule counts more.
+    // A longer horizon counts more.
     let until = "--until-commit LIVE --decisions-from LIVE --horizon 48h";
     let longer = live.replay("longer", until);
     assert_eq!(differ(&live.state(), &longer, ""), ["beyond".to_owned()].into());
@@ -228,10 +229,10 @@ fn bounded_run_is_replayed_exactly() {
     let (got, again) = export(Path::new(&replayed), "");
     assert_eq!((got, again.as_of, again.events), (want, counted.as_of, counted.events));
     ok(&format!("compare {state} {replayed}"));
-    // Once more, there is nothing to do.
+    // Running it again changes nothing.
     ok(&format!("{line} --until-commit {state}"));
     assert_eq!(export(Path::new(&replayed), "").1, again);
-    // Whatever is appended later is not its business.
+    // Records appended later are not read.
     fs::OpenOptions::new().append(true).open(&input).unwrap().write_all(b"{}\n").unwrap();
     let third = path("third");
     ok(&format!("replay --input {input} --state {third} --until-commit {state}"));

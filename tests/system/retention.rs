@@ -1,5 +1,5 @@
-//! How many old commits a job keeps: `--keep-bytes`, what is told of a commit that is gone, and
-//! what `explain` says of the budget.
+//! How many old commits a job keeps: `--keep-bytes`, the message for a removed commit, and what
+//! `explain` prints about the budget.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use sinks::storage::DiskStorage;
 
 use super::harness::{Job, eventually, fails, folder, newest_commit, ok};
 
-/// The commits that hold something, and the bytes of the files that only old ones need.
+/// The readable commits, and the bytes of files that only old commits need.
 fn kept(state: &Path) -> (Vec<u64>, u64) {
     let storage = DiskStorage::open_existing(state).unwrap();
     let commits = list_commits(&storage).unwrap().into_iter();
@@ -21,21 +21,21 @@ fn kept(state: &Path) -> (Vec<u64>, u64) {
     let of_old = manifests.iter().flat_map(|manifest| &manifest.body.segments);
     let old: BTreeSet<&str> =
         of_old.map(|meta| &*meta.name).filter(|name| !live.contains(name)).collect();
-    // One that is being removed has no size.
+    // A file that is just being removed has no size.
     let bytes = old.iter().filter_map(|name| fs::metadata(state.join(name)).ok());
     (commits, bytes.map(|file| file.len()).sum())
 }
 
-/// Starts a job on a state, and waits for commits of its own.
+/// Starts a job on a state and waits for its own commits.
 fn start(line: &str, state: &Path) -> Job {
     let before = newest_commit(state);
     let job = Job::start(line);
-    eventually("commits of this start", || (newest_commit(state) > before + 2).then_some(()));
+    eventually("its own commits", || (newest_commit(state) > before + 2).then_some(()));
     job
 }
 
-/// Waits until old commits have kept to a budget for three commits on end: a large one may come
-/// after a look at one that fits.
+/// Waits until old commits stay within a budget for three commits in a row: a large one may follow
+/// a small one.
 fn await_budget(state: &Path, budget: u64) {
     let mut first = None;
     eventually("old commits that keep to their budget", || {
@@ -88,7 +88,7 @@ fn old_commits_are_removed_to_fit_the_budget() {
     let (some, bytes) = kept(&state);
     assert!(bytes <= budget && some.len() > 2, "{some:?}, {bytes} of {budget} bytes");
     assert!(some.windows(2).all(|two| two[1] == two[0] + 1), "the oldest go first: {some:?}");
-    // What is kept can be asked, what is gone is told as such.
+    // Kept commits can be queried, and removed ones are reported as such.
     let ask = |at: u64| format!("query top --state {} --at {at}", state.display());
     assert!(ok(&ask(some[0])).contains(&format!("commit {}", some[0])));
     let gone = some[0] - 1;
@@ -97,7 +97,7 @@ fn old_commits_are_removed_to_fit_the_budget() {
         let want = format!("there is no commit {gone}; `tagflow checkpoint ls` shows those");
         assert!(error.contains(&want), "{error}");
     }
-    // Where there is no budget, only those stay that need no file of their own.
+    // With a budget of 0, only commits that need no extra file stay.
     let job = start(&keep(0), &state);
     await_budget(&state, 0);
     stop(job);

@@ -1,5 +1,5 @@
-//! The runbooks, each run from beginning to end as a new operator would. Those with a database are
-//! in `services/replay.rs`.
+//! The runbooks, each run from beginning to end. Those that need a database are in
+//! `services/promotion.rs`.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use super::harness::{TAGFLOW, folder, ok};
 
-/// Runs a runbook, with the binary under test on the path.
+/// Runs a runbook with the binary under test on the path.
 pub(crate) fn runbook(name: &str, arguments: &str) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/runbooks").join(name);
     let bin = Path::new(TAGFLOW).parent().unwrap();
@@ -17,7 +17,7 @@ pub(crate) fn runbook(name: &str, arguments: &str) -> Output {
     Command::new(script).args(arguments).env("PATH", path).output().unwrap()
 }
 
-/// Runs one that must end with `code`; what it printed.
+/// Runs a runbook that must exit with `code`. Returns its output.
 pub(crate) fn ends(name: &str, arguments: &str, code: i32) -> String {
     let output = runbook(name, arguments);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -41,7 +41,7 @@ fn runbook_number_looks_wrong() {
     );
     let told = ends("number-looks-wrong", &format!("nosuchtag {input} {state}"), 0);
     assert!(told.contains("0 posts; commit 2 says 0"), "{told}");
-    // A log that does not hold what the commit counts cannot tell.
+    // A log without the records that the commit counts is inconclusive.
     let text = fs::read_to_string(&input).unwrap();
     fs::write(&input, &text[..text.len() / 2]).unwrap();
     let told = runbook("number-looks-wrong", &format!("harbour {input} {state}"));
@@ -61,7 +61,7 @@ fn runbook_tag_rules_changed() {
     assert!(told.contains("in region=eu: total null |"), "{told}");
     let eu = ok(&format!("query tag harbour --scope region=eu --state {new}"));
     assert!(eu.starts_with("#Harbour in region=eu"), "{eu}");
-    // The new job goes on behind the replay, and finds nothing new to read.
+    // The new job continues after the replay and finds nothing to read.
     let line = format!("run --input {input} --state {new} --bounded --scope region=eu");
     let ended = ok(&line);
     assert!(ended.contains("events                     17"), "{ended}");
@@ -85,7 +85,7 @@ fn runbook_poison_producer() {
     let told = ends("poison-producer", &arguments, 0);
     assert!(told.contains("missing_field") && told.contains("each once"), "{told}");
     assert!(total().starts_with("#a: 20 posts"), "{}", total());
-    // Once more changes nothing.
+    // Running it again changes nothing.
     ends("poison-producer", &arguments, 0);
     assert!(total().starts_with("#a: 20 posts"), "{}", total());
 }

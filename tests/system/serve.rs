@@ -1,4 +1,4 @@
-//! The API and its pages over real sockets, from a state that another process writes.
+//! The API and its pages over real sockets, on a state that another process writes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -39,13 +39,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A header of it.
+    /// One of its headers.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let prefix = format!("{name}: ");
         self.head.lines().find_map(|line| line.strip_prefix(&prefix))
     }
 
-    /// Its body.
+    /// Its body, parsed.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
@@ -64,7 +64,7 @@ fn raw(address: &str, request: &str) -> Option<Answer> {
     Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-/// Gets a path.
+/// Sends a GET request.
 pub(crate) fn get(address: &str, path: &str) -> Answer {
     get_with(address, path, "")
 }
@@ -228,7 +228,7 @@ fn request_smuggling_is_refused() {
     for (request, status) in cases {
         assert_eq!(raw(at, &request).map(|a| a.status), Some(status), "{request}");
     }
-    // A second request behind a refused body is never answered.
+    // A second request after a refused body is never answered.
     let both = "GET /tags/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nsmuggled\n\
                 GET /tags/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answer = raw(at, both).unwrap();
@@ -250,7 +250,7 @@ fn silent_clients_are_closed_and_do_not_block_others() {
     let silent: Vec<TcpStream> = (0..200).map(connect).collect();
     assert_eq!(get(&served.address, "/tags/a").status, 200);
     for mut stream in silent {
-        // Closed with or without a word, but closed.
+        // Closed, with or without an answer.
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"));

@@ -1,5 +1,5 @@
-//! Rows of a store against the commit they claim to show: what was published is never called
-//! drift, and whatever else is planted is, with exactly its rows.
+//! Compares the rows of a store with the commit they claim to be from. Published rows are never
+//! drift; planted drift is found exactly.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ use sinks::store::{ServedBoard, ServedTag};
 
 use super::harness::{folder, ok};
 
-/// What a store serves.
+/// The contents of a store.
 #[derive(Clone)]
 struct Store {
     job: JobRow,
@@ -26,7 +26,7 @@ struct Store {
 }
 
 impl Store {
-    /// All rows of a commit, as they are published.
+    /// All rows of a commit, as published.
     fn of(snapshot: &Snapshot) -> Self {
         let Manifest { header, body } = &snapshot.manifest;
         let version = Some(header.version);
@@ -64,7 +64,7 @@ impl Store {
         self.tags.iter_mut().find(|row| row.scope.is_empty() && row.tag == name).unwrap()
     }
 
-    /// What is found, as `KEY FIELD stored recomputed`.
+    /// The differences, as `KEY FIELD stored recomputed`.
     fn drift(&self, state: &Path) -> Vec<String> {
         self.found(state, &|_, _| true)
     }
@@ -77,7 +77,7 @@ impl Store {
         self.tags.iter().for_each(|row| check.tag(row).unwrap());
         self.boards.iter().for_each(|row| check.board(row).unwrap());
         check.job(&self.job);
-        // Rows of a version that no kept commit has are read again, and then there is no excuse.
+        // Rows with an unknown version are read a second time, and then they must match.
         let (unsure, boards) = check.unsure();
         check.go_on(snapshot, true);
         let unsure = |row: &&ServedTag| unsure.contains(&(row.scope.clone(), row.tag.clone()));
@@ -93,7 +93,7 @@ impl Store {
     }
 }
 
-/// A state with two commits of counts, and both open.
+/// Makes a state with two commits that count something, and opens both.
 fn commits(folder: &Path) -> [Arc<Snapshot>; 2] {
     let (input, state) = (folder.join("posts.ndjson"), folder.join("state"));
     let post = |id: u32, ts: i64, tags: &str, region: &str| {
@@ -131,17 +131,17 @@ fn published_rows_are_not_drift_while_publishing_continues() {
     for snapshot in [&before, &after] {
         assert_eq!(Store::of(snapshot).drift(&state), [""; 0]);
     }
-    // Half of the next commit's rows are here, and its job row is not.
+    // Some rows of the next commit are there, but not its job row.
     let mut moving = Store::of(&before);
     let mut newer = Store::of(&after);
     *moving.tag("taga") = newer.tag("taga").clone();
     moving.tags.push(newer.tag("tage").clone());
     moving.boards.clone_from(&newer.boards);
     assert_eq!(moving.drift(&state), [""; 0]);
-    // But what is wrong with a newer row is wrong.
+    // A wrong value in a newer row is drift.
     moving.tag("taga").total = Some(7);
     assert_eq!(moving.drift(&state), ["taga total 7 9"]);
-    // A version that no commit has is held against the newest.
+    // A row whose version no commit has is compared with the newest.
     let version = after.manifest.header.version;
     let mut strange = Store::of(&after);
     strange.tag("tagb").version = Some(version + 5);
@@ -167,7 +167,7 @@ fn planted_drift_is_found_with_exactly_its_rows() {
     let damaged = planted(&|s| s.tag("tagc").recent = Some(vec![255; 3]));
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     assert!(damaged[0].starts_with("tagc recent"), "{damaged:?}");
-    // Deleted, and a row too many.
+    // A deleted row, and a surplus row.
     let gone = planted(&|s| s.tags.retain(|row| row.tag != "tagd"));
     let fields = ["total", "display", "first_seen", "last_seen", "c1h", "c24h"];
     let named: Vec<String> = fields.iter().map(|field| format!("tagd {field} null")).collect();
@@ -179,11 +179,11 @@ fn planted_drift_is_found_with_exactly_its_rows() {
     });
     assert_eq!(more.len(), fields.len(), "{more:?}");
     assert!(more.iter().all(|told| told.starts_with("stranger") && told.ends_with(" null")));
-    // Older than published; in two scopes.
+    // Older than published, in two scopes.
     let older = planted(&|s| *s.tag("taga") = Store::of(&before).tag("taga").clone());
     assert_eq!(older[0], "taga total 8 9");
     assert!(older.iter().all(|told| told.starts_with("taga ")), "{older:?}");
-    // A page of rows that was cut off.
+    // Many missing rows.
     let place = |scope: &str, tag: &str| match scope {
         "" => tag.to_owned(),
         scope => format!("{scope}/{tag}"),
@@ -193,7 +193,7 @@ fn planted_drift_is_found_with_exactly_its_rows() {
     let cut = planted(&|s| s.tags.truncate(2));
     let found = cut.iter().map(|told| told.split_once(' ').unwrap().0.to_owned());
     assert_eq!(found.collect::<BTreeSet<_>>(), want);
-    // What readers evaluate windows by.
+    // The times that readers evaluate windows at.
     let as_of = after.manifest.body.as_of_ms.unwrap();
     assert_eq!(planted(&|s| s.job.as_of_ms = Some(5)), [format!(" as_of 5 {as_of}")]);
     let wall = after.manifest.header.wall_ms;
@@ -212,7 +212,7 @@ fn boards_are_checked_and_a_tag_filter_is_respected() {
     let found = store.drift(&state);
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[1].starts_with("all board") && found[0] == "tagc total 4 1", "{found:?}");
-    // A board of nobody is one too many, unless it is empty.
+    // A board of an unknown scope is drift, unless it is empty.
     let board = |doc: &[u8]| ServedBoard {
         scope: "region=mars".to_owned(),
         window: "all".to_owned(),
@@ -225,7 +225,7 @@ fn boards_are_checked_and_a_tag_filter_is_respected() {
     assert_eq!(more.drift(&state), ["region=mars/all board [1] null"]);
     *more.boards.last_mut().unwrap() = board(b"[]");
     assert_eq!(more.drift(&state), [""; 0]);
-    // What an answer would say of its time and version, or that there could be none.
+    // A wrong or missing time or version.
     for (as_of, version) in [(None, true), (Some(1), true), (Some(0), false)] {
         let mut other = Store::of(&after);
         let own = other.boards[place].as_of;
@@ -241,7 +241,7 @@ fn boards_are_checked_and_a_tag_filter_is_respected() {
     assert!(found.len() == 1 && found[0].starts_with("all version 9223"), "{found:?}");
     let one = store.found(&state, &|_, name| name == "taga");
     assert!(one.iter().all(|told| !told.starts_with("tagc")), "{one:?}");
-    // A commit that is not this state's is told.
+    // A commit of another state is reported.
     let storage = DiskStorage::open_existing(&state).unwrap();
     let mut job = Store::of(&before).job;
     job.version -= 1;

@@ -1,4 +1,4 @@
-//! Two jobs on one state: one survives, counts stay exact, and the other leaves with code 3.
+//! Two jobs on one state: one continues, the other exits with code 3, and counts stay exact.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn second_job_exits_and_names_the_running_one() {
     assert!(error.contains("--take-over"), "{error}");
     assert!(job.lives(), "the newcomer changed nothing");
     let before = newest_commit(&state);
-    eventually("it commits on", || (newest_commit(&state) > before).then_some(()));
+    eventually("more commits", || (newest_commit(&state) > before).then_some(()));
 }
 
 #[test]
@@ -30,13 +30,14 @@ fn superseded_job_exits_with_3_and_counts_stay_exact() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 120000 --tags-mean 2 --out {}", input.display()));
-    // Old commits go after a second, so takeovers and removals meet.
+    // Old commits are removed after a second, so that takeovers and removals overlap.
     let paced = "--limit-rate 2500 --keep 1s --grace 1s --take-over";
     let mut job = Job::start(&line(&input, &state, paced));
     for round in 0..5 {
         let before = newest_commit(&state);
-        eventually("a commit of its own", || (newest_commit(&state) > before + 1).then_some(()));
-        // One in two is asleep while it is superseded, and wakes up behind the other's commits.
+        eventually("its first own commit", || (newest_commit(&state) > before + 1).then_some(()));
+        // Every second job is stopped while it is superseded, and resumes after the other's
+        // commits.
         let asleep = round % 2 == 0;
         if asleep {
             job.signal("STOP");
@@ -70,7 +71,7 @@ fn stopped_job_is_taken_over_without_force() {
     let job = Job::start(&line(&input, &state, "--limit-rate 2000"));
     eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
     job.signal("STOP");
-    // It watches, sees no commit, and goes on.
+    // The new job sees no commit for a while, and takes over.
     let began = now();
     ok(&line(&input, &state, "--silence 3s"));
     assert!(began.elapsed() >= Duration::from_secs(3));

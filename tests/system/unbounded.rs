@@ -1,4 +1,4 @@
-//! Unbounded jobs: growing files, new files, the demo, and ends in order.
+//! Unbounded jobs: growing files, new files, the demo, and clean shutdown.
 
 use std::fs;
 use std::io::Write;
@@ -38,7 +38,7 @@ fn growing_and_new_files_are_followed_across_restarts() {
     let line = format!("run --input {} --state {} --workers 2", posts.display(), state.display());
     let job = Job::start(&line);
     eventually("two posts", || (total("x") == 2).then_some(()));
-    // Half a line counts once it is whole.
+    // A partial line counts once it is complete.
     let whole = post(3, now, "x");
     append("a.ndjson", &whole[..10]);
     append("b.ndjson", &post(4, now, "y"));
@@ -51,14 +51,14 @@ fn growing_and_new_files_are_followed_across_restarts() {
     assert_eq!(code, Some(0), "{error}");
     append("b.ndjson", &(post(4, now, "y") + &post(5, now, "y")));
     let mut job = Job::start(&line);
-    eventually("what came meanwhile", || (total("y") == 2).then_some(()));
+    eventually("the records written meanwhile", || (total("y") == 2).then_some(()));
     assert_eq!(total("x"), 3);
-    // An event from the far future is refused and moves nothing.
+    // An event from the far future is refused and does not advance stream time.
     append("b.ndjson", &post(6, now + 4_000_000, "z"));
     eventually("the refusal", || {
         ok(&format!("dead-letters ls --state {}", state.display())).contains("future").then_some(())
     });
-    // Stream time follows the clock, so windows expire though nothing comes.
+    // Stream time follows the clock, so windows expire even if no event arrives.
     let as_of = || export(&state, "").1.as_of.unwrap();
     let before = as_of();
     assert!((now..now + 120_000).contains(&before), "{before} is now");
@@ -71,7 +71,7 @@ fn old_events_in_a_followed_file_set_stream_time() {
     let folder = folder();
     let (input, state) = (folder.path().join("a.ndjson"), folder.path().join("state"));
     let start = 1_600_000_000_000_i64;
-    // An hour apart: reading them takes no time, so only their own times can tell.
+    // An hour apart, but read at once: stream time can only come from the events.
     let text: String = (0..20).map(|i| post(i, start + i64::from(i) * 3_600_000, "old")).collect();
     fs::write(&input, text).unwrap();
     let _job = Job::start(&format!("run --input {} --state {}", input.display(), state.display()));
@@ -110,7 +110,7 @@ fn demo_on_a_kept_state_continues_its_posts() {
     ok(&line);
     let second = export(&state, "").1;
     assert!(first.events > 0 && second.events > first.events);
-    // Every record is read once: what is due is first-time, redelivered, or late.
+    // Every record is read once. The share of duplicates is that of the generator.
     let share = second.duplicates as f64 / second.events as f64;
     assert!((0.01..0.04).contains(&share), "{second:?}");
 }

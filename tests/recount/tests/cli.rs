@@ -1,4 +1,4 @@
-//! The program: what it prints of a small input, and of an export that is wrong.
+//! What the program prints for a small input, and for a wrong export.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ const EXPORT: &str = r#"{"scope":"","key":"rain","display":"rain","total":1,"fir
 const COUNTERS: &str =
     r#""events":3,"duplicates":1,"beyond_horizon":0,"unsupported":0,"dead_letters":1"#;
 
-/// Runs the program in `folder`: exit code and standard output.
+/// Runs the program in `folder`. Returns its exit code and standard output.
 fn recount(folder: &Path, args: &str) -> (Option<i32>, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_recount"))
         .args(args.split_whitespace())

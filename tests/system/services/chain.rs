@@ -1,5 +1,5 @@
-//! From a topic to a table, through everything that may happen to the servers and to the job:
-//! the table ends equal to a recount of the topic, and no row that was seen is ever older again.
+//! From a topic to a table while jobs are killed and servers fail: the table ends equal to a
+//! recount of the topic, and no row ever goes back to an older version.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,17 +20,17 @@ use super::tables::{Database, Published, Tag};
 use super::topics::{create, records};
 use super::{Alone, alone, cql, difference, fresh, kafka, shared};
 
-/// Posts, where `TAGFLOW_CHAIN_POSTS` names no other number.
+/// Posts, unless `TAGFLOW_CHAIN_POSTS` sets another number.
 const POSTS: u64 = 200_000;
-/// The topic is filled in so many portions, which follow each other in event time.
+/// The topic is filled in portions that follow each other in event time.
 const PORTIONS: u64 = 10;
 const PARTITIONS: [&str; 6] = ["0", "1", "2", "3", "4", "5"];
-/// How long the database is away.
+/// How long the database is down.
 const OUTAGE: Duration = Duration::from_secs(30);
-/// Posts a second while the job is killed, so that it is never done.
+/// Posts a second while the job is killed, slow enough that it never finishes.
 const RATE: u64 = 2000;
 
-/// A topic, a keyspace and a state of one test's own.
+/// The topic, keyspace and state of one test.
 struct Chain {
     folder: TempDir,
     brokers: String,
@@ -64,7 +64,7 @@ impl Chain {
         self.folder.path().join("log")
     }
 
-    /// Starts a producer of one portion, the same whenever it is asked for again.
+    /// Starts a producer of one portion. A portion always has the same records.
     fn produce(&self, portion: u64) -> Job {
         const MINUTES: u64 = 12;
         let (posts, seed) = (self.posts / PORTIONS, self.seed * PORTIONS + portion);
@@ -77,7 +77,7 @@ impl Chain {
         ))
     }
 
-    /// A command line that runs a job.
+    /// The command line of a job.
     fn line(&self, state: &Path, keyspace: &str, more: &str) -> String {
         let (brokers, topic, nodes) = (&self.brokers, &self.topic, &self.nodes);
         let state = state.display();
@@ -91,7 +91,7 @@ impl Chain {
         Job::logged(&self.line(&self.state(), &self.keyspace, more), &self.log())
     }
 
-    /// Waits for so many more commits of `job` than there were.
+    /// Waits for `more` commits of `job`.
     fn commits(&self, job: &mut Job, before: u64, more: u64) {
         eventually("commits", || {
             assert!(job.lives(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
@@ -99,7 +99,7 @@ impl Chain {
         });
     }
 
-    /// Starts the job and kills it: at any moment, or at one after a commit of its own.
+    /// Starts the job and kills it, at a random moment or after its first own commit.
     fn killed(&self, random: &mut Rng) {
         let before = newest_commit(&self.state());
         let mut job = self.job(&format!("--limit-rate {RATE}"));
@@ -110,7 +110,8 @@ impl Chain {
         assert!(job.kill(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
     }
 
-    /// The database goes away, and the job counts on: it is killed, started, and catches up.
+    /// Stops the database while the job keeps counting, is killed and restarted, and later catches
+    /// up.
     fn outage(&self, servers: &Alone, random: &mut Rng) {
         let begin = now();
         servers.node("stop", "cassandra");
@@ -131,7 +132,8 @@ impl Chain {
         assert!(job.kill(), "it ended:\n{}", std::fs::read_to_string(self.log()).unwrap());
     }
 
-    /// Holds a keyspace against a recount of the topic; what it says, with windows at its `as_of`.
+    /// Compares a keyspace with a recount of the topic. Returns its contents, with windows at its
+    /// `as_of`.
     fn check(&self, state: &Path, keyspace: &str) -> (Published, BTreeMap<Key, Tag>) {
         let database = Database::open(&self.nodes);
         let published = database.published(keyspace).unwrap().unwrap();
@@ -147,7 +149,7 @@ impl Chain {
         let got = (summary.events, summary.duplicates, summary.dead_letters, summary.as_of);
         let want = (counted.events, counted.duplicates, 0, Some(published.as_of_ms));
         assert_eq!(got, want, "events, duplicates, dead letters, as of");
-        // A portion came twice.
+        // One portion was produced twice.
         assert!(counted.events < self.posts && counted.duplicates > self.posts / PORTIONS);
         assert_eq!(counted.events + counted.duplicates, self.posts + self.posts / PORTIONS);
         let (events, tags_seen) = (counted.events, counted.rows.len());
@@ -156,18 +158,18 @@ impl Chain {
     }
 }
 
-/// The number in a variable.
+/// A number from the environment.
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
 }
 
-/// What is counted: without versions, and without tags that no post carries.
+/// The counts, without versions and without tags that are in no post.
 fn rows(tags: &BTreeMap<Key, Tag>) -> BTreeMap<Key, Row> {
     let counted = tags.iter().filter(|(_, tag)| tag.row.total != 0);
     counted.map(|(key, tag)| (key.clone(), tag.row.clone())).collect()
 }
 
-/// Waits for a while that is part of what a test does.
+/// Waits for a given time, as part of the test.
 fn pause(long: Duration) {
     let end = now() + long;
     within(long.as_secs() + 10, "the end of a pause", || (now() >= end).then_some(()));
@@ -178,8 +180,8 @@ fn finish(producer: Job) {
     assert_eq!(code, Some(0), "{error}");
 }
 
-/// Reads the keyspace again and again, whenever the database answers; fails if the job's row or
-/// one of some tags' goes back. Returns how many versions of them it saw.
+/// Polls the keyspace while the database answers. Fails if the job's row or one of some tags goes
+/// back. Returns how many versions it saw.
 fn watch(nodes: &str, keyspace: &str, end: Arc<AtomicBool>) -> JoinHandle<usize> {
     let (nodes, keyspace) = (nodes.to_owned(), keyspace.to_owned());
     std::thread::spawn(move || {
@@ -230,10 +232,10 @@ fn table_equals_topic_after_kills_a_restart_and_an_outage() {
     let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
     (0..4).for_each(|_| chain.killed(&mut random));
     chain.outage(&servers, &mut random);
-    // The rest comes while the job is killed, and while its broker is away.
+    // The rest arrives while the job is killed and while its broker is down.
     let before = newest_commit(&chain.state());
     let mut job = chain.job("");
-    // A start that finds no broker is an error: it runs when the broker goes.
+    // A job cannot start without a broker, so it runs when the broker stops.
     chain.commits(&mut job, before, 2);
     let producers: Vec<Job> = (PORTIONS / 2..PORTIONS).map(|n| chain.produce(n)).collect();
     servers.node("restart", "kafka-1");
@@ -250,7 +252,7 @@ fn table_equals_topic_after_kills_a_restart_and_an_outage() {
     let seen = watcher.join().unwrap();
     assert!(seen > 10, "{seen} versions were seen");
     let (published, tags) = chain.check(&chain.state(), &chain.keyspace);
-    // Once more from the beginning, into another keyspace.
+    // Again from the beginning, into another keyspace.
     let (state, keyspace) = (chain.folder.path().join("second"), fresh("chain"));
     chain.init(&keyspace);
     ok(&chain.line(&state, &keyspace, "--bounded"));
@@ -274,24 +276,24 @@ fn second_job_on_a_state_and_keyspace_exits_within_ten_seconds() {
     finish(chain.produce(0));
     let end = Arc::new(AtomicBool::new(false));
     let watcher = watch(&chain.nodes, &chain.keyspace, Arc::clone(&end));
-    // At the same moment.
+    // Both at once.
     let paced = "--limit-rate 100";
     let mut jobs = vec![chain.job(paced), chain.job(paced)];
     let left = within(10, "one of two to leave", || jobs.iter_mut().position(|job| !job.lives()));
     assert_eq!(jobs.remove(left).code(), Some(3));
     let mut job = jobs.remove(0);
-    // One that comes later.
+    // A later job.
     chain.commits(&mut job, newest_commit(&chain.state()), 2);
     let begin = now();
     fails(&chain.line(&chain.state(), &chain.keyspace, paced), 3);
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-    // One that takes over.
+    // A job that takes over.
     let mut newcomer = chain.job(&format!("{paced} --take-over"));
     let code = within(10, "the older job to leave", || job.code());
     assert_eq!(code, 3);
     let before = newest_commit(&chain.state());
     chain.commits(&mut newcomer, before, 3);
-    // One that knows nothing of what the keyspace has.
+    // A job with an empty state on a keyspace that has rows.
     let empty = chain.folder.path().join("empty");
     let error = fails(&chain.line(&empty, &chain.keyspace, paced), 1);
     assert!(error.contains("store"), "{error}");

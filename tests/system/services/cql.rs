@@ -1,5 +1,4 @@
-//! The job's results in a real Cassandra or ScyllaDB: the same as in the commits, whatever is done
-//! to a keyspace.
+//! Results in a real Cassandra or ScyllaDB equal the commits, whatever is done to a keyspace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,7 +63,7 @@ impl Fixture {
         ok(&format!("store init --store {}", self.store(keyspace)))
     }
 
-    /// A command line that runs a job to the end of the input.
+    /// The command line of a bounded job.
     pub(super) fn line(&self, state: &str, store: &str) -> String {
         let (input, state) = (self.path("posts.ndjson"), self.path(state));
         let (input, state) = (input.display(), state.display());
@@ -80,13 +79,13 @@ impl Fixture {
         ok(&format!("store rebuild --store {} --state {}", self.store(keyspace), state.display()))
     }
 
-    /// The tags of a state and of the keyspace.
+    /// The tags of a state, and those of the keyspace.
     pub(super) fn both(&self, state: &str) -> (BTreeMap<Key, Row>, BTreeMap<Key, Tag>) {
         let (want, summary) = export(&self.path(state), "");
         (want, self.database.tags(&self.keyspace, summary.as_of.unwrap()))
     }
 
-    /// Fails unless the keyspace has what the state has.
+    /// Fails unless the keyspace equals the state.
     pub(super) fn check(&self, state: &str, keyspace: &str) {
         let (want, summary) = export(&self.path(state), "");
         let published = self.database.published(keyspace).unwrap().unwrap();
@@ -137,7 +136,7 @@ fn store_and_state_give_every_reader_the_same_answers() {
     assert!(unknown.contains("no post carries #nosuchtag"), "{unknown}");
     assert_eq!(get(&other.address, "/tags/nosuchtag").status, 404);
     assert_eq!(get(&other.address, "/readyz").status, 200);
-    // The same run again has nothing to send.
+    // Running it again sends nothing.
     let again = fixture.run("state");
     assert!(!again.contains("published rows"), "{again}");
 }
@@ -159,7 +158,7 @@ fn rebuilds_of_one_commit_are_byte_equal() {
     let all = |keyspace: &str| fixture.database.bytes(keyspace);
     assert!(all(&blue) == all(&green), "{blue} and {green} differ");
     assert!(all(&blue).len() > 1000);
-    // The one that the job filled has other versions, and the same content.
+    // The keyspace that the job filled has other versions and the same contents.
     fixture.check("state", &fixture.keyspace);
     for keyspace in [&blue, &green] {
         fixture.remove(keyspace);
@@ -185,7 +184,7 @@ fn rebuild_restores_rows_changed_by_hand() {
         let left = fixture.database.rows::<(String,)>(&format!("SELECT tag FROM {keyspace}.tag"));
         assert!(left.unwrap().len() < rows.len());
     };
-    // Where nobody lives, the rebuild makes a commit of its own.
+    // Without a running job, the rebuild makes its own commit.
     spoil();
     let before = newest_commit(&fixture.path("state"));
     fixture.rebuild("state", keyspace);
@@ -194,7 +193,7 @@ fn rebuild_restores_rows_changed_by_hand() {
     // A finished run stays finished.
     let again = fixture.run("state");
     assert!(!again.contains("published rows"), "{again}");
-    // Where a job lives, one of its commits is sent.
+    // With a running job, one of its commits is sent.
     let line = fixture.line("state", &fixture.store(keyspace)).replace(" --bounded", "");
     let job = Job::start(&line);
     let state = fixture.path("state");
@@ -214,11 +213,11 @@ fn keyspace_of_another_state_is_refused() {
     let fixture = Fixture::new(&nodes, POSTS);
     fixture.run("state");
     let store = fixture.store(&fixture.keyspace);
-    // An empty one, which is not even made.
+    // An empty state, which is not even created.
     let error = fails(&fixture.line("empty", &store), 1);
     assert!(error.contains("which is empty") && error.contains("bring the state back"), "{error}");
     assert!(!fixture.path("empty").exists());
-    // Another one that has come as far.
+    // Another state that has come as far.
     let none = format!("run --input {} --bounded", fixture.path("posts.ndjson").display());
     let other = fixture.path("other");
     ok(&format!("{none} --state {}", other.display()));
@@ -226,7 +225,7 @@ fn keyspace_of_another_state_is_refused() {
     let error = fails(&fixture.line("other", &store), 1);
     assert!(error.contains("tagflow store rebuild"), "{error}");
     assert_eq!(newest_commit(&other), commit, "nothing was committed");
-    // Another job by its name.
+    // A job with another name.
     let config = fixture.path("dataflow.yaml");
     let (input, state) = (fixture.path("posts.ndjson"), fixture.path("third"));
     let text = format!(
@@ -244,7 +243,7 @@ fn keyspace_of_another_state_is_refused() {
     assert!(error.contains("\"hashtags\", not \"cats\""), "{error}");
     assert!(!state.exists());
     ok(&format!("store check {}", config.display()));
-    // An explicit word is obeyed.
+    // An explicit option overrides that.
     fixture.rebuild("other", &fixture.keyspace);
     fixture.check("other", &fixture.keyspace);
     fails(&fixture.line("state", &store), 1);
@@ -269,7 +268,7 @@ fn newer_state_of_other_posts_is_refused_and_rebuild_removes_its_rows() {
     assert!(error.contains("not one of this state"), "{error}");
     fixture.rebuild("other", &fixture.keyspace);
     fixture.check("other", &fixture.keyspace);
-    // A row of the job that is damaged does not stand in the way.
+    // A damaged job row does not prevent a rebuild.
     let keyspace = &fixture.keyspace;
     fixture.database.execute(&format!(
         "UPDATE {keyspace}.job SET windows = 'nonsense' WHERE name = 'hashtags'"
@@ -297,7 +296,7 @@ fn keyspace_errors_name_the_problem() {
     let checked = ok(&format!("store check --store {}", store(keyspace)));
     assert!(checked.contains("a row keeps the time it is written at"), "{checked}");
     let change = |what: &str| fixture.database.execute(&what.replace("KS", keyspace));
-    // More than we need is left alone, but not taken over.
+    // Extra columns are left alone.
     change("CREATE TABLE KS.cats (name text PRIMARY KEY)");
     change("ALTER TABLE KS.tag ADD mood text");
     let checked = ok(&format!("store check --store {}", store(keyspace)));
@@ -305,7 +304,7 @@ fn keyspace_errors_name_the_problem() {
     let error = fails(&format!("store init --store {}", store(keyspace)), 1);
     assert!(error.contains("a table cats") && error.contains("mood text"), "{error}");
     ok(&fixture.line("state", &store(keyspace)));
-    // Less is not enough.
+    // A missing column is an error.
     change("ALTER TABLE KS.tag DROP total");
     let error = fails(&fixture.line("state", &store(keyspace)), 1);
     assert!(error.contains("tag has no column total bigint"), "{error}");
@@ -330,11 +329,11 @@ fn silent_store_times_out_and_catches_up_later() {
     assert!(error.contains("`tagflow run` again"), "{error}");
     let (_, counted) = export(&fixture.path("state"), "");
     assert!(counted.events > 19_000, "counting went on");
-    // The same run again only publishes.
+    // Running it again only publishes.
     let told = fixture.run("state");
     assert!(told.contains("published rows"), "{told}");
     fixture.check("state", &fixture.keyspace);
-    // Readers start without it, and say that they have nothing to say.
+    // Readers start without the store, and answer that it is not ready.
     let served = serve_store(&closed);
     let answer = get(&served.address, "/tags/cat");
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));

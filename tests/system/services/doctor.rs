@@ -35,7 +35,7 @@ fn doctor_checks_a_topic_and_a_keyspace() {
     let (code, text) = report(&line);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("of this state"), "{text}");
-    // Another state is not this store's.
+    // The store belongs to another state.
     let (code, text) = report(&line.replace("/state", "/other"));
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("Name another keyspace"), "{text}");

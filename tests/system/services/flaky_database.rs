@@ -1,8 +1,8 @@
-//! A database that loses requests, answers late, and says of writes that it does not know: the
-//! table ends equal to the state, and memory stays where it is with a good database.
+//! A database that loses requests, answers late or reports write timeouts: the table ends equal to
+//! the state, and memory does not grow.
 //!
-//! A proxy stands between the job and the server. Which requests it meets is up to chance, and how
-//! many of each kind is told.
+//! A proxy between the job and the server chooses requests at random, and the test prints how many
+//! of each kind it hit.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -21,17 +21,17 @@ use super::super::harness::{Job, ok, tell, within};
 use super::cql::Fixture;
 use super::{cql, shared, skipped};
 
-/// Few tags, since a request that is lost costs the driver's whole patience.
+/// Few tags, since a lost request costs the driver's whole timeout.
 const POSTS: &str = "--posts 20000 --seed 7 --vocabulary 400 --tags-mean 3";
-/// Write timeouts: a half of them has been written, the other half has not.
+/// Write timeouts: half of these writes happened, the other half did not.
 const TIMEOUTS: f64 = 0.2;
 const LOST: f64 = 0.1;
 const LATE: f64 = 0.05;
 const DELAY: Duration = Duration::from_secs(1);
-/// What a retry may keep in memory besides what is there anyway.
+/// Memory that retries may need in addition.
 const MORE_MIB: u64 = 64;
 
-/// How often each fault struck.
+/// How often each fault was injected.
 #[derive(Default)]
 struct Struck {
     not_written: AtomicU64,
@@ -43,7 +43,7 @@ fn write_timeout(request: &RequestFrame) -> ResponseFrame {
     ResponseFrame::forged_error(request.params.for_response(), error, None).unwrap()
 }
 
-/// The faults of requests. A rule sees what those before it let pass. The driver's own connection
+/// The faults of requests. A rule sees what earlier rules let pass. The driver's control connection
 /// is spared: a dozen requests that must all succeed would hardly ever get through.
 fn requests(struck: &Arc<Struck>) -> Vec<RequestRule> {
     let when = |share| {
@@ -63,9 +63,9 @@ fn requests(struck: &Arc<Struck>) -> Vec<RequestRule> {
     ]
 }
 
-/// Writes that happen and are answered as if nobody knew.
+/// Writes that happen but are answered with a timeout.
 fn responses(struck: &Arc<Struck>) -> Vec<ResponseRule> {
-    /// The body of an answer that holds nothing, as writes get it.
+    /// The body of an empty result, as sent for writes.
     const VOID: [u8; 4] = [0, 0, 0, 1];
     let when = Condition::ResponseOpcode(ResponseOpcode::Result)
         .and(Condition::RandomWithProbability(TIMEOUTS / 2.0));
@@ -90,7 +90,7 @@ struct Bad {
 
 impl Bad {
     fn before(real: SocketAddr, requests: Vec<RequestRule>, responses: Vec<ResponseRule>) -> Self {
-        // A driver goes to the addresses that nodes tell, and the port that it was given.
+        // A driver connects to the addresses that nodes advertise, and to the given port.
         let address = TcpListener::bind((real.ip(), 0)).unwrap().local_addr().unwrap();
         let proxied = Node::builder()
             .real_address(real)
@@ -105,7 +105,7 @@ impl Bad {
     }
 }
 
-/// The only node; the driver would find the way around a proxy to others.
+/// The only node: the driver would bypass the proxy to reach others.
 fn one_node() -> Option<SocketAddr> {
     let nodes = cql()?;
     let node = nodes.parse().ok();
@@ -118,12 +118,12 @@ fn one_node() -> Option<SocketAddr> {
 impl Drop for Bad {
     fn drop(&mut self) {
         let running = self.running.take();
-        // Connections that end are errors to it.
+        // The proxy reports closed connections as errors.
         let _ = self.runtime.block_on(async { running?.finish().await.err() });
     }
 }
 
-/// Runs a job to its end; what it says, and its peak memory in MiB.
+/// Runs a job to its end. Returns its output and its peak memory in MiB.
 fn measured(line: &str) -> (String, u64) {
     let mut job = Job::start(line);
     let status = format!("/proc/{}/status", job.id());
@@ -162,7 +162,7 @@ fn table_converges_when_a_third_of_the_writes_fail() {
     ));
     assert!(before > rows / 20 && after > rows / 20, "too few faults");
     assert!(resent > rows / 4 && count("refused") == 0);
-    // Beside a good database.
+    // Compared with a healthy database.
     let calm = fixture.second();
     let (_, usual) = measured(&line("calm", &fixture.store(&calm)));
     tell(&format!("faults: peak {peak} MiB, without them {usual} MiB"));
@@ -180,7 +180,7 @@ fn rejected_row_is_kept_counted_and_blocks_nothing() {
         format!(r#"{{"event_id":"{tag}","ts":1700000000000,"caption":"{tag}"}}"#) + "\n"
     });
     fs::write(fixture.path("posts.ndjson"), posts.concat()).unwrap();
-    // No event that is accepted makes such a row: a server with limits of its own stands in.
+    // No accepted event makes such a row, so this stands for a server with lower limits.
     let cursed = Condition::RequestOpcode(RequestOpcode::Execute)
         .and(Condition::BodyContainsCaseSensitive(b"\0\0\0\x06cursed".to_vec().into()));
     let refusal = (example_db_errors::invalid(), Some("Mutation is too large".to_owned()));

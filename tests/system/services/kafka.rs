@@ -1,5 +1,5 @@
-//! The job's input from a real Kafka: counts held against a recount of the topic, topics that are
-//! not what they were, and what the job does about records that are gone.
+//! Input from a real Kafka: counts equal a recount of the topic, and topics that were changed or
+//! have lost records are handled.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use super::{fresh, kafka, shared};
 
 const NOW: i64 = 1_700_000_000_000;
 
-/// A job's command line.
+/// The command line of a job.
 fn line(brokers: &str, topic: &str, state: &Path, more: &str) -> String {
     format!("run --input kafka://{brokers}/{topic} --state {} {more}", state.display())
 }
@@ -25,7 +25,7 @@ fn posts(ids: std::ops::Range<usize>, tag: &str) -> Vec<String> {
     ids.map(|id| post(id, NOW + id as i64, tag)).collect()
 }
 
-/// What a state has counted so far; nothing where it has no commit.
+/// What a state has counted so far, or `None` if it has no commit.
 fn counted(state: &Path) -> Option<Summary> {
     (newest_commit(state) > 1 && state.join("visible").exists()).then(|| export(state, "").1)
 }
@@ -69,7 +69,7 @@ fn bounded_run_equals_the_recount_after_kills() {
         let before = newest_commit(&state);
         let more = format!("--bounded --workers {workers} --limit-rate 8000");
         let mut job = Job::start(&line(&brokers, &topic, &state, &more));
-        eventually("two commits of this start's own", || {
+        eventually("two own commits", || {
             assert!(job.lives(), "it must be hit half-way");
             (newest_commit(&state) > before + 2).then_some(())
         });
@@ -80,7 +80,7 @@ fn bounded_run_equals_the_recount_after_kills() {
     check(&Input::file(&file), &rows, &summary);
     let ended: Value = serde_json::from_str(&ended).unwrap();
     assert_eq!(ended["lost_records"], 0);
-    // The same again has nothing to do; what comes later is read by the next start.
+    // Running it again does nothing. Later records are read by the next run.
     ok(&line(&brokers, &topic, &state, "--bounded --workers 1"));
     assert_eq!(export(&state, "").1, summary);
     ok(&format!("{generate} --posts 5000 --seed 4 {out}"));
@@ -116,26 +116,26 @@ fn new_records_and_partitions_are_followed() {
     let state = folder.path().join("state");
     let more = "--workers 2 --horizon 100000h";
     let job = Job::start(&line(&brokers, &topic, &state, more));
-    eventually("what was there", || (events(&state) == 100).then_some(()));
+    eventually("the existing records", || (events(&state) == 100).then_some(()));
     produce(&brokers, &topic, 0, &posts(100..150, "b"));
-    eventually("what came", || (events(&state) == 150).then_some(()));
+    eventually("the new records", || (events(&state) == 150).then_some(()));
     grow(&brokers, &topic, 3);
     eventually("the new partitions", || {
         let out = ok(&format!("checkpoint show --state {}", state.display()));
         if !out.contains(&format!("{topic}/2")) {
-            // Written before the job knows of the partition: it begins with the first record.
+            // Written before the job knows of the partition. It must start at the first record.
             return None;
         }
         Some(())
     });
     produce(&brokers, &topic, 2, &posts(150..200, "c"));
-    eventually("what came to a new partition", || (events(&state) == 200).then_some(()));
+    eventually("the records of a new partition", || (events(&state) == 200).then_some(()));
     job.signal("TERM");
     let (code, _, error) = job.end();
     assert_eq!(code, Some(0), "{error}");
     produce(&brokers, &topic, 1, &posts(200..250, "d"));
     let _job = Job::start(&line(&brokers, &topic, &state, more));
-    eventually("what came meanwhile", || (events(&state) == 250).then_some(()));
+    eventually("the records written meanwhile", || (events(&state) == 250).then_some(()));
 }
 
 #[test]
@@ -149,12 +149,12 @@ fn missing_recreated_and_compacted_topics_are_refused_by_name() {
     produce(&brokers, &topic, 0, &posts(0..50, "a"));
     ok(&line(&topic, "--bounded"));
     delete(&brokers, &topic);
-    eventually("that it is told as missing", || {
+    eventually("it to be reported as missing", || {
         let output = run(&line(&topic, "--bounded"));
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         error.contains(&format!("there is no topic {topic}")).then_some(())
     });
-    // Shorter than it was, then longer, and with other records; then with a partition less.
+    // Recreated with fewer records, then with more and other records, then with fewer partitions.
     create(&brokers, &topic, 2, &[]);
     let recreated = |what: &str| {
         let error = fails(&line(&topic, "--bounded"), 1);
@@ -165,7 +165,7 @@ fn missing_recreated_and_compacted_topics_are_refused_by_name() {
     produce(&brokers, &topic, 0, &posts(0..80, "a"));
     recreated("holds another record at 49");
     delete(&brokers, &topic);
-    eventually("that it is gone", || {
+    eventually("it to be gone", || {
         String::from_utf8_lossy(&run(&line(&topic, "")).stderr).contains("no topic").then_some(())
     });
     create(&brokers, &topic, 1, &[]);
@@ -187,7 +187,7 @@ fn records_lost_to_retention_are_an_error_or_are_counted() {
     let line = |more: &str| line(&brokers, &topic, &state, more);
     create(&brokers, &topic, 1, &[]);
     produce(&brokers, &topic, 0, &posts(0..100, "a"));
-    // What was removed before the first start is no loss.
+    // Records removed before the first run are not lost.
     expire(&brokers, &topic, 0, 10);
     ok(&line("--bounded"));
     assert_eq!((events(&state), lost(&state)), (90, 0));
@@ -209,7 +209,7 @@ fn retention_overtaking_a_running_job_is_noticed() {
     let (topic, folder) = (fresh("overtaken"), folder());
     create(&brokers, &topic, 1, &[]);
     produce(&brokers, &topic, 0, &posts(0..6000, "a"));
-    // Little is fetched ahead.
+    // Little is fetched in advance.
     let slow = "--bounded --limit-rate 400 --kafka queued.min.messages=1 \
                 --kafka max.partition.fetch.bytes=1000";
     let states = ["skip", "error"].map(|name| folder.path().join(name));
@@ -248,9 +248,9 @@ fn aborted_transactions_are_skipped() {
         assert_eq!(events(&state), 60);
     }
     let shown = ok(&format!("checkpoint show --state {}", state.display()));
-    // 95 records and four marks.
+    // 95 records and four transaction markers.
     assert!(shown.contains(&format!("{topic}/0: up to 99, read to its end")), "{shown}");
-    // A job that follows it has caught up as well: its time is the clock's.
+    // A job that follows the topic catches up too, and its stream time is the clock's.
     let _job = Job::start(&line(&brokers, &topic, &state, "--horizon 100000h"));
     eventually("a commit of a job that has caught up", || {
         let summary = counted(&state)?;
@@ -306,7 +306,7 @@ fn job_started_at_the_end_skips_nothing_after_a_restart() {
         let before = newest_commit(&state);
         eventually("a commit", || (newest_commit(&state) > before + 1).then_some(()));
         produce(&brokers, &topic, 1, &posts(first..last, "b"));
-        eventually("what came after the start", || (events(&state) == want).then_some(()));
+        eventually("the records after the start", || (events(&state) == want).then_some(()));
         job.signal("TERM");
         assert_eq!(job.end().0, Some(0));
         produce(&brokers, &topic, 0, &posts(40..50, "c"));
@@ -343,8 +343,8 @@ fn partition_far_ahead_is_paused_and_shown_in_metrics() {
         (of("behind"), of("ahead"))
     };
     assert_eq!(held().map(|held| held <= 1), Some(true), "a gauge of that name");
-    eventually("the partition that runs ahead to be held back", || (held()? == 1).then_some(()));
-    // It stays where it is as the other one is read.
+    eventually("the partition ahead to be paused", || (held()? == 1).then_some(()));
+    // It is paused while the other one is read.
     eventually("a commit of the other one while it is held", || {
         let held = held()?;
         (held == 1 && events(&state) > 1000).then_some(())
@@ -352,7 +352,7 @@ fn partition_far_ahead_is_paused_and_shown_in_metrics() {
     let (behind, ahead) = counted();
     assert!(behind > 500 && ahead < 500, "{behind} and {ahead} posts");
     eventually("all of both", || (events(&state) == 9000).then_some(()));
-    eventually("nobody to be held back", || (held()? == 0).then_some(()));
+    eventually("no partition to be paused", || (held()? == 0).then_some(()));
     assert_eq!(counted(), (8000, 1000));
     drop(job);
 }

@@ -1,5 +1,5 @@
-//! Leaders that move: three brokers of this test's own; the leader of a partition is killed while a
-//! job follows its topic and posts keep coming. The state equals the recount of the topic.
+//! Leader changes: with three brokers, the leader of a partition is killed while a job follows its
+//! topic and posts arrive. The state equals a recount of the topic.
 
 use std::path::Path;
 use std::process::Command;
@@ -22,10 +22,10 @@ use super::{alone, fresh};
 
 const NOW: i64 = 1_700_000_000_000;
 const PARTITIONS: i32 = 3;
-/// Far from the ports of the servers that other tests share.
+/// Away from the ports of the shared servers.
 const PORT: u16 = 41_092;
 
-/// Three brokers, which are gone when this is.
+/// Three brokers, stopped when dropped.
 struct Brokers {
     script: String,
     folder: TempDir,
@@ -34,7 +34,7 @@ struct Brokers {
 impl Brokers {
     fn start(script: String) -> Self {
         let brokers = Self { script, folder: folder() };
-        // What was fetched once is not fetched again.
+        // Downloads are reused.
         if let Some(services) = std::env::var_os("TAGFLOW_SERVICES_DIR") {
             let lib = Path::new(&services).join("lib");
             std::os::unix::fs::symlink(lib, brokers.folder.path().join("lib")).unwrap();
@@ -64,7 +64,7 @@ impl Drop for Brokers {
     }
 }
 
-/// The broker that leads a partition.
+/// The leader of a partition.
 fn leader(topic: &str, partition: i32) -> Option<i32> {
     let client: BaseConsumer =
         ClientConfig::new().set("bootstrap.servers", Brokers::addresses()).create().unwrap();
@@ -73,7 +73,7 @@ fn leader(topic: &str, partition: i32) -> Option<i32> {
     found.iter().find(|p| p.id() == partition).map(MetadataPartition::leader).filter(|id| *id > 0)
 }
 
-/// Writes posts until it is told to stop; how many, all acknowledged.
+/// Writes posts until `end` is set. Returns how many were acknowledged, which is all of them.
 fn write(topic: &str, stop: &AtomicBool) -> usize {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", Brokers::addresses()).set("enable.idempotence", "true");
@@ -136,7 +136,7 @@ fn leader_changes_lose_and_repeat_nothing() {
     let written = writer.join().unwrap();
     within(90, "all of it", || (read(&state) >= written as u64).then_some(()));
     job.signal("TERM");
-    eventually("its end", || (!job.lives()).then_some(()));
+    eventually("the job to exit", || (!job.lives()).then_some(()));
     assert_eq!(job.code(), Some(0));
     let file = folder.path().join("posts.ndjson");
     download(&Brokers::addresses(), &topic, &file);

@@ -1,7 +1,6 @@
-//! Tests against a real Kafka and a real Cassandra or ScyllaDB. They run where
-//! `TAGFLOW_TEST_KAFKA` and `TAGFLOW_TEST_CQL` name servers, and say that they are skipped where
-//! not. Every test has topics and keyspaces of its own. A test that stops a server has all servers
-//! to itself, and leaves them running.
+//! Tests against a real Kafka and a real Cassandra or ScyllaDB, named by `TAGFLOW_TEST_KAFKA` and
+//! `TAGFLOW_TEST_CQL`. Without servers they are skipped, and say so. Every test has its own topics
+//! and keyspaces. A test that stops a server runs alone and leaves all servers running.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,10 +25,10 @@ mod store_repair;
 mod tables;
 mod topics;
 
-/// Held for writing by the test that stops servers.
+/// Locked for writing by a test that stops servers.
 static SERVERS: RwLock<()> = RwLock::new(());
 
-/// A variable that names servers. Says that a test is left out where it is unset.
+/// A variable that names servers. If it is unset, a test is reported as skipped.
 fn named(variable: &str) -> Option<String> {
     let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
     if value.is_none() {
@@ -38,37 +37,36 @@ fn named(variable: &str) -> Option<String> {
     value
 }
 
-/// The brokers, as `HOST:PORT,HOST:PORT`. Says that a test is left out where there are none.
+/// The brokers, as `HOST:PORT,HOST:PORT`. Without any, a test is reported as skipped.
 pub(crate) fn kafka() -> Option<String> {
     named("TAGFLOW_TEST_KAFKA")
 }
 
-/// The nodes of the database, as `HOST:PORT,HOST:PORT`. Says that a test is left out where there
-/// are none.
+/// The database nodes, as `HOST:PORT,HOST:PORT`. Without any, a test is reported as skipped.
 pub(crate) fn cql() -> Option<String> {
     named("TAGFLOW_TEST_CQL")
 }
 
-/// Says that `tests` are left out, or fails where that is not allowed.
+/// Reports `tests` as skipped, or fails if services are required.
 pub(crate) fn skipped(tests: usize, why: &str) {
     assert!(std::env::var_os("TAGFLOW_REQUIRE_SERVICES").is_none(), "services: {why}");
     skip(tests, &format!("services: {why}"));
 }
 
-/// Servers that run as long as this is held. Every test that stops none holds it.
+/// Keeps the servers running while held. Every test holds it that stops none.
 pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
     SERVERS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All servers, for one test to stop and start.
+/// Exclusive use of all servers, to stop and start them.
 pub(crate) struct Alone {
     _servers: RwLockWriteGuard<'static, ()>,
     script: String,
     touched: RefCell<BTreeSet<String>>,
 }
 
-/// Waits until no other test uses the servers. Says that a test is left out where the servers are a
-/// user's own, which nobody here may stop.
+/// Waits until no other test uses the servers. If they are a user's own, which tests may not stop,
+/// a test is reported as skipped.
 pub(crate) fn alone() -> Option<Alone> {
     let script = named("TAGFLOW_TEST_SERVICES")?;
     let servers = SERVERS.write().unwrap_or_else(PoisonError::into_inner);
@@ -76,7 +74,7 @@ pub(crate) fn alone() -> Option<Alone> {
 }
 
 impl Alone {
-    /// Does `action` (kill, start, stop, pause, resume, restart) to a node such as `kafka-1`.
+    /// Applies `action` (kill, start, stop, pause, resume, restart) to a node such as `kafka-1`.
     pub(crate) fn node(&self, action: &str, name: &str) {
         self.touched.borrow_mut().insert(name.to_owned());
         let output = self.call(action, name);
@@ -89,10 +87,10 @@ impl Alone {
 }
 
 impl Drop for Alone {
-    /// What a test left stopped would fail all others.
+    /// Restarts what the test stopped: other tests need it.
     fn drop(&mut self) {
         for name in self.touched.borrow().iter() {
-            // A node that does not run cannot go on, and starts.
+            // A node that is not running cannot be resumed, and is started.
             let _ = self.call("resume", name);
             let started = self.call("start", name);
             assert!(std::thread::panicking() || started.status.success(), "{started:?}");
@@ -100,7 +98,7 @@ impl Drop for Alone {
     }
 }
 
-/// A name that no topic and no keyspace has had.
+/// A name that no topic or keyspace has had before.
 pub(crate) fn fresh(stem: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     #[allow(clippy::disallowed_methods, reason = "servers outlive a run of the tests")]
@@ -109,12 +107,12 @@ pub(crate) fn fresh(stem: &str) -> String {
     format!("{stem}_{now:x}_{:x}_{next}", std::process::id())
 }
 
-/// Waits for `future`, on a runtime of this thread's.
+/// Blocks on `future`, on a runtime of this thread.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// The first key of which two maps say different things, and what they say.
+/// The first key that differs between two maps, with both values.
 pub(crate) fn difference<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
     want: &BTreeMap<K, V>,
     got: &BTreeMap<K, V>,

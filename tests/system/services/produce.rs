@@ -16,14 +16,14 @@ use super::wait;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An event of the tag `tag`.
+/// A post with the tag `tag`.
 pub(crate) fn post(id: usize, ts: i64, tag: &str) -> String {
     format!("{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"#{tag}\"}}")
 }
 
 fn config(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // Few records a batch, so that a reader cannot take them all at once.
+    // Small batches, so that a reader cannot take everything at once.
     config.set("bootstrap.servers", brokers).set("batch.num.messages", "10");
     config
 }
@@ -41,7 +41,7 @@ pub(crate) fn produce(brokers: &str, topic: &str, partition: i32, texts: &[Strin
     send(&config(brokers).create().unwrap(), topic, partition, texts);
 }
 
-/// Writes records to a partition in transactions of its own, each of which is committed or not.
+/// Writes records to a partition in transactions, each of which is committed or aborted.
 pub(crate) fn transactions(brokers: &str, topic: &str, each: &[(&[String], bool)]) {
     let producer: BaseProducer = config(brokers).set("transactional.id", topic).create().unwrap();
     producer.init_transactions(TIMEOUT).unwrap();
@@ -66,7 +66,7 @@ pub(crate) fn delete(brokers: &str, topic: &str) {
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
 }
 
-/// Grows a topic to so many partitions.
+/// Increases the number of partitions of a topic.
 pub(crate) fn grow(brokers: &str, topic: &str, partitions: usize) {
     let more = NewPartitions::new(topic, partitions);
     let grown = wait(admin(brokers).create_partitions([&more], &AdminOptions::new())).unwrap();

@@ -1,7 +1,7 @@
-//! A job lives on a real topic and keyspace; beside it the store is checked, damaged and mended,
-//! the topic is replayed into a second keyspace, and readers are shown that one and the first one
-//! again. A reader polls throughout: it never sees an error, an unknown tag, or an older commit of
-//! one store.
+//! While a job runs on a real topic and keyspace, the store is checked, damaged and repaired, the
+//! topic is replayed into a second keyspace, and readers are switched to that one and back. A
+//! reader polls throughout, and never sees an error, an unknown tag, or an older commit of one
+//! store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,16 +26,16 @@ use super::tables::Database;
 use super::topics::{create, records};
 use super::{cql, fresh, kafka, shared};
 
-/// Posts a second of the live job.
+/// Posts a second of the running job.
 const RATE: u64 = 2000;
-/// Tags that are polled.
+/// Tags that the reader polls.
 const TAGS: usize = 5;
-/// How often readers are shown the other keyspace.
+/// How often readers are switched to the other keyspace.
 const PROMOTIONS: usize = 20;
-/// Posts in all, which last longer than everything that is done beside them.
+/// Enough posts that the job outlasts the test.
 const POSTS: u64 = RATE * 240;
 
-/// A live job, its topic and keyspace, and a second keyspace.
+/// A running job, its topic and keyspace, and a second keyspace.
 struct World {
     folder: TempDir,
     brokers: String,
@@ -71,12 +71,12 @@ impl World {
         self.folder.path().join("state")
     }
 
-    /// The last commit that the live keyspace has in full.
+    /// The last commit that is complete in the first keyspace.
     fn published(&self) -> u64 {
         self.database.published(&self.live).unwrap().map_or(0, |row| row.commit as u64)
     }
 
-    /// Waits for so many more published commits.
+    /// Waits for `more` published commits.
     fn commits(&self, job: &mut Job, more: u64) {
         let before = self.published();
         within(120, "commits to be published", || {
@@ -85,7 +85,7 @@ impl World {
         });
     }
 
-    /// Checks the live keyspace: exit code, and the tags that differ.
+    /// Checks the first keyspace. Returns the exit code and the tags that differ.
     fn reconcile(&self, more: &str) -> (Option<i32>, BTreeSet<String>) {
         let (state, store) = (self.state(), self.store(&self.live));
         let line = format!("reconcile --state {} --store {store} --json {more}", state.display());
@@ -106,13 +106,13 @@ impl World {
     }
 }
 
-/// A commit as an answer names it, and its version.
+/// The commit and version of an answer.
 type Seen = (u64, i64);
 
-/// A client that asks for some tags again and again.
+/// A client that keeps requesting some tags.
 struct Poller {
     end: Arc<AtomicBool>,
-    /// Which tag was asked for, and what came.
+    /// The requested tag, and the answer.
     seen: Arc<Mutex<Vec<(usize, Seen)>>>,
     thread: JoinHandle<()>,
 }
@@ -138,7 +138,7 @@ impl Poller {
         Self { end, seen, thread }
     }
 
-    /// Waits for an answer that `is` one, and says how long it took.
+    /// Waits for an answer that satisfies `is`. Returns how long it took.
     fn await_answer(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Duration {
         let (begin, from) = (now(), self.seen.lock().unwrap().len());
         within(20, what, || {
@@ -162,11 +162,11 @@ fn top(store: &str) -> Vec<String> {
     entries.map(|entry| entry["tag"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Tags of the test's own, which are posted once and never again.
+/// Tags that are posted only once.
 const PLANTED: [&str; 8] =
     ["hand", "deleted", "older", "foreign", "page1", "page2", "page3", "sound"];
 
-/// Damages the store by hand, in every way.
+/// Damages the store in every way.
 fn plant(world: &World, old: &str) -> BTreeSet<String> {
     let table = |keyspace: &str| format!("{keyspace}.tag");
     let (live, row) =
@@ -188,7 +188,7 @@ fn plant(world: &World, old: &str) -> BTreeSet<String> {
 
 type Old = (String, i64, Vec<u8>, i64, i64, i64, i64);
 
-/// The statement that brings a row back as it is now.
+/// A statement that restores a row as it is now.
 fn as_it_is(world: &World, tag: &str) -> String {
     let columns = "display, total, recent, toUnixTimestamp(first_seen), \
                    toUnixTimestamp(last_seen), toUnixTimestamp(as_of), version";
@@ -204,20 +204,20 @@ fn as_it_is(world: &World, tag: &str) -> String {
     )
 }
 
-/// Checks the store, damages it, and has it mended, while the job publishes on.
+/// Checks the store, damages it and repairs it, while the job keeps publishing.
 fn check_and_mend(world: &World, old: &str) {
     let input = world.input();
-    // No drift, neither of the store nor of the log, while both move on.
+    // Neither the store nor the log has drift while both advance.
     assert_eq!(world.reconcile(""), (Some(0), BTreeSet::new()));
     assert_eq!(world.reconcile(&format!("--input {input}")), (Some(0), BTreeSet::new()));
-    // Planted drift is found with exactly its rows, however often.
+    // Planted drift is found exactly, every time.
     let planted = plant(world, old);
     for _ in 0..2 {
         assert_eq!(world.reconcile(""), (Some(1), planted.clone()));
     }
     let one = world.reconcile("--tags hand");
     assert_eq!(one, (Some(1), ["hand".to_owned()].into()));
-    // The job publishes those rows again, and once more changes nothing.
+    // The job publishes those rows again. Repeating the repair changes nothing.
     let (state, store) = (world.state(), world.store(&world.live));
     let line = format!("reconcile --state {} --store {store}", state.display());
     let mended = ok(&format!("{line} --repair --why planted"));
@@ -227,8 +227,8 @@ fn check_and_mend(world: &World, old: &str) {
     }
 }
 
-/// Replays the topic up to a commit, into the second keyspace, which then says what the live state
-/// said; the commit and version that it shows.
+/// Replays the topic up to a commit, into the second keyspace, which then equals that commit.
+/// Returns its commit and version.
 fn replay(world: &World) -> Seen {
     let (input, state, new) = (world.input(), world.state(), world.store(&world.new));
     let (store, commit) = (world.store(&world.live), newest_commit(&state) - 1);
@@ -247,7 +247,7 @@ fn replay(world: &World) -> Seen {
     (shown.commit as u64, shown.version)
 }
 
-/// Shows readers the second keyspace, and the first one again, often; tells how soon they follow.
+/// Switches readers between the keyspaces, and prints how soon they follow.
 fn there_and_back(world: &World, poller: Poller, new: Seen) {
     let store = world.store(&world.live);
     let is_new = |seen: &Seen| *seen == new;
@@ -273,7 +273,7 @@ fn there_and_back(world: &World, poller: Poller, new: Seen) {
     let commits = of_live.iter().map(|(_, (commit, _))| commit);
     assert!(commits.is_sorted(), "a commit of one store came after a later one");
     for i in 0..TAGS {
-        // A row may be of the next commit before all of its rows are there.
+        // A row may be from the next commit before that is complete.
         let of_tag = of_live.iter().filter(|(tag, _)| *tag == i).map(|(_, seen)| seen);
         assert!(of_tag.is_sorted(), "a version of a tag came after a later one");
     }
@@ -355,7 +355,7 @@ fn runbooks_refill_a_lost_database_and_promote_changed_rules() {
     }
 }
 
-/// When the brokers took in the last record of a topic.
+/// When the brokers appended the last record of a topic.
 fn latest(brokers: &str, topic: &str) -> i64 {
     records(brokers, topic).map(|record| record.stamp_ms).max().unwrap()
 }
@@ -366,7 +366,7 @@ fn replay_from_a_time_counts_records_appended_since() {
     let _servers = shared();
     let (topic, folder) = (fresh("since"), folder());
     create(&brokers, &topic, 3, &[("message.timestamp.type", "LogAppendTime")]);
-    // What comes later is dated earlier: it is the brokers' time that counts.
+    // Later records have earlier event times: the brokers' time counts.
     let posts = |partition, ids: std::ops::Range<usize>, tag: &str, ts: i64| {
         let all: Vec<String> = ids.map(|id| post(id, ts - id as i64, tag)).collect();
         produce(&brokers, &topic, partition, &all);

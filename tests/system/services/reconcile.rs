@@ -1,5 +1,5 @@
-//! A commit that counts a topic is held against it: no drift through several readings, planted
-//! drift told by its events, and the events behind a number.
+//! Checks a commit that counts a topic: several passes find no drift, planted drift is found with
+//! its events, and the events behind a number are listed.
 
 use schemas::rows::TagRow;
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ fn truncated_topic_is_reported_with_its_first_offset() {
     posts(0..100);
     expire(&brokers, &topic, 0, 10);
     ok(&format!("run {at} --bounded"));
-    // What was gone before the job began is not counted.
+    // Records removed before the job began are not counted.
     assert_eq!(no_drift(&line), 91);
     posts(100..200);
     ok(&format!("run {at} --bounded"));
@@ -75,7 +75,7 @@ fn truncated_topic_is_reported_with_its_first_offset() {
         assert!(error.contains(&what) && error.contains("cannot tell"), "{error}");
         assert!(!error.contains("--on-lost") && !error.contains("instead"), "{error}");
     }
-    // From a commit on that the log still reaches back to, it says what it can.
+    // From a commit on that the log still covers, the check works.
     let before = newest_commit(&state);
     posts(200..300);
     ok(&format!("run {at} --bounded"));

@@ -1,5 +1,5 @@
-//! Topics that are deleted, made again and filled beyond the old position while a job follows them:
-//! the job ends, and no later start goes on with the new topic, however fast it all was.
+//! Topics that are deleted, recreated and filled beyond the old position while a job follows them:
+//! the job fails, and no later run continues with the new topic, however fast that was.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const NOW: i64 = 1_700_000_000_000;
 const OLD: usize = 300;
 const NEW: usize = 900;
 
-/// Makes a topic as soon as brokers let it.
+/// Creates a topic as soon as the brokers allow it.
 fn create_again(admin: &AdminClient<DefaultClientContext>, topic: &str) {
     eventually("the topic's name to be free", || {
         let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
@@ -26,7 +26,7 @@ fn create_again(admin: &AdminClient<DefaultClientContext>, topic: &str) {
     });
 }
 
-/// How far a state has read its only partition.
+/// The position of a state in its only partition.
 fn read(state: &Path) -> u64 {
     let shown = run(&format!("checkpoint show --state {} --json", state.display()));
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
@@ -55,7 +55,7 @@ fn replaced_topic_is_noticed_however_fast() {
         (number, topic, Job::start(&line), state, line)
     });
     for (number, topic, mut job, state, line) in worlds {
-        eventually("what was there", || (read(&state) == OLD as u64).then_some(()));
+        eventually("the existing records", || (read(&state) == OLD as u64).then_some(()));
         delete(&brokers, &topic);
         create_again(&admin, &topic);
         produce(&brokers, &topic, 0, &posts(NEW, "new"));
@@ -64,7 +64,7 @@ fn replaced_topic_is_noticed_however_fast() {
             assert_eq!(code, Some(1), "{error}");
             assert!(error.contains(&format!("topic {topic} was recreated")), "{error}");
         } else {
-            // A crash leaves a commit that nobody could hold against the topic any more.
+            // A crash leaves a commit that can no longer be compared with the topic.
             eventually("a commit of records of the new topic, or an end", || {
                 (read(&state) > OLD as u64 || !job.lives()).then_some(())
             });

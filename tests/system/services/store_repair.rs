@@ -1,5 +1,5 @@
-//! Rows of a real store that were changed by hand, and what `reconcile --store --repair` makes of
-//! them: where no job lives, and boards and the row of the job as well.
+//! `reconcile --store --repair` on a real store whose rows were changed by hand: with and without a
+//! running job, and for boards and the job row too.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use super::super::harness::{Job, export, folder, newest_commit, ok, run, within}
 use super::tables::{Database, difference_to};
 use super::{cql, fresh, shared};
 
-/// A state that was published, and its keyspace.
+/// A published state, and its keyspace.
 struct World {
     _folder: TempDir,
-    /// What a job is started with, but for how it ends.
+    /// The options of the job, except for how it ends.
     job: String,
     state: PathBuf,
     store: String,
@@ -28,7 +28,7 @@ impl World {
         Self::of(nodes, "--posts 3000 --vocabulary 300")
     }
 
-    /// The same over other posts.
+    /// The same with other posts.
     fn of(nodes: &str, posts: &str) -> Self {
         let (folder, keyspace) = (folder(), fresh("mended"));
         let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
@@ -44,8 +44,8 @@ impl World {
         Self { _folder: folder, job, state, store, keyspace, database }
     }
 
-    /// Holds the store against the state: the exit code, the keys that differ, what was done, and
-    /// the values that differ in the end.
+    /// Compares the store with the state. Returns the exit code, the keys that differ, the repairs,
+    /// and the values that still differ.
     fn reconcile(&self, more: &str) -> (Option<i32>, BTreeSet<String>, usize, u64) {
         let (state, store) = (self.state.display(), &self.store);
         let output = run(&format!("reconcile --state {state} --store {store} --json {more}"));
@@ -66,7 +66,7 @@ impl World {
         assert_eq!(self.reconcile(""), (Some(0), BTreeSet::new(), 0, 0));
     }
 
-    /// The most frequent tags, which no region tells apart.
+    /// The most frequent unscoped tags.
     fn top(&self) -> Vec<String> {
         let mut rows: Vec<_> = export(&self.state, "").0.into_values().collect();
         rows.retain(|row| row.scope.is_empty());
@@ -74,7 +74,7 @@ impl World {
         rows.into_iter().map(|row| row.key).collect()
     }
 
-    /// Writes by hand, to one table of the keyspace.
+    /// Writes to one table of the keyspace.
     fn write(&self, before: &str, table: &str, after: &str) {
         self.database.execute(&format!("{before} {}.{table} {after}", self.keyspace));
     }
@@ -108,13 +108,13 @@ fn store_of_a_stopped_job_is_repaired_and_a_second_repair_changes_nothing() {
     let before = newest_commit(&world.state);
     let (code, found, done, left) = world.reconcile("--repair --why planted");
     assert_eq!((code, found, done, left), (Some(0), planted, 3, 0));
-    assert!(newest_commit(&world.state) > before, "a commit of its own");
+    assert!(newest_commit(&world.state) > before, "its first own commit");
     let (rows, repairs) = (world.database.bytes(&world.keyspace), world.repairs());
     let commit = newest_commit(&world.state);
     for more in ["--repair", ""] {
         assert_eq!(world.reconcile(more), (Some(0), BTreeSet::new(), 0, 0), "{more}");
     }
-    // Nor has the finished run anything left to do.
+    // The run is still finished.
     ok(&format!("{} --bounded", world.job));
     assert_eq!(newest_commit(&world.state), commit);
     assert_eq!((world.database.bytes(&world.keyspace), world.repairs()), (rows, repairs));
@@ -161,7 +161,7 @@ fn rows_of_another_keyspace_are_found_and_repaired() {
     let Some(nodes) = cql() else { return };
     let _servers = shared();
     let world = World::new(&nodes);
-    // Another job on other posts, and with other names of its own.
+    // Another job, with other posts and other names.
     let other = World::of(&nodes, "--posts 5000 --seed 9 --vocabulary 600");
     other.is_sound();
     let own: BTreeSet<String> = world.top().into_iter().collect();
@@ -179,7 +179,7 @@ fn rows_of_another_keyspace_are_found_and_repaired() {
     assert_eq!((code, found, done, left), (Some(0), planted, 4, 0));
     world.is_sound();
     other.is_sound();
-    // The state says so as well, and every row is the keyspace's own.
+    // The state agrees, and every row belongs to this keyspace.
     let (rows, summary) = export(&world.state, "");
     let served = world.database.tags(&world.keyspace, summary.as_of.unwrap());
     assert_eq!(difference_to(&rows, &served), None);

@@ -1,4 +1,4 @@
-//! The tables of a keyspace, read by the driver and not by the product.
+//! Reads the tables of a keyspace with the driver, not with the product.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(crate) struct Published {
     pub(crate) as_of_ms: i64,
 }
 
-/// A row of table `tag`, with its windows at the `as_of` that was asked for.
+/// A row of table `tag`, with its windows at the requested `as_of`.
 #[derive(Clone, Debug)]
 pub(crate) struct Tag {
     pub(crate) row: Row,
@@ -36,7 +36,7 @@ type JobColumns = (Option<i64>, Option<i64>, Option<CqlTimestamp>);
 type TagColumns =
     (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64);
 
-/// A row of any table: text, number, blob, times, version, time of writing.
+/// A row of any table: text, number, blob, times, version, write time.
 pub(crate) type RawRow = (String, i64, Vec<u8>, [i64; 3], i64, i64);
 type RawColumns =
     (String, String, String, i64, Vec<u8>, CqlTimestamp, CqlTimestamp, CqlTimestamp, i64, i64);
@@ -47,16 +47,16 @@ impl Database {
         Self::try_open(nodes).unwrap()
     }
 
-    /// Connects, where the database answers.
+    /// Connects, if the database answers.
     pub(crate) fn try_open(nodes: &str) -> Option<Self> {
-        // A thread of its own keeps connections alive between calls.
+        // A separate thread keeps connections alive between calls.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let nodes: Vec<&str> = nodes.split(',').collect();
         let session = runtime.block_on(SessionBuilder::new().known_nodes(nodes).build()).ok()?;
         Some(Self { runtime, session })
     }
 
-    /// All rows that a statement gives; an error where the database does not answer.
+    /// All rows of a statement's result, or an error if the database does not answer.
     pub(crate) fn rows<R>(&self, statement: &str) -> Result<Vec<R>, String>
     where
         R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
@@ -68,7 +68,7 @@ impl Database {
         })
     }
 
-    /// What the keyspace says about its job; nothing before the first commit is there in full.
+    /// The job row of the keyspace, or `None` before the first commit is complete.
     pub(crate) fn published(&self, keyspace: &str) -> Result<Option<Published>, String> {
         let statement = format!("SELECT published, version, as_of FROM {keyspace}.job");
         let rows = self.rows::<JobColumns>(&statement)?;
@@ -97,7 +97,7 @@ impl Database {
         rows.into_iter().map(tag).collect()
     }
 
-    /// Every column of every tag and board, as it is stored, with the time it was written at.
+    /// Every column of every tag and board as stored, with its write time.
     pub(crate) fn bytes(&self, keyspace: &str) -> BTreeMap<Key, RawRow> {
         let tags = "scope, tag, display, total, recent, first_seen, last_seen, as_of, version, \
                     writetime(total)";
@@ -114,7 +114,7 @@ impl Database {
         all
     }
 
-    /// Writes the row of a tag of one keyspace over that of another, as it is.
+    /// Copies the row of a tag from one keyspace to another.
     pub(crate) fn copy_tag(&self, from: &str, to: &str, tag: &str) {
         let columns = "scope, tag, display, total, recent, first_seen, last_seen, as_of, version";
         let of = format!("WHERE scope = '' AND tag = '{tag}'");
@@ -129,19 +129,19 @@ impl Database {
         ));
     }
 
-    /// Runs a statement that gives nothing back.
+    /// Runs a statement without a result.
     pub(crate) fn execute(&self, statement: &str) {
         self.runtime.block_on(self.session.query_unpaged(statement, ())).unwrap();
     }
 
-    /// Removes a keyspace with all that is in it.
+    /// Drops a keyspace.
     pub(crate) fn remove(&self, keyspace: &str) {
         self.execute(&format!("DROP KEYSPACE IF EXISTS {keyspace}"));
     }
 }
 
-/// The first tag of which a keyspace says something else than an export, in which no tag has a
-/// total of 0.
+/// The first tag that differs between a keyspace and an export. An export has no tag with a total
+/// of 0.
 pub(crate) fn difference_to(want: &BTreeMap<Key, Row>, got: &BTreeMap<Key, Tag>) -> Option<String> {
     let counted = got.iter().filter(|(_, tag)| tag.row.total != 0);
     let got = counted.map(|(key, tag)| (key.clone(), tag.row.clone())).collect();

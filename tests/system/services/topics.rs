@@ -1,4 +1,4 @@
-//! Topics of a real Kafka: made, and read afresh from their first record to their last.
+//! Creates topics of a real Kafka, and reads them from the first record to the last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,13 +23,13 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-/// Makes a topic, with settings such as `("cleanup.policy", "compact")`, and waits until it is
-/// there.
+/// Creates a topic, with settings such as `("cleanup.policy", "compact")`, and waits until it
+/// exists.
 pub(crate) fn create(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     create_replicated(brokers, topic, partitions, 1, settings);
 }
 
-/// The same, with so many copies of every partition.
+/// The same, with this many replicas of every partition.
 pub(crate) fn create_replicated(
     brokers: &str,
     topic: &str,
@@ -51,16 +51,16 @@ pub(crate) fn create_replicated(
     });
 }
 
-/// A record as the topic has it.
+/// A record of a topic.
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// Its time, in milliseconds: the broker's or the producer's, as the topic has it.
+    /// Its time in milliseconds: the broker's or the producer's, depending on the topic.
     pub(crate) stamp_ms: i64,
     pub(crate) value: Vec<u8>,
 }
 
-/// All committed records of a topic that are there now, those of a partition in order.
+/// All committed records of a topic, in order within each partition.
 pub(crate) fn records(brokers: &str, topic: &str) -> impl Iterator<Item = Record> {
     let consumer: BaseConsumer = config(brokers)
         .set("group.id", "tagflow-test")
