@@ -1,7 +1,10 @@
-//! Every fenced `tagflow` line in the documents works.
+//! The documents: their commands run, print what is shown under them, and their links resolve.
 //!
-//! The lines of a document run in order, in a temporary folder with the examples, and each must
-//! succeed. Lines that end with `# not run` are skipped.
+//! The commands of one document run in order, in a folder of their own that holds the examples;
+//! each must succeed. They are the lines of fenced blocks that begin with `tagflow`, and in
+//! `console` blocks the lines that begin with `$`. The other lines of a `console` block are the
+//! output of the command above them, where `…` stands for any text: within a line for a part of
+//! it, alone on a line for any number of lines. A command that ends with `# not run` is left out.
 
 use std::env;
 use std::fs;
@@ -12,37 +15,89 @@ use super::harness::{TAGFLOW, folder};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The documents for users.
-fn documents() -> Vec<PathBuf> {
-    let entries = |folder: &Path| -> Vec<PathBuf> {
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
-    };
-    let root = Path::new(ROOT);
-    let mut all = [entries(root), entries(&root.join("docs"))].concat();
-    all.retain(|path| path.extension().is_some_and(|e| e == "md"));
-    all.sort();
-    all
+/// Stands for any text in the output that a document shows.
+const ANY: &str = "…";
+
+/// The Markdown files of one folder, sorted.
+fn pages(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(Path::new(ROOT).join(folder)).unwrap();
+    let mut pages: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|e| e == "md"));
+    pages.sort();
+    pages
 }
 
-/// The fenced lines of `text` that call `tagflow`, with their numbers. A backslash at the end
-/// continues a line.
-fn calls(text: &str) -> Vec<(usize, String)> {
-    let mut calls: Vec<(usize, String)> = Vec::new();
-    let (mut fenced, mut goes_on) = (false, false);
+fn documents() -> Vec<PathBuf> {
+    ["", "docs", "docs/dev"].map(pages).concat()
+}
+
+/// A command of a document, and the output shown under it.
+#[derive(Debug, Default, PartialEq)]
+struct Call {
+    line: usize,
+    command: String,
+    output: Vec<String>,
+}
+
+/// The commands of a document; one that ends with a backslash continues on the next line.
+fn calls(text: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let (mut fence, mut continued) = (None, false);
     for (number, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            fenced = !fenced;
-        } else if goes_on && let Some((_, call)) = calls.last_mut() {
-            call.push('\n');
-            call.push_str(line);
-            goes_on = line.ends_with('\\');
-        } else if fenced && line.trim_start().starts_with("tagflow ") {
-            calls.push((number + 1, line.to_owned()));
-            goes_on = line.ends_with('\\');
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            fence = if fence.is_none() { Some(language) } else { None };
+            continue;
+        }
+        let Some(language) = fence else { continue };
+        let console = language == "console";
+        let begins = if console { line.strip_prefix("$ ") } else { Some(line.trim_start()) };
+        match (begins, calls.last_mut()) {
+            (_, Some(call)) if continued => {
+                call.command.push('\n');
+                call.command.push_str(line);
+            }
+            (Some(command), _) if console || command.starts_with("tagflow ") => {
+                let command = command.to_owned();
+                calls.push(Call { line: number + 1, command, ..Call::default() });
+            }
+            (None, Some(call)) => {
+                call.output.push(line.to_owned());
+                continue;
+            }
+            _ => continue,
+        }
+        continued = line.ends_with('\\');
+    }
+    calls.retain(|call| !call.command.ends_with("# not run"));
+    calls
+}
+
+/// Whether `line` is what `shown` says, with its `…` standing for any text.
+fn same_line(shown: &str, line: &str) -> bool {
+    let mut parts = shown.split(ANY);
+    let Some(mut rest) = parts.next().and_then(|first| line.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+/// Whether `lines` are what `shown` says; a line that is `…` stands for any number of lines.
+fn same(shown: &[String], lines: &[&str]) -> bool {
+    match shown.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first == ANY => {
+            (0..=lines.len()).any(|skipped| same(rest, &lines[skipped..]))
+        }
+        Some((first, rest)) => {
+            !lines.is_empty() && same_line(first, lines[0]) && same(rest, &lines[1..])
         }
     }
-    calls.retain(|(_, call)| !call.ends_with("# not run"));
-    calls
 }
 
 /// A temporary folder with the examples.
@@ -58,30 +113,98 @@ fn clone() -> tempfile::TempDir {
 }
 
 #[test]
-fn commands_in_the_docs_work() {
+fn commands_in_documents_run_and_print_what_is_shown() {
     let bin = Path::new(TAGFLOW).parent().unwrap();
     let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap());
-    let mut ran = 0;
+    let (mut ran, mut compared, mut wrong) = (0, 0, Vec::new());
     for document in documents() {
         let clone = clone();
-        for (number, call) in calls(&fs::read_to_string(&document).unwrap()) {
-            let output = Command::new("sh")
-                .args(["-c", &call])
-                .current_dir(clone.path())
-                .env("PATH", &path)
-                .output()
-                .unwrap();
+        for call in calls(&fs::read_to_string(&document).unwrap()) {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &call.command]).current_dir(clone.path()).env("PATH", &path);
+            let output = shell.output().unwrap();
             let error = String::from_utf8_lossy(&output.stderr);
-            let place = format!("{}:{number}", document.display());
-            assert!(output.status.success(), "{place}: {call}\n{error}");
+            let place = format!("{}:{}: {}", document.display(), call.line, call.command);
+            assert!(output.status.success(), "{place}\n{error}");
+            let printed = String::from_utf8(output.stdout).unwrap();
+            let lines: Vec<&str> = printed.lines().collect();
+            if !call.output.is_empty() && !same(&call.output, &lines) {
+                wrong.push(format!("{place}\n{printed}"));
+            }
             ran += 1;
+            compared += usize::from(!call.output.is_empty());
         }
     }
-    assert!(ran >= 10, "only {ran} commands found");
+    assert!(wrong.is_empty(), "these print something else:\n{}", wrong.join("\n"));
+    assert!(ran >= 50 && compared >= 20, "only {ran} commands found, {compared} with output");
 }
 
 #[test]
-fn commands_are_found_in_fenced_blocks() {
-    let text = "tagflow a\n```sh\ntagflow b\nls\ntagflow c \\\n  --d\ntagflow e # not run\n```\n";
-    assert_eq!(calls(text), [(3, "tagflow b".to_owned()), (5, "tagflow c \\\n  --d".to_owned())]);
+fn commands_and_their_output_are_found_in_fences() {
+    let text = "tagflow a\n```sh\ntagflow b\nls\ntagflow c \\\n  --d\ntagflow e # not run\n```\n\
+                ```console\n$ ls\nf\n\n$ tagflow g\n```\n";
+    let call = |line, command: &str, output: &[&str]| Call {
+        line,
+        command: command.to_owned(),
+        output: output.iter().map(|&line| line.to_owned()).collect(),
+    };
+    let expected = [
+        call(3, "tagflow b", &[]),
+        call(5, "tagflow c \\\n  --d", &[]),
+        call(10, "ls", &["f", ""]),
+        call(13, "tagflow g", &[]),
+    ];
+    assert_eq!(calls(text), expected);
+}
+
+#[test]
+fn ellipsis_stands_for_any_text() {
+    assert!(same_line("a", "a") && !same_line("a", "ab") && !same_line("a", "b"));
+    assert!(same_line("a … c", "a b c") && !same_line("a … c", "a b d"));
+    assert!(same_line("…c…", "abcd") && same_line("a…", "a") && !same_line("a…", "b"));
+    let shown = ["a", ANY, "z"].map(str::to_owned);
+    assert!(same(&shown, &["a", "z"]) && same(&shown, &["a", "b", "c", "z"]));
+    assert!(!same(&shown, &["a", "b"]) && !same(&shown, &["z"]) && !same(&shown, &[]));
+}
+
+/// The anchor that Markdown readers give a heading.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+/// The targets of the links of a document that stay in the repository.
+fn links(text: &str) -> Vec<&str> {
+    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    ends.map(|(target, _)| target).filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn links_between_documents_resolve() {
+    for document in documents() {
+        for link in links(&fs::read_to_string(&document).unwrap()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = document.parent().unwrap().join(file);
+            let target = if file.is_empty() { &document } else { &target };
+            let place = format!("{}: {link}", document.display());
+            assert!(target.exists(), "{place}: no such file");
+            let known = heading.is_empty() || {
+                let text = fs::read_to_string(target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                headings.any(|line| anchor(line.trim_start_matches('#').trim()) == heading)
+            };
+            assert!(known, "{place}: no such heading");
+        }
+    }
+}
+
+#[test]
+fn index_lists_every_page() {
+    let index = Path::new(ROOT).join("docs/README.md");
+    let text = fs::read_to_string(&index).unwrap();
+    let listed = links(&text);
+    for page in ["docs", "docs/dev"].map(pages).concat() {
+        let path = page.strip_prefix(index.parent().unwrap()).unwrap().to_str().unwrap();
+        assert!(page == index || listed.contains(&path), "docs/README.md does not list {path}");
+    }
 }
