@@ -1,0 +1,489 @@
+//! Reads which files of a crate import which, and finds the circles among them.
+//!
+//! An arrow leads from a file that names an item, in a `use` line or in a path, to the file that
+//! defines the item: re-exports are followed. A `mod` line is not an arrow. Neither is a re-export
+//! in `lib.rs`, `main.rs` or `mod.rs`, unless the file uses the name itself. Items that are used
+//! without being named, such as a method of a value, are not seen.
+//!
+//! Invariant: exactly the files that the crate compiles outside tests are read, from its root along
+//! the `mod` lines.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::tokens::{is_word, tokens, without_tests};
+
+/// From a file to the files it imports, and by which items.
+pub(crate) type Arrows = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+/// Resolving gives up behind so many re-exports of re-exports.
+const DEPTH_MAX: usize = 16;
+
+type Path = Vec<String>;
+
+/// One name that a `use` brings into a file.
+struct Import {
+    /// The name, or `*`.
+    name: String,
+    path: Path,
+    /// Whether it is visible outside of the file.
+    public: bool,
+}
+
+/// What one file declares and names.
+struct Source {
+    file: String,
+    module: Path,
+    /// `mod` lines, with the file that an attribute names instead.
+    children: Vec<(String, Option<String>)>,
+    imports: Vec<Import>,
+    /// Paths outside of `use`.
+    paths: Vec<Path>,
+    /// Names that the file defines, at whatever depth.
+    items: BTreeSet<String>,
+    /// Words that stand alone, outside of `use` and paths.
+    words: BTreeSet<String>,
+}
+
+/// All files of a crate.
+struct Crate {
+    sources: Vec<Source>,
+    /// The first source of each module.
+    modules: BTreeMap<Path, usize>,
+}
+
+/// The arrows between the files of the crate whose root is `root`, such as `src/lib.rs`; `files`
+/// has their texts by path.
+pub(crate) fn arrows(files: &BTreeMap<String, String>, root: &str) -> Arrows {
+    let mut all = Crate { sources: Vec::new(), modules: BTreeMap::new() };
+    all.read(files, root, Vec::new());
+    let mut arrows = Arrows::new();
+    for source in &all.sources {
+        let shows = ["lib.rs", "main.rs", "mod.rs"].iter().any(|name| source.file.ends_with(name));
+        let only_shown = |i: &&Import| i.public && shows && !source.words.contains(&i.name);
+        let imports = source.imports.iter().filter(|import| !only_shown(import));
+        let imports = imports.map(|import| (&import.path, import.name == "*"));
+        for (path, whole) in imports.chain(source.paths.iter().map(|path| (path, false))) {
+            let found = source.absolute(path, 0).and_then(|path| all.resolve(&path, 0));
+            let (target, item) = match found {
+                Some((target, Some(item))) => (target, item),
+                // The name of a module alone is a prefix of paths; they say what is used of it.
+                Some((target, None)) if whole => (target, "*".to_owned()),
+                _ => continue,
+            };
+            if target.file != source.file {
+                let to = arrows.entry(source.file.clone()).or_default();
+                to.entry(target.file.clone()).or_default().insert(item);
+            }
+        }
+    }
+    arrows
+}
+
+/// Every path that a file names, in `use` lines and elsewhere, outside its tests.
+pub(crate) fn paths(text: &str) -> Vec<Vec<String>> {
+    let source = Source::read("", Vec::new(), &without_tests(&tokens(text)));
+    source.imports.into_iter().map(|import| import.path).chain(source.paths).collect()
+}
+
+impl Crate {
+    /// Reads a file and those that its `mod` lines name.
+    fn read(&mut self, files: &BTreeMap<String, String>, file: &str, module: Path) {
+        let text = files.get(file).unwrap_or_else(|| panic!("{file} is not a file of the crate"));
+        let source = Source::read(file, module.clone(), &without_tests(&tokens(text)));
+        let (parent, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let folder = match name {
+            "lib.rs" | "main.rs" | "mod.rs" => parent.to_owned(),
+            name => format!("{parent}/{}", name.trim_end_matches(".rs")),
+        };
+        let children = source.children.clone();
+        self.modules.entry(module.clone()).or_insert(self.sources.len());
+        self.sources.push(source);
+        for (child, other) in children {
+            let named = other.map(|other| format!("{parent}/{other}"));
+            let plain = [format!("{folder}/{child}.rs"), format!("{folder}/{child}/mod.rs")];
+            let child_file =
+                named.or_else(|| plain.into_iter().find(|file| files.contains_key(file)));
+            let Some(child_file) = child_file else {
+                panic!("{file} declares {child}, which has no file");
+            };
+            self.read(files, &child_file, [module.as_slice(), &[child]].concat());
+        }
+    }
+
+    /// The file that defines what a path from the root names, and the item; no item for a module.
+    fn resolve(&self, path: &[String], depth: usize) -> Option<(&Source, Option<String>)> {
+        let mut source = &self.sources[self.modules[&[][..]]];
+        for (at, name) in path.iter().enumerate() {
+            let rest = &path[at + 1..];
+            let child = [source.module.as_slice(), std::slice::from_ref(name)].concat();
+            let child = self.modules.get(&child).map(|child| &self.sources[*child]);
+            let import = source.imports.iter().find(|import| import.name == *name);
+            // A function may have the name of its module; more of the path means the module.
+            if let Some(child) = child
+                && (import.is_none() || !rest.is_empty())
+            {
+                source = child;
+                continue;
+            }
+            let of_import = |import: &Import, name: &[String]| {
+                let path = source.absolute(&import.path, depth + 1)?;
+                self.resolve(&[&path, name, rest].concat(), depth + 1)
+            };
+            let found = match import {
+                _ if depth == DEPTH_MAX => None,
+                Some(import) => return of_import(import, &[]),
+                None if source.items.contains(name) => None,
+                None => {
+                    let globs = source.imports.iter().filter(|import| import.name == "*");
+                    let mut found = globs.filter_map(|i| of_import(i, std::slice::from_ref(name)));
+                    found.find(|(source, item)| item.as_ref().is_some_and(|i| source.defines(i)))
+                }
+            };
+            return Some(found.unwrap_or((source, Some(name.clone()))));
+        }
+        Some((source, None))
+    }
+}
+
+impl Source {
+    fn read(file: &str, module: Path, tokens: &[&str]) -> Self {
+        let mut source = Self {
+            file: file.to_owned(),
+            module,
+            children: Vec::new(),
+            imports: Vec::new(),
+            paths: Vec::new(),
+            items: BTreeSet::new(),
+            words: BTreeSet::new(),
+        };
+        let mut at = 0;
+        while at < tokens.len() {
+            at += source.read_one(&tokens[..at], &tokens[at..]);
+        }
+        source
+    }
+
+    /// Reads what `rest` begins with; the number of tokens.
+    fn read_one(&mut self, before: &[&str], rest: &[&str]) -> usize {
+        match rest {
+            ["use", next, ..] if is_word(next) || *next == "::" => {
+                let length = rest.iter().position(|token| *token == ";").unwrap_or(rest.len());
+                let public = is_public(before);
+                self.read_use(&mut Vec::new(), &rest[1..length], public);
+                length
+            }
+            ["mod", name, ";", ..] => {
+                let other = match before {
+                    [.., "#", "[", "path", "=", other, "]"] => Some(other.trim_matches('"')),
+                    _ => None,
+                };
+                self.children.push(((*name).to_owned(), other.map(str::to_owned)));
+                3
+            }
+            [
+                "struct" | "enum" | "union" | "trait" | "type" | "fn" | "const" | "static",
+                name,
+                ..,
+            ] if is_word(name) => {
+                self.items.insert((*name).to_owned());
+                1
+            }
+            [first, "::", next, ..] if is_word(first) && is_word(next) => {
+                let pairs = rest[1..].chunks_exact(2);
+                let more = pairs.take_while(|pair| pair[0] == "::" && is_word(pair[1])).count();
+                let words = rest[..=2 * more].iter().step_by(2);
+                if !matches!(before, [.., "::" | "."]) {
+                    self.paths.push(words.map(|word| (*word).to_owned()).collect());
+                }
+                1 + 2 * more
+            }
+            [word, ..] => {
+                self.words.insert((*word).to_owned());
+                1
+            }
+            [] => 1,
+        }
+    }
+
+    /// Reads a tree of a `use`, behind `prefix`.
+    fn read_use(&mut self, prefix: &mut Path, tree: &[&str], public: bool) {
+        let length = prefix.len();
+        let mut rest = tree;
+        loop {
+            match rest {
+                ["{", inner @ .., "}"] => {
+                    let mut depth = 0;
+                    let is_comma = |token: &&str| {
+                        depth += i32::from(*token == "{") - i32::from(*token == "}");
+                        depth == 0 && *token == ","
+                    };
+                    let trees = inner.split(is_comma).filter(|tree| !tree.is_empty());
+                    trees.for_each(|tree| self.read_use(prefix, tree, public));
+                    break;
+                }
+                ["::", next @ ..] => rest = next,
+                [word, "::", next @ ..] => {
+                    prefix.push((*word).to_owned());
+                    rest = next;
+                }
+                [word, renamed @ ..] => {
+                    let mut path = prefix.clone();
+                    if !matches!(*word, "self" | "*") {
+                        path.push((*word).to_owned());
+                    }
+                    let name = match renamed {
+                        ["as", name] => (*name).to_owned(),
+                        _ if *word == "*" => "*".to_owned(),
+                        _ => path.last().cloned().unwrap_or_default(),
+                    };
+                    self.imports.push(Import { name, path, public });
+                    break;
+                }
+                [] => break,
+            }
+        }
+        prefix.truncate(length);
+    }
+
+    /// A path from the root of the crate; `None` for paths of other crates and of items of the
+    /// file itself.
+    fn absolute(&self, path: &[String], depth: usize) -> Option<Path> {
+        let (first, rest) = path.split_first().filter(|_| depth < DEPTH_MAX)?;
+        match first.as_str() {
+            "crate" => return Some(rest.to_vec()),
+            "self" => return Some([&self.module, rest].concat()),
+            "super" => {
+                let above = path.iter().take_while(|word| *word == "super").count();
+                let kept = self.module.len().checked_sub(above)?;
+                return Some([&self.module[..kept], &path[above..]].concat());
+            }
+            _ => {}
+        }
+        if self.has_child(first) {
+            return Some([&self.module, path].concat());
+        }
+        // A crate and what is imported of it may have the same name.
+        let import = self.imports.iter().find(|i| i.name == *first && i.path != path)?;
+        let start = self.absolute(&import.path, depth + 1)?;
+        Some([&start, rest].concat())
+    }
+
+    fn has_child(&self, name: &str) -> bool {
+        self.children.iter().any(|(child, _)| child == name)
+    }
+
+    fn defines(&self, name: &str) -> bool {
+        self.items.contains(name)
+    }
+}
+
+/// Whether a `use` behind these tokens is a re-export.
+fn is_public(before: &[&str]) -> bool {
+    match before {
+        [.., "pub"] => true,
+        [.., ")"] => before
+            .iter()
+            .rposition(|token| *token == "(")
+            .is_some_and(|open| open > 0 && before[open - 1] == "pub"),
+        _ => false,
+    }
+}
+
+/// The largest sets of files that all reach each other.
+pub(crate) fn knots(arrows: &Arrows) -> Vec<BTreeSet<String>> {
+    let reached: BTreeMap<&str, BTreeSet<&str>> =
+        arrows.keys().map(|file| (file.as_str(), reached(arrows, file))).collect();
+    let mut knots = BTreeSet::new();
+    for (file, to) in &reached {
+        let back = |to: &&&str| reached.get(**to).is_some_and(|back| back.contains(file));
+        knots.insert(to.iter().filter(back).map(|to| (*to).to_owned()).collect());
+    }
+    knots.into_iter().filter(|knot: &BTreeSet<String>| !knot.is_empty()).collect()
+}
+
+/// The files that one leads to.
+fn reached<'a>(arrows: &'a Arrows, from: &'a str) -> BTreeSet<&'a str> {
+    let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(file) = next.pop() {
+        let to = arrows.get(file).into_iter().flat_map(BTreeMap::keys);
+        next.extend(to.map(String::as_str).filter(|to| reached.insert(*to)));
+    }
+    reached
+}
+
+/// The shortest circle through every file of a knot, each once, the shortest ones first. A circle
+/// begins with its first file by name, and its last file imports that one.
+pub(crate) fn circles(arrows: &Arrows, knot: &BTreeSet<String>) -> Vec<Vec<String>> {
+    let mut circles = BTreeSet::new();
+    for mut circle in knot.iter().filter_map(|file| shortest(arrows, file)) {
+        let first = circle.iter().enumerate().min_by_key(|(_, file)| *file).map_or(0, |(at, _)| at);
+        circle.rotate_left(first);
+        circles.insert((circle.len(), circle));
+    }
+    circles.into_iter().map(|(_, circle)| circle).collect()
+}
+
+/// The shortest way from a file back to it, without its end.
+fn shortest(arrows: &Arrows, from: &str) -> Option<Vec<String>> {
+    let mut before: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut queue = VecDeque::from([from]);
+    while let Some(file) = queue.pop_front() {
+        for to in arrows.get(file).into_iter().flat_map(BTreeMap::keys) {
+            if to == from {
+                let mut way = vec![file.to_owned()];
+                let mut at = file;
+                while at != from {
+                    at = before[at];
+                    way.push(at.to_owned());
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if !before.contains_key(to.as_str()) {
+                before.insert(to, file);
+                queue.push_back(to);
+            }
+        }
+    }
+    None
+}
+
+/// A circle as lines: every file with the items that it imports from the next one.
+pub(crate) fn told(arrows: &Arrows, circle: &[String]) -> String {
+    let next = circle.iter().cycle().skip(1);
+    let lines = circle.iter().zip(next).map(|(file, next)| {
+        let items = arrows[file][next].iter().cloned().collect::<Vec<_>>().join(", ");
+        format!("{file} imports {items} from {next}")
+    });
+    lines.collect::<Vec<_>>().join("\n    ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arrows of a crate, one a line, between files without `src/` and `.rs`.
+    fn read(files: &[(&str, &str)]) -> Vec<String> {
+        let path = |name: &str| format!("src/{name}.rs");
+        let files = files.iter().map(|(name, text)| (path(name), (*text).to_owned()));
+        let arrows = arrows(&files.collect(), "src/lib.rs");
+        let short = |file: &str| file["src/".len()..].trim_end_matches(".rs").to_owned();
+        let mut lines = Vec::new();
+        for (from, targets) in &arrows {
+            for (to, items) in targets {
+                let items = items.iter().cloned().collect::<Vec<_>>().join(" ");
+                lines.push(format!("{} -> {}: {items}", short(from), short(to)));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn nested_braces_and_renames_are_read() {
+        let lines = read(&[
+            ("lib", "mod a; mod b; mod c;"),
+            (
+                "a",
+                "use crate::{b::{self, One, Two as Deux}, c::{Three}}; use std::fs::{self, File};",
+            ),
+            ("b", "pub struct One; pub struct Two;"),
+            ("c", "pub(crate) struct Three;"),
+        ]);
+        assert_eq!(lines, ["a -> b: One Two", "a -> c: Three"]);
+    }
+
+    #[test]
+    fn paths_outside_use_are_read() {
+        let lines = read(&[
+            ("lib", "mod a; mod b; mod c; fn f() { a::run(); }"),
+            ("a", "use crate::b; pub fn run() -> Option<crate::c::Three> { b::one(); None }"),
+            ("b", "pub fn one() {}"),
+            ("c", "pub struct Three;"),
+        ]);
+        assert_eq!(lines, ["a -> b: one", "a -> c: Three", "lib -> a: run"]);
+    }
+
+    #[test]
+    fn self_and_super_are_modules() {
+        let lines = read(&[
+            ("lib", "mod a; mod top;"),
+            ("top", "pub struct Top;"),
+            ("a/mod", "mod b; mod c; use self::b::One; pub struct Up;"),
+            ("a/b", "use super::super::top::Top; pub struct One;"),
+            ("a/c", "use super::{b::One, Up};"),
+        ]);
+        let want = ["a/b -> top: Top", "a/c -> a/b: One", "a/c -> a/mod: Up", "a/mod -> a/b: One"];
+        assert_eq!(lines, want);
+    }
+
+    #[test]
+    fn re_exports_lead_to_the_file_that_defines_the_item() {
+        let lines = read(&[
+            ("lib", "pub mod a; mod user; pub use a::Deep;"),
+            (
+                "a/mod",
+                "mod b; mod consume; pub use b::Deep; pub(crate) use b::*; \
+                       pub(crate) use consume::consume;",
+            ),
+            ("a/b", "pub struct Deep; pub fn shallow() {}"),
+            ("a/consume", "pub fn consume() {}"),
+            ("user", "use crate::Deep; use crate::a::{consume, shallow};"),
+        ]);
+        assert_eq!(lines, ["user -> a/b: Deep shallow", "user -> a/consume: consume"]);
+    }
+
+    #[test]
+    fn re_export_that_the_file_uses_itself_is_an_arrow() {
+        let lines = read(&[
+            ("lib", "mod a;"),
+            ("a/mod", "mod b; pub use b::{Shown, Used}; pub struct Part(Used);"),
+            ("a/b", "use super::Part; pub struct Shown; pub struct Used;"),
+        ]);
+        assert_eq!(lines, ["a/b -> a/mod: Part", "a/mod -> a/b: Used"]);
+    }
+
+    #[test]
+    fn files_beside_a_folder_and_named_files_are_found() {
+        let lines = read(&[
+            ("lib", "mod a; #[path = \"other.rs\"] mod b; #[cfg(test)] mod tests;"),
+            ("a", "mod part; pub struct Whole;"),
+            ("a/part", "use super::Whole;"),
+            ("other", "use crate::a::Whole;"),
+        ]);
+        assert_eq!(lines, ["a/part -> a: Whole", "other -> a: Whole"]);
+    }
+
+    #[test]
+    fn tests_comments_and_strings_make_no_arrow() {
+        let lines = read(&[
+            ("lib", "mod a; mod b;"),
+            (
+                "a",
+                "// use crate::b::X;\nconst A: &str = \"crate::b::X\"; \
+                   #[cfg(test)] mod tests { use crate::b::X; }",
+            ),
+            ("b", "pub struct X;"),
+        ]);
+        assert_eq!(lines, [""; 0]);
+    }
+
+    #[test]
+    fn knots_are_whole_and_their_shortest_loops_are_shown() {
+        let items = BTreeSet::from(["X".to_owned()]);
+        let mut arrows = Arrows::new();
+        for (from, to) in
+            ["ab", "ba", "bc", "cd", "da", "de", "fg", "gf", "ef"].map(|s| s.split_at(1))
+        {
+            arrows.entry(from.to_owned()).or_default().insert(to.to_owned(), items.clone());
+        }
+        let knots = knots(&arrows);
+        let names = |files: &BTreeSet<String>| files.iter().cloned().collect::<String>();
+        assert_eq!(knots.iter().map(names).collect::<Vec<_>>(), ["abcd", "fg"]);
+        let circles = circles(&arrows, &knots[0]);
+        assert_eq!(
+            circles.iter().map(|circle| circle.concat()).collect::<Vec<_>>(),
+            ["ab", "abcd"]
+        );
+        assert_eq!(told(&arrows, &circles[0]), "a imports X from b\n    b imports X from a");
+    }
+}
