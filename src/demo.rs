@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use dataflow::clock::SystemClock;
-use dataflow::log::generator::GeneratorSpec;
+use dataflow::generator::GeneratorSpec;
 use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Scope, Settings, Started, StateAt, start};
 use prometheus_client::registry::Registry;
 use schemas::mapping::Mapping;

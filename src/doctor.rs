@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::log::kafka::KafkaLog;
-use dataflow::log::{FileLog, Found, Log, LogError, Next};
+use dataflow::sources::kafka::KafkaLog;
+use dataflow::sources::{FileLog, Found, Log, LogError, Next};
 use dataflow::{LogTimeKind, Origin};
 use schemas::config::SourceUri;
 use schemas::manifest::{Manifest, Partition, Position};

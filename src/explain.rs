@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dataflow::log::kafka::OnLost;
+use dataflow::sources::kafka::OnLost;
 use dataflow::{Beyond, Estimate, Load, LogTimeKind, Settings};
 use schemas::config::{Config, SourceUri};
 use schemas::mapping::{Field, Mapping};

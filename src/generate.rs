@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use dataflow::InputError;
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::log::generator::{Generator, GeneratorSpec};
-use dataflow::log::kafka::{Created, TopicError, TopicWriter, WriterError};
+use dataflow::generator::{Generator, GeneratorSpec};
+use dataflow::sources::kafka::{Created, TopicError, TopicWriter, WriterError};
 use schemas::config::SourceUri;
 use schemas::time::parse_duration_ms;
 

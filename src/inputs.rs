@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::log::Mode;
-use dataflow::log::generator::GeneratorSpec;
-use dataflow::log::kafka::{KafkaLog, KafkaSettings, OnLost, PropertyError};
+use dataflow::generator::GeneratorSpec;
+use dataflow::sources::Mode;
+use dataflow::sources::kafka::{KafkaLog, KafkaSettings, OnLost, PropertyError};
 use dataflow::{Origin, Settings};
 use schemas::config::{GeneratorSource, HostPort, SourceUri};
 

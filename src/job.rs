@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
-use dataflow::log::Span;
-use dataflow::log::kafka::OnLost;
+use dataflow::sources::Span;
+use dataflow::sources::kafka::OnLost;
 use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
 use schemas::mapping::Mapping;

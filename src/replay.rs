@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dataflow::log::{Beginning, Span};
+use dataflow::sources::{Beginning, Span};
 use dataflow::{Settings, TakenOver};
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::log::kafka::OnLost;
+use dataflow::sources::kafka::OnLost;
 use dataflow::{
     Beyond, LogTimeKind, Publication, Publishing, Scope, Settings, Started, StateSize, Status,
     start,

@@ -7,9 +7,9 @@ use schemas::mapping::Mapping;
 use thiserror::Error;
 
 use crate::clock::Clock;
-use crate::log::generator::{GeneratorError, GeneratorLog, GeneratorSpec};
-use crate::log::{FileLog, Log, LogError, Mode, Span, SpanLog, StdinLog};
+use crate::generator::{GeneratorError, GeneratorSpec};
 use crate::settings::{Input, LogTimeKind, Settings};
+use crate::sources::{FileLog, GeneratorLog, Log, LogError, Mode, Span, SpanLog, StdinLog};
 
 /// Where an input's records come from.
 #[derive(Clone)]

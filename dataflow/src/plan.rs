@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Fingerprint, Partition, Position};
 
-use crate::log::{Found, LogError, Shape};
 use crate::records::Inputs;
 use crate::settings::Input;
+use crate::sources::{Found, LogError, Shape};
 
 /// A partition that one worker reads in order.
 #[derive(Clone, Debug)]

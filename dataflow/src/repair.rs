@@ -19,11 +19,11 @@ use sinks::storage::{DiskStorage, Storage};
 
 use crate::clock::Clock;
 use crate::inputs::{InputSpec, Origin};
-use crate::log::{Found, Log, LogError, Reader};
 use crate::operators::controls::REDELIVERED;
 use crate::own::{lives, owner};
 use crate::run::{JobError, JobSpec, Started, StateAt, start};
 use crate::settings::{LogTimeKind, Settings, scopes};
+use crate::sources::{Found, Log, LogError, Reader};
 
 /// A living job commits within seconds; one that has not for so long is stuck.
 const COMMIT_WAIT_US: u64 = 60_000_000;

@@ -23,13 +23,13 @@ use crate::context::{Context, Pace, SliceCount, Stop};
 use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
-use crate::log::LogError;
 use crate::operators::skew::Slowest;
 use crate::own::{own, reason};
 use crate::plan::Plan;
 use crate::publishing::{self, Publication, check_store};
 use crate::records::Inputs;
 use crate::settings::{Input, Settings};
+use crate::sources::LogError;
 use crate::state::tag_table::TagError;
 use crate::status::Status;
 

@@ -10,7 +10,7 @@ use schemas::time::format_duration_ms;
 use schemas::windows::Windows;
 use sinks::commits::Retention;
 
-use crate::log::Log;
+use crate::sources::Log;
 use crate::stream_time::TimeRules;
 use crate::taken_over::TakenOver;
 

@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn blocks_move_log_time_as_they_complete_the_run_of_done_ones() {
-        let bytes = 3 * crate::log::BLOCK_BYTES - 1;
+        let bytes = 3 * crate::sources::BLOCK_BYTES - 1;
         let position = Position::Blocks(Blocks { bytes, ..Blocks::default() });
         let file = Partition { position, ..Partition::default() };
         let inputs = [("i".to_owned(), [("f".to_owned(), file)].into())].into();

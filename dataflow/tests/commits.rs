@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dataflow::clock::Clock;
 use dataflow::lockstep::Lockstep;
-use dataflow::log::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
+use dataflow::sources::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
 use dataflow::{InputSpec, JobError, JobSpec, LogTimeKind, Origin, Settings, StateAt};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dataflow::log::{Found, Log, LogError, Next, Reader, Record, Shape};
+use dataflow::sources::{Found, Log, LogError, Next, Reader, Record, Shape};
 use schemas::manifest::Fingerprint;
 
 use crate::events::Made;

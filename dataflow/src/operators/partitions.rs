@@ -15,11 +15,11 @@ use super::controls::Controls;
 use super::read::{Feed, Intake};
 use super::skew::{Runner, Standing, Tally, hold_back};
 use crate::context::Context;
-use crate::log::{LogError, Next, Reader};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Order, Outbox, Route};
 use crate::run::JobError;
 use crate::settings::LogTimeKind;
+use crate::sources::{LogError, Next, Reader};
 use crate::stream_time::AGREE_MS;
 
 /// A partition being read in order.

@@ -18,9 +18,9 @@ use serde_json::json;
 use smallvec::SmallVec;
 
 use crate::key_cache::KeyCache;
-use crate::log::Record;
 use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
+use crate::sources::Record;
 use crate::taken_over::{BELOW_FLOOR, Decided, Decision};
 
 /// What another worker's log time may be ahead by when a commit ends.

@@ -19,9 +19,9 @@ use super::mint::SLICE_RECORDS;
 use super::partitions::{Partitions, Turn};
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
-use crate::log::LogError;
 use crate::records::{Ack, Fact, Outbox, Posts, Tick};
 use crate::run::JobError;
+use crate::sources::LogError;
 
 /// The most records read in one activation, so that other operators get their turn.
 const TURN_RECORDS: usize = 1024;

@@ -15,8 +15,8 @@ use schemas::tags::{key, limited};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::splits::Split;
-use crate::log::Record;
 use crate::settings::{Beyond, LogTimeKind, Scope};
+use crate::sources::Record;
 
 /// A decision about a record that the log alone does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
-use crate::log::Log;
 use crate::operators::controls::REDELIVERED;
 use crate::settings::{Settings, scopes};
+use crate::sources::Log;
 
 /// The records read before the other operators have their turn.
 const TURN_RECORDS: usize = 4096;

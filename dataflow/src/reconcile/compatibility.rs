@@ -12,8 +12,8 @@ use schemas::tags::RULES_VERSION;
 use super::accept::Rules;
 use super::splits::Split;
 use super::{ReconcileError, Request};
-use crate::log::Log;
 use crate::settings::read_with;
+use crate::sources::Log;
 
 /// Checks that every input of the commit was named, and that tags are what they were.
 pub(super) fn check_inputs(request: &Request) -> Result<(), ReconcileError> {

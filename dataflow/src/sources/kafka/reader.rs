@@ -19,7 +19,7 @@ use super::Topic;
 use super::client::{Consumer, Handle, Marks};
 use super::error::{Meaning, TopicError, is_unknown, meaning};
 use super::settings::OnLost;
-use crate::log::{LogError, Next, Reader, Record};
+use crate::sources::{LogError, Next, Reader, Record};
 
 /// What tells a record from others: its position, size and a hash of all that it is.
 pub(super) fn fingerprint(message: &BorrowedMessage<'_>) -> Fingerprint {

@@ -4,18 +4,15 @@
 //! repeated deliveries, late and future events when asked for. Invariant: record `i` of a
 //! specification is always the same bytes, whoever asks and in whatever order.
 
-mod popularity;
-mod source;
-mod words;
-
 use std::fmt::Write;
 
-use popularity::Popularity;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use schemas::time::TS_MS_END;
-pub use source::GeneratorLog;
 use thiserror::Error;
+
+use super::popularity::Popularity;
+use super::words;
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use schemas::manifest::Fingerprint;
 
-use super::{Generator, GeneratorError, GeneratorSpec};
+use super::{Found, Log, LogError, Next, Reader, Record, Shape};
 use crate::clock::Clock;
-use crate::log::{Found, Log, LogError, Next, Reader, Record, Shape};
+use crate::generator::{Generator, GeneratorError, GeneratorSpec};
 
 /// Generated partitions. Positions are the indices of records; partition `p` of `n` has those with
 /// `index % n == p`.

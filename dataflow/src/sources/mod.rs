@@ -1,11 +1,11 @@
-//! Input logs: what a job reads, partition by partition.
+//! Sources: the logs that a job reads, partition by partition.
 //!
 //! Invariants: a record's position never changes; reading from a position gives the records from
 //! there on; a reader never blocks for long.
 
 mod block;
 mod files;
-pub mod generator;
+mod generator;
 pub mod kafka;
 mod lines;
 mod span;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use files::{FileLog, Mode};
-pub use generator::{GeneratorLog, GeneratorSpec};
+pub use generator::GeneratorLog;
 pub use schemas::manifest::BLOCK_BYTES;
 use schemas::manifest::{Fingerprint, Partition};
 pub(crate) use span::SpanLog;
