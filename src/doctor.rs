@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::sources::kafka::KafkaLog;
 use dataflow::sources::{FileLog, Found, Log, LogError, Next};
 use dataflow::{LogTimeKind, Origin};
+use kafka::TopicReader;
 use schemas::config::SourceUri;
 use schemas::manifest::{Manifest, Partition, Position};
 use schemas::time::{format_duration_ms, format_ms};
@@ -20,8 +20,8 @@ use sinks::publish::Publisher;
 use sinks::storage::DiskStorage;
 
 use crate::error::CliError;
-use crate::inputs::{kafka, origin};
-use crate::job::{Job, Topic};
+use crate::inputs::{Topic, kafka_settings, origin};
+use crate::job::Job;
 use crate::output::Output;
 use crate::run::{Args as RunArgs, job};
 use crate::service::Listeners;
@@ -194,7 +194,7 @@ fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Mani
 /// What a topic keeps, and what its log time follows.
 fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     let SourceUri::Kafka { brokers, topic: name } = &topic.source else { return };
-    let log = match KafkaLog::new(kafka(brokers, name, &topic.kafka)) {
+    let log = match TopicReader::new(kafka_settings(brokers, name, &topic.kafka)) {
         Ok(log) => log,
         Err(error) => return findings.error(about, error),
     };
@@ -206,7 +206,7 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
         }
         Err(error) => return findings.error(about, error),
     };
-    let stamped = policy.stamps == "LogAppendTime";
+    let stamped = policy.timestamp_type.as_deref() == Some("LogAppendTime");
     match (topic.log_time, stamped) {
         (LogTimeKind::Event, _) => findings.good(about, "log time follows the events, as told"),
         (_, true) => findings.good(about, "log time follows the brokers' stamps (LogAppendTime)"),
@@ -215,13 +215,13 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
             let what = format!(
                 "log_time is append, but brokers do not stamp the records ({}): the events' times \
                  count; set message.timestamp.type=LogAppendTime, or leave log_time out",
-                policy.stamps
+                policy.timestamp_type.as_deref().unwrap_or("type unknown")
             );
             findings.add(about, Level::Warning, what);
         }
     }
-    if (0..RETENTION_MS).contains(&policy.retention_ms) {
-        let kept = format_duration_ms(policy.retention_ms.max(1));
+    if let Some(retention_ms) = policy.retention_ms.filter(|ms| (0..RETENTION_MS).contains(ms)) {
+        let kept = format_duration_ms(retention_ms.max(1));
         let what = format!("records are kept for {kept}: a job that stops for longer loses some");
         findings.add(about, Level::Warning, what);
     }

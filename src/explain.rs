@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use dataflow::sources::kafka::OnLost;
 use dataflow::{Beyond, Estimate, Load, LogTimeKind, Settings};
-use schemas::config::{Config, SourceUri};
+use schemas::config::{Config, OnLost, SourceUri};
 use schemas::mapping::{Field, Mapping};
 use schemas::time::format_duration_ms;
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::job::{Job, Topic, load};
+use crate::inputs::Topic;
+use crate::job::{Job, load};
 use crate::output::Output;
 
 /// Say what a dataflow.yaml will do and hold, without running anything

@@ -8,13 +8,12 @@ use std::time::Duration;
 use dataflow::InputError;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::{Generator, GeneratorSpec};
-use dataflow::sources::kafka::{Created, TopicError, TopicWriter, WriterError};
+use kafka::{Created, TopicError, TopicWriter, WriterError};
 use schemas::config::SourceUri;
 use schemas::time::parse_duration_ms;
 
 use crate::error::CliError;
-use crate::inputs::{kafka, properties, refused};
-use crate::job::Kafka;
+use crate::inputs::{KafkaOptions, kafka_settings, properties, refused};
 
 /// Generate posts shaped like a real stream's, reproducibly from a seed
 #[derive(clap::Args)]
@@ -35,8 +34,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OUT")]
     out: PathBuf,
     /// Write a folder of so many files, or make the topic with so many partitions
-    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    partitions: Option<u64>,
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    partitions: Option<u16>,
     /// Write so many posts a second, dated now
     #[arg(long, value_name = "N", conflicts_with_all = ["span", "start_ms"])]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -153,19 +152,18 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
     let SourceUri::Kafka { brokers, topic } = source else {
         return Err(CliError::Usage(format!("--out: {text:?} is no Kafka topic")));
     };
-    let how = Kafka { properties: properties(&args.kafka)?, ..Kafka::default() };
-    let wanted = args.partitions.map(|partitions| partitions as usize);
-    let opened = TopicWriter::open(kafka(&brokers, &topic, &how), wanted);
+    let options = KafkaOptions { properties: properties(&args.kafka)?, ..KafkaOptions::default() };
+    let opened = TopicWriter::open(kafka_settings(&brokers, &topic, &options), args.partitions);
     let (writer, created) = opened.map_err(|error| match error {
-        WriterError::Property(error) => refused(&error, &how),
+        WriterError::Property(error) => refused(&error, &options),
         WriterError::Topic(error) => CliError::Failed(error.to_string()),
     })?;
     match created {
         Created::New(partitions) => eprintln!("made topic {topic} with {partitions} partitions"),
-        Created::Old(there) if wanted.is_some_and(|wanted| wanted != there) => {
+        Created::Existing(there) if args.partitions.is_some_and(|p| usize::from(p) != there) => {
             eprintln!("topic {topic} exists with {there} partitions; --partitions was left aside");
         }
-        Created::Old(_) => {}
+        Created::Existing(_) => {}
     }
     Ok(Sink::Topic(Box::new(writer)))
 }
@@ -188,7 +186,7 @@ impl Sink {
             Self::Files(files, out) => {
                 files.iter_mut().try_for_each(Write::flush).map_err(cannot_write(out))
             }
-            Self::Topic(writer) => writer.serve().map_err(failed),
+            Self::Topic(writer) => writer.poll().map_err(failed),
         }
     }
 
@@ -216,7 +214,7 @@ fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {
     CliError::io(format!("cannot write {}", out.display()))
 }
 
-fn open(out: &Path, partitions: Option<u64>) -> Result<Vec<Box<dyn Write>>, CliError> {
+fn open(out: &Path, partitions: Option<u16>) -> Result<Vec<Box<dyn Write>>, CliError> {
     let create = |path: &Path| -> Result<Box<dyn Write>, CliError> {
         let file = File::create(path).map_err(cannot_write(path))?;
         Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))

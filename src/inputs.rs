@@ -1,4 +1,4 @@
-//! Inputs as command lines and files name them.
+//! The inputs of a job, as its command line or its `dataflow.yaml` names them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,29 +7,59 @@ use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::GeneratorSpec;
-use dataflow::sources::Mode;
-use dataflow::sources::kafka::{KafkaLog, KafkaSettings, OnLost, PropertyError};
-use dataflow::{Origin, Settings};
-use schemas::config::{GeneratorSource, HostPort, SourceUri};
+use dataflow::sources::{Mode, Span};
+use dataflow::{LogTimeKind, Origin, Settings};
+use kafka::{KafkaSettings, PropertyError, TopicReader};
+use schemas::config::{GeneratorSource, HostPort, OnLost, SourceUri};
+use schemas::mapping::Mapping;
 
 use crate::error::CliError;
-use crate::job::{Kafka, Topic};
 
-/// Environment variables with properties of the Kafka client begin so.
+/// The prefix of environment variables that set properties of the Kafka client.
 const KAFKA_VARIABLE: &str = "TAGFLOW_KAFKA_";
+
+/// What a job reads.
+pub(crate) struct Topic {
+    /// Its name; an event's identity is (topic, event id).
+    pub(crate) name: String,
+    /// Where its records are.
+    pub(crate) source: SourceUri,
+    /// What its records call the fields of an event.
+    pub(crate) mapping: Mapping,
+    /// What its log time follows.
+    pub(crate) log_time: LogTimeKind,
+    /// How it is read if it is a Kafka topic.
+    pub(crate) kafka: KafkaOptions,
+    /// The part of it that is read; `None` means all.
+    pub(crate) span: Option<Span>,
+}
+
+/// How a Kafka topic is read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KafkaOptions {
+    /// The group that offsets are committed for.
+    pub(crate) group: String,
+    /// Properties of the client.
+    pub(crate) properties: BTreeMap<String, String>,
+    /// Whether a job without state begins at the end.
+    pub(crate) from_end: bool,
+    /// What becomes of records that were removed before they were read.
+    pub(crate) on_lost: OnLost,
+}
 
 /// Where the records of `topic` come from, for a job with `settings` on `state`.
 pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result<Origin, CliError> {
     let bounded = !settings.live;
     match &topic.source {
         SourceUri::Kafka { brokers, topic: name } => {
-            let kafka = KafkaSettings { bounded, ..kafka(brokers, name, &topic.kafka) };
-            let log = KafkaLog::new(kafka).map_err(|error| refused(&error, &topic.kafka))?;
-            Ok(Origin::Log(Arc::new(log)))
+            let settings = kafka_settings(brokers, name, &topic.kafka);
+            let reader = TopicReader::new(KafkaSettings { bounded, ..settings });
+            let reader = reader.map_err(|error| refused(&error, &topic.kafka))?;
+            Ok(Origin::Log(Arc::new(reader)))
         }
         SourceUri::Stdin => Ok(Origin::Stdin),
         SourceUri::File(path) => {
-            // Blocks are read in any order, which a horizon does not allow.
+            // Blocks are read in any order, but a horizon needs the records in theirs.
             let mode = match (bounded, settings.horizon_ms) {
                 (true, None) => Mode::Blocks,
                 (true, Some(_)) => Mode::Ordered,
@@ -39,7 +69,7 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
         }
         SourceUri::Generator(source) => {
             if bounded && source.posts.is_none() {
-                let what = "a bounded run of a generator ends only with generator:?posts=N";
+                let what = "a bounded run of a generator needs an end; write generator:?posts=N";
                 return Err(CliError::Usage(what.to_owned()));
             }
             Ok(Origin::Generator {
@@ -50,32 +80,36 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
     }
 }
 
-/// How the topic `name` is reached; what the environment says gives way to what `kafka` does.
-pub(crate) fn kafka(brokers: &[HostPort], name: &str, kafka: &Kafka) -> KafkaSettings {
+/// How the topic `name` is reached. Properties in `options` override those of the environment.
+pub(crate) fn kafka_settings(
+    brokers: &[HostPort],
+    name: &str,
+    options: &KafkaOptions,
+) -> KafkaSettings {
     let mut properties = environment();
-    properties.extend(kafka.properties.clone());
+    properties.extend(options.properties.clone());
     KafkaSettings {
         brokers: brokers.iter().map(ToString::to_string).collect(),
         topic: name.to_owned(),
         properties,
-        group: kafka.group.clone(),
+        group: options.group.clone(),
         bounded: false,
-        from_end: kafka.from_end,
-        on_lost: kafka.on_lost,
+        from_end: options.from_end,
+        on_lost: options.on_lost,
     }
 }
 
-/// What is wrong with a property, with the environment variable that sets it.
-pub(crate) fn refused(error: &PropertyError, kafka: &Kafka) -> CliError {
+/// The error of a property, with the environment variable that sets it.
+pub(crate) fn refused(error: &PropertyError, options: &KafkaOptions) -> CliError {
     let property = error.property();
-    if kafka.properties.contains_key(property) || !environment().contains_key(property) {
+    if options.properties.contains_key(property) || !environment().contains_key(property) {
         return CliError::Usage(error.to_string());
     }
     let variable = property.to_ascii_uppercase().replace('.', "_");
     CliError::Usage(format!("{error} ({KAFKA_VARIABLE}{variable} sets it)"))
 }
 
-/// The properties that the environment sets; an empty variable sets none.
+/// The properties set by the environment; an empty variable sets none.
 fn environment() -> BTreeMap<String, String> {
     let variables = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
@@ -85,33 +119,15 @@ fn environment() -> BTreeMap<String, String> {
     variables.collect()
 }
 
-/// Reads `KEY=VALUE` arguments, the last of one key counts.
+/// Reads `KEY=VALUE` arguments; the last one of a key counts.
 pub(crate) fn properties(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
     let pair = |pair: &String| {
         let (name, value) = pair.split_once('=').filter(|(name, _)| !name.is_empty())?;
         Some((name.to_owned(), value.to_owned()))
     };
-    // What it is instead may hold a secret.
+    // The message does not repeat the argument, which may hold a secret.
     let wrong = || CliError::Usage("--kafka: write KEY=VALUE".to_owned());
     pairs.iter().map(|text| pair(text).ok_or_else(wrong)).collect()
-}
-
-/// What becomes of records that were removed before they were read.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum OnLostArg {
-    /// End with an error that says which
-    Error,
-    /// Go on with what is left, and count them
-    Skip,
-}
-
-impl From<OnLostArg> for OnLost {
-    fn from(arg: OnLostArg) -> Self {
-        match arg {
-            OnLostArg::Error => Self::Error,
-            OnLostArg::Skip => Self::Skip,
-        }
-    }
 }
 
 fn generator(source: &GeneratorSource, state: &Path) -> Result<GeneratorSpec, CliError> {
@@ -136,11 +152,11 @@ fn generator(source: &GeneratorSource, state: &Path) -> Result<GeneratorSpec, Cl
     Ok(spec)
 }
 
-/// When the generated stream of this state began: a later start goes on with the same posts.
+/// When the generated stream of this state began, so that a restart continues the same stream.
 pub(crate) fn started_ms(state: &Path) -> Result<i64, CliError> {
     let file = state.join("generator-started-ms");
     if let Ok(text) = fs::read_to_string(&file) {
-        let wrong = || CliError::Failed(format!("{} holds no number", file.display()));
+        let wrong = || CliError::Failed(format!("{} does not hold a number", file.display()));
         return text.trim().parse().map_err(|_| wrong());
     }
     let now = SystemClock::default().wall_ms();

@@ -1,56 +1,23 @@
 //! A job as a command line or a `dataflow.yaml` asks for it, before anything is opened.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
-use dataflow::sources::Span;
-use dataflow::sources::kafka::OnLost;
 use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
-use schemas::mapping::Mapping;
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
 use sinks::publish::Publisher;
 
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
-use crate::inputs::origin;
+use crate::inputs::{KafkaOptions, Topic, origin};
 use crate::service::ListenArgs;
 
 /// What a job is called that a command line asks for.
 pub(crate) const JOB_NAME: &str = "hashtags";
-
-/// What a job reads.
-pub(crate) struct Topic {
-    /// Its name; an event's identity is (topic, event id).
-    pub(crate) name: String,
-    /// Where its records are.
-    pub(crate) source: SourceUri,
-    /// What its records call the fields of an event.
-    pub(crate) mapping: Mapping,
-    /// What its log time follows.
-    pub(crate) log_time: LogTimeKind,
-    /// How it is read where it is a Kafka topic.
-    pub(crate) kafka: Kafka,
-    /// Which part of it is read; none: all.
-    pub(crate) span: Option<Span>,
-}
-
-/// How a Kafka topic is read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Kafka {
-    /// The name that offsets are committed for.
-    pub(crate) group: String,
-    /// Properties of the client.
-    pub(crate) properties: BTreeMap<String, String>,
-    /// Whether a job without state begins at the end.
-    pub(crate) from_end: bool,
-    /// What becomes of records that were removed before they were read.
-    pub(crate) on_lost: OnLost,
-}
 
 /// A job that could be started.
 pub(crate) struct Job {
@@ -122,14 +89,11 @@ impl Job {
                 Some(config::LogTime::Append) => LogTimeKind::Append,
                 Some(config::LogTime::Event) => LogTimeKind::Event,
             },
-            kafka: Kafka {
+            kafka: KafkaOptions {
                 group: format!("tagflow-{}", config.meta.name),
                 properties: topic.properties.clone(),
                 from_end: topic.start == config::Position::End,
-                on_lost: match topic.on_lost {
-                    config::OnLost::Error => OnLost::Error,
-                    config::OnLost::Skip => OnLost::Skip,
-                },
+                on_lost: topic.on_lost,
             },
         };
         Self {

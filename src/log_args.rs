@@ -13,8 +13,9 @@ use schemas::time::parse_duration_ms;
 use sinks::commits::Snapshot;
 
 use crate::error::CliError;
+use crate::inputs::{KafkaOptions, Topic};
 use crate::inputs::{origin, properties};
-use crate::job::{Job, Kafka, Topic};
+use crate::job::Job;
 use crate::repairs::Mender;
 use crate::state::{At, manifest, open};
 
@@ -156,11 +157,11 @@ impl LogArgs {
             source: input.clone(),
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
             log_time: LogTimeKind::Auto,
-            kafka: Kafka {
+            kafka: KafkaOptions {
                 // No offset is committed for it, but clients that read want a name.
                 group: "tagflow-reconcile".to_owned(),
                 properties: properties(&self.kafka)?,
-                ..Kafka::default()
+                ..KafkaOptions::default()
             },
             span: None,
         })

@@ -4,23 +4,23 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::sources::kafka::OnLost;
 use dataflow::{
     Beyond, LogTimeKind, Publication, Publishing, Scope, Settings, Started, StateSize, Status,
     start,
 };
 use prometheus_client::registry::Registry;
-use schemas::config::SourceUri;
+use schemas::config::{OnLost, SourceUri};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::parse_duration_ms;
-use serde::Serialize;
+use serde::de::value::StrDeserializer;
+use serde::{Deserialize, Serialize};
 use sinks::commits::Retention;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::inputs::{OnLostArg, properties};
-use crate::job::{JOB_NAME, Job, Kafka, Topic};
+use crate::inputs::{KafkaOptions, Topic, properties};
+use crate::job::{JOB_NAME, Job};
 use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::service::{ListenArgs, Listeners};
@@ -95,8 +95,8 @@ struct JobArgs {
     kafka: Vec<String>,
     /// What to do when a topic's retention removed records before they were read: error
     /// (default) or skip, which counts them
-    #[arg(long, value_name = "WHAT", conflicts_with = "config", hide_possible_values = true)]
-    on_lost: Option<OnLostArg>,
+    #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_lost)]
+    on_lost: Option<OnLost>,
     /// What the records call the fields of an event, and how they write ts (ms, s, us, rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
@@ -130,6 +130,11 @@ struct JobArgs {
     /// Serve /metrics as well, on a loopback address; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", requires = "listen")]
     metrics: Option<String>,
+}
+
+fn parse_on_lost(text: &str) -> Result<OnLost, String> {
+    let name = StrDeserializer::<serde::de::value::Error>::new(text);
+    OnLost::deserialize(name).map_err(|error| error.to_string())
 }
 
 fn parse_scope(text: &str) -> Result<Scope, String> {
@@ -271,7 +276,7 @@ impl JobArgs {
 }
 
 impl JobArgs {
-    fn kafka(&self, input: &SourceUri) -> Result<Kafka, CliError> {
+    fn kafka(&self, input: &SourceUri) -> Result<KafkaOptions, CliError> {
         let SourceUri::Kafka { topic, .. } = input else {
             let given =
                 [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
@@ -279,14 +284,14 @@ impl JobArgs {
                 Some((name, _)) => {
                     Err(CliError::Usage(format!("{name} is for kafka: inputs only; leave it out")))
                 }
-                None => Ok(Kafka::default()),
+                None => Ok(KafkaOptions::default()),
             };
         };
-        Ok(Kafka {
+        Ok(KafkaOptions {
             group: format!("tagflow-{topic}"),
             properties: properties(&self.kafka)?,
             from_end: false,
-            on_lost: self.on_lost.map(OnLost::from).unwrap_or_default(),
+            on_lost: self.on_lost.unwrap_or_default(),
         })
     }
 }

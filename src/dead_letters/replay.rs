@@ -157,7 +157,7 @@ impl Args {
         base: &Manifest,
     ) -> Result<BTreeMap<String, Mapping>, CliError> {
         if let Some(job) = job {
-            let of = |topic: &crate::job::Topic| (topic.name.clone(), topic.mapping.clone());
+            let of = |topic: &crate::inputs::Topic| (topic.name.clone(), topic.mapping.clone());
             return Ok(job.topics.iter().map(of).collect());
         }
         let scopes = base.body.scopes.iter().flatten();

@@ -6,8 +6,8 @@ use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Blocks, Body, Partition, Position};
 
 use super::ReconcileError;
-use crate::sources::kafka::TopicError;
 use crate::sources::{Log, LogError, Next, Reader, Record};
+use kafka::TopicError;
 
 /// A part of a partition that is read in order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 mod block;
 mod files;
 mod generator;
-pub mod kafka;
+mod kafka;
 mod lines;
 mod span;
 mod stdin;
@@ -14,6 +14,7 @@ mod stdin;
 use std::collections::BTreeMap;
 use std::io;
 
+use ::kafka::TopicError;
 pub use files::{FileLog, Mode};
 pub use generator::GeneratorLog;
 pub use schemas::manifest::BLOCK_BYTES;
@@ -22,8 +23,6 @@ pub(crate) use span::SpanLog;
 pub use span::{Beginning, Span};
 pub use stdin::StdinLog;
 use thiserror::Error;
-
-use self::kafka::TopicError;
 
 /// Why an input could not be read.
 #[derive(Debug, Error)]

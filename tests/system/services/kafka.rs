@@ -161,15 +161,15 @@ fn missing_recreated_and_compacted_topics_are_refused_by_name() {
         let want = format!("topic {topic} was recreated: its partition");
         assert!(error.contains(&want) && error.contains(what), "{error}");
     };
-    recreated("ends at 0, and had been read to 50");
+    recreated("ends at 0, but had been read up to 50");
     produce(&brokers, &topic, 0, &posts(0..80, "a"));
-    recreated("holds another record at 49");
+    recreated("holds another record at offset 49");
     delete(&brokers, &topic);
     eventually("it to be gone", || {
         String::from_utf8_lossy(&run(&line(&topic, "")).stderr).contains("no topic").then_some(())
     });
     create(&brokers, &topic, 1, &[]);
-    recreated("1 does not exist any more");
+    recreated("1 no longer exists");
     assert_eq!(events(&state), 50, "nothing was changed");
 
     let compacted = fresh("compacted");

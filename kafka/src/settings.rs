@@ -10,17 +10,8 @@ use std::net::IpAddr;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use schemas::config::OnLost;
 use thiserror::Error;
-
-/// What becomes of records that were removed before they were read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnLost {
-    /// The job ends with an error that says which.
-    #[default]
-    Error,
-    /// It goes on with the oldest record that is left, and counts the others.
-    Skip,
-}
 
 /// How a topic is read.
 #[derive(Clone)]
@@ -160,7 +151,7 @@ impl KafkaSettings {
     }
 
     /// The group that offsets are committed for.
-    pub(super) fn group(&self) -> &str {
+    pub(crate) fn group(&self) -> &str {
         self.properties.get("group.id").unwrap_or(&self.group)
     }
 
@@ -219,7 +210,7 @@ impl KafkaSettings {
     }
 
     /// The configuration that clients of all kinds share.
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("client.id", "tagflow")
@@ -235,7 +226,7 @@ impl KafkaSettings {
     }
 
     /// The configuration of a client that asks about the topic.
-    pub(super) fn asking(&self) -> ClientConfig {
+    pub(crate) fn asking(&self) -> ClientConfig {
         let mut config = self.client();
         // The end of a partition is that of all its records, committed or not.
         config.set("isolation.level", "read_uncommitted");
@@ -243,7 +234,7 @@ impl KafkaSettings {
     }
 
     /// The configuration of a consumer that reads about so many partitions.
-    pub(super) fn consumer(&self, partitions: usize) -> ClientConfig {
+    pub(crate) fn consumer(&self, partitions: usize) -> ClientConfig {
         let queued = (QUEUED_KIB / partitions.max(1)).clamp(1024, 16 * 1024);
         let mut config = ClientConfig::new();
         config
@@ -271,7 +262,7 @@ impl KafkaSettings {
 }
 
 /// What a client says of a property, without its value.
-pub(super) fn unusable(error: &KafkaError) -> PropertyError {
+pub(crate) fn unusable(error: &KafkaError) -> PropertyError {
     match error {
         KafkaError::ClientConfig(_, said, name, value) => {
             let said =

@@ -1,71 +1,83 @@
-//! Questions about a topic: its partitions, their ends, what it keeps.
+//! Questions about a topic: its partitions, their watermarks, and what it keeps.
 //!
-//! Invariant: nobody waits for an answer longer than [`PATIENCE`].
+//! Invariant: nothing waits for an answer longer than [`PATIENCE`].
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Consumer, Handle, Shared};
-use super::error::{Meaning, TopicError, meaning};
-use super::settings::KafkaSettings;
+use crate::client::{Consumer, Handle, Shared};
+use crate::error::{ErrorKind, Evidence, TopicError, kind};
+use crate::settings::KafkaSettings;
 
 /// How long brokers may take to answer when a job starts.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(3);
 
-/// What a topic keeps.
+/// What a topic keeps; a setting is `None` if brokers do not tell it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// `cleanup.policy`: `delete`, `compact` or both.
-    pub cleanup: String,
+    pub cleanup: Option<String>,
     /// `message.timestamp.type`: `CreateTime` or `LogAppendTime`.
-    pub stamps: String,
-    /// `retention.ms`; -1 is for ever.
-    pub retention_ms: i64,
+    pub timestamp_type: Option<String>,
+    /// `retention.ms`; -1 keeps records for ever.
+    pub retention_ms: Option<i64>,
 }
 
-/// A client that asks.
-pub(super) struct Cluster {
-    settings: Arc<KafkaSettings>,
-    shared: Arc<Shared>,
+/// A topic, and the client that asks about it.
+pub(crate) struct Cluster {
+    pub(crate) settings: KafkaSettings,
+    pub(crate) shared: Arc<Shared>,
     client: Mutex<Option<Arc<Consumer>>>,
 }
 
 impl Cluster {
-    pub(super) fn new(settings: Arc<KafkaSettings>, shared: Arc<Shared>) -> Self {
+    /// The topic of `settings`; connects when it is first asked.
+    pub(crate) fn new(settings: KafkaSettings) -> Self {
+        let shared = Arc::new(Shared::new(&settings.topic));
         Self { settings, shared, client: Mutex::default() }
     }
 
-    fn client(&self) -> Result<Arc<Consumer>, TopicError> {
-        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+    fn client(&self) -> Result<Arc<Consumer>, KafkaError> {
+        let mut client = self.client.lock();
         if let Some(client) = &*client {
             return Ok(Arc::clone(client));
         }
-        let handle = Handle(Arc::clone(&self.shared));
-        let made = self.settings.asking().create_with_context(handle);
-        let made = Arc::new(made.map_err(|error| self.unanswered("no client", &error))?);
+        let made = Arc::new(self.settings.asking().create_with_context(self.handle())?);
         *client = Some(Arc::clone(&made));
         Ok(made)
     }
 
-    pub(super) fn unanswered(&self, doing: &str, error: &KafkaError) -> TopicError {
-        let (topic, doing) = (self.settings.topic.clone(), doing.to_owned());
-        TopicError::Unanswered { topic, doing, reason: error.to_string() }
+    /// What a new client of this topic calls back.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
     }
 
-    /// The numbers of the topic's partitions; none where there is no such topic.
-    pub(super) fn partitions(&self, wait: Duration) -> Result<Option<Vec<i32>>, KafkaError> {
-        let client = self.client().map_err(|_| KafkaError::Canceled)?;
+    /// The error that the client or a broker did not do what it was asked to.
+    pub(crate) fn failed(&self, doing: &str, error: &KafkaError) -> TopicError {
+        let (topic, doing) = (self.settings.topic.clone(), doing.to_owned());
+        TopicError::Failed { topic, doing, reason: error.to_string() }
+    }
+
+    /// The error that the topic is not the one that was read.
+    pub(crate) fn recreated(&self, partition: i32, evidence: Evidence) -> TopicError {
+        TopicError::Recreated { topic: self.settings.topic.clone(), partition, evidence }
+    }
+
+    /// The numbers of the topic's partitions; `None` if there is no such topic.
+    pub(crate) fn partitions(&self, wait: Duration) -> Result<Option<Vec<i32>>, KafkaError> {
+        let client = self.client()?;
         let metadata = client.fetch_metadata(Some(&self.settings.topic), wait)?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.settings.topic);
         let Some(topic) = topic else { return Ok(None) };
@@ -79,31 +91,34 @@ impl Cluster {
         Ok((!numbers.is_empty()).then_some(numbers))
     }
 
-    /// The same as a job starts: waits for brokers, and says what is wrong.
-    pub(super) fn partitions_patiently(&self) -> Result<Vec<i32>, TopicError> {
-        let found = self.patiently("its partitions", |wait| self.partitions(wait))?;
+    /// The same at the start of a job: waits for brokers, and says what is wrong.
+    pub(crate) fn partitions_patiently(&self) -> Result<Vec<i32>, TopicError> {
+        let found = self.patiently("cannot list its partitions", |wait| self.partitions(wait))?;
         let (topic, brokers) = (self.settings.topic.clone(), self.settings.servers());
         found.ok_or(TopicError::Missing { topic, brokers })
     }
 
-    /// The oldest and the next position of a partition.
-    pub(super) fn marks(&self, partition: i32, wait: Duration) -> Result<(i64, i64), KafkaError> {
-        let client = self.client().map_err(|_| KafkaError::Canceled)?;
-        client.fetch_watermarks(&self.settings.topic, partition, wait)
+    /// The low and the high watermark of a partition.
+    pub(crate) fn watermarks(
+        &self,
+        partition: i32,
+        wait: Duration,
+    ) -> Result<(i64, i64), KafkaError> {
+        self.client()?.fetch_watermarks(&self.settings.topic, partition, wait)
     }
 
-    /// The same as a job starts.
-    pub(super) fn marks_patiently(&self, partition: i32) -> Result<(i64, i64), TopicError> {
-        let doing = format!("the ends of partition {partition}");
-        self.patiently(&doing, |wait| self.marks(partition, wait))
+    /// The same at the start of a job.
+    pub(crate) fn watermarks_patiently(&self, partition: i32) -> Result<(i64, i64), TopicError> {
+        let doing = format!("cannot find the ends of partition {partition}");
+        self.patiently(&doing, |wait| self.watermarks(partition, wait))
     }
 
-    /// The position of the first record of a partition with this stamp or a later one, in
-    /// milliseconds; none where there is none.
-    pub(super) fn position_at(&self, partition: i32, ms: i64) -> Result<Option<u64>, TopicError> {
+    /// The offset of the first record of a partition with this timestamp or a later one; `None` if
+    /// there is none.
+    pub(crate) fn offset_at(&self, partition: i32, ms: i64) -> Result<Option<u64>, TopicError> {
         let topic = &self.settings.topic;
-        self.patiently(&format!("a time in partition {partition}"), |wait| {
-            let client = self.client().map_err(|_| KafkaError::Canceled)?;
+        self.patiently(&format!("cannot find a time in partition {partition}"), |wait| {
+            let client = self.client()?;
             let mut times = TopicPartitionList::with_capacity(1);
             times.add_partition_offset(topic, partition, Offset::Offset(ms))?;
             let found = client.offsets_for_times(times, wait)?;
@@ -116,14 +131,14 @@ impl Cluster {
         })
     }
 
-    /// Asks until there is an answer, or none can come.
+    /// Asks until there is an answer, or none can be expected.
     fn patiently<T>(
         &self,
         doing: &str,
         ask: impl Fn(Duration) -> Result<T, KafkaError>,
     ) -> Result<T, TopicError> {
-        let client = self.client()?;
-        let start = self.shared.now_us();
+        let client = self.client().map_err(|error| self.failed("cannot make a client", &error))?;
+        let deadline = self.shared.elapsed() + PATIENCE;
         loop {
             let error = match ask(QUESTION) {
                 Ok(answer) => return Ok(answer),
@@ -132,23 +147,22 @@ impl Cluster {
             // Lets the client say why.
             while client.poll(Duration::ZERO).is_some() {}
             let brokers = self.settings.servers();
-            let (said, reason) = match self.shared.last() {
-                Some((meaning, reason)) => (meaning, format!(" ({reason})")),
-                None => (Meaning::Passes, String::new()),
+            let (reported, reason) = match self.shared.reported() {
+                Some((kind, reason)) => (kind, format!(" ({reason})")),
+                None => (ErrorKind::Transient, String::new()),
             };
-            if said == Meaning::Refused {
+            if reported == ErrorKind::AuthenticationFailed {
                 return Err(TopicError::Refused { brokers, reason });
             }
-            match meaning(&error) {
-                Meaning::Passes => {}
-                Meaning::Forbidden => {
+            match kind(&error) {
+                ErrorKind::Transient => {}
+                ErrorKind::Unauthorized => {
                     return Err(TopicError::Forbidden(self.settings.topic.clone()));
                 }
-                _ => return Err(self.unanswered(doing, &error)),
+                _ => return Err(self.failed(doing, &error)),
             }
-            let waited = Duration::from_micros(self.shared.now_us().saturating_sub(start));
-            if waited >= PATIENCE {
-                let silent = matches!(
+            if self.shared.elapsed() >= deadline {
+                let no_answer = matches!(
                     error.rdkafka_error_code(),
                     Some(
                         Code::BrokerTransportFailure
@@ -157,23 +171,21 @@ impl Cluster {
                             | Code::OperationTimedOut
                     )
                 );
-                return Err(if silent {
+                return Err(if no_answer {
                     TopicError::NoBroker { brokers, reason }
                 } else {
-                    self.unanswered(doing, &error)
+                    self.failed(doing, &error)
                 });
             }
             std::thread::park_timeout(Duration::from_millis(200));
         }
     }
 
-    /// What the topic keeps; none where we may not know.
-    pub(super) fn policy(&self) -> Result<Option<Policy>, TopicError> {
-        let handle = Handle(Arc::clone(&self.shared));
-        let doing = "its configuration";
-        let failed = |error: KafkaError| self.unanswered(doing, &error);
+    /// What the topic keeps; `None` if this user may not ask.
+    pub(crate) fn policy(&self) -> Result<Option<Policy>, TopicError> {
+        let failed = |error: KafkaError| self.failed("cannot read its configuration", &error);
         let admin: AdminClient<Handle> =
-            self.settings.client().create_with_context(handle).map_err(failed)?;
+            self.settings.client().create_with_context(self.handle()).map_err(failed)?;
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let topic = [ResourceSpecifier::Topic(&self.settings.topic)];
         let answer = match block_on(admin.describe_configs(&topic, &options)).map_err(failed)?.pop()
@@ -184,14 +196,11 @@ impl Cluster {
             }
             Some(Err(code)) => return Err(failed(KafkaError::AdminOp(code))),
         };
-        let text = |name: &str| {
-            let value = answer.get(name).and_then(|entry| entry.value.clone());
-            value.unwrap_or_default()
-        };
+        let value = |name: &str| answer.get(name).and_then(|entry| entry.value.clone());
         Ok(Some(Policy {
-            cleanup: text("cleanup.policy"),
-            stamps: text("message.timestamp.type"),
-            retention_ms: text("retention.ms").parse().unwrap_or(-1),
+            cleanup: value("cleanup.policy"),
+            timestamp_type: value("message.timestamp.type"),
+            retention_ms: value("retention.ms").and_then(|ms| ms.parse().ok()),
         }))
     }
 }
@@ -204,8 +213,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for an answer on this thread.
-pub(super) fn block_on<F: Future>(future: F) -> F::Output {
+/// Runs a future on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);

@@ -1,37 +1,39 @@
 //! What the clients of a topic share: where their logs, errors and statistics go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientContext, TopicPartitionList};
 use serde::Deserialize;
 
-use super::chain::Chain;
-use super::error::{Meaning, is_unknown, meaning};
-use crate::clock::{Clock, SystemClock};
+use crate::chain::Chain;
+use crate::error::{ErrorKind, is_unknown, kind};
 
 /// A consumer of a topic.
-pub(super) type Consumer = BaseConsumer<Handle>;
+pub(crate) type Consumer = BaseConsumer<Handle>;
 
 const MINUTE_US: u64 = 60_000_000;
 
-/// The oldest and the next position of a partition, as brokers last said, and what it is known by.
+/// What is known of a partition: its watermarks as brokers last gave them, and the records it is
+/// recognised by.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(crate) struct Partition {
     low: AtomicI64,
     high: AtomicI64,
-    /// The next position as a consumer heard it last.
+    /// The high watermark that a consumer heard last.
     heard: AtomicI64,
-    pub(super) chain: Chain,
+    pub(crate) chain: Chain,
 }
 
-impl Marks {
-    /// Marks as just asked for.
-    pub(super) fn new((low, high): (i64, i64)) -> Self {
+impl Partition {
+    /// A partition with the watermarks that a broker just gave.
+    pub(crate) fn new((low, high): (i64, i64)) -> Self {
         Self {
             low: AtomicI64::new(low),
             high: AtomicI64::new(high),
@@ -40,18 +42,18 @@ impl Marks {
         }
     }
 
-    /// The oldest position that is there.
-    pub(super) fn low(&self) -> u64 {
+    /// The oldest offset that is there.
+    pub(crate) fn low(&self) -> u64 {
         self.low.load(Ordering::Relaxed).max(0).unsigned_abs()
     }
 
-    /// The position that the next record gets.
-    pub(super) fn high(&self) -> u64 {
+    /// The offset that the next record gets.
+    pub(crate) fn high(&self) -> u64 {
         self.high.load(Ordering::Relaxed).max(0).unsigned_abs()
     }
 
-    /// Takes newer marks; negative ones say nothing.
-    pub(super) fn set(&self, (low, high): (i64, i64)) {
+    /// Takes newer watermarks; a negative one is unknown.
+    pub(crate) fn set(&self, (low, high): (i64, i64)) {
         if low >= 0 {
             self.low.store(low, Ordering::Relaxed);
         }
@@ -60,7 +62,7 @@ impl Marks {
         }
     }
 
-    /// Takes what a consumer has heard. An end that goes back may be that of another topic.
+    /// Takes what a consumer has heard. An end that moves back may be that of another topic.
     fn hear(&self, (low, high): (i64, i64)) {
         if high >= 0 && high < self.heard.swap(high, Ordering::Relaxed) {
             self.chain.doubt();
@@ -70,12 +72,13 @@ impl Marks {
 }
 
 /// The partitions of a topic by number.
-pub(super) type Partitions = BTreeMap<i32, Arc<Marks>>;
+pub(crate) type Partitions = BTreeMap<i32, Arc<Partition>>;
 
 /// Lets something through once a minute.
-struct Seldom(AtomicU64);
+#[derive(Default)]
+struct Throttle(AtomicU64);
 
-impl Seldom {
+impl Throttle {
     fn is_due(&self, now_us: u64) -> bool {
         let last = self.0.load(Ordering::Relaxed);
         let due = last == 0 || now_us.saturating_sub(last) >= MINUTE_US;
@@ -84,83 +87,85 @@ impl Seldom {
     }
 }
 
-/// What all clients of a topic tell.
-pub(super) struct Shared {
+/// What the clients of a topic share.
+pub(crate) struct Shared {
     topic: String,
-    clock: SystemClock,
-    pub(super) partitions: Mutex<Partitions>,
+    opened: Instant,
+    pub(crate) partitions: Mutex<Partitions>,
     /// How often brokers could not be reached or asked.
-    pub(super) troubles: AtomicU64,
-    /// What a client said last, and whether it was let in.
-    last: Mutex<Option<(Meaning, String)>>,
-    told_trouble: Seldom,
-    told_commit: Seldom,
+    pub(crate) troubles: AtomicU64,
+    /// What a client reported last.
+    reported: Mutex<Option<(ErrorKind, String)>>,
+    told_trouble: Throttle,
+    told_commit: Throttle,
 }
 
 impl Shared {
-    pub(super) fn new(topic: &str) -> Self {
+    #[expect(clippy::disallowed_methods, reason = "brokers take real time; none is simulated")]
+    pub(crate) fn new(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
-            clock: SystemClock::default(),
+            opened: Instant::now(),
             partitions: Mutex::default(),
             troubles: AtomicU64::default(),
-            last: Mutex::default(),
-            told_trouble: Seldom(AtomicU64::default()),
-            told_commit: Seldom(AtomicU64::default()),
+            reported: Mutex::default(),
+            told_trouble: Throttle::default(),
+            told_commit: Throttle::default(),
         }
     }
 
-    pub(super) fn marks(&self, partition: i32) -> Option<Arc<Marks>> {
-        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        partitions.get(&partition).cloned()
+    pub(crate) fn partition(&self, number: i32) -> Option<Arc<Partition>> {
+        self.partitions.lock().get(&number).cloned()
     }
 
-    /// Lets nobody read on before somebody has looked whether the topic is the same.
-    pub(super) fn doubt(&self) {
-        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        partitions.values().for_each(|marks| marks.chain.doubt());
+    /// Stops all reading until the topic has been checked.
+    pub(crate) fn doubt(&self) {
+        self.partitions.lock().values().for_each(|partition| partition.chain.doubt());
     }
 
-    pub(super) fn is_doubtful(&self) -> bool {
-        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        partitions.values().any(|marks| marks.chain.is_doubtful())
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.partitions.lock().values().any(|partition| partition.chain.is_doubtful())
     }
 
-    pub(super) fn now_us(&self) -> u64 {
-        self.clock.mono_us()
+    /// The time since the topic was opened.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.opened.elapsed()
     }
 
-    /// What a client said last, and what it means.
-    pub(super) fn last(&self) -> Option<(Meaning, String)> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Counts a trouble that passes, and tells of it once a minute.
-    pub(super) fn trouble(&self, what: &str) {
+    /// What a client reported last, and what kind of error that is.
+    pub(crate) fn reported(&self) -> Option<(ErrorKind, String)> {
+        self.reported.lock().clone()
+    }
+
+    /// Counts a transient error, and logs it at most once a minute.
+    pub(crate) fn trouble(&self, what: &str) {
         self.troubles.fetch_add(1, Ordering::Relaxed);
-        if self.told_trouble.is_due(self.now_us()) {
+        if self.told_trouble.is_due(self.elapsed_us()) {
             tracing::warn!(topic = self.topic, "Kafka: {what}; trying again");
         }
     }
 
-    fn learn(&self, error: &KafkaError, reason: &str) {
-        let meaning = meaning(error);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // That nobody lets us in says more than that nobody is left to ask.
-        if last.as_ref().is_none_or(|(before, _)| *before == Meaning::Passes) {
-            *last = Some((meaning, reason.to_owned()));
+    fn report(&self, error: &KafkaError, reason: &str) {
+        let mut reported = self.reported.lock();
+        // A refused login explains more than the lost connection that follows it.
+        if reported.as_ref().is_none_or(|(before, _)| *before == ErrorKind::Transient) {
+            *reported = Some((kind(error), reason.to_owned()));
         }
     }
 }
 
-/// The way from a client to what its topic's clients share.
+/// What a client calls back.
 #[derive(Clone)]
-pub(super) struct Handle(pub(super) Arc<Shared>);
+pub(crate) struct Handle(pub(crate) Arc<Shared>);
 
 impl ClientContext for Handle {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         match level {
-            // A property of consumers in a client of another kind; commits are told of seldom.
+            // Consumer properties in a client that is not one; failed commits have a warning below.
             _ if matches!(fac, "CONFWARN" | "COMMITFAIL") => {
                 tracing::debug!("librdkafka {fac}: {message}");
             }
@@ -169,7 +174,7 @@ impl ClientContext for Handle {
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error => {
                 let error = KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure);
-                self.0.learn(&error, message);
+                self.0.report(&error, message);
                 self.0.trouble(message);
             }
             RDKafkaLogLevel::Warning => tracing::warn!("librdkafka {fac}: {message}"),
@@ -180,10 +185,10 @@ impl ClientContext for Handle {
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let Some(topic) = statistics.topics.get(&self.0.topic) else { return };
-        for (partition, said) in &topic.partitions {
-            let marks = partition.parse().ok().and_then(|number| self.0.marks(number));
-            if let Some(marks) = marks {
-                marks.hear((said.lo_offset, said.hi_offset));
+        for (partition, heard) in &topic.partitions {
+            let known = partition.parse().ok().and_then(|number| self.0.partition(number));
+            if let Some(known) = known {
+                known.hear((heard.lo_offset, heard.hi_offset));
             }
         }
     }
@@ -195,8 +200,8 @@ impl ClientContext for Handle {
         if is_unknown(&error) {
             self.0.doubt();
         }
-        self.0.learn(&error, reason);
-        if meaning(&error) == Meaning::Passes {
+        self.0.report(&error, reason);
+        if kind(&error) == ErrorKind::Transient {
             self.0.trouble(reason);
         }
     }
@@ -205,18 +210,18 @@ impl ClientContext for Handle {
 impl ConsumerContext for Handle {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result
-            && self.0.told_commit.is_due(self.0.now_us())
+            && self.0.told_commit.is_due(self.0.elapsed_us())
         {
             let topic = &self.0.topic;
             tracing::warn!(
                 topic,
-                "offsets for lag tools could not be committed: {error}; counts do not depend on it"
+                "cannot commit offsets for lag tools: {error}; counts do not depend on them"
             );
         }
     }
 }
 
-/// What is used of a client's statistics.
+/// The part of a client's statistics that is used.
 #[derive(Deserialize)]
 struct Statistics {
     topics: BTreeMap<String, TopicStatistics>,
@@ -238,29 +243,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statistics_move_the_marks_that_they_know() {
+    fn statistics_update_watermarks() {
         let shared = Arc::new(Shared::new("t"));
-        shared.partitions.lock().unwrap().insert(3, Arc::new(Marks::new((1, 5))));
+        shared.partitions.lock().insert(3, Arc::new(Partition::new((1, 5))));
         let say = |text: &str| Handle(Arc::clone(&shared)).stats_raw(text.as_bytes());
-        let marks = shared.marks(3).unwrap();
+        let known = shared.partition(3).unwrap();
         say(
             r#"{"x":1,"topics":{"t":{"partitions":{"3":{"lo_offset":-1001,"hi_offset":9,"y":0}}}}}"#,
         );
-        assert_eq!((marks.low(), marks.high()), (1, 9));
+        assert_eq!((known.low(), known.high()), (1, 9));
         say(
             r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"hi_offset":9},"-1":{"lo_offset":0,"hi_offset":0}}}}}"#,
         );
-        assert_eq!((marks.low(), marks.high()), (4, 9));
+        assert_eq!((known.low(), known.high()), (4, 9));
         say("nonsense");
         assert!(!shared.is_doubtful());
         say(r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"hi_offset":8}}}}}"#);
-        assert!(shared.is_doubtful(), "an end went back");
+        assert!(shared.is_doubtful(), "an end moved back");
     }
 
     #[test]
-    fn something_is_told_once_a_minute() {
-        let seldom = Seldom(AtomicU64::default());
-        let due: Vec<u64> = (0..200).filter(|s| seldom.is_due(s * 1_000_000)).collect();
+    fn throttle_lets_through_once_a_minute() {
+        let throttle = Throttle::default();
+        let due: Vec<u64> = (0..200).filter(|s| throttle.is_due(s * 1_000_000)).collect();
         assert_eq!(due, [0, 61, 121, 181]);
     }
 }
