@@ -5,8 +5,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::TryRng;
 use rand::rngs::SysRng;
+use thiserror::Error;
 
-use crate::run::JobError;
+/// The system gives no random bits.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("cannot get random bytes from the system: {0}")]
+pub struct RandomError(pub String);
 
 /// Wall-clock and monotonic time.
 pub trait Clock: Send + Sync {
@@ -18,7 +22,7 @@ pub trait Clock: Send + Sync {
     /// time moves by itself from step to step.
     fn pause(&self, wait: Duration) -> Option<Duration>;
     /// Bits that nobody else can foresee.
-    fn random(&self) -> Result<u128, JobError>;
+    fn random(&self) -> Result<u128, RandomError>;
 }
 
 /// The host's clocks.
@@ -49,9 +53,9 @@ impl Clock for SystemClock {
         Some(wait)
     }
 
-    fn random(&self) -> Result<u128, JobError> {
+    fn random(&self) -> Result<u128, RandomError> {
         let mut bytes = [0; 16];
-        SysRng.try_fill_bytes(&mut bytes).map_err(|e| JobError::Random(e.to_string()))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|e| RandomError(e.to_string()))?;
         Ok(u128::from_le_bytes(bytes))
     }
 }

@@ -14,8 +14,8 @@ use timely::scheduling::SyncActivator;
 
 use crate::clock::Clock;
 use crate::failure::Failure;
-use crate::operators::skew::Slowest;
-use crate::operators::source::budget;
+use crate::limits::{SLICE_RECORDS, slice_share};
+use crate::low_watermark::LowWatermark;
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::records::{Mentions, Posts};
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     pub(crate) stop: Arc<Stop>,
     pub(crate) slice: Arc<SliceCount>,
     pub(crate) pace: Arc<Pace>,
-    pub(crate) slowest: Arc<Slowest>,
+    pub(crate) low_watermark: Arc<LowWatermark>,
     pub(crate) status: Arc<Status>,
 }
 
@@ -124,8 +124,8 @@ impl SliceCount {
     }
 
     /// What one worker may read in a slice.
-    pub(crate) fn budget(&self) -> usize {
-        budget(self.caught_up.len())
+    pub(crate) fn share(&self) -> usize {
+        slice_share(self.caught_up.len())
     }
 
     /// The minter is woken when a slice is full.
@@ -140,7 +140,6 @@ impl SliceCount {
 
     /// Counts records.
     pub(crate) fn read(&self, records: usize) {
-        use crate::operators::mint::SLICE_RECORDS;
         let before = self.records.fetch_add(records as u64, Ordering::Relaxed);
         if before < SLICE_RECORDS && before + records as u64 >= SLICE_RECORDS {
             let minter = self.minter.lock().unwrap_or_else(PoisonError::into_inner);

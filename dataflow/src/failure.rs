@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::run::JobError;
+use crate::error::JobError;
 
 /// Where workers leave the error that ends the job.
 #[derive(Debug, Default)]

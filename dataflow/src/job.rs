@@ -13,6 +13,7 @@ use timely::dataflow::{ProbeHandle, Scope};
 
 use crate::context::Context;
 use crate::epoch::Epoch;
+use crate::error::JobError;
 use crate::operators::boards::{BoardDocs, boards};
 use crate::operators::close::close;
 use crate::operators::combine::{Combine, combine};
@@ -23,7 +24,6 @@ use crate::operators::partitions::Partitions;
 use crate::operators::source::source;
 use crate::operators::tag_state::TagState;
 use crate::operators::tags::tags;
-use crate::run::JobError;
 use crate::stream_time::StreamTime;
 
 /// The state of one worker's operators.

@@ -17,8 +17,10 @@ use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
 
 use crate::context::Context;
+use crate::error::JobError;
 use crate::own::reason;
-use crate::run::{JobError, JobSpec, Prepared, Ready, abandon, install, prepare};
+use crate::run::{Prepared, Ready, abandon, install, prepare};
+use crate::spec::JobSpec;
 use crate::status::Status;
 
 /// Who can have a turn.

@@ -15,8 +15,9 @@ use sinks::commits::{
 };
 use sinks::storage::{DiskStorage, Storage, StorageError};
 
-use crate::clock::Clock;
-use crate::run::{JobError, JobSpec, StateAt};
+use crate::clock::{Clock, RandomError};
+use crate::error::JobError;
+use crate::spec::{JobSpec, StateAt};
 
 /// Takes the state over: the takeover's manifest, and the lock that says so.
 pub(crate) fn own(
@@ -127,7 +128,7 @@ fn still_commits(
     Ok(false)
 }
 
-pub(crate) fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, JobError> {
+pub(crate) fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, RandomError> {
     Ok(Owner {
         id: format!("{:032x}", clock.random()?),
         pid: std::process::id(),

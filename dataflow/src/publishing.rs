@@ -13,8 +13,9 @@ use sinks::storage::DiskStorage;
 
 use crate::clock::Clock;
 use crate::context::{Context, Stop};
+use crate::error::JobError;
 use crate::failure::Failure;
-use crate::run::{JobError, JobSpec, StateAt};
+use crate::spec::{JobSpec, StateAt};
 use crate::status::Status;
 
 /// The longest sleep between two looks at whether to leave.

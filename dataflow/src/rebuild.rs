@@ -18,9 +18,9 @@ use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::clock::Clock;
+use crate::error::JobError;
 use crate::own::{lives, owner};
 use crate::publishing::Publication;
-use crate::run::JobError;
 
 /// A living job commits within seconds; one that has not for so long is stuck.
 const COMMIT_WAIT_US: u64 = 60_000_000;

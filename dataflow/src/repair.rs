@@ -18,12 +18,14 @@ use sinks::commits::{CommitError, load, newest, open_table, queue, visible};
 use sinks::storage::{DiskStorage, Storage};
 
 use crate::clock::Clock;
+use crate::error::JobError;
 use crate::inputs::{InputSpec, Origin};
 use crate::operators::controls::REDELIVERED;
 use crate::own::{lives, owner};
-use crate::run::{JobError, JobSpec, Started, StateAt, start};
+use crate::run::{Started, start};
 use crate::settings::{LogTimeKind, Settings, scopes};
 use crate::sources::{Found, Log, LogError, Reader};
+use crate::spec::{JobSpec, StateAt};
 
 /// A living job commits within seconds; one that has not for so long is stuck.
 const COMMIT_WAIT_US: u64 = 60_000_000;

@@ -1,6 +1,5 @@
 //! Running a job: taking over a state, the threads around the graph, and the end of both.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -8,131 +7,29 @@ use std::time::Duration;
 use schemas::manifest::Manifest;
 use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{
-    CommitError, CommitTask, Housekeeper, Latest, Lock, LockError, MergeQueue, QueueError,
-    RollbackError, SegmentWriter, Snapshot, TakeoverError, WriteError, make_visible, newest,
-    open_table, pending, visible,
+    CommitError, CommitTask, Housekeeper, Latest, Lock, MergeQueue, SegmentWriter, Snapshot,
+    make_visible, newest, open_table, pending, visible,
 };
-use sinks::publish::{PublishError, PublishTask, Publisher};
-use sinks::storage::{DiskStorage, Storage, StorageError};
-use thiserror::Error;
+use sinks::publish::{PublishTask, Publisher};
+use sinks::storage::{DiskStorage, Storage};
 use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
 
 use crate::clock::Clock;
 use crate::context::{Context, Pace, SliceCount, Stop};
+use crate::error::JobError;
 use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
-use crate::operators::skew::Slowest;
+use crate::low_watermark::LowWatermark;
 use crate::own::{own, reason};
 use crate::plan::Plan;
 use crate::publishing::{self, Publication, check_store};
 use crate::records::Inputs;
 use crate::settings::{Input, Settings};
 use crate::sources::LogError;
-use crate::state::tag_table::TagError;
+use crate::spec::{JobSpec, StateAt};
 use crate::status::Status;
-
-/// Why a job could not run, or ended.
-#[derive(Debug, Error)]
-pub enum JobError {
-    /// An input could not be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// An input could not be opened.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The state could not be taken over.
-    #[error(transparent)]
-    Takeover(#[from] TakeoverError),
-    /// A commit could not be made or read.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A segment could not be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The state's storage failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// Control records could not be written or read.
-    #[error(transparent)]
-    Control(#[from] QueueError),
-    /// The state's lock could not be taken.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The tags' state is unusable.
-    #[error(transparent)]
-    Tag(#[from] TagError),
-    /// The state could not go back to an older commit.
-    #[error(transparent)]
-    Rollback(#[from] RollbackError),
-    /// Publishing cannot go on.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// A finished bounded run was started again with another end.
-    #[error(
-        "this state holds a finished run {0}; a run with another --until needs another state folder"
-    )]
-    OtherUntil(String),
-    /// A job lives on the state and does nothing.
-    #[error("the job that lives on this state has made no commit for a minute; stop it first")]
-    Stuck,
-    /// No randomness to be had.
-    #[error("cannot get random bytes from the system: {0}")]
-    Random(String),
-    /// A worker thread ended abnormally.
-    #[error("a worker failed: {0}")]
-    Worker(String),
-}
-
-impl JobError {
-    /// Whether the program itself is at fault: no circumstance brings that about.
-    pub fn is_defect(&self) -> bool {
-        matches!(
-            self,
-            Self::Worker(_)
-                | Self::Commit(CommitError::Broken(_))
-                | Self::Publish(PublishError::Broken(_))
-        )
-    }
-
-    /// Whether another job owns the state now: a supervisor must not start this one again.
-    pub fn is_fenced(&self) -> bool {
-        matches!(
-            self,
-            Self::Commit(CommitError::Fenced { .. }) | Self::Takeover(TakeoverError::Living(_))
-        )
-    }
-}
-
-/// Where a job's state is.
-#[derive(Clone)]
-pub enum StateAt {
-    /// In a folder.
-    Folder(PathBuf),
-    /// In a storage that nobody else uses.
-    Storage(Arc<dyn Storage>),
-}
-
-/// What is needed to start a job.
-pub struct JobSpec {
-    /// What to do.
-    pub settings: Settings,
-    /// What to read.
-    pub inputs: Vec<InputSpec>,
-    /// Where the state is.
-    pub state: StateAt,
-    /// The number of worker threads.
-    pub workers: usize,
-    /// Whether to supersede a living owner.
-    pub take_over: bool,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// A name for this host, for messages.
-    pub host: String,
-    /// Where to publish, and the job's name there.
-    pub publisher: Option<(String, Box<dyn Publisher>)>,
-}
 
 /// Asks a job to stop when its handle is dropped, which then waits for its threads.
 struct StopOnDrop(Arc<Stop>);
@@ -281,7 +178,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         failure: Arc::new(Failure::default()),
         stop: Arc::new(Stop::default()),
         slice: Arc::new(SliceCount::new(spec.workers)),
-        slowest: Arc::new(Slowest::new(spec.workers)),
+        low_watermark: Arc::new(LowWatermark::new(spec.workers)),
         status,
     };
     Ok(Prepared::Ready(Box::new(Ready {

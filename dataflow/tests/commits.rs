@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dataflow::clock::Clock;
+use dataflow::clock::{Clock, RandomError};
 use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
-use dataflow::{InputSpec, JobError, JobSpec, LogTimeKind, Origin, Settings, StateAt};
+use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Settings, StateAt};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
 use sinks::storage::MemoryStorage;
@@ -41,7 +41,7 @@ impl Clock for TestClock {
         None
     }
 
-    fn random(&self) -> Result<u128, JobError> {
+    fn random(&self) -> Result<u128, RandomError> {
         Ok(7)
     }
 }

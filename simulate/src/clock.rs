@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dataflow::JobError;
-use dataflow::clock::Clock;
+use dataflow::clock::{Clock, RandomError};
 
 use crate::rng::Rng;
 
@@ -73,7 +72,7 @@ impl Clock for SimClock {
         None
     }
 
-    fn random(&self) -> Result<u128, JobError> {
+    fn random(&self) -> Result<u128, RandomError> {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(u128::from(rng.bits()) << 64 | u128::from(rng.bits()))
     }

@@ -11,15 +11,9 @@ use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 
 use crate::context::Context;
 use crate::epoch::{Epoch, SLICES_MAX, close_of, commit_of, first_of};
+use crate::limits::{SLICE_RECORDS, SLICE_US, SLICES_IN_FLIGHT};
 use crate::records::{Last, Tick};
 use crate::settings::Settings;
-
-/// Slices that may be between source and tags.
-const SLICES_IN_FLIGHT: usize = 4;
-/// A slice ends when it is so old or has so many records.
-const SLICE_US: u64 = 50_000;
-/// The same, in records.
-pub(crate) const SLICE_RECORDS: u64 = 10_000;
 
 /// What the minter looks at.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,6 @@ mod held;
 pub(crate) mod mint;
 pub(crate) mod partitions;
 pub(crate) mod read;
-pub(crate) mod skew;
 pub(crate) mod source;
 pub(crate) mod tag_state;
 pub(crate) mod tags;

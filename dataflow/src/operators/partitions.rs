@@ -13,11 +13,11 @@ use schemas::segment::Rows;
 
 use super::controls::Controls;
 use super::read::{Feed, Intake};
-use super::skew::{Runner, Standing, Tally, hold_back};
 use crate::context::Context;
+use crate::error::JobError;
+use crate::low_watermark::{Runner, Standing, Tally, hold_back};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Order, Outbox, Route};
-use crate::run::JobError;
 use crate::settings::LogTimeKind;
 use crate::sources::{LogError, Next, Reader};
 use crate::stream_time::AGREE_MS;
@@ -221,7 +221,7 @@ impl Partitions {
             return Ok(());
         }
         let (max_skew_ms, now_us) = (context.settings.max_skew_ms, context.clock.mono_us());
-        let tally = hold_back(&mut runners, *index, &context.slowest, max_skew_ms, now_us);
+        let tally = hold_back(&mut runners, *index, &context.low_watermark, max_skew_ms, now_us);
         if self.tally != tally {
             self.tally = tally;
             self.context.status.skew(self.index, tally.held, tally.silent);

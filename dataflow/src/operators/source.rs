@@ -4,8 +4,6 @@
 //! Invariants: a record is sent at the slice in which it was read; the facts of a commit are sent
 //! at its end, behind its records.
 
-use std::time::Duration;
-
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -15,18 +13,13 @@ use timely::scheduling::Activator;
 
 use super::Out;
 use super::ack::Acker;
-use super::mint::SLICE_RECORDS;
 use super::partitions::{Partitions, Turn};
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
+use crate::error::JobError;
+use crate::limits::{IDLE_WAIT, TURN_RECORDS};
 use crate::records::{Ack, Fact, Outbox, Posts, Tick};
-use crate::run::JobError;
 use crate::sources::LogError;
-
-/// The most records read in one activation, so that other operators get their turn.
-const TURN_RECORDS: usize = 1024;
-/// How often an idle source looks for new records.
-const IDLE: Duration = Duration::from_millis(5);
 
 /// The source's capabilities and outputs: what is timely about it.
 struct Source {
@@ -98,7 +91,7 @@ impl Source {
         let Some(capability) = self.posts_cap.as_mut() else { return Ok(()) };
         if *capability.time() < epoch {
             capability.downgrade(&epoch);
-            self.left = self.context.slice.budget();
+            self.left = self.context.slice.share();
         }
         if self.controlled < self.commit {
             self.controlled = self.commit;
@@ -123,7 +116,7 @@ impl Source {
         } else if turn == Turn::More && limit > 0 && self.left > 0 {
             self.activator.activate();
         } else if self.left > 0 {
-            match self.context.clock.pause(IDLE) {
+            match self.context.clock.pause(IDLE_WAIT) {
                 Some(pause) => self.activator.activate_after(pause),
                 None => self.activator.activate(),
             }
@@ -191,9 +184,4 @@ pub(crate) fn source<'s>(
         }
     });
     (posts, facts, acks, reading)
-}
-
-/// A worker's share of a slice, with room for those that read less.
-pub(crate) fn budget(peers: usize) -> usize {
-    (2 * SLICE_RECORDS as usize / peers).max(TURN_RECORDS)
 }

@@ -7,7 +7,8 @@ use schemas::hash::KeyHash;
 use schemas::rows::TagRow;
 use serde_json::{Map, Value, json};
 
-use super::{Tag, TagError, TagTable};
+use super::table::{CHUNK, TagTable};
+use super::tag::{Tag, TagError};
 
 /// The fields of a row that a correction changed, as JSON objects.
 pub(crate) struct Change {
@@ -34,8 +35,7 @@ impl TagTable {
         let at = at.unwrap_or_else(|| self.insert(Tag::empty(*hash)));
         self.touch(at);
         let Self { slab, tiers, scopes, .. } = self;
-        let Some(tag) = slab[at as usize / super::CHUNK][at as usize % super::CHUNK].as_mut()
-        else {
+        let Some(tag) = slab[at as usize / CHUNK][at as usize % CHUNK].as_mut() else {
             return Err(TagError::Gone(hash.lo));
         };
         let (heap_bytes, before) = (tag.heap_bytes(), fields(tag, tiers, scopes));

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use schemas::hash::HashKey;
-use schemas::segment::Segment;
+use schemas::rows::Tags;
+use schemas::segment::{Rows, Segment};
 use schemas::windows::Windows;
 
-use super::*;
+use super::table::{FOUND_AHEAD, TagTable};
+use super::tag::Tag;
+use crate::records::{Mention, Mentions};
+use crate::settings::Idle;
 
 pub(super) fn table() -> TagTable {
     TagTable::new(Windows::default().tiers(), vec![String::new()], 1, Idle::default())

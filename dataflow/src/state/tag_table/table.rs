@@ -4,137 +4,45 @@
 //! mention comes. Invariants: a tag in memory is newer than or equal to its row; one that changed
 //! after the read set stays in memory.
 
-mod correct;
-
-pub(crate) use correct::Change;
 use prefetch_index::prefetch_index;
 use schemas::hash::KeyHash;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{TagRow, Tags};
 use schemas::segment::Rows;
 use schemas::windows::{Buckets, BucketsError, Tiers};
-use thiserror::Error;
 
+use super::tag::{Tag, TagError, View};
 use crate::records::{Mention, Mentions};
 use crate::settings::Idle;
-use crate::state::board::Standing;
 use crate::state::tag_index::TagIndex;
 use crate::status::Work;
 
 /// The slab grows by so many tags, so that none is ever moved.
 pub(crate) const CHUNK: usize = 4096;
 /// So many tags are found before the first of them is touched.
-const FOUND_AHEAD: usize = 32;
+pub(super) const FOUND_AHEAD: usize = 32;
 
 /// The bucket list of a tag is fetched while so many before it are folded.
 const FOLDED_AHEAD: usize = 8;
 
-/// Why state cannot be continued.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TagError {
-    /// A row's bucket list is damaged.
-    #[error("the row of tag {0:?} is damaged")]
-    Row(String),
-    /// A tag that was just found or taken in is not there: a defect of this program.
-    #[error("a tag in memory is gone (hash {0:016x})")]
-    Gone(u64),
-}
-
-/// One tag in one scope.
-pub(crate) struct Tag {
-    hash: KeyHash,
-    total: i64,
-    first_ms: i64,
-    last_ms: i64,
-    buckets: Buckets,
-    /// The key, then the display form unless it is the same.
-    text: Box<str>,
-    key_bytes: u16,
-    scope: u16,
-    /// The commit that last changed it.
-    commit: u64,
-}
-
-impl Tag {
-    /// A tag without posts or a text.
-    fn empty(hash: KeyHash) -> Self {
-        Self {
-            hash,
-            total: 0,
-            first_ms: i64::MAX,
-            last_ms: i64::MIN,
-            buckets: Buckets::default(),
-            text: Box::default(),
-            key_bytes: 0,
-            scope: 0,
-            commit: 0,
-        }
-    }
-
-    fn key(&self) -> &str {
-        &self.text[..usize::from(self.key_bytes)]
-    }
-
-    fn display(&self) -> &str {
-        let behind = &self.text[usize::from(self.key_bytes)..];
-        if behind.is_empty() { self.key() } else { behind }
-    }
-
-    fn set_text(&mut self, key: &str, display: &str) {
-        self.key_bytes = key.len() as u16;
-        self.text = if key == display { key.into() } else { [key, display].concat().into() };
-    }
-
-    /// What it holds outside the slab, in the blocks of 16 bytes that allocators give out.
-    fn heap_bytes(&self) -> usize {
-        self.text.len().next_multiple_of(16) + self.buckets.heap_bytes()
-    }
-}
-
-/// A tag as a board sees it.
-#[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    pub(crate) hash: KeyHash,
-    pub(crate) scope: u16,
-    pub(crate) key: &'a str,
-    pub(crate) display: &'a str,
-    tag: &'a Tag,
-}
-
-impl View<'_> {
-    /// Where it stands in window `index` at slot `as_of`; the index behind the last window is all
-    /// time.
-    pub(crate) fn standing(&self, tiers: &Tiers, index: usize, as_of: u32) -> Standing {
-        let Tag { total, buckets, .. } = self.tag;
-        if index == tiers.len() {
-            return Standing { count: *total, most: *total };
-        }
-        let standing = Standing {
-            count: buckets.sum(tiers, index, as_of),
-            most: buckets.most(tiers, index, as_of),
-        };
-        if planted(Bug::BoardForgetsAhead) { standing.now() } else { standing }
-    }
-}
-
 /// The tags in memory.
 pub(crate) struct TagTable {
-    idle: Idle,
+    pub(super) idle: Idle,
     /// What was done since somebody took it.
     pub(crate) work: Work,
-    tiers: Tiers,
+    pub(super) tiers: Tiers,
     /// Scope names; 0 is the whole stream, `""`.
-    scopes: Vec<String>,
+    pub(super) scopes: Vec<String>,
     /// The tags' places in the slab.
     index: TagIndex,
-    slab: Vec<Vec<Option<Tag>>>,
-    free: Vec<u32>,
+    pub(super) slab: Vec<Vec<Option<Tag>>>,
+    pub(super) free: Vec<u32>,
     /// Those that changed in the commit under way.
     changed: Vec<u32>,
-    commit: u64,
+    pub(super) commit: u64,
     swept: usize,
     /// What all tags hold outside the slab.
-    heap_bytes: usize,
+    pub(super) heap_bytes: usize,
 }
 
 impl TagTable {
@@ -171,7 +79,7 @@ impl TagTable {
         self.index.like(hash).find(|index| self.tag(*index).is_some_and(|tag| tag.hash == hash))
     }
 
-    fn insert(&mut self, tag: Tag) -> u32 {
+    pub(super) fn insert(&mut self, tag: Tag) -> u32 {
         let hash = tag.hash;
         let index = match self.free.pop() {
             Some(index) => {
@@ -295,7 +203,7 @@ impl TagTable {
     }
 
     /// The place of a tag that is in memory, or has a row to be taken there.
-    fn find_or_load<'c>(
+    pub(super) fn find_or_load<'c>(
         &mut self,
         hash: KeyHash,
         cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
@@ -309,7 +217,7 @@ impl TagTable {
     }
 
     /// Takes note that a tag changes in the commit under way.
-    fn touch(&mut self, index: u32) {
+    pub(super) fn touch(&mut self, index: u32) {
         let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
         if let Some(tag) = slot.as_mut().filter(|tag| tag.commit != self.commit) {
             tag.commit = self.commit;
@@ -351,7 +259,7 @@ impl TagTable {
                     commit: tag.commit,
                 },
             );
-            each(view(tag));
+            each(tag.view());
         }
         self.commit += 1;
         rows
@@ -364,12 +272,12 @@ impl TagTable {
 
     /// Every tag in memory.
     pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
-        self.slab.iter().flatten().flatten().map(view)
+        self.slab.iter().flatten().flatten().map(Tag::view)
     }
 
     /// A tag, if it is in memory.
     pub(crate) fn view(&self, hash: KeyHash) -> Option<View<'_>> {
-        self.find(hash).and_then(|index| self.tag(index)).map(view)
+        self.find(hash).and_then(|index| self.tag(index)).map(Tag::view)
     }
 
     /// Looks through a part of the table and evicts what is neither in use nor newer than the read
@@ -408,10 +316,3 @@ impl TagTable {
         slab + self.index.bytes() + self.heap_bytes
     }
 }
-
-fn view(tag: &Tag) -> View<'_> {
-    View { hash: tag.hash, scope: tag.scope, key: tag.key(), display: tag.display(), tag }
-}
-
-#[cfg(test)]
-mod tests;

@@ -12,9 +12,9 @@ const NONE: i64 = i64::MAX;
 
 /// The least log time that each worker of a process waits for.
 #[derive(Debug, Default)]
-pub(crate) struct Slowest(Vec<AtomicI64>);
+pub(crate) struct LowWatermark(Vec<AtomicI64>);
 
-impl Slowest {
+impl LowWatermark {
     pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| AtomicI64::new(NONE)).collect())
     }
@@ -73,7 +73,7 @@ pub(crate) struct Tally {
 pub(crate) fn hold_back(
     runners: &mut [Runner<'_>],
     worker: usize,
-    slowest: &Slowest,
+    low_watermark: &LowWatermark,
     max_skew_ms: i64,
     now_us: u64,
 ) -> Tally {
@@ -88,7 +88,7 @@ pub(crate) fn hold_back(
             least_ms = least_ms.min(runner.log_time_ms.unwrap_or(i64::MIN));
         }
     }
-    let limit_ms = slowest.learn(worker, least_ms).saturating_add(max_skew_ms);
+    let limit_ms = low_watermark.learn(worker, least_ms).saturating_add(max_skew_ms);
     for runner in runners {
         runner.standing.held = runner.log_time_ms.is_some_and(|ms| ms > limit_ms);
         if runner.standing.held {
@@ -109,7 +109,7 @@ mod tests {
     fn held(
         partitions: &[(Option<i64>, bool)],
         standings: &mut Vec<Standing>,
-        slowest: &Slowest,
+        low_watermark: &LowWatermark,
         now_us: u64,
     ) -> (Vec<bool>, Tally) {
         standings.resize_with(partitions.len(), Standing::default);
@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn who_is_far_ahead_of_the_slowest_unfinished_one_waits() {
-        let (mut standings, slowest) = (Vec::new(), Slowest::new(1));
-        let mut of = |partitions: &[_]| held(partitions, &mut standings, &slowest, NOW).0;
+        let (mut standings, low_watermark) = (Vec::new(), LowWatermark::new(1));
+        let mut of = |partitions: &[_]| held(partitions, &mut standings, &low_watermark, NOW).0;
         let (behind, at_end) = (true, false);
         assert_eq!(
             of(&[(Some(0), behind), (Some(10), behind), (Some(11), behind)]),
@@ -144,26 +144,26 @@ mod tests {
 
     #[test]
     fn a_silent_one_holds_nobody_back_until_it_speaks() {
-        let (mut standings, slowest) = (vec![Standing::default(); 2], Slowest::new(1));
+        let (mut standings, low_watermark) = (vec![Standing::default(); 2], LowWatermark::new(1));
         let partitions = [(Some(0), true), (Some(60), true)];
         standings[0].was_read(0, NOW);
         standings[0].was_read(0, NOW + 5);
-        let soon = held(&partitions, &mut standings, &slowest, NOW + SILENT_US);
+        let soon = held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US);
         assert_eq!(soon, (vec![false, true], Tally { held: 1, silent: 0 }));
-        let late = held(&partitions, &mut standings, &slowest, NOW + SILENT_US + 1);
+        let late = held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US + 1);
         assert_eq!(late, (vec![false, false], Tally { held: 0, silent: 1 }));
         standings[0].was_read(3, NOW + SILENT_US + 2);
-        assert!(held(&partitions, &mut standings, &slowest, NOW + SILENT_US + 3).0[1]);
+        assert!(held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US + 3).0[1]);
     }
 
     #[test]
     fn workers_wait_for_each_other() {
-        let slowest = Slowest::new(2);
+        let low_watermark = LowWatermark::new(2);
         let (mut a, mut b) = (Standing::default(), Standing::default());
         let of = |worker, ms: i64, is_behind, standing: &mut Standing| {
             let log_time_ms = Some(ms * MINUTE);
             let mut runners = [Runner { log_time_ms, is_behind, standing }];
-            hold_back(&mut runners, worker, &slowest, 10 * MINUTE, NOW).held
+            hold_back(&mut runners, worker, &low_watermark, 10 * MINUTE, NOW).held
         };
         assert_eq!(of(0, 0, true, &mut a), 0);
         assert_eq!(of(1, 11, true, &mut b), 1);
