@@ -115,7 +115,7 @@ pub(crate) struct SliceCount {
     records: AtomicU64,
     /// By worker, the last commit in which it came to the end of what there was to read.
     caught_up: Box<[AtomicU64]>,
-    minter: Mutex<Option<SyncActivator>>,
+    ticker: Mutex<Option<SyncActivator>>,
 }
 
 impl SliceCount {
@@ -128,9 +128,9 @@ impl SliceCount {
         slice_share(self.caught_up.len())
     }
 
-    /// The minter is woken when a slice is full.
-    pub(crate) fn wake_by(&self, minter: SyncActivator) {
-        self.minter.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(minter);
+    /// The ticker is woken when a slice is full.
+    pub(crate) fn wake_by(&self, ticker: SyncActivator) {
+        self.ticker.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ticker);
     }
 
     /// Begins a slice.
@@ -142,9 +142,9 @@ impl SliceCount {
     pub(crate) fn read(&self, records: usize) {
         let before = self.records.fetch_add(records as u64, Ordering::Relaxed);
         if before < SLICE_RECORDS && before + records as u64 >= SLICE_RECORDS {
-            let minter = self.minter.lock().unwrap_or_else(PoisonError::into_inner);
-            // A minter that is gone needs no waking.
-            let _ = minter.as_ref().map(SyncActivator::activate);
+            let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner);
+            // A ticker that is gone needs no waking.
+            let _ = ticker.as_ref().map(SyncActivator::activate);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Epochs: timely's timestamps, which say to which commit a record belongs.
 //!
-//! `epoch = commit << 20 | slice`. The slices of a commit are minted one after the other; the last
-//! slice is never minted: it is the time at which operators acknowledge the commit.
+//! `epoch = commit << 20 | slice`. The ticker goes through the slices of a commit one by one, but
+//! never reaches the last: that is the time at which operators acknowledge the commit.
 
 /// Timely's timestamp.
 pub(crate) type Epoch = u64;

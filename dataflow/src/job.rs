@@ -1,10 +1,10 @@
 //! The whole graph on one screen, one call per operator.
 //!
 //! ```text
-//! mint ─ticks─► source ─posts⟲id─► dedup ─► combine ─mentions⟲tag─► tags ─ranked─► boards
-//!   ▲             │ facts            │ acks                           │ acks          │ acks
-//!   │             └────────► close ──┴── closes, to every worker ─────┘               │
-//!   │                          └ cut ──► commit ◄── acknowledgements ─────────────────┘
+//! ticker ─ticks─► source ─posts⟲id─► dedup ─► combine ─mentions⟲tag─► tags ─ranked─► boards
+//!   ▲               │ facts            │ acks                           │ acks          │ acks
+//!   │               └────────► close ──┴── closes, to every worker ─────┘               │
+//!   │                            └ cut ──► commit ◄── acknowledgements ─────────────────┘
 //!   └─ probes: slices that tags have passed, durable commits, sources that still read
 //! ```
 
@@ -19,11 +19,11 @@ use crate::operators::close::close;
 use crate::operators::combine::{Combine, combine};
 use crate::operators::commit::commit;
 use crate::operators::dedup::{Dedup, dedup};
-use crate::operators::mint::{Probes, mint};
 use crate::operators::partitions::Partitions;
 use crate::operators::source::source;
 use crate::operators::tag_state::TagState;
 use crate::operators::tags::tags;
+use crate::operators::ticker::{Probes, ticker};
 use crate::stream_time::StreamTime;
 
 /// The state of one worker's operators.
@@ -62,7 +62,7 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, state: State, context: &Context) {
     let probes =
         Probes { passed: passed.clone(), durable: durable.clone(), reading: reading.clone() };
 
-    let ticks = mint(scope, context, probes);
+    let ticks = ticker(scope, context, probes);
     let (posts, facts, read, unread) = source(ticks.clone(), state.partitions, context);
     let (closes, cuts) = close(ticks, facts, state.time, context);
     let (fresh, deduped) = dedup(posts, closes.clone(), state.dedup, context);

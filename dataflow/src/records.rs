@@ -188,7 +188,7 @@ pub(crate) struct Mention {
     pub(crate) scope: u16,
 }
 
-/// The minter's word that a commit ends: the clocks at that moment.
+/// The ticker's signal that a commit ends, and the clocks at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tick {
     /// The commit.
@@ -273,7 +273,7 @@ pub(crate) enum Ack {
 /// Where a commit cuts the inputs, and its times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cut {
-    /// The minter's word.
+    /// The signal that ended the commit.
     pub(crate) tick: Tick,
     /// Stream time.
     pub(crate) as_of_ms: Option<i64>,

@@ -9,12 +9,12 @@ pub(crate) mod commit;
 pub(crate) mod controls;
 pub(crate) mod dedup;
 mod held;
-pub(crate) mod mint;
 pub(crate) mod partitions;
 pub(crate) mod read;
 pub(crate) mod source;
 pub(crate) mod tag_state;
 pub(crate) mod tags;
+pub(crate) mod ticker;
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::OutputBuilder;

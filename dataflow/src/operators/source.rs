@@ -47,7 +47,7 @@ struct Source {
 }
 
 impl Source {
-    /// Does what can be done now that the minter has reached `present`; none when it has ended.
+    /// Does what can be done now that the ticker has reached `present`; none when it has ended.
     fn step(&mut self, present: Option<Epoch>) -> Result<(), JobError> {
         while present.is_none_or(|epoch| commit_of(epoch) > self.commit) && self.facts_cap.is_some()
         {

@@ -1,4 +1,4 @@
-//! Mints the slices and commits that everything else moves by; worker 0 only.
+//! Ticker: advances time, slice by slice and commit by commit; worker 0 only.
 //!
 //! This is the only back-pressure, since timely's queues are unbounded: no new slice while so many
 //! are between source and tags, and no new commit while the one before is being written.
@@ -15,9 +15,9 @@ use crate::limits::{SLICE_RECORDS, SLICE_US, SLICES_IN_FLIGHT};
 use crate::records::{Last, Tick};
 use crate::settings::Settings;
 
-/// What the minter looks at.
+/// What the ticker looks at.
 #[derive(Clone, Copy, Debug)]
-struct Sight {
+struct Observation {
     now_us: u64,
     /// Records read in the present slice.
     records: u64,
@@ -26,7 +26,7 @@ struct Sight {
     /// Whether the source of every worker has come to the end of what it could read, in this
     /// commit. One that lags keeps the commits of all long.
     caught_up: bool,
-    /// Minted slices, the present one included, that tags have not finished.
+    /// Slices that tags have not finished, the present one included.
     in_flight: usize,
     /// Set when the run should end.
     last: Option<Last>,
@@ -46,7 +46,7 @@ enum Step {
 
 /// When the present slice and commit began.
 #[derive(Clone, Copy, Debug)]
-struct Minter {
+struct Ticker {
     /// How long a commit lasts, while the job keeps up and while it is behind.
     every_us: u64,
     stretched_us: u64,
@@ -57,7 +57,7 @@ struct Minter {
     slices: u64,
 }
 
-impl Minter {
+impl Ticker {
     fn new(settings: &Settings, now_us: u64) -> Self {
         Self {
             every_us: settings.every_ms * 1000,
@@ -69,38 +69,38 @@ impl Minter {
         }
     }
 
-    fn decide(&self, sight: Sight) -> Step {
-        if let Some(last) = sight.last.filter(|_| sight.durable) {
+    fn decide(&self, seen: Observation) -> Step {
+        if let Some(last) = seen.last.filter(|_| seen.durable) {
             return Step::End(last);
         }
-        let commit_us = sight.now_us.saturating_sub(self.commit_since_us);
-        if commit_us >= self.due_us(sight) && sight.durable {
+        let commit_us = seen.now_us.saturating_sub(self.commit_since_us);
+        if commit_us >= self.due_us(seen) && seen.durable {
             return Step::Commit;
         }
-        let slice_us = sight.now_us.saturating_sub(self.slice_since_us);
-        let full = sight.records >= SLICE_RECORDS || (slice_us >= SLICE_US && sight.records > 0);
-        let room = sight.in_flight < SLICES_IN_FLIGHT
+        let slice_us = seen.now_us.saturating_sub(self.slice_since_us);
+        let full = seen.records >= SLICE_RECORDS || (slice_us >= SLICE_US && seen.records > 0);
+        let room = seen.in_flight < SLICES_IN_FLIGHT
             && commit_us < self.commit_us_max
             && self.slices < SLICES_MAX;
         if full && room { Step::Slice } else { Step::Hold }
     }
 
     /// How long the present commit is to last.
-    fn due_us(&self, sight: Sight) -> u64 {
-        if sight.caught_up { self.every_us } else { self.stretched_us }
+    fn due_us(&self, seen: Observation) -> u64 {
+        if seen.caught_up { self.every_us } else { self.stretched_us }
     }
 
     /// How long nothing but progress elsewhere can change the decision.
-    fn pause(&self, sight: Sight) -> Duration {
-        if sight.records > 0 || sight.in_flight > 1 || !sight.durable {
+    fn pause(&self, seen: Observation) -> Duration {
+        if seen.records > 0 || seen.in_flight > 1 || !seen.durable {
             return Duration::from_millis(1);
         }
-        let due = self.commit_since_us + self.due_us(sight);
-        Duration::from_micros(due.saturating_sub(sight.now_us).clamp(500, 10_000))
+        let due = self.commit_since_us + self.due_us(seen);
+        Duration::from_micros(due.saturating_sub(seen.now_us).clamp(500, 10_000))
     }
 }
 
-/// The handles by which the minter sees how far others are.
+/// The handles by which the ticker sees how far others are.
 pub(crate) struct Probes {
     /// Tags have finished a slice.
     pub(crate) passed: ProbeHandle<Epoch>,
@@ -111,13 +111,13 @@ pub(crate) struct Probes {
 }
 
 /// The stream of commit ends; its frontier is the present slice.
-pub(crate) fn mint<'s>(
+pub(crate) fn ticker<'s>(
     scope: Scope<'s, Epoch>,
     context: &Context,
     probes: Probes,
 ) -> StreamVec<'s, Epoch, Tick> {
     let context = context.clone();
-    source(scope, "mint", move |capability, info| {
+    source(scope, "ticker", move |capability, info| {
         let activator = scope.activator_for(info.address.clone());
         context.slice.wake_by(scope.worker().sync_activator_for(info.address.to_vec()));
         let first = context.start.header.commit + 1;
@@ -125,28 +125,28 @@ pub(crate) fn mint<'s>(
         if let Some(capability) = &mut capability {
             capability.downgrade(&first_of(first));
         }
-        let mut minter = Minter::new(&context.settings, context.clock.mono_us());
-        let mut minted: VecDeque<Epoch> = [first_of(first)].into();
+        let mut ticker = Ticker::new(&context.settings, context.clock.mono_us());
+        let mut in_flight: VecDeque<Epoch> = [first_of(first)].into();
         move |output| {
             let Some(present) = capability.as_mut() else { return };
             let epoch = *present.time();
             let commit = commit_of(epoch);
-            while minted.front().is_some_and(|slice| !probes.passed.less_equal(slice)) {
-                minted.pop_front();
+            while in_flight.front().is_some_and(|slice| !probes.passed.less_equal(slice)) {
+                in_flight.pop_front();
             }
-            let sight = Sight {
+            let seen = Observation {
                 now_us: context.clock.mono_us(),
                 records: context.slice.records(),
                 durable: !probes.durable.less_than(&first_of(commit)),
                 caught_up: context.slice.is_caught_up(commit),
-                in_flight: minted.len(),
+                in_flight: in_flight.len(),
                 last: if context.stop.is_set() {
                     Some(Last::Stopped)
                 } else {
                     probes.reading.done().then_some(Last::Finished)
                 },
             };
-            let step = minter.decide(sight);
+            let step = ticker.decide(seen);
             let next = match step {
                 Step::Hold => None,
                 Step::Slice => Some(epoch + 1),
@@ -154,22 +154,22 @@ pub(crate) fn mint<'s>(
             };
             if matches!(step, Step::Commit | Step::End(_)) {
                 let last = if let Step::End(last) = step { Some(last) } else { None };
-                let (wall_ms, mono_us) = (context.clock.wall_ms(), sight.now_us);
+                let (wall_ms, mono_us) = (context.clock.wall_ms(), seen.now_us);
                 let end = present.delayed(&close_of(commit));
                 output.session(&end).give(Tick { commit, wall_ms, mono_us, last });
-                (minter.commit_since_us, minter.slices) = (sight.now_us, 0);
+                (ticker.commit_since_us, ticker.slices) = (seen.now_us, 0);
             }
             if let Some(next) = next {
                 context.slice.begin();
-                (minter.slice_since_us, minter.slices) = (sight.now_us, minter.slices + 1);
-                minted.push_back(next);
+                (ticker.slice_since_us, ticker.slices) = (seen.now_us, ticker.slices + 1);
+                in_flight.push_back(next);
                 present.downgrade(&next);
             }
             if matches!(step, Step::End(_)) {
                 capability = None;
                 return;
             }
-            match context.clock.pause(minter.pause(sight)) {
+            match context.clock.pause(ticker.pause(seen)) {
                 Some(pause) => activator.activate_after(pause),
                 None => activator.activate(),
             }
@@ -181,13 +181,19 @@ pub(crate) fn mint<'s>(
 mod tests {
     use super::*;
 
-    const SIGHT: Sight =
-        Sight { now_us: 0, records: 0, durable: true, caught_up: true, in_flight: 1, last: None };
+    const NOTHING_NEW: Observation = Observation {
+        now_us: 0,
+        records: 0,
+        durable: true,
+        caught_up: true,
+        in_flight: 1,
+        last: None,
+    };
 
-    fn decide(change: impl FnOnce(&mut Sight)) -> Step {
-        let mut sight = SIGHT;
-        change(&mut sight);
-        Minter::new(&Settings::default(), 0).decide(sight)
+    fn decide(change: impl FnOnce(&mut Observation)) -> Step {
+        let mut seen = NOTHING_NEW;
+        change(&mut seen);
+        Ticker::new(&Settings::default(), 0).decide(seen)
     }
 
     #[test]
@@ -196,23 +202,24 @@ mod tests {
         assert_eq!(decide(|s| s.records = SLICE_RECORDS), Step::Slice);
         assert_eq!(decide(|s| (s.records, s.now_us) = (1, SLICE_US)), Step::Slice);
         assert_eq!(decide(|s| s.now_us = SLICE_US), Step::Hold, "an empty slice goes on");
-        let full = |s: &mut Sight| (s.records, s.in_flight) = (SLICE_RECORDS, SLICES_IN_FLIGHT);
+        let full =
+            |s: &mut Observation| (s.records, s.in_flight) = (SLICE_RECORDS, SLICES_IN_FLIGHT);
         assert_eq!(decide(full), Step::Hold);
     }
 
     #[test]
     fn a_commit_ends_when_it_is_due_and_the_one_before_is_durable() {
         assert_eq!(decide(|s| s.now_us = 1_000_000), Step::Commit);
-        let behind = |s: &mut Sight| (s.now_us, s.caught_up) = (4_999_999, false);
+        let behind = |s: &mut Observation| (s.now_us, s.caught_up) = (4_999_999, false);
         assert_eq!(decide(behind), Step::Hold, "a commit stretches while there is more to read");
         assert_eq!(decide(|s| (s.now_us, s.caught_up) = (5_000_000, false)), Step::Commit);
-        let late = |s: &mut Sight| (s.now_us, s.durable) = (1_000_000, false);
+        let late = |s: &mut Observation| (s.now_us, s.durable) = (1_000_000, false);
         assert_eq!(decide(late), Step::Hold);
-        let busy = |s: &mut Sight| {
+        let busy = |s: &mut Observation| {
             (s.now_us, s.durable, s.records) = (4_900_000, false, SLICE_RECORDS);
         };
         assert_eq!(decide(busy), Step::Slice, "the commit stretches");
-        let too_long = |s: &mut Sight| {
+        let too_long = |s: &mut Observation| {
             (s.now_us, s.durable, s.records) = (5_000_000, false, SLICE_RECORDS);
         };
         assert_eq!(decide(too_long), Step::Hold, "then the source waits");
@@ -221,7 +228,7 @@ mod tests {
     #[test]
     fn the_run_ends_once_the_commit_before_is_durable() {
         assert_eq!(decide(|s| s.last = Some(Last::Stopped)), Step::End(Last::Stopped));
-        let early = |s: &mut Sight| (s.last, s.durable) = (Some(Last::Finished), false);
+        let early = |s: &mut Observation| (s.last, s.durable) = (Some(Last::Finished), false);
         assert_eq!(decide(early), Step::Hold);
     }
 }
