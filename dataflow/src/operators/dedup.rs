@@ -23,7 +23,7 @@ use timely::progress::Antichain;
 use super::ack::{Acker, owns};
 use super::audit::{Audit, Done};
 use super::controls::REDELIVERED;
-use super::held::Held;
+use super::stash::Stash;
 use crate::context::Context;
 use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};
@@ -300,23 +300,23 @@ pub(crate) fn dedup<'s>(
         let mut acker = acks_cap.map(|c| Acker::new(&context, c, 'd', index, wake));
         let mut fresh_out = OutputBuilder::from(fresh_out);
         let mut acks_out = OutputBuilder::from(acks_out);
-        let mut held = Held::new(dedup.commit);
+        let mut stash = Stash::new(dedup.commit);
         let mut ending = Vec::<Close>::new();
         move |frontiers| {
             let Some(acker) = acker.as_mut() else { return };
             let mut fresh_out = fresh_out.activate();
             closes.for_each(|_, batch| ending.append(batch));
             posts.for_each_stamp(|stamp, batches| {
-                if let Some(now) = held.admit(&stamp, 0, batches) {
+                if let Some(now) = stash.admit(&stamp, 0, batches) {
                     for mut batch in now {
                         batch.iter_mut().for_each(|posts| dedup.apply(posts));
                         fresh_out.session(&stamp).give_container(&mut batch);
                     }
                 }
             });
-            while let Some(close) = held.next_close(&mut ending, frontiers) {
+            while let Some(close) = stash.next_close(&mut ending, frontiers) {
                 dedup.close(close, acker);
-                for (capability, mut batch) in held.release(close.commit + 1) {
+                for (capability, mut batch) in stash.release(close.commit + 1) {
                     batch.iter_mut().for_each(|posts| dedup.apply(posts));
                     fresh_out.session(&capability).give_container(&mut batch);
                 }

@@ -11,7 +11,7 @@ use timely::progress::Antichain;
 
 use super::Out;
 use super::ack::Acker;
-use super::held::Held;
+use super::stash::Stash;
 use super::tag_state::TagState;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of};
@@ -23,7 +23,7 @@ struct Operator {
     context: Context,
     index: usize,
     state: TagState,
-    held: Held<Vec<Mentions>>,
+    stash: Stash<Vec<Mentions>>,
     acker: Acker,
     /// At the end of the present commit.
     ranked_cap: Option<Capability<Epoch>>,
@@ -32,7 +32,7 @@ struct Operator {
 }
 
 impl Operator {
-    /// Ends a commit, and begins the next one with what was held back for it.
+    /// Ends a commit, and begins the next one with what was stashed for it.
     fn close(&mut self, close: Close) -> Result<(), TagError> {
         let (rows, ranked) = self.state.close(close);
         let (repairs, counters) = self.state.audit.close();
@@ -52,7 +52,7 @@ impl Operator {
         let (tags, bytes) = self.state.size();
         self.context.status.tags(self.index, tags, bytes);
         self.context.status.worked(self.state.work());
-        let mut now = self.held.release(close.commit + 1);
+        let mut now = self.stash.release(close.commit + 1);
         now.try_for_each(|(_, batches)| self.count(batches))
     }
 
@@ -104,7 +104,7 @@ pub(crate) fn tags<'s>(
             let [_, mut ranked_cap, acks_cap] = capabilities;
             ranked_cap.downgrade(&close_of(state.commit()));
             Operator {
-                held: Held::new(state.commit()),
+                stash: Stash::new(state.commit()),
                 acker: Acker::new(&context, acks_cap, 't', index, wake),
                 ranked_cap: Some(ranked_cap),
                 ranked_out: OutputBuilder::from(ranked_out),
@@ -120,13 +120,13 @@ pub(crate) fn tags<'s>(
             closes.for_each(|_, batch| ending.append(batch));
             let mut done = Ok(());
             mentions.for_each_stamp(|stamp, batches| {
-                let now = operator.held.admit(&stamp, 0, batches);
+                let now = operator.stash.admit(&stamp, 0, batches);
                 let mut now = now.into_iter().flatten();
                 let applied = now.try_for_each(|batches| operator.count(batches));
                 done = std::mem::replace(&mut done, Ok(())).and(applied);
             });
             while done.is_ok()
-                && let Some(close) = operator.held.next_close(&mut ending, frontiers)
+                && let Some(close) = operator.stash.next_close(&mut ending, frontiers)
             {
                 done = operator.close(close);
             }

@@ -1,5 +1,5 @@
-//! Holding back records of later commits: timely orders nothing between channels, so a record of
-//! the next commit may arrive before this one has ended.
+//! Stashes records of later commits: timely orders nothing between channels, so a record of the
+//! next commit may arrive before this one has ended.
 //!
 //! Invariant: what is applied before a commit is closed belongs to it or to an earlier one.
 
@@ -14,13 +14,13 @@ use crate::epoch::{Epoch, close_of, commit_of};
 use crate::records::Close;
 
 /// Records of commits that have not begun yet, with the capabilities to send what they become.
-pub(crate) struct Held<C> {
+pub(crate) struct Stash<C> {
     commit: u64,
     later: BTreeMap<Epoch, (Capability<Epoch>, Vec<C>)>,
 }
 
-impl<C: Container> Held<C> {
-    /// Nothing held; the first commit is `commit`.
+impl<C: Container> Stash<C> {
+    /// An empty stash; the first commit is `commit`.
     pub(crate) fn new(commit: u64) -> Self {
         Self { commit, later: BTreeMap::new() }
     }
@@ -39,8 +39,8 @@ impl<C: Container> Held<C> {
             return Some(batches);
         }
         let capability = stamp.retain_least(port)?;
-        let held = self.later.entry(epoch).or_insert_with(|| (capability, Vec::new()));
-        held.1.extend(batches);
+        let stashed = self.later.entry(epoch).or_insert_with(|| (capability, Vec::new()));
+        stashed.1.extend(batches);
         None
     }
 
@@ -56,7 +56,7 @@ impl<C: Container> Held<C> {
         (!open).then(|| ending.swap_remove(at))
     }
 
-    /// Begins `commit`: the batches that were held for it, in the order of their slices.
+    /// Begins `commit`: the batches that were stashed for it, in the order of their slices.
     pub(crate) fn release(
         &mut self,
         commit: u64,
