@@ -3,6 +3,7 @@
 //! Invariants: timely's types stay in this crate; operators read no clock and do no I/O but the
 //! look-up of a cold row; nothing here knows a database.
 
+mod acquire;
 pub mod clock;
 mod context;
 mod epoch;
@@ -17,7 +18,6 @@ mod limits;
 pub mod lockstep;
 mod low_watermark;
 mod operators;
-mod own;
 mod plan;
 mod pool;
 mod publishing;
@@ -34,11 +34,11 @@ mod status;
 mod stream_time;
 mod taken_over;
 
+pub use acquire::roll_back;
 pub use context::Stop;
 pub use error::JobError;
 pub use estimate::{Estimate, Load};
 pub use inputs::{InputError, InputSpec, Origin};
-pub use own::roll_back;
 pub use publishing::Publication;
 pub use rebuild::{Rebuild, publish_rest, rebuild};
 pub use repair::{Ask, Repair, ask, repairs};

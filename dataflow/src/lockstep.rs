@@ -16,9 +16,9 @@ use sinks::publish::{PublishTask, Published, Publisher};
 use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
 
+use crate::acquire::reason;
 use crate::context::Context;
 use crate::error::JobError;
-use crate::own::reason;
 use crate::run::{Prepared, Ready, abandon, install, prepare};
 use crate::spec::JobSpec;
 use crate::status::Status;

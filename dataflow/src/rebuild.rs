@@ -17,9 +17,9 @@ use sinks::commits::{CommitError, Snapshot, Start, load, newest, renew, visible}
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage};
 
+use crate::acquire::{lives, owner};
 use crate::clock::Clock;
 use crate::error::JobError;
-use crate::own::{lives, owner};
 use crate::publishing::Publication;
 
 /// A living job commits within seconds; one that has not for so long is stuck.

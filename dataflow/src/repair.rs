@@ -17,11 +17,11 @@ use serde::Serialize;
 use sinks::commits::{CommitError, load, newest, open_table, queue, visible};
 use sinks::storage::{DiskStorage, Storage};
 
+use crate::acquire::{lives, owner};
 use crate::clock::Clock;
 use crate::error::JobError;
 use crate::inputs::{InputSpec, Origin};
 use crate::operators::controls::REDELIVERED;
-use crate::own::{lives, owner};
 use crate::run::{Started, start};
 use crate::settings::{LogTimeKind, Settings, scopes};
 use crate::sources::{Found, Log, LogError, Reader};

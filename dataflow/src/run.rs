@@ -15,6 +15,7 @@ use sinks::storage::{DiskStorage, Storage};
 use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
 
+use crate::acquire::{acquire, reason};
 use crate::clock::Clock;
 use crate::context::{Context, Pace, SliceCount, Stop};
 use crate::error::JobError;
@@ -22,7 +23,6 @@ use crate::failure::Failure;
 use crate::inputs::{InputError, InputSpec};
 use crate::job::{State, build};
 use crate::low_watermark::LowWatermark;
-use crate::own::{own, reason};
 use crate::plan::Plan;
 use crate::publishing::{self, Publication, check_store};
 use crate::records::Inputs;
@@ -143,7 +143,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
         let finished = Finished { last, publisher, clock: spec.clock, store_wait_ms };
         return Ok(Prepared::Finished(Box::new(finished)));
     }
-    let (takeover, lock) = own(&spec, &*storage)?;
+    let (takeover, lock) = acquire(&spec, &*storage)?;
     make_visible(&*storage, &takeover.header)?;
     let inputs = open_inputs(&spec.inputs, takeover.header.generation, &spec)?;
     let plan = self::plan(&inputs, known(&takeover), &spec.settings)?;

@@ -1,6 +1,6 @@
-//! Owning a state: taking it over from whoever had it, or going back to an older commit.
+//! Acquiring a state: taking it over from its last owner, or rolling it back to an older commit.
 //!
-//! Invariant: an owner that lives and commits is superseded only on an explicit word.
+//! Invariant: an owner that lives and commits is superseded only when that was requested.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::error::JobError;
 use crate::spec::{JobSpec, StateAt};
 
 /// Takes the state over: the takeover's manifest, and the lock that says so.
-pub(crate) fn own(
+pub(crate) fn acquire(
     spec: &JobSpec,
     storage: &dyn Storage,
 ) -> Result<(Manifest, Option<Lock>), JobError> {
