@@ -54,14 +54,14 @@ pub(crate) struct Context {
 impl Context {
     /// The names of the inputs that are read.
     pub(crate) fn read_inputs(&self) -> impl Iterator<Item = String> {
-        let inputs = self.inputs.iter().filter(|_| !self.settings.mending);
+        let inputs = self.inputs.iter().filter(|_| !self.settings.repair_only);
         inputs.map(|input| input.name.clone())
     }
 
     /// How a run is finished that has read everything.
     pub(crate) fn finish(&self) -> Option<Finished> {
         let now = Finished { until_ms: self.settings.until_ms };
-        if self.settings.mending { self.finished.clone() } else { Some(now) }
+        if self.settings.repair_only { self.finished.clone() } else { Some(now) }
     }
 }
 

@@ -111,7 +111,7 @@ fn mend(spec: &Ask, last: Manifest) -> Result<(), JobError> {
         windows: last.body.windows,
         live: false,
         until_ms: None,
-        mending: true,
+        repair_only: true,
         ..spec.settings.clone()
     };
     let started = start(JobSpec {

@@ -220,7 +220,7 @@ fn known(manifest: &Manifest) -> Inputs {
 
 /// What there is to read; nothing where the job takes control records only.
 fn plan(inputs: &[Input], known: Inputs, settings: &Settings) -> Result<Plan, LogError> {
-    let inputs = if settings.mending { &[] } else { inputs };
+    let inputs = if settings.repair_only { &[] } else { inputs };
     Plan::new(inputs, &known)
 }
 
@@ -229,13 +229,13 @@ fn is_finished(before: &Manifest, plan: &Plan, spec: &JobSpec) -> Result<bool, J
     let Some(finished) = &before.body.finished else { return Ok(false) };
     let settings = &spec.settings;
     let nothing_new = !settings.live
-        && !settings.mending
+        && !settings.repair_only
         && before.body.windows == settings.windows
         && before.body.scopes.as_ref().is_none_or(|scopes| *scopes == settings.scopes_sorted())
         && spec.inputs.iter().all(InputSpec::is_repeatable)
         && plan.is_finished();
     // Events that the finished run left out would never be read again.
-    let left_out = before.body.counters.after_until > 0 && !settings.mending;
+    let left_out = before.body.counters.after_until > 0 && !settings.repair_only;
     if finished.until_ms != settings.until_ms && (nothing_new || left_out) {
         let text = finished
             .until_ms

@@ -155,7 +155,7 @@ pub struct Settings {
     pub silent_ms: u64,
     /// Whether it takes control records only: it reads no input, and a finished run stays
     /// finished.
-    pub mending: bool,
+    pub repair_only: bool,
 }
 
 impl Default for Settings {
@@ -178,7 +178,7 @@ impl Default for Settings {
             idle: Idle::default(),
             store_wait_ms: 5 * 60_000,
             silent_ms: 20_000,
-            mending: false,
+            repair_only: false,
         }
     }
 }

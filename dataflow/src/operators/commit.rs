@@ -97,9 +97,9 @@ impl Assembler {
 fn reading(context: &Context) -> Reading {
     let Manifest { header, body } = &*context.start;
     let (mut mappings, mut read_otherwise) = (body.mappings.clone(), body.read_otherwise.clone());
-    let Settings { mending, horizon_ms, beyond, .. } = *context.settings;
+    let Settings { repair_only, horizon_ms, beyond, .. } = *context.settings;
     // Refused records may be delivered again by a mapping that no input is read with.
-    let inputs = if mending { &[] } else { &*context.inputs };
+    let inputs = if repair_only { &[] } else { &*context.inputs };
     for Input { name, decoder, log_time, .. } in inputs {
         let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
         let before = mappings.insert(name.clone(), now.clone()).unwrap_or_default();

@@ -240,7 +240,7 @@ impl Partitions {
 
     /// What is to come where a turn read nothing.
     fn at_rest(&self) -> Turn {
-        let bounded = self.context.settings.mending
+        let bounded = self.context.settings.repair_only
             || self.context.inputs.iter().all(|input| input.log.is_bounded());
         let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
         match self.are_read() {
@@ -331,7 +331,7 @@ impl Partitions {
 
     /// Opens partitions that have appeared since the last look.
     pub(crate) fn discover(&mut self) -> Result<(), LogError> {
-        if self.context.settings.mending {
+        if self.context.settings.repair_only {
             return Ok(());
         }
         for input in 0..self.context.inputs.len() {
