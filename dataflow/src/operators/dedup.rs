@@ -138,7 +138,7 @@ impl Dedup {
                 Route::Asked(order) => match order.control {
                     Control::Redeliver { .. } => self.again(post, below_floor),
                     Control::Remember(_) | Control::Forget(_) => {
-                        self.obey(order);
+                        self.apply_order(order);
                         false
                     }
                     Control::Correct(_) | Control::Republish { .. } => true,
@@ -195,7 +195,7 @@ impl Dedup {
     }
 
     /// Does what was asked for about an id.
-    fn obey(&mut self, order: &Order) {
+    fn apply_order(&mut self, order: &Order) {
         let (Control::Remember(id) | Control::Forget(id)) = &order.control else { return };
         if self.audit.is_superseded(id.hash, order) {
             return;

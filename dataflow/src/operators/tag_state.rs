@@ -81,13 +81,13 @@ impl TagState {
         for batch in batches {
             let Self { table, read_set, .. } = self;
             table.apply(batch, |hash| read_set.tag_filtered(hash))?;
-            batch.orders.iter().try_for_each(|(tag, order)| self.obey(*tag, order))?;
+            batch.orders.iter().try_for_each(|(tag, order)| self.apply_order(*tag, order))?;
         }
         Ok(())
     }
 
     /// Does what somebody asked for about a tag.
-    fn obey(&mut self, hash: KeyHash, order: &Order) -> Result<(), TagError> {
+    fn apply_order(&mut self, hash: KeyHash, order: &Order) -> Result<(), TagError> {
         let Self { table, audit, read_set, commit, boards, .. } = self;
         let cold = |hash| read_set.tag_filtered(hash);
         match &order.control {
