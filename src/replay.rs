@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dataflow::sources::{Beginning, Span};
-use dataflow::{Settings, TakenOver};
+use dataflow::{Decisions, Settings};
 use schemas::config::SourceUri;
 use schemas::manifest::Manifest;
 
@@ -169,7 +169,7 @@ impl Args {
             settings.ends_at_ms = Some(as_of_ms);
         }
         if let (Some(state), Some(manifest)) = (&self.decisions_from, decisions) {
-            settings.taken_over = Some(TakenOver::read(&*open(state)?, manifest)?.into());
+            settings.decisions = Some(Decisions::read(&*open(state)?, manifest)?.into());
         }
         let began = until.as_ref().or(decisions.as_ref());
         for topic in &mut job.topics {

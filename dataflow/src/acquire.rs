@@ -32,8 +32,8 @@ pub(crate) fn acquire(
     let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
     let start = Start {
         owner: owner.id.clone(),
-        hash_key: match &spec.settings.taken_over {
-            Some(taken_over) => taken_over.hash_key(),
+        hash_key: match &spec.settings.decisions {
+            Some(decisions) => decisions.hash_key(),
             None => HashKey::new(spec.clock.random()?),
         },
         windows: spec.settings.windows.clone(),

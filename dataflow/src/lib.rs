@@ -6,6 +6,7 @@
 mod acquire;
 pub mod clock;
 mod context;
+mod decisions;
 mod epoch;
 mod error;
 mod estimate;
@@ -32,10 +33,10 @@ mod spec;
 mod state;
 mod status;
 mod stream_time;
-mod taken_over;
 
 pub use acquire::roll_back;
 pub use context::Stop;
+pub use decisions::Decisions;
 pub use error::JobError;
 pub use estimate::{Estimate, Load};
 pub use inputs::{InputError, InputSpec, Origin};
@@ -47,4 +48,3 @@ pub use settings::{Beyond, Idle, Input, LogTimeKind, Scope, Settings};
 pub use spec::{JobSpec, StateAt};
 pub use state::tag_table::TagError;
 pub use status::{Progress, Publishing, StateSize, Status, Work};
-pub use taken_over::TakenOver;

@@ -10,9 +10,9 @@ use schemas::time::format_duration_ms;
 use schemas::windows::Windows;
 use sinks::commits::Retention;
 
+use crate::decisions::Decisions;
 use crate::sources::Log;
 use crate::stream_time::TimeRules;
-use crate::taken_over::TakenOver;
 
 /// What becomes of an event beyond the horizon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,8 +134,8 @@ pub struct Settings {
     pub until_ms: Option<i64>,
     /// A replay that ends with a commit ends at its stream time.
     pub ends_at_ms: Option<i64>,
-    /// What a replay takes over from the state of another job.
-    pub taken_over: Option<Arc<TakenOver>>,
+    /// What the job that a replay repeats decided.
+    pub decisions: Option<Arc<Decisions>>,
     /// What counts are grouped by besides the tag.
     pub scopes: Vec<Scope>,
     /// The sliding windows.
@@ -169,7 +169,7 @@ impl Default for Settings {
             live: true,
             until_ms: None,
             ends_at_ms: None,
-            taken_over: None,
+            decisions: None,
             scopes: Vec::new(),
             windows: Windows::default(),
             top_k: 100,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use schemas::control::{Asker, Control};
 use schemas::manifest::Manifest;
-use schemas::rows::{DeadLetters, Repairs};
+use schemas::rows::{BelowFloor, DeadLetters, Repairs};
 use serde_json::Value;
 use sinks::commits::{load, open_table, queue, visible};
 
@@ -59,7 +59,8 @@ impl World<'_> {
         let segments = open_table::<DeadLetters>(&*self.disk, &manifest);
         let Ok(segments) = segments else { return violated(Check::Again, "no dead letters") };
         let rows = segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
-        let rows: Vec<_> = rows.filter(|row| !row.detail.starts_with("counted")).collect();
+        let rows: Vec<_> =
+            rows.filter(|row| row.detail.parse() != Ok(BelowFloor::Counted)).collect();
         if rows.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use dataflow::Settings;
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::rows::{DeadLetterRow, DeadLetters};
+use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sinks::commits::open_table;
@@ -174,9 +174,9 @@ fn key(row: &DeadLetterRow<'_>) -> (String, String, u64) {
     (row.input.to_owned(), row.partition.to_owned(), row.position)
 }
 
-/// Whether the row only says that an event beyond the horizon was counted.
+/// Whether the row only records that an event below the floor was counted.
 fn is_counted(row: &DeadLetterRow<'_>) -> bool {
-    row.detail.starts_with("counted")
+    row.detail.parse() == Ok(BelowFloor::Counted)
 }
 
 /// The repaired records of a file.

@@ -10,7 +10,7 @@ use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{
-    BEYOND_HORIZON, DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash,
+    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash,
 };
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
@@ -29,7 +29,6 @@ use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};
 use crate::settings::Beyond;
 use crate::state::id_set::IdSet;
-use crate::taken_over::BELOW_FLOOR;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -233,9 +232,10 @@ impl Dedup {
     fn below_floor(&mut self, origin: &Origin) {
         self.counters.beyond_horizon += 1;
         let detail = match self.beyond {
-            Beyond::DeadLetter => BELOW_FLOOR.to_owned(),
-            Beyond::Count => format!("counted; {BELOW_FLOOR}"),
-        };
+            Beyond::DeadLetter => BelowFloor::Refused,
+            Beyond::Count => BelowFloor::Counted,
+        }
+        .to_string();
         let partition = partition_hash(&origin.input, &origin.partition);
         let row = DeadLetterRow {
             input: &origin.input,

@@ -252,7 +252,7 @@ impl Partitions {
 
     fn read_block(&mut self, limit: usize, outbox: &mut Outbox) -> Result<usize, LogError> {
         let Some(block) = &mut self.block else { return Ok(0) };
-        let taken_over = self.context.settings.taken_over.as_deref();
+        let decisions = self.context.settings.decisions.as_deref();
         let input = &self.context.inputs[block.part.input];
         let mut feed = Feed {
             input,
@@ -261,7 +261,7 @@ impl Partitions {
             log_time: &mut block.part.state.times,
             ordered: false,
             latest_ms: i64::MAX,
-            decided: taken_over.and_then(|t| t.of(&input.name, &block.part.partition)),
+            decisions: decisions.and_then(|d| d.partition(&input.name, &block.part.partition)),
         };
         let mut read = 0;
         let next = block.reader.read(limit, &mut |record| {
@@ -383,8 +383,8 @@ fn read_ordered(
     let latest_ms = max_future_ms.map_or(i64::MAX, |ahead| {
         latest_clock_ms(context.clock.wall_ms(), ordered.largest, mono_us).saturating_add(ahead)
     });
-    let (taken_over, input) =
-        (context.settings.taken_over.as_deref(), &context.inputs[ordered.part.input]);
+    let (decisions, input) =
+        (context.settings.decisions.as_deref(), &context.inputs[ordered.part.input]);
     let mut feed = Feed {
         input,
         salt: ordered.salt,
@@ -392,7 +392,7 @@ fn read_ordered(
         log_time: &mut ordered.log_time,
         ordered: true,
         latest_ms,
-        decided: taken_over.and_then(|t| t.of(&input.name, &ordered.part.partition)),
+        decisions: decisions.and_then(|d| d.partition(&input.name, &ordered.part.partition)),
     };
     let (mut read, mut largest) = (0, None);
     ordered.next = ordered.reader.read(limit, &mut |record| {

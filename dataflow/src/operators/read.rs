@@ -10,18 +10,18 @@ use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
 use schemas::rows::{
-    BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
+    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
 };
 use schemas::segment::Rows;
 use schemas::tags::limited;
 use serde_json::json;
 use smallvec::SmallVec;
 
+use crate::decisions::{Decision, PartitionDecisions};
 use crate::key_cache::KeyCache;
 use crate::records::{Origin, Outbox, Post, Route, TagUse};
 use crate::settings::{Beyond, Input, LogTimeKind, Settings};
 use crate::sources::Record;
-use crate::taken_over::{BELOW_FLOOR, Decided, Decision};
 
 /// What another worker's log time may be ahead by when a commit ends.
 const FLOOR_SLACK_MS: i64 = 10 * 60_000;
@@ -48,8 +48,8 @@ pub(crate) struct Feed<'p> {
     pub(crate) ordered: bool,
     /// Events dated after this are refused.
     pub(crate) latest_ms: i64,
-    /// What is taken over about its records.
-    pub(crate) decided: Option<Decided<'p>>,
+    /// What a replay was told about its records.
+    pub(crate) decisions: Option<PartitionDecisions<'p>>,
 }
 
 impl Intake {
@@ -94,7 +94,7 @@ impl Intake {
             return None;
         }
         let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
-        let decided = feed.decided.and_then(|decided| decided.about(record.position));
+        let decided = feed.decisions.and_then(|decisions| decisions.at(record.position));
         // A log's own clock says what is in the future, and it says so at every reading.
         let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
             (Some(Decision::Future), ..) => i64::MIN,
@@ -162,8 +162,8 @@ impl Intake {
             Some(Decision::BelowFloor) => {
                 self.counters.beyond_horizon += 1;
                 let counts = self.settings.beyond == Beyond::Count;
-                let counted = if counts { "counted; " } else { "" };
-                self.bury(feed, record, BEYOND_HORIZON, &format!("{counted}{BELOW_FLOOR}"));
+                let detail = if counts { BelowFloor::Counted } else { BelowFloor::Refused };
+                self.bury(feed, record, BEYOND_HORIZON, &detail.to_string());
                 return counts.then_some(Route::AsItIs);
             }
             // Its floor lies below the log time of every partition that is still read.

@@ -3,6 +3,7 @@
 
 mod board;
 mod dead_letter;
+mod detail;
 mod id;
 mod repair;
 mod tag;
@@ -11,6 +12,7 @@ pub use board::{BoardEntry, BoardRow, Boards, board_hash};
 pub use dead_letter::{
     BEYOND_HORIZON, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
 };
+pub use detail::{BelowFloor, OtherDetail};
 pub use id::{IdRow, Ids};
 pub use repair::{RepairRow, Repairs, repair_hash};
 pub use tag::{TagRow, Tags};
