@@ -14,6 +14,10 @@ pub(crate) const TURN_RECORDS: usize = 1024;
 /// How often an idle source looks for new records.
 pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(5);
 
+/// A topic's partition that should have records but has returned none for this long makes no other
+/// partition wait.
+pub(crate) const SILENT_US: u64 = 30_000_000;
+
 /// A worker's share of a slice; twice its part, since other workers may read less.
 pub(crate) fn slice_share(workers: usize) -> usize {
     assert!(workers > 0, "a job has at least one worker: checked where it starts");

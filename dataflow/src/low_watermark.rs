@@ -1,51 +1,49 @@
-//! Which partitions of topics run too far ahead, and wait for the slowest one.
+//! Watermark alignment: partitions of topics that run too far ahead wait for the slowest one.
 //!
-//! This is back-pressure alone: what is counted does not depend on it. Invariant: the slowest
-//! partition is never held back itself, so something can always be read where anything is there.
+//! This is backpressure only: counts do not depend on it. Invariant: the slowest partition never
+//! waits, so as long as any partition has records, one of them can be read.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// A partition that delivers nothing for so long, though it should, holds nobody back.
-const SILENT_US: u64 = 30_000_000;
-/// No partition holds others back.
-const NONE: i64 = i64::MAX;
+use crate::limits::SILENT_US;
 
-/// The least log time that each worker of a process waits for.
-#[derive(Debug, Default)]
-pub(crate) struct LowWatermark(Vec<AtomicI64>);
+/// The low watermark of a worker with nothing left to read: nobody waits for it.
+const NOTHING_TO_READ: i64 = i64::MAX;
+
+/// The least log time of the partitions that each worker of a process still has to read.
+#[derive(Debug)]
+pub(crate) struct LowWatermark(Box<[AtomicI64]>);
 
 impl LowWatermark {
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicI64::new(NONE)).collect())
+        Self((0..workers).map(|_| AtomicI64::new(NOTHING_TO_READ)).collect())
     }
 
-    /// Takes one worker's least log time: the least of all.
-    fn learn(&self, worker: usize, least_ms: i64) -> i64 {
-        // Workers of other processes have numbers of their own.
-        if let Some(slot) = self.0.get(worker % self.0.len().max(1)) {
-            slot.store(least_ms, Ordering::Relaxed);
-        }
-        self.0.iter().map(|slot| slot.load(Ordering::Relaxed)).min().unwrap_or(NONE)
+    /// Updates one worker's least log time, and returns the least of all workers.
+    fn update(&self, worker: usize, least_ms: i64) -> i64 {
+        self.0[worker].store(least_ms, Ordering::Relaxed);
+        let of_worker = |least: &AtomicI64| least.load(Ordering::Relaxed);
+        self.0.iter().map(of_worker).fold(NOTHING_TO_READ, i64::min)
     }
 }
 
-/// How a partition stands towards the others.
+/// Whether a partition has to wait for others, and whether others wait for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// Whether it waits for another one.
-    pub(crate) held: bool,
-    /// Since when it gave nothing when it was read, though there is something.
+pub(crate) struct Alignment {
+    /// Whether it waits for a slower one.
+    pub(crate) paused: bool,
+    /// Since when reads have returned nothing, although there are records to read.
     silent_since_us: Option<u64>,
 }
 
-impl Standing {
-    /// It was read at `now_us`, and gave something or nothing.
+impl Alignment {
+    /// The partition was read at `now_us`, and returned `records`.
     pub(crate) fn was_read(&mut self, records: usize, now_us: u64) {
-        self.silent_since_us = match self.silent_since_us {
-            _ if records > 0 => None,
-            None => Some(now_us),
-            since => since,
-        };
+        if records > 0 {
+            self.silent_since_us = None;
+        } else {
+            self.silent_since_us.get_or_insert(now_us);
+        }
     }
 
     fn is_silent(&self, now_us: u64) -> bool {
@@ -53,50 +51,51 @@ impl Standing {
     }
 }
 
-/// What is known of a topic's partition.
-pub(crate) struct Runner<'p> {
-    /// Its log time; none before its first event.
+/// A topic's partition, as far as alignment depends on it.
+pub(crate) struct AlignedPartition<'p> {
+    /// Its log time. `None` before its first event.
     pub(crate) log_time_ms: Option<i64>,
-    /// Whether it has records that were not read.
+    /// Whether it has unread records.
     pub(crate) is_behind: bool,
-    pub(crate) standing: &'p mut Standing,
+    pub(crate) alignment: &'p mut Alignment,
 }
 
-/// How many partitions are held back, and how many are silent.
+/// How many partitions are paused, and how many are silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) held: usize,
+pub(crate) struct Aligned {
+    pub(crate) paused: usize,
     pub(crate) silent: usize,
 }
 
-/// Decides which partitions of worker `worker` wait at `now_us`.
-pub(crate) fn hold_back(
-    runners: &mut [Runner<'_>],
+/// Decides which partitions of `worker` have to wait at `now_us`.
+pub(crate) fn align(
+    partitions: &mut [AlignedPartition<'_>],
     worker: usize,
     low_watermark: &LowWatermark,
     max_skew_ms: i64,
     now_us: u64,
-) -> Tally {
-    let (mut least_ms, mut tally) = (NONE, Tally::default());
-    for runner in &mut *runners {
-        if !runner.is_behind {
-            // Nothing can be expected of it.
-            runner.standing.silent_since_us = None;
-        } else if runner.standing.is_silent(now_us) {
-            tally.silent += 1;
+) -> Aligned {
+    let (mut least_ms, mut aligned) = (NOTHING_TO_READ, Aligned::default());
+    for partition in &mut *partitions {
+        if !partition.is_behind {
+            // It has nothing to return.
+            partition.alignment.silent_since_us = None;
+        } else if partition.alignment.is_silent(now_us) {
+            aligned.silent += 1;
         } else {
-            least_ms = least_ms.min(runner.log_time_ms.unwrap_or(i64::MIN));
+            least_ms = least_ms.min(partition.log_time_ms.unwrap_or(i64::MIN));
         }
     }
-    let limit_ms = low_watermark.learn(worker, least_ms).saturating_add(max_skew_ms);
-    for runner in runners {
-        runner.standing.held = runner.log_time_ms.is_some_and(|ms| ms > limit_ms);
-        if runner.standing.held {
-            runner.standing.silent_since_us = None;
-            tally.held += 1;
+    let limit_ms = low_watermark.update(worker, least_ms).saturating_add(max_skew_ms);
+    for partition in partitions {
+        let alignment = &mut *partition.alignment;
+        alignment.paused = partition.log_time_ms.is_some_and(|ms| ms > limit_ms);
+        if alignment.paused {
+            alignment.silent_since_us = None;
+            aligned.paused += 1;
         }
     }
-    tally
+    aligned
 }
 
 #[cfg(test)]
@@ -105,72 +104,74 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
     const NOW: u64 = 1_000_000;
+    const BEHIND: bool = true;
+    const AT_END: bool = false;
 
-    fn held(
+    fn paused(
         partitions: &[(Option<i64>, bool)],
-        standings: &mut Vec<Standing>,
+        alignments: &mut Vec<Alignment>,
         low_watermark: &LowWatermark,
         now_us: u64,
-    ) -> (Vec<bool>, Tally) {
-        standings.resize_with(partitions.len(), Standing::default);
-        let runners = partitions.iter().zip(&mut *standings);
-        let mut runners: Vec<_> = runners
-            .map(|((ms, is_behind), standing)| Runner {
+    ) -> (Vec<bool>, Aligned) {
+        alignments.resize_with(partitions.len(), Alignment::default);
+        let mut partitions: Vec<_> = partitions
+            .iter()
+            .zip(&mut *alignments)
+            .map(|((ms, is_behind), alignment)| AlignedPartition {
                 log_time_ms: ms.map(|ms| ms * MINUTE),
                 is_behind: *is_behind,
-                standing,
+                alignment,
             })
             .collect();
-        let tally = hold_back(&mut runners, 0, slowest, 10 * MINUTE, now_us);
-        (standings.iter().map(|s| s.held).collect(), tally)
+        let aligned = align(&mut partitions, 0, low_watermark, 10 * MINUTE, now_us);
+        (alignments.iter().map(|a| a.paused).collect(), aligned)
     }
 
     #[test]
-    fn who_is_far_ahead_of_the_slowest_unfinished_one_waits() {
-        let (mut standings, low_watermark) = (Vec::new(), LowWatermark::new(1));
-        let mut of = |partitions: &[_]| held(partitions, &mut standings, &low_watermark, NOW).0;
-        let (behind, at_end) = (true, false);
+    fn partitions_far_ahead_of_the_slowest_unfinished_one_are_paused() {
+        let (mut alignments, low_watermark) = (Vec::new(), LowWatermark::new(1));
+        let mut of = |partitions: &[_]| paused(partitions, &mut alignments, &low_watermark, NOW).0;
         assert_eq!(
-            of(&[(Some(0), behind), (Some(10), behind), (Some(11), behind)]),
+            of(&[(Some(0), BEHIND), (Some(10), BEHIND), (Some(11), BEHIND)]),
             [false, false, true]
         );
         assert_eq!(
-            of(&[(Some(0), at_end), (Some(11), behind), (Some(22), behind)])[1..],
+            of(&[(Some(0), AT_END), (Some(11), BEHIND), (Some(22), BEHIND)])[1..],
             [false, true]
         );
-        assert_eq!(of(&[(None, behind), (Some(0), behind), (None, behind)]), [false, true, false]);
-        assert_eq!(of(&[(Some(0), at_end), (Some(50), at_end), (None, at_end)]), [false; 3]);
+        assert_eq!(of(&[(None, BEHIND), (Some(0), BEHIND), (None, BEHIND)]), [false, true, false]);
+        assert_eq!(of(&[(Some(0), AT_END), (Some(50), AT_END), (None, AT_END)]), [false; 3]);
     }
 
     #[test]
-    fn a_silent_one_holds_nobody_back_until_it_speaks() {
-        let (mut standings, low_watermark) = (vec![Standing::default(); 2], LowWatermark::new(1));
-        let partitions = [(Some(0), true), (Some(60), true)];
-        standings[0].was_read(0, NOW);
-        standings[0].was_read(0, NOW + 5);
-        let soon = held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US);
-        assert_eq!(soon, (vec![false, true], Tally { held: 1, silent: 0 }));
-        let late = held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US + 1);
-        assert_eq!(late, (vec![false, false], Tally { held: 0, silent: 1 }));
-        standings[0].was_read(3, NOW + SILENT_US + 2);
-        assert!(held(&partitions, &mut standings, &low_watermark, NOW + SILENT_US + 3).0[1]);
+    fn silent_partition_pauses_nobody_until_it_returns_records() {
+        let (mut alignments, low_watermark) = (vec![Alignment::default(); 2], LowWatermark::new(1));
+        let partitions = [(Some(0), BEHIND), (Some(60), BEHIND)];
+        alignments[0].was_read(0, NOW);
+        alignments[0].was_read(0, NOW + 5);
+        let soon = paused(&partitions, &mut alignments, &low_watermark, NOW + SILENT_US);
+        assert_eq!(soon, (vec![false, true], Aligned { paused: 1, silent: 0 }));
+        let late = paused(&partitions, &mut alignments, &low_watermark, NOW + SILENT_US + 1);
+        assert_eq!(late, (vec![false, false], Aligned { paused: 0, silent: 1 }));
+        alignments[0].was_read(3, NOW + SILENT_US + 2);
+        assert!(paused(&partitions, &mut alignments, &low_watermark, NOW + SILENT_US + 3).0[1]);
     }
 
     #[test]
     fn workers_wait_for_each_other() {
         let low_watermark = LowWatermark::new(2);
-        let (mut a, mut b) = (Standing::default(), Standing::default());
-        let of = |worker, ms: i64, is_behind, standing: &mut Standing| {
+        let (mut a, mut b) = (Alignment::default(), Alignment::default());
+        let of = |worker, ms: i64, is_behind, alignment: &mut Alignment| {
             let log_time_ms = Some(ms * MINUTE);
-            let mut runners = [Runner { log_time_ms, is_behind, standing }];
-            hold_back(&mut runners, worker, &low_watermark, 10 * MINUTE, NOW).held
+            let mut partitions = [AlignedPartition { log_time_ms, is_behind, alignment }];
+            align(&mut partitions, worker, &low_watermark, 10 * MINUTE, NOW).paused
         };
-        assert_eq!(of(0, 0, true, &mut a), 0);
-        assert_eq!(of(1, 11, true, &mut b), 1);
-        assert_eq!(of(0, 5, true, &mut a), 0);
-        assert_eq!(of(1, 11, true, &mut b), 0);
-        assert_eq!(of(1, 90, true, &mut b), 1);
-        assert_eq!(of(0, 5, false, &mut a), 0, "read to its end");
-        assert_eq!(of(1, 90, true, &mut b), 0);
+        assert_eq!(of(0, 0, BEHIND, &mut a), 0);
+        assert_eq!(of(1, 11, BEHIND, &mut b), 1);
+        assert_eq!(of(0, 5, BEHIND, &mut a), 0);
+        assert_eq!(of(1, 11, BEHIND, &mut b), 0);
+        assert_eq!(of(1, 90, BEHIND, &mut b), 1);
+        assert_eq!(of(0, 5, AT_END, &mut a), 0, "read to its end");
+        assert_eq!(of(1, 90, BEHIND, &mut b), 0);
     }
 }

@@ -19,7 +19,7 @@ struct Sizes {
     ids: (usize, usize),
     tags: (usize, usize),
     /// Partitions that wait for others, and that deliver nothing.
-    skew: (usize, usize),
+    aligned: (usize, usize),
 }
 
 /// The newest commit in numbers.
@@ -213,8 +213,8 @@ impl Status {
         self.resize(worker, |sizes| sizes.tags = (tags, bytes));
     }
 
-    pub(crate) fn skew(&self, worker: usize, held: usize, silent: usize) {
-        self.resize(worker, |sizes| sizes.skew = (held, silent));
+    pub(crate) fn aligned(&self, worker: usize, paused: usize, silent: usize) {
+        self.resize(worker, |sizes| sizes.aligned = (paused, silent));
     }
 
     pub(crate) fn troubles(&self, troubles: u64) {
@@ -232,8 +232,8 @@ impl Status {
         self.id_bytes.set(sum(|s| s.ids.1));
         self.tags.set(sum(|s| s.tags.0));
         self.tag_bytes.set(sum(|s| s.tags.1));
-        self.held_partitions.set(sum(|s| s.skew.0));
-        self.silent_partitions.set(sum(|s| s.skew.1));
+        self.held_partitions.set(sum(|s| s.aligned.0));
+        self.silent_partitions.set(sum(|s| s.aligned.1));
     }
 
     pub(crate) fn cut(&self, cut: &Cut) {

@@ -15,7 +15,7 @@ use super::controls::Controls;
 use super::read::{Feed, Intake};
 use crate::context::Context;
 use crate::error::JobError;
-use crate::low_watermark::{Runner, Standing, Tally, hold_back};
+use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Order, Outbox, Route};
 use crate::settings::LogTimeKind;
@@ -35,7 +35,7 @@ struct Ordered {
     /// The end seen as the commit before closed.
     end_before: Option<u64>,
     at_end: bool,
-    standing: Standing,
+    alignment: Alignment,
 }
 
 /// A block being read.
@@ -57,8 +57,8 @@ pub(crate) struct Partitions {
     blocks_turn: bool,
     index: usize,
     peers: usize,
-    /// What the metrics say of partitions that wait.
-    tally: Tally,
+    /// What the metrics show of paused partitions.
+    aligned: Aligned,
     /// What the job is asked to do; of the first worker.
     controls: Option<Controls>,
 }
@@ -101,7 +101,7 @@ impl Partitions {
             blocks_turn: false,
             index,
             peers,
-            tally: Tally::default(),
+            aligned: Aligned::default(),
             controls: (index == 0).then(|| Controls::new(context)).transpose()?,
         };
         for part in &context.plan.ordered {
@@ -131,7 +131,7 @@ impl Partitions {
             next: Next::More,
             end_before: None,
             at_end: false,
-            standing: Standing::default(),
+            alignment: Alignment::default(),
         });
         Ok(())
     }
@@ -186,7 +186,7 @@ impl Partitions {
             let reader = input.log.open_block(name, part.bytes, part.number, offset)?;
             self.block = Some(Block { salt: self.salt(part.input), part, reader });
         }
-        self.hold_back()?;
+        self.align()?;
         let ready = self.ordered.iter().any(Ordered::is_ready);
         self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
         if self.blocks_turn {
@@ -194,7 +194,7 @@ impl Partitions {
         }
         if !ready {
             // Look again at what had nothing.
-            let waiting = |o: &&mut Ordered| o.next == Next::Wait && !o.standing.held;
+            let waiting = |o: &&mut Ordered| o.next == Next::Wait && !o.alignment.paused;
             for ordered in self.ordered.iter_mut().filter(waiting) {
                 ordered.next = Next::More;
             }
@@ -207,24 +207,28 @@ impl Partitions {
         Ok((read, if read == 0 { self.at_rest() } else { Turn::More }))
     }
 
-    /// Lets partitions of topics that run ahead wait.
-    fn hold_back(&mut self) -> Result<(), LogError> {
+    /// Pauses partitions of topics that run ahead.
+    fn align(&mut self) -> Result<(), LogError> {
         let Self { context, ordered, index, .. } = self;
-        let mut runners = Vec::new();
+        let mut partitions = Vec::new();
         for o in ordered.iter_mut().filter(|o| context.inputs[o.part.input].log.is_topic()) {
             let end = o.reader.end()?;
             let is_behind = o.next != Next::End && end.is_some_and(|end| end > o.reader.position());
             let log_time_ms = o.log_time.value_ms();
-            runners.push(Runner { log_time_ms, is_behind, standing: &mut o.standing });
+            partitions.push(AlignedPartition {
+                log_time_ms,
+                is_behind,
+                alignment: &mut o.alignment,
+            });
         }
-        if runners.is_empty() {
+        if partitions.is_empty() {
             return Ok(());
         }
         let (max_skew_ms, now_us) = (context.settings.max_skew_ms, context.clock.mono_us());
-        let tally = hold_back(&mut runners, *index, &context.low_watermark, max_skew_ms, now_us);
-        if self.tally != tally {
-            self.tally = tally;
-            self.context.status.skew(self.index, tally.held, tally.silent);
+        let aligned = align(&mut partitions, *index, &context.low_watermark, max_skew_ms, now_us);
+        if self.aligned != aligned {
+            self.aligned = aligned;
+            self.context.status.aligned(self.index, aligned.paused, aligned.silent);
         }
         Ok(())
     }
@@ -367,7 +371,7 @@ impl Partitions {
 impl Ordered {
     /// Whether it may have records, and need not wait for others.
     fn is_ready(&self) -> bool {
-        self.next == Next::More && !self.standing.held
+        self.next == Next::More && !self.alignment.paused
     }
 }
 
@@ -403,7 +407,7 @@ fn read_ordered(
         }
     })?;
     if limit > 0 {
-        ordered.standing.was_read(read, mono_us);
+        ordered.alignment.was_read(read, mono_us);
     }
     if let Some(ts) = largest
         && ordered.largest.is_none_or(|(known, _)| ts > known)
