@@ -14,7 +14,7 @@ use simulate::seed::seed;
 use sinks::commits::Follower;
 use sinks::storage::DiskStorage;
 
-use super::harness::{Job, eventually, export, folder, newest_commit, ok};
+use super::harness::{Job, eventually, export, folder, newest_commit, number, ok};
 use super::oracle::{Input, check, count};
 use super::reconcile::findings;
 use super::serve::{get, serve};
@@ -25,10 +25,6 @@ const KILLS: u32 = 20;
 /// longer on a busy machine.
 const POSTS_PER_KILL: u32 = 100_000;
 const RATE: u32 = 20_000;
-
-fn kills() -> u32 {
-    std::env::var("TAGFLOW_KILLS").map_or(KILLS, |number| number.parse().unwrap())
-}
 
 /// Polls the newest visible commit. Fails if it ever decreases. Returns how many commits it saw.
 fn poll(state: PathBuf, end: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
@@ -139,7 +135,7 @@ fn kills_leave_exact_counts_and_readers_never_go_back() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     let out = input.display();
-    let kills = kills();
+    let kills = number("TAGFLOW_KILLS", KILLS.into()) as u32;
     let posts = kills * POSTS_PER_KILL;
     ok(&format!("generate --posts {posts} --seed {seed} --zipf 1.05 --out {out}"));
     let end = Arc::new(AtomicBool::new(false));

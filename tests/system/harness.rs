@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use recount::Row;
 use serde::Deserialize;
@@ -151,6 +151,29 @@ pub(crate) fn within<T>(seconds: u64, what: &str, mut ready: impl FnMut() -> Opt
         assert!(now() < deadline, "waited {seconds} s for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// A number from the environment.
+pub(crate) fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
+}
+
+/// The wall clock, in milliseconds.
+#[allow(clippy::disallowed_methods, reason = "jobs that follow a file use the wall clock")]
+pub(crate) fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    now.as_millis() as i64
+}
+
+/// A post with one tag, as a line.
+pub(crate) fn post(id: u32, ts: i64, tag: &str) -> String {
+    format!("{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"#{tag}\"}}\n")
+}
+
+/// Appends to a file, which is created if it does not exist.
+pub(crate) fn append(path: &Path, text: impl AsRef<[u8]>) {
+    let mut file = File::options().create(true).append(true).open(path).unwrap();
+    file.write_all(text.as_ref()).unwrap();
 }
 
 /// The number of a state's newest commit, or 0 if it has none.

@@ -3,14 +3,13 @@
 //! exactly once.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
 
 use simulate::rng::Rng;
 use simulate::seed::{Repeat, seeds};
 use tempfile::TempDir;
 
-use super::harness::{Job, Summary, eventually, export, folder, newest_commit, ok};
+use super::harness::{Job, Summary, append, eventually, export, folder, newest_commit, ok};
 use super::oracle::{Input, check};
 
 const HISTORIES: u64 = 6;
@@ -52,9 +51,7 @@ impl World {
         ok(&format!("generate --posts {posts} --seed {seed} --span 10m --out {}", batch.display()));
         let batch = fs::read(batch).unwrap();
         for name in [format!("posts/{file}.ndjson"), format!("all-{file}.ndjson")] {
-            let path = self.path(&name);
-            let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
-            file.write_all(&batch).unwrap();
+            append(&self.path(&name), &batch);
         }
         self.records += posts;
     }

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use super::harness::{Job, command, export, fails, fed, folder, newest_commit, ok};
+use super::harness::{
+    Job, append, command, eventually, export, fails, fed, folder, newest_commit, ok,
+};
 
 fn generate(path: &Path, posts: u32, more: &str) {
     let out = path.display();
@@ -20,7 +22,7 @@ fn run(input: &Path, state: &Path, more: &str) -> String {
 fn begin(line: &str, state: &Path) {
     let before = newest_commit(state);
     let job = Job::start(line);
-    super::harness::eventually("two commits", || (newest_commit(state) > before + 2).then_some(()));
+    eventually("two commits", || (newest_commit(state) > before + 2).then_some(()));
     job.signal("INT");
     let (code, _, error) = job.end();
     assert_eq!(code, Some(0), "{error}");
@@ -29,7 +31,7 @@ fn begin(line: &str, state: &Path) {
 /// Follows the input until `events` are counted.
 fn follow(line: &str, state: &Path, events: u64) {
     let mut job = Job::start(line);
-    super::harness::eventually("all events", || {
+    eventually("all events", || {
         assert!(job.lives());
         (export(state, "").1.events >= events).then_some(())
     });
@@ -53,8 +55,7 @@ fn half_read_bounded_run_must_finish_before_following() {
     ok(&run(&posts, &state, "--bounded"));
     let more = folder.path().join("more.ndjson");
     generate(&more, 500, "--seed 9");
-    let mut file = fs::OpenOptions::new().append(true).open(&posts).unwrap();
-    file.write_all(&fs::read(&more).unwrap()).unwrap();
+    append(&posts, fs::read(&more).unwrap());
     follow(&run(&posts, &state, ""), &state, 60_500);
     let summary = export(&state, "").1;
     assert_eq!((summary.events, summary.duplicates, summary.dead_letters), (60_500, 0, 0));
@@ -99,8 +100,7 @@ fn events_after_until_are_counted_later() {
     generate(&posts, 1000, "");
     let until = "--bounded --until 1700000300000";
     ok(&run(&posts, &state, until));
-    let mut file = fs::OpenOptions::new().append(true).open(&posts).unwrap();
-    file.write_all(b"{\"event_id\":\"new\",\"ts\":1700000000000,\"caption\":\"#new\"}\n").unwrap();
+    append(&posts, b"{\"event_id\":\"new\",\"ts\":1700000000000,\"caption\":\"#new\"}\n");
     for more in ["", "--bounded", "--bounded --until 1700000400000"] {
         assert!(fails(&run(&posts, &state, more), 1).contains("--until"), "{more}");
     }
@@ -123,7 +123,7 @@ fn end_of_standard_input_ends_the_job() {
     let line = run(Path::new("stdin:"), &state, "--horizon 90d");
     let mut child = command(&line).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     child.stdin.as_mut().unwrap().write_all(&posts.as_bytes()[..50_000]).unwrap();
-    super::harness::eventually("a commit with events", || {
+    eventually("a commit with events", || {
         (newest_commit(&state) > 1 && export(&state, "").1.events > 0).then_some(())
     });
     child.kill().unwrap();

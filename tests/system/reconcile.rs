@@ -17,7 +17,7 @@ use sinks::commits::{Named, load, open_table, visible};
 use sinks::storage::DiskStorage;
 
 use super::harness::{
-    Job, eventually, export, fails, folder, newest_commit, ok, run, tell, test_data,
+    Job, eventually, export, fails, folder, newest_commit, number, ok, run, tell, test_data,
 };
 
 /// Makes an input and a finished state. Returns the command line that checks it.
@@ -81,11 +81,6 @@ fn recorded_horizon_decisions_are_respected() {
 
 /// Commits of one run to check, unless `TAGFLOW_RECONCILE_COMMITS` sets another number.
 const COMMITS: u64 = 12;
-
-/// A number from the environment.
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
-}
 
 #[test]
 fn any_commit_of_a_killed_job_has_no_drift() {

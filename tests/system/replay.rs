@@ -3,24 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run};
+use super::harness::{
+    Job, append, eventually, export, fails, folder, newest_commit, now_ms, ok, post, run,
+};
 
 const HOUR: i64 = 3_600_000;
-
-fn post(id: u32, ts: i64, tag: &str) -> String {
-    format!("{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"#{tag}\"}}\n")
-}
-
-fn now_ms() -> i64 {
-    let output = std::process::Command::new("date").arg("+%s%3N").output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-}
 
 /// A folder of files, followed by a running job.
 struct Live {
@@ -50,9 +42,7 @@ impl Live {
     }
 
     fn append(&self, file: &str, text: &str) {
-        let path = self.path("posts").join(file);
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        append(&self.path("posts").join(file), text);
     }
 
     /// Waits until the job has committed this many records.
@@ -233,7 +223,7 @@ fn bounded_run_is_replayed_exactly() {
     ok(&format!("{line} --until-commit {state}"));
     assert_eq!(export(Path::new(&replayed), "").1, again);
     // Records appended later are not read.
-    fs::OpenOptions::new().append(true).open(&input).unwrap().write_all(b"{}\n").unwrap();
+    append(Path::new(&input), "{}\n");
     let third = path("third");
     ok(&format!("replay --input {input} --state {third} --until-commit {state}"));
     ok(&format!("compare {state} {third}"));

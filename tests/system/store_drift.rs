@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::DiskStorage;
 use sinks::store::{ServedBoard, ServedTag};
 
-use super::harness::{folder, ok};
+use super::harness::{append, folder, ok};
 
 /// The contents of a store.
 #[derive(Clone)]
@@ -118,8 +117,7 @@ fn commits(folder: &Path) -> [Arc<Snapshot>; 2] {
     let first: String = (0..8).map(|i| post(i, base + i64::from(i), "ab", "eu")).collect();
     fs::write(&input, first + &post(8, base, "c", "us") + &post(9, base, "d", "us")).unwrap();
     let before = open();
-    let mut file = fs::OpenOptions::new().append(true).open(&input).unwrap();
-    file.write_all(post(10, base + 60_000, "ae", "us").as_bytes()).unwrap();
+    append(&input, post(10, base + 60_000, "ae", "us"));
     [before, open()]
 }
 

@@ -1,18 +1,8 @@
 //! Unbounded jobs: growing files, new files, the demo, and clean shutdown.
 
 use std::fs;
-use std::io::Write;
 
-use super::harness::{Job, eventually, export, folder, ok};
-
-fn post(id: u32, ts: i64, tag: &str) -> String {
-    format!("{{\"event_id\":{id},\"ts\":{ts},\"caption\":\"#{tag}\"}}\n")
-}
-
-fn now_ms() -> i64 {
-    let output = std::process::Command::new("date").arg("+%s%3N").output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-}
+use super::harness::{Job, append, eventually, export, folder, now_ms, ok, post, run};
 
 #[test]
 fn growing_and_new_files_are_followed_across_restarts() {
@@ -20,17 +10,12 @@ fn growing_and_new_files_are_followed_across_restarts() {
     let (posts, state) = (folder.path().join("posts"), folder.path().join("state"));
     fs::create_dir(&posts).unwrap();
     let now = now_ms();
-    let append = |file: &str, text: &str| {
-        let path = posts.join(file);
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-    };
+    let append = |file: &str, text: &str| append(&posts.join(file), text);
     let total = |tag: &str| {
         if !state.join("visible").exists() {
             return 0;
         }
-        let output =
-            super::harness::run(&format!("query tag {tag} --state {} --json", state.display()));
+        let output = run(&format!("query tag {tag} --state {} --json", state.display()));
         let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         object["total"].as_i64().unwrap_or(0)
     };
@@ -77,7 +62,7 @@ fn old_events_in_a_followed_file_set_stream_time() {
     let _job = Job::start(&format!("run --input {} --state {}", input.display(), state.display()));
     let summary = eventually("all events", || {
         state.join("visible").exists().then_some(())?;
-        let output = super::harness::run(&format!("checkpoint export --state {}", state.display()));
+        let output = run(&format!("checkpoint export --state {}", state.display()));
         output.status.success().then_some(())?;
         Some(export(&state, "").1).filter(|s| s.events == 20)
     });

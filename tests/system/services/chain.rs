@@ -14,7 +14,7 @@ use simulate::seed::seed;
 use tempfile::TempDir;
 
 use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, now, ok};
-use super::super::harness::{tell, within};
+use super::super::harness::{number, tell, within};
 use super::super::oracle::count_records;
 use super::tables::{Database, Published, Tag};
 use super::topics::{create, records};
@@ -156,11 +156,6 @@ impl Chain {
         tell(&format!("chain: {events} events, {tags_seen} tags, 0 differ"));
         (published, tags)
     }
-}
-
-/// A number from the environment.
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |number| number.parse().unwrap())
 }
 
 /// The counts, without versions and without tags that are in no post.
