@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use dataflow::clock::SystemClock;
 use dataflow::generator::GeneratorSpec;
-use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Scope, Settings, Started, StateAt, start};
+use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt, start};
 use prometheus_client::registry::Registry;
+use schemas::config::{LogTimeSource, PostShape, Scope};
 use schemas::mapping::Mapping;
 use sinks::commits::Follower;
 use sinks::store::CommitView;
@@ -122,21 +123,21 @@ fn settings() -> Settings {
 }
 
 fn input(rate: u64, start_ms: i64) -> InputSpec {
-    let spec = GeneratorSpec {
+    let shape = PostShape {
         tags_mean: 3.0,
         vocabulary: 200_000,
         bursts: true,
         late: 0.001,
-        start_ms,
-        step_us: 1_000_000 / rate,
-        ..GeneratorSpec::default()
+        ..PostShape::default()
     };
+    let spec =
+        GeneratorSpec { shape, start_ms, step_us: 1_000_000 / rate, ..GeneratorSpec::default() };
     let origin = Origin::Generator { spec, real_time: true };
     InputSpec {
         name: "posts".to_owned(),
         origin,
         mapping: Mapping::default(),
-        log_time: LogTimeKind::Event,
+        log_time: Some(LogTimeSource::Event),
         span: None,
     }
 }

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use dataflow::Origin;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::sources::{FileLog, Found, Log, LogError, Next};
-use dataflow::{LogTimeKind, Origin};
 use kafka::TopicReader;
+use schemas::config::LogTimeSource;
 use schemas::config::SourceUri;
 use schemas::manifest::{Manifest, Partition, Position};
 use schemas::time::{format_duration_ms, format_ms};
@@ -208,10 +209,12 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     };
     let stamped = policy.timestamp_type.as_deref() == Some("LogAppendTime");
     match (topic.log_time, stamped) {
-        (LogTimeKind::Event, _) => findings.good(about, "log time follows the events, as told"),
+        (Some(LogTimeSource::Event), _) => {
+            findings.good(about, "log time follows the events, as told");
+        }
         (_, true) => findings.good(about, "log time follows the brokers' stamps (LogAppendTime)"),
-        (LogTimeKind::Auto, false) => findings.good(about, "log time follows the events"),
-        (LogTimeKind::Append, false) => {
+        (None, false) => findings.good(about, "log time follows the events"),
+        (Some(LogTimeSource::Append), false) => {
             let what = format!(
                 "log_time is append, but brokers do not stamp the records ({}): the events' times \
                  count; set message.timestamp.type=LogAppendTime, or leave log_time out",

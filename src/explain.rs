@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dataflow::{Beyond, Estimate, Load, LogTimeKind, Settings};
+use dataflow::{Estimate, Load, Settings};
+
+use schemas::config::{Beyond, LogTimeSource};
 use schemas::config::{Config, OnLost, SourceUri};
 use schemas::mapping::{Field, Mapping};
 use schemas::time::format_duration_ms;
@@ -155,9 +157,9 @@ fn source(topic: &Topic, bounded: bool) -> String {
                 OnLost::Skip => "skipped and counted",
             };
             let time = match log_time {
-                LogTimeKind::Auto => "the topic's append times, else the events' own",
-                LogTimeKind::Append => "append times",
-                LogTimeKind::Event => "the events' own times",
+                None => "the topic's append times, else the events' own",
+                Some(LogTimeSource::Append) => "append times",
+                Some(LogTimeSource::Event) => "the events' own times",
             };
             let brokers = brokers.join(", ");
             format!(

@@ -9,8 +9,8 @@ use dataflow::InputError;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::{Generator, GeneratorSpec};
 use kafka::{Created, TopicError, TopicWriter, WriterError};
-use schemas::config::SourceUri;
-use schemas::time::parse_duration_ms;
+use schemas::config::{PostShape, SourceUri};
+use schemas::time::Millis;
 
 use crate::error::CliError;
 use crate::inputs::{KafkaOptions, kafka_settings, properties, refused};
@@ -22,13 +22,16 @@ use crate::inputs::{KafkaOptions, kafka_settings, properties, refused};
   tagflow generate --posts 100000 --out kafka://127.0.0.1:9092/posts --partitions 6")]
 pub(crate) struct Args {
     #[command(flatten)]
-    shape: Shape,
+    shape: PostShape,
+    /// The event time of the first record
+    #[arg(long, value_name = "MS", default_value_t = GeneratorSpec::default().start_ms)]
+    start_ms: i64,
     /// The number of records
     #[arg(long, value_name = "N")]
     posts: u64,
     /// Event time from the first record to the last
-    #[arg(long, default_value = "30h", value_parser = parse_duration_ms)]
-    span: i64,
+    #[arg(long, default_value_t = Millis(30 * 3_600_000))]
+    span: Millis,
     /// A file, a folder for one file each partition, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`; - is
     /// standard output
     #[arg(long, value_name = "OUT")]
@@ -46,62 +49,6 @@ pub(crate) struct Args {
     kafka: Vec<String>,
 }
 
-/// What generated posts look like.
-#[derive(clap::Args)]
-pub(crate) struct Shape {
-    /// All randomness comes from this number
-    #[arg(long, default_value_t = 1, value_name = "S")]
-    seed: u64,
-    /// The mean number of tags of a post
-    #[arg(long, default_value_t = 7.0, value_name = "M")]
-    tags_mean: f64,
-    /// The number of different tags
-    #[arg(long, default_value_t = 1_000_000, value_name = "V")]
-    vocabulary: u64,
-    /// Popularity by Zipf with this exponent instead of a double power law
-    #[arg(long, value_name = "S")]
-    zipf: Option<f64>,
-    /// The share of records that deliver an earlier event again
-    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
-    duplicates: f64,
-    /// The share of events that are late, by up to an hour
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    late: f64,
-    /// The share of events dated an hour into the future
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    future: f64,
-    /// Let a tag burst every ten minutes of event time
-    #[arg(long)]
-    bursts: bool,
-    /// The share of events that have one and the same more tag, in place of their first
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    hot_tag: f64,
-    /// The event time of the first record
-    #[arg(long, default_value_t = 1_700_000_000_000, value_name = "MS")]
-    start_ms: i64,
-}
-
-impl Shape {
-    /// The specification of `posts` records over `span_ms` of event time.
-    pub(crate) fn spec(&self, posts: Option<u64>, step_us: u64) -> GeneratorSpec {
-        GeneratorSpec {
-            posts,
-            seed: self.seed,
-            tags_mean: self.tags_mean,
-            vocabulary: self.vocabulary,
-            zipf: self.zipf,
-            duplicates: self.duplicates,
-            late: self.late,
-            future: self.future,
-            bursts: self.bursts,
-            hot_tag: self.hot_tag,
-            start_ms: self.start_ms,
-            step_us,
-            partitions: 1,
-        }
-    }
-}
-
 /// Where records go.
 enum Sink {
     /// Files, in turn.
@@ -113,12 +60,12 @@ enum Sink {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let clock = SystemClock::default();
-    let mut spec = args.shape.spec(Some(args.posts), 0);
-    if let Some(rate) = args.rate {
-        (spec.start_ms, spec.step_us) = (clock.wall_ms(), 1_000_000 / rate);
-    } else {
-        spec.step_us = (args.span.unsigned_abs() * 1000).checked_div(args.posts).unwrap_or(0);
-    }
+    let (start_ms, step_us) = match args.rate {
+        Some(rate) => (clock.wall_ms(), 1_000_000 / rate),
+        None => (args.start_ms, args.span.0.unsigned_abs() * 1000 / args.posts.max(1)),
+    };
+    let (posts, shape) = (Some(args.posts), args.shape.clone());
+    let spec = GeneratorSpec { posts, shape, start_ms, step_us, partitions: 1 };
     let start_us = clock.mono_us();
     let generator = Generator::new(spec).map_err(InputError::from)?;
     let mut sink = sink(&args)?;

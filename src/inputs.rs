@@ -8,8 +8,9 @@ use std::sync::Arc;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::GeneratorSpec;
 use dataflow::sources::{Mode, Span};
-use dataflow::{LogTimeKind, Origin, Settings};
+use dataflow::{Origin, Settings};
 use kafka::{KafkaSettings, PropertyError, TopicReader};
+use schemas::config::LogTimeSource;
 use schemas::config::{GeneratorSource, HostPort, OnLost, SourceUri};
 use schemas::mapping::Mapping;
 
@@ -27,7 +28,7 @@ pub(crate) struct Topic {
     /// What its records call the fields of an event.
     pub(crate) mapping: Mapping,
     /// What its log time follows.
-    pub(crate) log_time: LogTimeKind,
+    pub(crate) log_time: Option<LogTimeSource>,
     /// How it is read if it is a Kafka topic.
     pub(crate) kafka: KafkaOptions,
     /// The part of it that is read; `None` means all.
@@ -133,15 +134,7 @@ pub(crate) fn properties(pairs: &[String]) -> Result<BTreeMap<String, String>, C
 fn generator(source: &GeneratorSource, state: &Path) -> Result<GeneratorSpec, CliError> {
     let mut spec = GeneratorSpec {
         posts: source.posts,
-        seed: source.seed,
-        tags_mean: source.tags_mean,
-        vocabulary: source.vocabulary,
-        zipf: source.zipf,
-        duplicates: source.duplicates,
-        late: source.late,
-        future: source.future,
-        bursts: source.bursts,
-        hot_tag: source.hot_tag,
+        shape: source.shape.clone(),
         partitions: source.partitions,
         ..GeneratorSpec::default()
     };

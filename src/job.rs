@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
-use dataflow::{Beyond, InputSpec, JobSpec, LogTimeKind, Scope, Settings, StateAt};
+use dataflow::{InputSpec, JobSpec, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
@@ -64,31 +64,20 @@ impl Job {
         settings.retention =
             Retention { keep_ms: state.keep_ms, bytes: state.bytes, grace_ms: state.grace_ms };
         settings.horizon_ms = service.dedup.horizon_ms.or(settings.horizon_ms);
-        settings.beyond = match service.dedup.beyond {
-            config::Beyond::DeadLetter => Beyond::DeadLetter,
-            config::Beyond::Count => Beyond::Count,
-        };
+        settings.beyond = service.dedup.beyond;
         if !bounded {
             settings.max_future_ms = Some(service.window.watermark.max_future_ms);
         }
         settings.windows.clone_from(&service.window.windows);
         settings.top_k = service.top.k;
-        let scope = |scope: &config::Scope| Scope {
-            attribute: scope.attribute.clone(),
-            allow: scope.allow.clone(),
-        };
-        settings.scopes = service.scopes.iter().map(scope).collect();
+        settings.scopes.clone_from(&service.scopes);
         settings.max_skew_ms = service.window.watermark.max_skew_ms;
         let topic = |topic: &config::Topic| Topic {
             name: topic.name.clone(),
             source: topic.source.clone(),
             mapping: topic.mapping.clone(),
             span: None,
-            log_time: match topic.log_time {
-                None => LogTimeKind::Auto,
-                Some(config::LogTime::Append) => LogTimeKind::Append,
-                Some(config::LogTime::Event) => LogTimeKind::Event,
-            },
+            log_time: topic.log_time,
             kafka: KafkaOptions {
                 group: format!("tagflow-{}", config.meta.name),
                 properties: topic.properties.clone(),

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::reconcile::{Request, Which};
-use dataflow::{Beyond, InputSpec, LogTimeKind, Settings};
-use schemas::config::SourceUri;
+use dataflow::{InputSpec, Settings};
+use schemas::config::{Beyond, HORIZON_MS, SourceUri};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::time::parse_duration_ms;
+use schemas::time::Millis;
 use sinks::commits::Snapshot;
 
 use crate::error::CliError;
@@ -36,9 +36,9 @@ pub(crate) struct LogArgs {
     #[arg(conflicts_with = "config")]
     map: String,
     /// How long the job remembers an event id, where it does not keep every one
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", default_value_t = Millis(HORIZON_MS))]
     #[arg(conflicts_with = "config")]
-    horizon: i64,
+    horizon: Millis,
     /// The job counts events beyond the horizon as they are
     #[arg(long, conflicts_with = "config")]
     count_beyond: bool,
@@ -101,7 +101,7 @@ impl LogArgs {
 
     fn settings(&self, job: Option<&Job>) -> Settings {
         let beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
-        let asked = Settings { horizon_ms: Some(self.horizon), beyond, ..Settings::default() };
+        let asked = Settings { horizon_ms: Some(self.horizon.0), beyond, ..Settings::default() };
         job.map_or(asked, |job| job.settings.clone())
     }
 
@@ -127,7 +127,7 @@ impl LogArgs {
             }
             let settings = Settings {
                 live: matches!(topic.source, SourceUri::Generator(_)),
-                horizon_ms: Some(self.horizon),
+                horizon_ms: Some(self.horizon.0),
                 ..Settings::default()
             };
             Ok(InputSpec {
@@ -156,7 +156,7 @@ impl LogArgs {
             name: "input".to_owned(),
             source: input.clone(),
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
-            log_time: LogTimeKind::Auto,
+            log_time: None,
             kafka: KafkaOptions {
                 // No offset is committed for it, but clients that read want a name.
                 group: "tagflow-reconcile".to_owned(),

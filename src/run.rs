@@ -4,15 +4,12 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataflow::{
-    Beyond, LogTimeKind, Publication, Publishing, Scope, Settings, Started, StateSize, Status,
-    start,
-};
+use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
 use prometheus_client::registry::Registry;
-use schemas::config::{OnLost, SourceUri};
+use schemas::config::{Beyond, OnLost, Scope, SourceUri, State};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::time::parse_duration_ms;
+use schemas::time::{Millis, TimeError};
 use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 use sinks::commits::Retention;
@@ -47,8 +44,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// How long a run waits at its end for a store that does not answer
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration_ms)]
-    store_wait: i64,
+    #[arg(long, value_name = "DURATION")]
+    #[arg(default_value_t = Millis(Settings::default().store_wait_ms.cast_signed()))]
+    store_wait: Millis,
     /// Worker threads; one less than there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -66,9 +64,9 @@ pub(crate) struct Args {
     #[arg(long)]
     take_over: bool,
     /// How long a job that lives on this state may make no commit before it counts as gone
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_silence)]
-    #[arg(hide = true)]
-    silence: i64,
+    #[arg(long, value_name = "DURATION", value_parser = parse_silence, hide = true)]
+    #[arg(default_value_t = Millis(Settings::default().silent_ms.cast_signed()))]
+    silence: Millis,
     /// Print the result as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -77,9 +75,9 @@ pub(crate) struct Args {
 /// A living job may well make no commit for less, and a start that waits for longer seems to hang.
 const SILENCE_MS: RangeInclusive<i64> = 1000..=3_600_000;
 
-fn parse_silence(text: &str) -> Result<i64, String> {
-    let ms = parse_duration_ms(text).map_err(|error| error.to_string())?;
-    if SILENCE_MS.contains(&ms) { Ok(ms) } else { Err("from 1s to 1h".to_owned()) }
+fn parse_silence(text: &str) -> Result<Millis, String> {
+    let silence: Millis = text.parse().map_err(|error: TimeError| error.to_string())?;
+    if SILENCE_MS.contains(&silence.0) { Ok(silence) } else { Err("from 1s to 1h".to_owned()) }
 }
 
 /// What a `dataflow.yaml` says otherwise.
@@ -102,9 +100,8 @@ struct JobArgs {
     #[arg(conflicts_with = "config")]
     map: String,
     /// How long an event id is remembered; 24h, or for ever in a bounded run
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration_ms)]
-    #[arg(conflicts_with = "config")]
-    horizon: Option<i64>,
+    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    horizon: Option<Millis>,
     /// Count events beyond the horizon as they are instead of refusing them
     #[arg(long, conflicts_with = "config")]
     count_beyond: bool,
@@ -113,17 +110,17 @@ struct JobArgs {
     #[arg(conflicts_with = "config")]
     scope: Vec<Scope>,
     /// How long old commits stay
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_ms)]
-    #[arg(conflicts_with = "config")]
-    keep: i64,
+    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    #[arg(default_value_t = Millis(State::default().keep_ms))]
+    keep: Millis,
     /// The most bytes that files may hold which only old commits need; by default as many as the
     /// newest commit's
     #[arg(long, value_name = "BYTES", conflicts_with = "config")]
     keep_bytes: Option<u64>,
     /// How long files stay for readers after no commit needs them
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration_ms)]
-    #[arg(conflicts_with = "config")]
-    grace: i64,
+    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    #[arg(default_value_t = Millis(State::default().grace_ms.cast_signed()))]
+    grace: Millis,
     /// Serve the counts as well; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
     listen: Option<String>,
@@ -236,8 +233,8 @@ pub(crate) fn job(args: &Args, bounded: bool) -> Result<Job, CliError> {
     if let Some(store) = args.store.settings() {
         job.store = Some(store);
     }
-    job.settings.store_wait_ms = args.store_wait.unsigned_abs();
-    job.settings.silent_ms = args.silence.unsigned_abs();
+    job.settings.store_wait_ms = args.store_wait.0.unsigned_abs();
+    job.settings.silent_ms = args.silence.0.unsigned_abs();
     job.workers = args.workers.map_or(job.workers, usize::from);
     job.settings.until_ms = args.until;
     job.settings.limit_rate = args.limit_rate;
@@ -248,13 +245,13 @@ impl JobArgs {
     fn job(&self, input: &SourceUri, bounded: bool) -> Result<Job, CliError> {
         let settings = Settings::default();
         let mut settings = if bounded { settings.bounded() } else { settings };
-        settings.horizon_ms = self.horizon.or(settings.horizon_ms);
+        settings.horizon_ms = self.horizon.map(|horizon| horizon.0).or(settings.horizon_ms);
         settings.beyond = if self.count_beyond { Beyond::Count } else { Beyond::DeadLetter };
         settings.scopes.clone_from(&self.scope);
         settings.retention = Retention {
-            keep_ms: self.keep,
+            keep_ms: self.keep.0,
             bytes: self.keep_bytes,
-            grace_ms: self.grace.unsigned_abs(),
+            grace_ms: self.grace.0.unsigned_abs(),
         };
         let attributes: Vec<&str> = self.scope.iter().map(|s| s.attribute.as_str()).collect();
         let mapping = Mapping::parse(&self.map, &attributes)
@@ -262,7 +259,7 @@ impl JobArgs {
         let metrics = self.metrics.clone();
         let kafka = self.kafka(input)?;
         let (name, source) = ("input".to_owned(), input.clone());
-        let log_time = LogTimeKind::Auto;
+        let log_time = None;
         Ok(Job {
             name: JOB_NAME.to_owned(),
             settings,

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemas::config::{LogTimeSource, OutOfRange};
 use schemas::mapping::Mapping;
 use thiserror::Error;
 
 use crate::clock::Clock;
-use crate::generator::{GeneratorError, GeneratorSpec};
-use crate::settings::{Input, LogTimeKind, Settings};
+use crate::generator::GeneratorSpec;
+use crate::settings::{Input, Settings};
 use crate::sources::{FileLog, GeneratorLog, Log, LogError, Mode, Span, SpanLog, StdinLog};
 
 /// Where an input's records come from.
@@ -44,7 +45,7 @@ pub struct InputSpec {
     /// What its records call their fields.
     pub mapping: Mapping,
     /// What its log time follows.
-    pub log_time: LogTimeKind,
+    pub log_time: Option<LogTimeSource>,
     /// Which part of it is read; none: all.
     pub span: Option<Span>,
 }
@@ -57,7 +58,7 @@ pub enum InputError {
     Log(#[from] LogError),
     /// Its generator cannot be made.
     #[error(transparent)]
-    Generator(#[from] GeneratorError),
+    Generator(#[from] OutOfRange),
 }
 
 impl InputSpec {

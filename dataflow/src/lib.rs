@@ -44,7 +44,7 @@ pub use publishing::Publication;
 pub use rebuild::{Rebuild, publish_rest, rebuild};
 pub use repair::{Ask, Repair, ask, repairs};
 pub use run::{Running, Started, start};
-pub use settings::{Beyond, Idle, Input, LogTimeKind, Scope, Settings};
+pub use settings::{Idle, Input, Settings};
 pub use spec::{JobSpec, StateAt};
 pub use state::tag_table::TagError;
 pub use status::{Progress, Publishing, StateSize, Status, Work};

@@ -23,7 +23,7 @@ use crate::error::JobError;
 use crate::inputs::{InputSpec, Origin};
 use crate::operators::controls::REDELIVERED;
 use crate::run::{Started, start};
-use crate::settings::{LogTimeKind, Settings, scopes};
+use crate::settings::{Settings, scopes};
 use crate::sources::{Found, Log, LogError, Reader};
 use crate::spec::{JobSpec, StateAt};
 
@@ -139,7 +139,7 @@ fn silent((name, mapping): (&String, &Mapping)) -> InputSpec {
         name: name.clone(),
         origin: Origin::Log(Arc::new(Silent)),
         mapping: mapping.clone(),
-        log_time: LogTimeKind::Auto,
+        log_time: None,
         span: None,
     }
 }

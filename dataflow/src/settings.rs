@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use schemas::config::{Beyond, HORIZON_MS, LogTimeSource, Scope, State, TOP_K, Watermark};
 use schemas::event::Decoder;
 use schemas::mapping::Mapping;
 use schemas::time::format_duration_ms;
@@ -14,34 +15,12 @@ use crate::decisions::Decisions;
 use crate::sources::Log;
 use crate::stream_time::TimeRules;
 
-/// What becomes of an event beyond the horizon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Beyond {
-    /// It goes to the dead letters.
-    #[default]
-    DeadLetter,
-    /// It is counted as it is, duplicate or not.
-    Count,
-}
-
-/// What a partition's log time follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogTimeKind {
-    /// The log's stamps where it makes them itself, else the events' own times.
-    #[default]
-    Auto,
-    /// The events' own times.
-    Event,
-    /// The log's stamps of its records.
-    Append,
-}
-
 /// All that decides what a record counts as, but for the record and those before it: what the
 /// decoder reads, and what becomes of late events. Written into commits; options keep their sign,
 /// which no field of a record has.
 pub(crate) fn read_with(
     decoder: &Decoder,
-    log_time: LogTimeKind,
+    log_time: Option<LogTimeSource>,
     horizon_ms: Option<i64>,
     beyond: Beyond,
 ) -> BTreeMap<String, String> {
@@ -49,9 +28,9 @@ pub(crate) fn read_with(
     let Some(horizon_ms) = horizon_ms else { return all };
     let beyond = if beyond == Beyond::Count { "yes" } else { "no" };
     let log_time = match log_time {
-        LogTimeKind::Auto => "auto",
-        LogTimeKind::Event => "event",
-        LogTimeKind::Append => "append",
+        None => "auto",
+        Some(LogTimeSource::Event) => "event",
+        Some(LogTimeSource::Append) => "append",
     };
     all.insert("--horizon".to_owned(), format_duration_ms(horizon_ms));
     all.insert("--count-beyond".to_owned(), beyond.to_owned());
@@ -81,23 +60,14 @@ pub struct Input {
     pub log: Arc<dyn Log>,
     /// How its records are read.
     pub decoder: Decoder,
-    /// What its log time follows.
-    pub log_time: LogTimeKind,
+    /// What its log time follows; `None` means append times if brokers stamp records, else events.
+    pub log_time: Option<LogTimeSource>,
 }
 
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Input").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// An attribute whose values counts are grouped by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// The attribute.
-    pub attribute: String,
-    /// The values that are counted; others are overflow.
-    pub allow: Vec<String>,
 }
 
 /// When a tag that nothing needs in memory leaves it.
@@ -160,19 +130,20 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let (state, watermark) = (State::default(), Watermark::default());
         Self {
-            every_ms: 1000,
-            horizon_ms: Some(24 * 3_600_000),
+            every_ms: state.every_ms,
+            horizon_ms: Some(HORIZON_MS),
             beyond: Beyond::default(),
-            max_future_ms: Some(5 * 60_000),
-            max_skew_ms: 10 * 60_000,
+            max_future_ms: Some(watermark.max_future_ms),
+            max_skew_ms: watermark.max_skew_ms,
             live: true,
             until_ms: None,
             ends_at_ms: None,
             decisions: None,
             scopes: Vec::new(),
             windows: Windows::default(),
-            top_k: 100,
+            top_k: TOP_K,
             limit_rate: None,
             retention: Retention::default(),
             idle: Idle::default(),

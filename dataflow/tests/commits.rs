@@ -11,7 +11,8 @@ use std::time::Duration;
 use dataflow::clock::{Clock, RandomError};
 use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
-use dataflow::{InputSpec, JobSpec, LogTimeKind, Origin, Settings, StateAt};
+use dataflow::{InputSpec, JobSpec, Origin, Settings, StateAt};
+use schemas::config::LogTimeSource;
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
 use sinks::storage::MemoryStorage;
@@ -129,7 +130,7 @@ fn start(origin: Origin, settings: Settings, workers: usize, clock: &TestClock) 
         name: "input".to_owned(),
         origin,
         mapping: Mapping::default(),
-        log_time: LogTimeKind::Event,
+        log_time: Some(LogTimeSource::Event),
         span: None,
     };
     let started = Lockstep::start(JobSpec {

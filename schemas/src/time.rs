@@ -131,6 +131,24 @@ pub fn parse_duration_ms(text: &str) -> Result<i64, TimeError> {
     ms.filter(|ms| *ms > 0).ok_or_else(error)
 }
 
+/// A duration in milliseconds that reads and writes itself as users write it: `90s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Millis(pub i64);
+
+impl FromStr for Millis {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        parse_duration_ms(text).map(Self)
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&format_duration_ms(self.0))
+    }
+}
+
 /// Writes a duration in its largest whole unit up to hours, as windows are named: `24h`, `90s`.
 pub fn format_duration_ms(ms: i64) -> String {
     let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dataflow::lockstep::{Lockstep, Task};
-use dataflow::{
-    Beyond, Idle, InputSpec, JobError, JobSpec, LogTimeKind, Origin, Scope, Settings, StateAt,
-    Status, Work,
-};
+use dataflow::{Idle, InputSpec, JobError, JobSpec, Origin, Settings, StateAt, Status, Work};
 use recount::{Refused, Rules};
+use schemas::config::{Beyond, LogTimeSource, Scope};
 use schemas::event::Decoder;
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
@@ -254,7 +252,7 @@ impl<'p> World<'p> {
             name: "input".to_owned(),
             origin: Origin::Log(Arc::new(log)),
             mapping: Mapping::default(),
-            log_time: LogTimeKind::Event,
+            log_time: Some(LogTimeSource::Event),
             span: None,
         };
         let workers = 1 + rng.below(rng.clone().below(8) + 1) as usize;

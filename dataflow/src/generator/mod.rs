@@ -4,4 +4,4 @@ mod popularity;
 mod posts;
 mod words;
 
-pub use posts::{Generator, GeneratorError, GeneratorSpec};
+pub use posts::{Generator, GeneratorSpec};

@@ -27,11 +27,12 @@ pub(super) struct Double {
 }
 
 impl Popularity {
-    pub(super) fn new(zipf: Option<f64>, vocabulary: u64) -> Option<Self> {
-        match zipf {
-            Some(exponent) if !(0.0..=10.0).contains(&exponent) => None,
-            Some(exponent) => Zipf::new(vocabulary as f64, exponent).ok().map(Self::Zipf),
-            None => Some(Self::Double(Double::new(vocabulary))),
+    /// The law of a shape that has been checked.
+    pub(super) fn new(zipf: Option<f64>, vocabulary: u64) -> Self {
+        match zipf.map(|exponent| Zipf::new(vocabulary as f64, exponent)) {
+            Some(Ok(zipf)) => Self::Zipf(zipf),
+            Some(Err(error)) => unreachable!("{error}: checked by PostShape::check"),
+            None => Self::Double(Double::new(vocabulary)),
         }
     }
 
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_double_law_bends() {
-        let counts = counts(&Popularity::new(None, 1_000_000).unwrap(), 1_000_000);
+        let counts = counts(&Popularity::new(None, 1_000_000), 1_000_000);
         let (head, tail) = (slope(&counts, 30, 3000), slope(&counts, 40_000, 400_000));
         assert!((head - GAMMA_1).abs() < 0.08, "{head}");
         assert!((tail - GAMMA_2).abs() < 0.15, "{tail}");
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn zipf_has_its_exponent() {
-        let counts = counts(&Popularity::new(Some(1.05), 100_000).unwrap(), 100_000);
+        let counts = counts(&Popularity::new(Some(1.05), 100_000), 100_000);
         let all = slope(&counts, 10, 1000);
         assert!((all - 1.05).abs() < 0.08, "{all}");
     }

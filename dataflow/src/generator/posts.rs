@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use schemas::config::{OutOfRange, PostShape};
 use schemas::time::TS_MS_END;
-use thiserror::Error;
 
 use super::popularity::Popularity;
 use super::words;
@@ -17,27 +17,10 @@ use super::words;
 /// What to generate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratorSpec {
-    /// The number of records; none: without end.
+    /// The number of records; `None` means endless.
     pub posts: Option<u64>,
-    /// All randomness comes from this.
-    pub seed: u64,
-    /// The mean number of tags of a post.
-    pub tags_mean: f64,
-    /// The number of different tags.
-    pub vocabulary: u64,
-    /// Popularity by Zipf with this exponent; none: a double power law (0.81 up to rank 18,145,
-    /// 1.41 beyond).
-    pub zipf: Option<f64>,
-    /// The share of records that deliver an earlier event again.
-    pub duplicates: f64,
-    /// The share of events that are late, by up to an hour.
-    pub late: f64,
-    /// The share of events dated an hour into the future.
-    pub future: f64,
-    /// Whether some tag bursts every ten minutes of event time.
-    pub bursts: bool,
-    /// The share of events with the hot tag, which the vocabulary lacks, in place of their first.
-    pub hot_tag: f64,
+    /// What the posts look like.
+    pub shape: PostShape,
     /// The event time of the first record, in milliseconds.
     pub start_ms: i64,
     /// Event time between two records, in microseconds.
@@ -50,28 +33,12 @@ impl Default for GeneratorSpec {
     fn default() -> Self {
         Self {
             posts: None,
-            seed: 1,
-            tags_mean: 7.0,
-            vocabulary: 1_000_000,
-            zipf: None,
-            duplicates: 0.02,
-            late: 0.0,
-            future: 0.0,
-            bursts: false,
-            hot_tag: 0.0,
+            shape: PostShape::default(),
             start_ms: 1_700_000_000_000,
             step_us: 600,
             partitions: 1,
         }
     }
-}
-
-/// Why nothing can be generated from a specification.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum GeneratorError {
-    /// A number outside its range.
-    #[error("{0} must be {1}")]
-    Range(&'static str, &'static str),
 }
 
 const TAGS_MAX: usize = 60;
@@ -92,36 +59,20 @@ pub struct Generator {
 
 impl Generator {
     /// A generator of `spec`.
-    pub fn new(spec: GeneratorSpec) -> Result<Self, GeneratorError> {
-        use GeneratorError::Range;
-        for (name, share) in
-            [("duplicates", spec.duplicates), ("late", spec.late), ("future", spec.future)]
-        {
-            if !(0.0..=0.9).contains(&share) {
-                return Err(Range(name, "a share between 0 and 0.9"));
-            }
-        }
-        if !(0.0..=1.0).contains(&spec.hot_tag) {
-            return Err(Range("hot-tag", "a share between 0 and 1"));
-        }
-        if !(0.0..=40.0).contains(&spec.tags_mean) {
-            return Err(Range("tags-mean", "between 0 and 40"));
-        }
-        if spec.vocabulary == 0 || spec.vocabulary > 1 << 40 {
-            return Err(Range("vocabulary", "between 1 and 2^40"));
-        }
+    pub fn new(spec: GeneratorSpec) -> Result<Self, OutOfRange> {
+        spec.shape.check()?;
         if spec.partitions == 0 {
-            return Err(Range("partitions", "at least 1"));
+            return Err(OutOfRange { name: "partitions", range: "at least 1" });
         }
-        let end = spec.posts.unwrap_or_default().saturating_mul(spec.step_us) / 1000;
+        // Endless posts leave the range of times in millennia at the earliest.
+        let all_us = spec.posts.map_or(0, |posts| posts.saturating_mul(spec.step_us));
         if spec.start_ms < 2 * HOUR_MS
-            || spec.start_ms.saturating_add_unsigned(end) >= TS_MS_END - 2 * HOUR_MS
+            || spec.start_ms.saturating_add_unsigned(all_us / 1000) >= TS_MS_END - 2 * HOUR_MS
         {
-            return Err(Range("the events' time", "between 1970 and 2100"));
+            return Err(OutOfRange { name: "the events' time", range: "between 1970 and 2100" });
         }
-        let popularity = Popularity::new(spec.zipf, spec.vocabulary)
-            .ok_or(Range("zipf", "an exponent between 0 and 10"))?;
-        let tags_up_to = tag_numbers(spec.tags_mean);
+        let popularity = Popularity::new(spec.shape.zipf, spec.shape.vocabulary);
+        let tags_up_to = tag_numbers(spec.shape.tags_mean);
         Ok(Self { spec, popularity, tags_up_to })
     }
 
@@ -142,11 +93,11 @@ impl Generator {
         let _ = write!(
             out,
             r#"{{"event_id":"{id:016x}","type":"post_published","post_id":"{event}","user_id":"u{user}","ts":{ts_ms},"region":"{region}","caption":""#,
-            id = mix(self.spec.seed ^ mix(event)),
+            id = mix(self.spec.shape.seed ^ mix(event)),
         );
         // Numbers of its own, so that what else a post has stays the same whatever the share is.
-        let hot =
-            self.spec.hot_tag > 0.0 && self.random(event, 2).random::<f64>() < self.spec.hot_tag;
+        let hot = self.spec.shape.hot_tag > 0.0
+            && self.random(event, 2).random::<f64>() < self.spec.shape.hot_tag;
         self.caption(ts_ms, hot, &mut random, out);
         out.push_str("\"}");
     }
@@ -155,7 +106,7 @@ impl Generator {
     fn event_of(&self, mut index: u64) -> u64 {
         loop {
             let mut random = self.random(index, 0);
-            if index == 0 || random.random::<f64>() >= self.spec.duplicates {
+            if index == 0 || random.random::<f64>() >= self.spec.shape.duplicates {
                 return index;
             }
             // Most repeats follow soon, some much later.
@@ -165,7 +116,9 @@ impl Generator {
     }
 
     fn random(&self, index: u64, purpose: u64) -> Xoshiro256PlusPlus {
-        Xoshiro256PlusPlus::seed_from_u64(mix(self.spec.seed ^ purpose.rotate_left(32)) ^ index)
+        Xoshiro256PlusPlus::seed_from_u64(
+            mix(self.spec.shape.seed ^ purpose.rotate_left(32)) ^ index,
+        )
     }
 
     fn ts_ms(&self, event: u64, random: &mut Xoshiro256PlusPlus) -> i64 {
@@ -173,9 +126,9 @@ impl Generator {
         let on_time = self.spec.start_ms.saturating_add_unsigned(since);
         let kind = random.random::<f64>();
         let by = random.random_range(1..HOUR_MS);
-        if kind < self.spec.late {
+        if kind < self.spec.shape.late {
             on_time - by
-        } else if kind < self.spec.late + self.spec.future {
+        } else if kind < self.spec.shape.late + self.spec.shape.future {
             on_time + HOUR_MS
         } else {
             on_time
@@ -210,18 +163,18 @@ impl Generator {
 
     /// The popularity rank of a tag for a post at `ts_ms`: a burst's, or anybody's.
     fn rank(&self, ts_ms: i64, random: &mut Xoshiro256PlusPlus) -> u64 {
-        if self.spec.bursts {
+        if self.spec.shape.bursts {
             let dice = random.random::<f64>();
             let mut below = 0.0;
             // The bursts of the last hour still sound, each half as loud after its half-life.
             for ago in 0..6 {
                 let slot = ts_ms / BURST_MS - ago;
-                let kind = mix(self.spec.seed ^ mix(slot as u64));
+                let kind = mix(self.spec.shape.seed ^ mix(slot as u64));
                 let loudness = 0.1 + 0.2 * (kind % 1000) as f64 / 1000.0;
                 let half_life = 10.0 + (kind >> 10 & 63) as f64 * 0.8;
                 below += loudness * 0.3 * 0.5_f64.powf(ago as f64 * 10.0 / half_life);
                 if dice < below {
-                    return 1 + kind % self.spec.vocabulary;
+                    return 1 + kind % self.spec.shape.vocabulary;
                 }
             }
         }
@@ -263,6 +216,10 @@ mod tests {
 
     use super::*;
 
+    fn spec(posts: u64, shape: PostShape) -> GeneratorSpec {
+        GeneratorSpec { posts: Some(posts), shape, ..GeneratorSpec::default() }
+    }
+
     fn records(spec: GeneratorSpec) -> Vec<String> {
         let posts = spec.posts.unwrap();
         let generator = Generator::new(spec).unwrap();
@@ -276,12 +233,8 @@ mod tests {
 
     #[test]
     fn records_are_events_of_the_asked_shape() {
-        let spec = GeneratorSpec {
-            posts: Some(50_000),
-            zipf: Some(1.05),
-            late: 0.01,
-            ..GeneratorSpec::default()
-        };
+        let shape = PostShape { zipf: Some(1.05), late: 0.01, ..PostShape::default() };
+        let spec = spec(50_000, shape);
         let lines = records(spec.clone());
         let decoder = Decoder::default();
         let (mut ids, mut tags, mut keys) = (BTreeMap::new(), 0, BTreeSet::new());
@@ -307,20 +260,16 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_records_and_another_gives_others() {
-        let spec = |seed| GeneratorSpec { posts: Some(100), seed, ..GeneratorSpec::default() };
-        assert_eq!(records(spec(5)), records(spec(5)));
-        assert_ne!(records(spec(5)), records(spec(6)));
+        let of = |seed| records(spec(100, PostShape { seed, ..PostShape::default() }));
+        assert_eq!(of(5), of(5));
+        assert_ne!(of(5), of(6));
     }
 
     #[test]
     fn bursts_lift_one_tag() {
         let top = |bursts| {
-            let spec = GeneratorSpec {
-                posts: Some(20_000),
-                bursts,
-                step_us: 6_000,
-                ..GeneratorSpec::default()
-            };
+            let shape = PostShape { bursts, ..PostShape::default() };
+            let spec = GeneratorSpec { step_us: 6_000, ..spec(20_000, shape) };
             let mut counts = BTreeMap::new();
             for line in records(spec) {
                 limited(&line, key, |_, key, _| *counts.entry(key.to_string()).or_insert(0) += 1);
@@ -333,27 +282,21 @@ mod tests {
     /// The bytes of a seed are what other tests and old figures stand on.
     #[test]
     fn a_seed_gives_the_bytes_it_always_gave() {
-        let spec = GeneratorSpec {
-            posts: Some(2000),
-            zipf: Some(1.05),
-            late: 0.01,
-            ..GeneratorSpec::default()
-        };
-        let sum = |spec| {
-            let lines = records(spec).join("\n");
+        let shape = PostShape { zipf: Some(1.05), late: 0.01, ..PostShape::default() };
+        let sum = |shape| {
+            let lines = records(spec(2000, shape)).join("\n");
             lines.bytes().fold(0_u64, |sum, byte| mix(sum ^ u64::from(byte)))
         };
-        assert_eq!(sum(spec.clone()), 14_100_214_405_143_999_791);
-        assert_eq!(
-            sum(GeneratorSpec { zipf: None, bursts: true, ..spec }),
-            9_730_515_395_825_535_952
-        );
+        assert_eq!(sum(shape.clone()), 14_100_214_405_143_999_791);
+        let shape = PostShape { zipf: None, bursts: true, ..shape };
+        assert_eq!(sum(shape), 9_730_515_395_825_535_952);
     }
 
     #[test]
     fn a_hot_tag_is_in_its_share_of_posts_and_changes_nothing_else() {
-        let spec = GeneratorSpec { posts: Some(20_000), vocabulary: 50, ..Default::default() };
-        let (cold, hot) = (records(spec.clone()), records(GeneratorSpec { hot_tag: 0.9, ..spec }));
+        let shape = PostShape { vocabulary: 50, ..PostShape::default() };
+        let cold = records(spec(20_000, shape.clone()));
+        let hot = records(spec(20_000, PostShape { hot_tag: 0.9, ..shape }));
         let keys = |line: &str| {
             let mut keys = Vec::new();
             limited(line, key, |_, key, _| keys.push(key.to_string()));
@@ -375,9 +318,8 @@ mod tests {
             }
         }
         assert!((17_700..18_300).contains(&posts), "{posts} of 20000 posts");
-        let all =
-            GeneratorSpec { posts: Some(1000), tags_mean: 0.0, hot_tag: 1.0, ..Default::default() };
-        assert!(records(all).iter().all(|line| keys(line) == [name.as_str()]));
+        let all = PostShape { tags_mean: 0.0, hot_tag: 1.0, ..PostShape::default() };
+        assert!(records(spec(1000, all)).iter().all(|line| keys(line) == [name.as_str()]));
     }
 
     #[test]
@@ -387,11 +329,11 @@ mod tests {
             change(&mut spec);
             Generator::new(spec).unwrap_err().to_string()
         };
-        assert!(error(|s| s.duplicates = 1.0).contains("duplicates"));
-        assert!(error(|s| s.hot_tag = 1.1).contains("hot-tag"));
-        assert!(error(|s| s.hot_tag = f64::NAN).contains("hot-tag"));
-        assert!(error(|s| s.vocabulary = 0).contains("vocabulary"));
-        assert!(error(|s| s.zipf = Some(-1.0)).contains("zipf"));
+        assert!(error(|s| s.shape.duplicates = 1.0).contains("duplicates"));
+        assert!(error(|s| s.shape.hot_tag = 1.1).contains("hot-tag"));
+        assert!(error(|s| s.shape.hot_tag = f64::NAN).contains("hot-tag"));
+        assert!(error(|s| s.shape.vocabulary = 0).contains("vocabulary"));
+        assert!(error(|s| s.shape.zipf = Some(-1.0)).contains("zipf"));
         assert!(error(|s| s.start_ms = 0).contains("time"));
     }
 }

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::operators::dedup::Dedup;
     use crate::records::{Order, TagUse};
-    use crate::settings::Beyond;
+    use schemas::config::Beyond;
 
     fn combine(peers: usize) -> Combine {
         Combine {

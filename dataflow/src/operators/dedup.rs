@@ -27,8 +27,8 @@ use super::stash::Stash;
 use crate::context::Context;
 use crate::epoch::Epoch;
 use crate::records::{Ack, Close, Order, Origin, Post, Posts, Route};
-use crate::settings::Beyond;
 use crate::state::id_set::IdSet;
+use schemas::config::Beyond;
 
 const HOUR_MS: i64 = 3_600_000;
 

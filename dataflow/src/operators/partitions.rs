@@ -18,9 +18,9 @@ use crate::error::JobError;
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart};
 use crate::records::{Fact, News, Order, Outbox, Route};
-use crate::settings::LogTimeKind;
 use crate::sources::{LogError, Next, Reader};
 use crate::stream_time::AGREE_MS;
+use schemas::config::LogTimeSource;
 
 /// A partition being read in order.
 struct Ordered {
@@ -401,7 +401,8 @@ fn read_ordered(
     let (mut read, mut largest) = (0, None);
     ordered.next = ordered.reader.read(limit, &mut |record| {
         read += 1;
-        let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
+        let stamp_ms =
+            record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
         if let Some(ts_ms) = intake.take(record, &mut feed, outbox) {
             largest = largest.max(Some(stamp_ms.unwrap_or(ts_ms)));
         }

@@ -20,8 +20,9 @@ use smallvec::SmallVec;
 use crate::decisions::{Decision, PartitionDecisions};
 use crate::key_cache::KeyCache;
 use crate::records::{Origin, Outbox, Post, Route, TagUse};
-use crate::settings::{Beyond, Input, LogTimeKind, Settings};
+use crate::settings::{Input, Settings};
 use crate::sources::Record;
+use schemas::config::{Beyond, LogTimeSource};
 
 /// What another worker's log time may be ahead by when a commit ends.
 const FLOOR_SLACK_MS: i64 = 10 * 60_000;
@@ -93,7 +94,8 @@ impl Intake {
             self.counters.after_until += 1;
             return None;
         }
-        let stamp_ms = record.stamp_ms.filter(|_| feed.input.log_time != LogTimeKind::Event);
+        let stamp_ms =
+            record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
         let decided = feed.decisions.and_then(|decisions| decisions.at(record.position));
         // A log's own clock says what is in the future, and it says so at every reading.
         let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
@@ -127,7 +129,7 @@ impl Intake {
 
     /// Says once that a log does not stamp its records, where its stamps were asked for.
     fn warn_unstamped(&mut self, feed: &Feed<'_>) {
-        if feed.input.log_time == LogTimeKind::Append && !self.warned {
+        if feed.input.log_time == Some(LogTimeSource::Append) && !self.warned {
             self.warned = true;
             let (input, partition) = (&feed.input.name, feed.partition);
             tracing::warn!(

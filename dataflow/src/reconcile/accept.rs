@@ -15,8 +15,8 @@ use schemas::tags::{key, limited};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::splits::Split;
-use crate::settings::{Beyond, LogTimeKind, Scope};
 use crate::sources::Record;
+use schemas::config::{Beyond, LogTimeSource, Scope};
 
 /// A decision about a record that the log alone does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl LogTime {
 pub(super) struct Rules {
     pub(super) input: String,
     pub(super) decoder: Decoder,
-    pub(super) log_time: LogTimeKind,
+    pub(super) log_time: Option<LogTimeSource>,
     pub(super) hasher: Hasher,
     pub(super) scopes: Arc<[Scope]>,
     pub(super) horizon_ms: Option<i64>,
@@ -177,7 +177,7 @@ impl Accept {
             (Some(horizon_ms), Some(now_ms)) => self.ordered && event.ts_ms < now_ms - horizon_ms,
             _ => false,
         };
-        match record.stamp_ms.filter(|_| rules.log_time != LogTimeKind::Event) {
+        match record.stamp_ms.filter(|_| rules.log_time != Some(LogTimeSource::Event)) {
             Some(stamp_ms) => self.log_time.see_stamp(stamp_ms),
             None => self.log_time.see(event.ts_ms),
         }

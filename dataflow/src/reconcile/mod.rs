@@ -37,8 +37,8 @@ use sinks::storage::Storage;
 use thiserror::Error;
 
 use crate::inputs::{InputError, InputSpec};
-use crate::settings::Beyond;
 use crate::sources::LogError;
+use schemas::config::Beyond;
 
 /// The parts that a check can be cut into: the top seven bits of a key's hash.
 pub const PARTS: u64 = 128;

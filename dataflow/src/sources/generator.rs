@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use schemas::config::OutOfRange;
 use schemas::manifest::Fingerprint;
 
 use super::{Found, Log, LogError, Next, Reader, Record, Shape};
 use crate::clock::Clock;
-use crate::generator::{Generator, GeneratorError, GeneratorSpec};
+use crate::generator::{Generator, GeneratorSpec};
 
 /// Generated partitions. Positions are the indices of records; partition `p` of `n` has those with
 /// `index % n == p`.
@@ -18,12 +19,12 @@ pub struct GeneratorLog {
 
 impl GeneratorLog {
     /// Records as fast as they are read.
-    pub fn fast(spec: GeneratorSpec) -> Result<Self, GeneratorError> {
+    pub fn fast(spec: GeneratorSpec) -> Result<Self, OutOfRange> {
         Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: None })
     }
 
     /// Records whose event time has come.
-    pub fn real_time(spec: GeneratorSpec, clock: Arc<dyn Clock>) -> Result<Self, GeneratorError> {
+    pub fn real_time(spec: GeneratorSpec, clock: Arc<dyn Clock>) -> Result<Self, OutOfRange> {
         Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: Some(clock) })
     }
 }

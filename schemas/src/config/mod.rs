@@ -5,6 +5,7 @@
 //! not look again, except at [`Config::missing_parts`].
 
 mod error;
+mod generator;
 mod json_schema;
 mod service;
 mod sink;
@@ -23,12 +24,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::error::{ConfigError, Finding, Place};
+pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
-pub use self::service::{Beyond, Dedup, DedupKey, Posts, Scope, Service, Top};
+pub use self::service::{Beyond, Dedup, DedupKey, HORIZON_MS, Posts, Scope, Service, TOP_K, Top};
 pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType, TableConsistency};
-pub use self::source_uri::{GeneratorSource, SourceError, SourceUri};
+pub use self::source_uri::{SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
-pub use self::topic::{LogTime, OnLost, Position, Topic};
+pub use self::topic::{LogTimeSource, OnLost, Position, Topic};
 pub use self::value::{HostPort, HostPortError};
 pub use self::window::{
     AssignKey, AssignKeyUses, AssignTimestamp, AssignTimestampUses, AssignTimestampWith, Partition,

@@ -12,6 +12,10 @@ use crate::mapping::Field;
 use crate::tags::TAGS_PER_POST_MAX;
 use crate::windows::{Window, Windows, window_named};
 
+/// How long a job that follows its inputs remembers an id, unless the file says otherwise.
+pub const HORIZON_MS: i64 = 24 * 3_600_000;
+/// Places on a board, unless the file says otherwise.
+pub const TOP_K: usize = 100;
 /// More values of scopes than this would leave the range of a scope's number.
 const SCOPE_VALUES_MAX: usize = 10_000;
 
@@ -121,10 +125,11 @@ pub enum DedupKey {
 }
 
 /// What becomes of an event beyond the horizon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Beyond {
     /// It goes to the dead letters.
+    #[default]
     DeadLetter,
     /// It is counted as it is, duplicate or not.
     Count,
@@ -220,7 +225,7 @@ struct TopPart {
 }
 
 fn places() -> usize {
-    100
+    TOP_K
 }
 
 /// What ranks.
@@ -307,7 +312,7 @@ fn top(list: Option<At<Vec<TopPart>>>, windows: &Windows, found: &mut Findings) 
     let known: Vec<_> = windows.iter().map(Window::name).chain(["all".to_owned()]).collect();
     let part = list.and_then(|list| only(list, "top", found));
     let Some(TopPart { k, over, .. }) = part else {
-        return Top { k: places(), over: known };
+        return Top { k: TOP_K, over: known };
     };
     let Some(At { value: asked, at }) = over else { return Top { k, over: known } };
     if asked.is_empty() {

@@ -1,14 +1,13 @@
 //! Where a topic's records come from, as one word: `kafka://…`, `file:…`, `stdin:`,
 //! `generator:?…`. Files and command lines write it alike.
 
-use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
 
 use super::error::instead;
+use super::generator::{GeneratorSource, ParameterError};
 use super::value::{HostPort, text};
 
 /// Where a topic's records come from.
@@ -29,55 +28,6 @@ pub enum SourceUri {
     Generator(GeneratorSource),
 }
 
-/// What posts to generate.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GeneratorSource {
-    /// `rate`: posts a second in real time; none: as fast as they are read.
-    pub rate_per_s: Option<u64>,
-    /// `posts`: how many; none: without end.
-    pub posts: Option<u64>,
-    /// `seed`: all randomness comes from it.
-    pub seed: u64,
-    /// `tags-mean`: the mean number of tags of a post.
-    pub tags_mean: f64,
-    /// `vocabulary`: the number of different tags.
-    pub vocabulary: u64,
-    /// `zipf`: popularity by Zipf with this exponent; none: a double power law.
-    pub zipf: Option<f64>,
-    /// `duplicates`: the share of records that deliver an earlier event again.
-    pub duplicates: f64,
-    /// `late`: the share of events that are late, by up to an hour.
-    pub late: f64,
-    /// `future`: the share of events dated an hour into the future.
-    pub future: f64,
-    /// `bursts`: whether some tag bursts every ten minutes.
-    pub bursts: bool,
-    /// `hot-tag`: the share of events whose first tag is one and the same, from outside the
-    /// vocabulary.
-    pub hot_tag: f64,
-    /// `partitions`: how many parts workers may read side by side.
-    pub partitions: u64,
-}
-
-impl Default for GeneratorSource {
-    fn default() -> Self {
-        Self {
-            rate_per_s: None,
-            posts: None,
-            seed: 1,
-            tags_mean: 7.0,
-            vocabulary: 1_000_000,
-            zipf: None,
-            duplicates: 0.02,
-            late: 0.0,
-            future: 0.0,
-            bursts: false,
-            hot_tag: 0.0,
-            partitions: 1,
-        }
-    }
-}
-
 /// Why a text names no source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceError {
@@ -96,15 +46,9 @@ pub enum SourceError {
     /// A `generator:` that is not followed by parameters.
     #[error("{0:?}: write the parameters of a generator as generator:?rate=1000&seed=7")]
     Generator(String),
-    /// An unknown parameter.
-    #[error("a generator has no parameter {0:?}{1}")]
-    Parameter(String, String),
-    /// A parameter that is there twice.
-    #[error("generator parameter {0:?} is given twice")]
-    Twice(String),
-    /// A parameter's value that cannot be used.
-    #[error("generator parameter {0:?}: {1:?} is not {2}")]
-    Value(&'static str, String, String),
+    /// A parameter of a generator that cannot be used.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
 }
 
 text!(SourceUri, "^(kafka://.+/.+|file:.+|stdin:|generator:([?].*)?|[^:/]+|[^:/]*/.*)$");
@@ -132,7 +76,7 @@ impl FromStr for SourceUri {
             "stdin" => Err(SourceError::Stdin(text.to_owned())),
             "generator" => match rest.strip_prefix('?') {
                 None if !rest.is_empty() => Err(SourceError::Generator(text.to_owned())),
-                parameters => generator(parameters.unwrap_or_default()).map(Self::Generator),
+                parameters => Ok(Self::Generator(parameters.unwrap_or("").parse()?)),
             },
             _ => {
                 let kind = format!("{kind}:");
@@ -164,72 +108,9 @@ fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
     Ok(SourceUri::Kafka { brokers, topic: topic.to_owned() })
 }
 
-/// The names of a generator's parameters.
-const PARAMETERS: [&str; 12] = [
-    "rate",
-    "posts",
-    "seed",
-    "tags-mean",
-    "vocabulary",
-    "zipf",
-    "duplicates",
-    "late",
-    "future",
-    "bursts",
-    "hot-tag",
-    "partitions",
-];
-
-fn generator(text: &str) -> Result<GeneratorSource, SourceError> {
-    let mut source = GeneratorSource::default();
-    let mut seen = Vec::new();
-    for part in text.split('&').filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let Some(name) = PARAMETERS.into_iter().find(|known| *known == name) else {
-            let hint = instead(name, &PARAMETERS);
-            return Err(SourceError::Parameter(name.to_owned(), hint));
-        };
-        if seen.contains(&name) {
-            return Err(SourceError::Twice(name.to_owned()));
-        }
-        seen.push(name);
-        let share = || number(name, value, 0.0..=0.9);
-        match name {
-            "rate" => source.rate_per_s = Some(number(name, value, 1..=1_000_000)?),
-            "posts" => source.posts = Some(number(name, value, 1..=u64::MAX)?),
-            "seed" => source.seed = number(name, value, 0..=u64::MAX)?,
-            "tags-mean" => source.tags_mean = number(name, value, 0.0..=40.0)?,
-            "vocabulary" => source.vocabulary = number(name, value, 1..=1 << 40)?,
-            "zipf" => source.zipf = Some(number(name, value, 0.0..=10.0)?),
-            "duplicates" => source.duplicates = share()?,
-            "late" => source.late = share()?,
-            "future" => source.future = share()?,
-            "hot-tag" => source.hot_tag = number(name, value, 0.0..=1.0)?,
-            "partitions" => source.partitions = number(name, value, 1..=1024)?,
-            _ => {
-                let error = || SourceError::Value(name, value.to_owned(), "true or false".into());
-                source.bursts = value.parse().map_err(|_| error())?;
-            }
-        }
-    }
-    Ok(source)
-}
-
-/// A parameter's value, which must lie in `range`.
-fn number<T: FromStr + PartialOrd + fmt::Display>(
-    name: &'static str,
-    value: &str,
-    range: RangeInclusive<T>,
-) -> Result<T, SourceError> {
-    let number = value.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| {
-        let range = format!("a number from {} to {}", range.start(), range.end());
-        SourceError::Value(name, value.to_owned(), range)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::generator::PostShape;
     use super::*;
 
     #[test]
@@ -261,9 +142,7 @@ mod tests {
     fn parameters_of_a_generator() {
         let text = "generator:?rate=1000&posts=5&seed=7&tags-mean=2.5&vocabulary=50&zipf=1.1\
                     &duplicates=0.1&late=0.2&future=0.3&bursts=true&hot-tag=0.9&partitions=3";
-        let want = GeneratorSource {
-            rate_per_s: Some(1000),
-            posts: Some(5),
+        let shape = PostShape {
             seed: 7,
             tags_mean: 2.5,
             vocabulary: 50,
@@ -273,8 +152,8 @@ mod tests {
             future: 0.3,
             bursts: true,
             hot_tag: 0.9,
-            partitions: 3,
         };
+        let want = GeneratorSource { rate_per_s: Some(1000), posts: Some(5), partitions: 3, shape };
         assert_eq!(text.parse(), Ok(SourceUri::Generator(want)));
     }
 
@@ -301,9 +180,10 @@ mod tests {
             ("generator:rate=1", "generator:rate=1", example),
             ("generator:?sead=1", r#"no parameter "sead""#, r#"did you mean "seed"?"#),
             ("generator:?seed=1&seed=2", r#"parameter "seed""#, "is given twice"),
-            ("generator:?rate=0", r#""rate": "0""#, "is not a number from 1 to 1000000"),
-            ("generator:?late=nan", r#""late": "nan""#, "is not a number from 0 to 0.9"),
-            ("generator:?partitions=0", r#""0""#, "is not a number from 1 to 1024"),
+            ("generator:?rate=0", "rate must be", "from 1 to 1000000"),
+            ("generator:?rate=x", r#""rate": "x""#, "is not a number"),
+            ("generator:?late=nan", "late must be", "a share from 0 to 0.9"),
+            ("generator:?partitions=0", "partitions must be", "from 1 to 1024"),
             ("generator:?bursts", r#""bursts": """#, "is not true or false"),
         ] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();

@@ -25,8 +25,8 @@ pub struct Topic {
     pub on_lost: OnLost,
     /// Properties of the Kafka client.
     pub properties: BTreeMap<String, String>,
-    /// What its log time follows; none: the log's own stamps where it makes them, else the events.
-    pub log_time: Option<LogTime>,
+    /// What its log time follows; `None` means append times if brokers stamp records, else events.
+    pub log_time: Option<LogTimeSource>,
 }
 
 /// Where records come from and how they are read.
@@ -46,7 +46,7 @@ pub(super) struct TopicPart {
     consumer: Consumer,
     /// What the log time of its partitions follows. Default: the log's own stamps where it makes
     /// them (Kafka topics with `LogAppendTime`), else the events.
-    log_time: Option<At<LogTime>>,
+    log_time: Option<At<LogTimeSource>>,
 }
 
 /// How records are read.
@@ -170,7 +170,8 @@ pub enum Position {
 /// What a partition's log time follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum LogTime {
+#[schemars(rename = "LogTime")]
+pub enum LogTimeSource {
     /// The log's stamps of its records.
     Append,
     /// The events' own times.
@@ -194,7 +195,7 @@ impl TopicPart {
             let what = "only a kafka: source has a client with properties; leave them out";
             found.mistake(name.at, what);
         }
-        if let Some(At { value: LogTime::Append, at }) = self.log_time
+        if let Some(At { value: LogTimeSource::Append, at }) = self.log_time
             && !is_kafka
         {
             let what = "only a kafka: source stamps its records; use event, or leave log_time out";

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use schemas::config::State;
 use schemas::manifest::{Header, Manifest, encode};
 use schemas::planted::{Bug, planted};
 
@@ -30,9 +31,9 @@ pub struct Retention {
 }
 
 impl Default for Retention {
-    /// An hour of commits, ten minutes' grace.
     fn default() -> Self {
-        Self { keep_ms: 3_600_000, bytes: None, grace_ms: 600_000 }
+        let State { keep_ms, bytes, grace_ms, .. } = State::default();
+        Self { keep_ms, bytes, grace_ms }
     }
 }
 

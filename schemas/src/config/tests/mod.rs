@@ -38,7 +38,7 @@ fn the_example_says_what_it_says() {
         start: Position::Beginning,
         on_lost: OnLost::Error,
         properties: BTreeMap::new(),
-        log_time: Some(LogTime::Append),
+        log_time: Some(LogTimeSource::Append),
     };
     assert_eq!(*topic, want);
     let want = Service {
@@ -107,7 +107,7 @@ serve: {listen: "[::]:80", metrics: "127.0.0.1:9100"}
     assert_eq!(names, ["two", "one"], "in the order of the sources");
     assert_eq!(
         (config.topics[0].start, config.topics[0].log_time),
-        (Position::End, Some(LogTime::Event))
+        (Position::End, Some(LogTimeSource::Event))
     );
     let mapping = &config.topics[1].mapping;
     assert_eq!((mapping.attribute("region"), mapping.name(Field::ImageId)), ("country", None));
