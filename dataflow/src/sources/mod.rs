@@ -6,17 +6,17 @@
 mod block;
 mod files;
 mod generator;
-mod kafka;
 mod lines;
 mod span;
 mod stdin;
+mod topic;
 
 use std::collections::BTreeMap;
 use std::io;
 
-use ::kafka::TopicError;
 pub use files::{FileLog, Mode};
 pub use generator::GeneratorLog;
+use kafka::TopicError;
 pub use schemas::manifest::BLOCK_BYTES;
 use schemas::manifest::{Fingerprint, Partition};
 pub(crate) use span::SpanLog;
