@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::roll_back;
-use schemas::manifest::{Manifest, Position, TableName};
+use schemas::manifest::{Manifest, Position};
+use schemas::rows::TableName;
 use schemas::time::format_ms;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
@@ -198,7 +199,7 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
     }
     for table in TableName::ALL {
         let (mut files, mut rows, mut bytes) = (0, 0, 0);
-        for segment in manifest.segments(table) {
+        for segment in manifest.segments(*table) {
             (files, rows, bytes) = (files + 1, rows + segment.rows, bytes + segment.bytes);
         }
         let name = table.as_str();

@@ -5,10 +5,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use schemas::manifest::Manifest;
-use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{
     CommitError, CommitTask, Housekeeper, Latest, Lock, MergeQueue, SegmentWriter, Snapshot,
-    make_visible, newest, open_table, pending, visible,
+    make_visible, newest, pending, visible,
 };
 use sinks::publish::{PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage};
@@ -195,10 +194,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, JobError> {
 /// A finished state is as good as its files, and is seen: its last start may have been killed
 /// before it could show the last commit.
 fn show_finished(storage: &dyn Storage, last: Manifest) -> Result<Snapshot, CommitError> {
-    open_table::<Ids>(storage, &last)?;
-    open_table::<DeadLetters>(storage, &last)?;
-    open_table::<Repairs>(storage, &last)?;
-    let snapshot = Snapshot::open(storage, last, None)?;
+    let snapshot = Snapshot::open_checked(storage, last)?;
     let header = &snapshot.manifest.header;
     if visible(storage).ok().flatten() != Some(header.commit) {
         make_visible(storage, header)?;

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use crate::counters::Counters;
 use crate::hash::HashKey;
 use crate::log_time::LogTime;
+use crate::rows::TableName;
 use crate::windows::Windows;
 
 /// The version of this format.
@@ -191,39 +192,6 @@ impl Fingerprint {
     }
 }
 
-/// The tables that segments hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TableName {
-    /// Tag rows.
-    Tags,
-    /// Boards.
-    Boards,
-    /// Accepted event ids.
-    Ids,
-    /// Dead letters.
-    DeadLetters,
-    /// Applied control records.
-    Repairs,
-}
-
-impl TableName {
-    /// Every table.
-    pub const ALL: [Self; 5] =
-        [Self::Tags, Self::Boards, Self::Ids, Self::DeadLetters, Self::Repairs];
-
-    /// Its name in file names and listings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tags => "tags",
-            Self::Boards => "boards",
-            Self::Ids => "ids",
-            Self::DeadLetters => "dead_letters",
-            Self::Repairs => "repairs",
-        }
-    }
-}
-
 /// One file of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentMeta {
@@ -331,6 +299,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::{Ids, Table};
 
     fn manifest() -> Manifest {
         let mut log_time = LogTime::default();
@@ -378,7 +347,7 @@ mod tests {
                 counters: Counters { events: 1, ..Counters::default() },
                 segments: vec![SegmentMeta {
                     name: "x.arrow".into(),
-                    table: TableName::Ids,
+                    table: Ids::NAME,
                     first_commit: 1,
                     last_commit: 2,
                     rows: 3,

@@ -24,30 +24,10 @@ use thiserror::Error;
 
 use crate::hash::KeyHash;
 use crate::planted::{Bug, planted};
+use crate::rows::Table;
 
 /// The most rows of one record batch: look-ups search the first keys of batches, then one batch.
 pub const BATCH_ROWS: usize = 65_536;
-
-/// A kind of rows that segments hold.
-pub trait Table: Sized + 'static {
-    /// The typed columns of one batch.
-    type Columns: Send + Sync;
-    /// One row, borrowed from a batch.
-    type Row<'a>;
-    /// Collects rows column by column.
-    type Builder: Default;
-
-    /// The columns behind `hash_hi` and `hash_lo`.
-    fn fields() -> Vec<Field>;
-    /// The typed columns of a batch, whose schema has been checked.
-    fn columns(batch: &RecordBatch) -> Self::Columns;
-    /// Row `i` of a batch.
-    fn row(columns: &Self::Columns, hash: KeyHash, i: usize) -> Self::Row<'_>;
-    /// Appends a row.
-    fn push(builder: &mut Self::Builder, row: &Self::Row<'_>);
-    /// The columns behind the hashes, in the order of [`Self::fields`].
-    fn finish(builder: Self::Builder) -> Vec<ArrayRef>;
-}
 
 /// Why bytes are no segment.
 #[derive(Debug, Error)]
@@ -80,11 +60,12 @@ pub struct Rows<T: Table> {
     hi: Vec<u64>,
     lo: Vec<u64>,
     builder: T::Builder,
+    last_hour: Option<u32>,
 }
 
 impl<T: Table> Default for Rows<T> {
     fn default() -> Self {
-        Self { hi: Vec::new(), lo: Vec::new(), builder: T::Builder::default() }
+        Self { hi: Vec::new(), lo: Vec::new(), builder: T::builder(), last_hour: None }
     }
 }
 
@@ -93,7 +74,13 @@ impl<T: Table> Rows<T> {
     pub fn push(&mut self, hash: KeyHash, row: &T::Row<'_>) {
         self.hi.push(hash.hi);
         self.lo.push(hash.lo);
+        self.last_hour = self.last_hour.max(T::expires(row));
         T::push(&mut self.builder, row);
+    }
+
+    /// The last hour that any of the rows expires with.
+    pub fn last_hour(&self) -> Option<u32> {
+        self.last_hour
     }
 
     /// The number of rows.
@@ -387,13 +374,9 @@ impl<'s, T: Table> Merge<'s, T> {
         T::row(&batch.columns, hash, place.at.row)
     }
 
-    /// Writes one segment with the newest row of every key for which `keep` holds. Returns the
-    /// number of rows written.
-    pub fn encode(
-        mut self,
-        keep: impl Fn(&T::Row<'_>) -> bool,
-        out: impl Write,
-    ) -> Result<usize, SegmentError> {
+    /// Writes one segment with the newest row of every key, except those that expired before
+    /// `floor_hour`. Returns the number of rows written.
+    pub fn encode(mut self, floor_hour: u32, out: impl Write) -> Result<usize, SegmentError> {
         let mut writer = FileWriter::try_new(out, &schema_of::<T>())?;
         let bases: Vec<usize> = self
             .segments
@@ -411,7 +394,7 @@ impl<'s, T: Table> Merge<'s, T> {
         loop {
             let next = self.next_place();
             if let Some((hash, place)) = next
-                && keep(&self.row(hash, place))
+                && T::expires(&self.row(hash, place)).is_none_or(|hour| hour >= floor_hour)
             {
                 chunk.push((bases[place.segment] + place.at.batch, place.at.row));
             }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use schemas::control::{Asker, BucketChange, Control, Correction, Id, Values};
 use schemas::hash::KeyHash;
 use schemas::manifest::{Manifest, SegmentMeta, checksum};
-use schemas::rows::{IdRow, Ids, Repairs, TagRow, Tags};
+use schemas::rows::{IdRow, Ids, Repairs, Table, TagRow, Tags};
 use schemas::segment::Rows;
 use schemas::windows::Buckets;
 use sinks::commits::{
-    Named, Snapshot, list_commits, manifest_name, newest, open_table, queue, visible,
+    Snapshot, list_commits, manifest_name, newest, open_table, queue, visible,
 };
 use sinks::storage::Storage;
 
@@ -96,7 +96,7 @@ impl World<'_> {
             let hour = (manifest.body.floor_ms? / HOUR_MS) as u32 + 4;
             let mut ids = Rows::<Ids>::default();
             ids.push(hash, &IdRow { hash, hour, forgotten: false });
-            self.name(manifest.clone(), ids, Some(hour))?;
+            self.name(manifest.clone(), ids)?;
             return Some((Control::Forget(Id { hash, text: hash.to_string(), hour }), hash));
         }
         let (hash, right) = *rows.get(rng.below(rows.len().max(1) as u64) as usize)?;
@@ -121,7 +121,7 @@ impl World<'_> {
         };
         let mut tags = Rows::<Tags>::default();
         tags.push(hash, &wrong);
-        self.name(manifest.clone(), tags, None)?;
+        self.name(manifest.clone(), tags)?;
         Some((Control::Correct(correction), hash))
     }
 
@@ -147,14 +147,9 @@ impl World<'_> {
     }
 
     /// Names one more file of rows in a commit, whose checksums are right.
-    fn name<T: Named>(
-        &self,
-        mut manifest: Manifest,
-        rows: Rows<T>,
-        last_hour: Option<u32>,
-    ) -> Option<()> {
+    fn name<T: Table>(&self, mut manifest: Manifest, rows: Rows<T>) -> Option<()> {
         let (commit, mut bytes) = (manifest.header.commit, Vec::new());
-        let (number, table) = (rows.len() as u64, T::NAME);
+        let (number, table, last_hour) = (rows.len() as u64, T::NAME, rows.last_hour());
         rows.encode(&mut bytes).ok()?;
         let name = format!("segments/planted-{commit}-{}.arrow", table.as_str());
         self.disk.append(&name, &bytes).and_then(|()| self.disk.sync(&name)).ok()?;

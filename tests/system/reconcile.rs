@@ -6,14 +6,14 @@ use std::path::Path;
 
 use dataflow::reconcile::PARTS;
 use schemas::hash::KeyHash;
-use schemas::manifest::{Manifest, SegmentMeta, TableName, checksum};
-use schemas::rows::{IdRow, Ids, TagRow, Tags};
+use schemas::manifest::{Manifest, SegmentMeta, checksum};
+use schemas::rows::{IdRow, Ids, Table, TableName, TagRow, Tags};
 use schemas::segment::{Merge, Rows};
 use schemas::windows::Buckets;
 use serde_json::{Value, json};
 use simulate::rng::Rng;
 use simulate::seed::seed;
-use sinks::commits::{Named, load, open_table, visible};
+use sinks::commits::{load, open_table, visible};
 use sinks::storage::DiskStorage;
 
 use super::harness::{
@@ -177,14 +177,14 @@ fn real_posts_have_no_drift() {
 }
 
 /// Rewrites a table of the visible commit with `change`, and with a valid checksum.
-pub(crate) fn rewrite<T: Named>(state: &Path, change: impl FnOnce(&mut Rows<T>, Merge<'_, T>)) {
+pub(crate) fn rewrite<T: Table>(state: &Path, change: impl FnOnce(&mut Rows<T>, Merge<'_, T>)) {
     let storage = DiskStorage::open_existing(state).unwrap();
     let commit = visible(&storage).unwrap().unwrap();
     let mut manifest: Manifest = load(&storage, commit).unwrap();
     let open = open_table::<T>(&storage, &manifest).unwrap();
     let mut rows = Rows::<T>::default();
     change(&mut rows, Merge::new(open.iter().map(|segment| &segment.rows).collect()));
-    let (number, mut bytes) = (rows.len() as u64, Vec::new());
+    let (number, last_hour, mut bytes) = (rows.len() as u64, rows.last_hour(), Vec::new());
     rows.encode(&mut bytes).unwrap();
     let meta = SegmentMeta {
         name: format!("segments/planted-{}.arrow", T::NAME.as_str()),
@@ -194,7 +194,7 @@ pub(crate) fn rewrite<T: Named>(state: &Path, change: impl FnOnce(&mut Rows<T>, 
         rows: number,
         bytes: bytes.len() as u64,
         xxh3: checksum(&bytes),
-        last_hour: manifest.segments(T::NAME).filter_map(|meta| meta.last_hour).max(),
+        last_hour,
     };
     fs::write(state.join(&meta.name), bytes).unwrap();
     manifest.body.segments.retain(|meta| meta.table != T::NAME);

@@ -5,8 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use schemas::hash::BINS;
 use schemas::manifest::{Counters, SegmentMeta};
+use schemas::rows::Table;
 use schemas::segment::Rows;
-use sinks::commits::{Named, WriteJob, Written, segment_name};
+use sinks::commits::{WriteJob, Written, segment_name};
 use timely::dataflow::operators::Capability;
 use timely::scheduling::SyncActivator;
 
@@ -66,15 +67,12 @@ impl Acker {
     }
 
     /// Hands rows of the commit over to the writer.
-    pub(crate) fn write<T: Named>(&mut self, rows: Rows<T>, last_hour: Option<u32>)
-    where
-        T::Builder: Send,
-    {
+    pub(crate) fn write<T: Table>(&mut self, rows: Rows<T>) {
         let Some(closing) = self.closing.as_ref().filter(|_| !rows.is_empty()) else { return };
         let header = &self.context.start.header;
         let name = segment_name(header, closing.commit, T::NAME, &self.part);
         let (reply, wake) = (self.replies.0.clone(), self.wake.clone());
-        let job = WriteJob::new(name, closing.commit, rows, last_hour, move |written| {
+        let job = WriteJob::new(name, closing.commit, rows, move |written| {
             // Nobody listens any more when the job is ending on an error.
             let _ = reply.send(written);
             let _ = wake.activate();

@@ -103,7 +103,7 @@ pub(crate) fn boards<'s>(
                 let close = ending.swap_remove(at);
                 let now = waiting.extract_if(.., |r| r.commit == commit).collect();
                 acker.begin(commit, close.last, Counters::default());
-                acker.write(docs.close(close, now), None);
+                acker.write(docs.close(close, now));
                 commit += 1;
             }
             if let Some((capability, acks)) = acker.poll() {

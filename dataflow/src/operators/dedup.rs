@@ -39,7 +39,6 @@ pub(crate) struct Dedup {
     floor_ms: Option<i64>,
     commit: u64,
     accepted: Rows<Ids>,
-    last_hour: Option<u32>,
     dead: Rows<DeadLetters>,
     counters: Counters,
     /// Ids that were taken back in the commit under way and not accepted since, and their hours:
@@ -120,7 +119,6 @@ impl Dedup {
             floor_ms: None,
             commit,
             accepted: Rows::default(),
-            last_hour: None,
             dead: Rows::default(),
             counters: Counters::default(),
             forgotten: HashMap::new(),
@@ -189,7 +187,6 @@ impl Dedup {
         if !self.forgotten.is_empty() {
             self.forgotten.remove(&id);
         }
-        self.last_hour = self.last_hour.max(Some(hour));
         self.accepted.push(id, &IdRow { hash: id, hour, forgotten: false });
     }
 
@@ -205,7 +202,6 @@ impl Dedup {
         if remembers && self.ids.insert(*hour, *hash) {
             self.remember(*hash, *hour);
         } else if !remembers && self.ids.remove(*hour, *hash) {
-            self.last_hour = self.last_hour.max(Some(*hour));
             self.forgotten.insert(*hash, *hour);
         } else {
             return;
@@ -257,12 +253,12 @@ impl Dedup {
         let (repairs, asked) = self.audit.close();
         self.counters += asked;
         acker.begin(close.commit, close.last, std::mem::take(&mut self.counters));
-        acker.write(repairs, None);
+        acker.write(repairs);
         let accepted = std::mem::take(&mut self.accepted);
         if !planted(Bug::DedupMissing) {
-            acker.write(accepted, self.last_hour.take());
+            acker.write(accepted);
         }
-        acker.write(std::mem::take(&mut self.dead), None);
+        acker.write(std::mem::take(&mut self.dead));
         let too_high = i64::from(planted(Bug::FloorTooHigh)) * HOUR_MS;
         self.floor_ms = close.floor_ms.map(|floor| floor + too_high);
         if let Some(floor) = close.floor_ms {

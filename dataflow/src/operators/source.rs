@@ -76,7 +76,7 @@ impl Source {
         self.facts_out.activate().session(&*capability).give_iterator(facts);
         self.acker.begin(self.commit, last, ended.counters);
         ended.control.into_iter().for_each(|next| self.acker.add(Ack::Control(next)));
-        self.acker.write(ended.dead, None);
+        self.acker.write(ended.dead);
         self.commit += 1;
         capability.downgrade(&close_of(self.commit));
         if last {

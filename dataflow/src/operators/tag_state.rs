@@ -10,7 +10,7 @@ use schemas::control::Control;
 use schemas::hash::{BINS, KeyHash};
 use schemas::planted::{Bug, planted};
 use schemas::rows::Tags;
-use schemas::segment::{Merge, Rows};
+use schemas::segment::Rows;
 use schemas::windows::Tiers;
 use sinks::commits::Snapshot;
 
@@ -60,9 +60,8 @@ impl TagState {
             worker: (index, peers),
         };
         let as_of = state.tiers.slot(body.as_of_ms.unwrap_or_default());
-        let rows = || Merge::new(snapshot.tags.iter().map(|s| &s.rows).collect());
         for bin in (0..BINS).filter(|bin| owns(index, peers, *bin)) {
-            for (hash, row) in rows().bin(bin) {
+            for (hash, row) in snapshot.rows::<Tags>().bin(bin) {
                 state.table.load_live(hash, &row, as_of)?;
                 if let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
                     let standing = Standing { count: row.total, most: row.total };
@@ -155,7 +154,7 @@ impl TagState {
         table.work.board_scans += 1;
         boards.iter_mut().for_each(|boards| drop(boards[windows].refill()));
         let scopes = table.scopes().to_vec();
-        for (hash, row) in Merge::new(read_set.tags.iter().map(|s| &s.rows).collect()) {
+        for (hash, row) in read_set.rows::<Tags>() {
             let mine = owns(worker.0, worker.1, hash.bin()) && table.view(hash).is_none();
             if mine && let Some(scope) = scopes.iter().position(|scope| scope == row.scope) {
                 let standing = Standing { count: row.total, most: row.total };

@@ -37,8 +37,8 @@ impl Operator {
         let (rows, ranked) = self.state.close(close);
         let (repairs, counters) = self.state.audit.close();
         self.acker.begin(close.commit, close.last, counters);
-        self.acker.write(rows, None);
-        self.acker.write(repairs, None);
+        self.acker.write(rows);
+        self.acker.write(repairs);
         if let Some(capability) = self.ranked_cap.as_mut() {
             let mut out = self.ranked_out.activate();
             out.session(&*capability).give_iterator(ranked.into_iter());

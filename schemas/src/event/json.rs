@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{DEPTH_MAX, ID_BYTES_MAX, Reject};
+use super::reject::{DEPTH_MAX, ID_BYTES_MAX, Reject};
 
 /// An id: a text, or an integer as its digits; `null` and `""` are none.
 pub(super) fn id<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {

@@ -5,6 +5,7 @@
 
 mod json;
 mod quick;
+mod reject;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,21 +13,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use json::{Key, Skip, Text, id, scalar, text};
-
+pub use reject::{DEPTH_MAX, ID_BYTES_MAX, RECORD_BYTES_MAX, Reject};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
-use thiserror::Error;
 
 use crate::mapping::{Field, Mapping};
 use crate::time::{TimeError, TimeUnit};
-
-/// A record over this many bytes is refused.
-pub const RECORD_BYTES_MAX: usize = 64 * 1024;
-/// A record nested deeper than this is refused; the record itself is level one.
-pub const DEPTH_MAX: usize = 32;
-/// An id over this many bytes is refused.
-pub const ID_BYTES_MAX: usize = 1024;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,69 +69,6 @@ pub struct Event<'r> {
     pub caption: Cow<'r, str>,
     /// The values of the decoder's attributes, in their order.
     pub attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
-}
-
-/// Why a record is no event. It goes to the dead letters with this as its reason.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Reject {
-    /// Over [`RECORD_BYTES_MAX`].
-    #[error("the record has {0} bytes; at most {RECORD_BYTES_MAX} are read")]
-    TooLarge(u64),
-    /// Over [`DEPTH_MAX`].
-    #[error("the record is nested deeper than {DEPTH_MAX} levels")]
-    TooDeep,
-    /// No JSON.
-    #[error("not JSON: {0}")]
-    NotJson(String),
-    /// JSON, but no object.
-    #[error("the record is no JSON object")]
-    NotAnObject,
-    /// A field that every event needs is missing.
-    #[error("{0:?} is missing")]
-    Missing(String),
-    /// A field is there twice, so that its value is a guess.
-    #[error("{0:?} is there twice")]
-    Twice(String),
-    /// A field with an unusable value.
-    #[error("{field:?}: {why}")]
-    Field {
-        /// The record's name of it.
-        field: String,
-        /// What is wrong with its value.
-        why: String,
-    },
-    /// A type nobody knows.
-    #[error("unknown type {0:?}")]
-    Type(String),
-}
-
-impl Reject {
-    /// Every [`Self::code`] there is.
-    pub const CODES: [&'static str; 8] = [
-        "too_large",
-        "too_deep",
-        "not_json",
-        "not_an_object",
-        "missing_field",
-        "duplicate_field",
-        "bad_field",
-        "bad_type",
-    ];
-
-    /// A short word for the reason, for filters and counters.
-    pub fn code(&self) -> &'static str {
-        let [too_large, too_deep, not_json, no_object, missing, twice, field, kind] = Self::CODES;
-        match self {
-            Self::TooLarge(_) => too_large,
-            Self::TooDeep => too_deep,
-            Self::NotJson(_) => not_json,
-            Self::NotAnObject => no_object,
-            Self::Missing(_) => missing,
-            Self::Twice(_) => twice,
-            Self::Field { .. } => field,
-            Self::Type(_) => kind,
-        }
-    }
 }
 
 /// Decodes the records of one input.

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use super::json::{Text, Value};
-use super::{DEPTH_MAX, Decoder, Event, ID_BYTES_MAX, Target, set};
+use super::reject::{DEPTH_MAX, ID_BYTES_MAX};
+use super::{Decoder, Event, Target, set};
 
 /// Numbers up to so many bytes can be read whatever they say; longer ones may be out of range.
 const NUMBER_BYTES_MAX: usize = 18;

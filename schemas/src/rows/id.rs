@@ -1,15 +1,12 @@
 //! The row of an accepted event id. Ids live in memory for the horizon; their segments are read
-//! only at a restart, so a row is no more than the hash and the hour it expires with.
+//! only at a restart, so a row is just the hash and the hour it expires with.
 
-use std::sync::Arc;
-
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt32Type;
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow_schema::{DataType, Field};
+use arrow_schema::Field;
 
+use super::column::{Column, UInt32};
+use super::table::{Table, TableName};
 use crate::hash::KeyHash;
-use crate::segment::Table;
 
 /// The table of accepted event ids.
 pub struct Ids;
@@ -21,24 +18,26 @@ pub struct IdRow {
     pub hash: KeyHash,
     /// The hour of its `ts`, since 1970.
     pub hour: u32,
-    /// Whether a repair took it back: the newest row of an id tells whether it is remembered.
+    /// Whether a repair took it back: the newest row of an id says whether it is remembered.
     pub forgotten: bool,
 }
 
-/// The bit of the hour that says so: no hour comes near it.
+/// The bit of the hour that holds `forgotten`: the year would be 246,953.
 const FORGOTTEN: u32 = 1 << 31;
 
 impl Table for Ids {
+    const NAME: TableName = TableName::new("ids");
+
     type Columns = UInt32Array;
     type Row<'a> = IdRow;
     type Builder = Vec<u32>;
 
     fn fields() -> Vec<Field> {
-        vec![Field::new("hour", DataType::UInt32, false)]
+        vec![UInt32::field("hour")]
     }
 
     fn columns(batch: &RecordBatch) -> UInt32Array {
-        batch.column(2).as_primitive::<UInt32Type>().clone()
+        UInt32::array(batch.column(2))
     }
 
     fn row(columns: &UInt32Array, hash: KeyHash, i: usize) -> IdRow {
@@ -46,11 +45,20 @@ impl Table for Ids {
         IdRow { hash, hour: value & !FORGOTTEN, forgotten: value & FORGOTTEN != 0 }
     }
 
+    fn builder() -> Vec<u32> {
+        Vec::new()
+    }
+
     fn push(builder: &mut Vec<u32>, row: &IdRow) {
+        debug_assert!(row.hour < FORGOTTEN, "hour {} leaves no bit to spare", row.hour);
         builder.push(row.hour | if row.forgotten { FORGOTTEN } else { 0 });
     }
 
     fn finish(builder: Vec<u32>) -> Vec<ArrayRef> {
-        vec![Arc::new(UInt32Array::from(builder))]
+        vec![UInt32::finish(builder)]
+    }
+
+    fn expires(row: &IdRow) -> Option<u32> {
+        Some(row.hour)
     }
 }

@@ -103,7 +103,7 @@ proptest! {
         prop_assert_eq!(behind.collect::<Vec<_>>(), want);
 
         let mut out = Vec::new();
-        let rows = merge().encode(|r| r.hour >= floor, &mut out).unwrap();
+        let rows = merge().encode(floor, &mut out).unwrap();
         newest.retain(|_, hour| *hour >= floor);
         let merged = Segment::<Ids>::open(Bytes::from(out)).unwrap();
         prop_assert_eq!(rows, newest.len());

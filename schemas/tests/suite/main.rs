@@ -9,5 +9,6 @@
 )]
 
 mod codecs;
+mod common;
 mod conformance;
 mod damage;

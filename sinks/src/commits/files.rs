@@ -1,7 +1,8 @@
 //! The files of commits: their names, and how a manifest comes into being and is found again.
 
-use schemas::manifest::{Header, Manifest, ManifestError, TableName, decode};
+use schemas::manifest::{Header, Manifest, ManifestError, decode};
 use schemas::planted::{Bug, planted};
+use schemas::rows::TableName;
 use thiserror::Error;
 
 use crate::invariants::{Broken, Invariant, count};

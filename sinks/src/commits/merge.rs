@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use schemas::manifest::{Header, Manifest, SegmentMeta, TableName};
-use schemas::rows::{Boards, DeadLetters, Ids, Repairs, Tags};
+use schemas::manifest::{Header, Manifest, SegmentMeta};
+use schemas::rows::{Table, TableName, TableVisitor};
 use schemas::segment::Merge;
 
 use super::files::{CommitError, segment_name};
-use super::snapshot::{Named, OpenSegment, open_segment};
+use super::snapshot::{OpenSegment, open_segment};
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, temporary};
 
@@ -83,36 +83,42 @@ impl MergeTask {
         Self { storage, header: takeover, merges: 0 }
     }
 
-    /// Does the next merge that `manifest` asks for, if any. Ids of hours before the floor's are
-    /// left out.
+    /// Does the next merge that `manifest` asks for, if any. Rows that expired before its floor
+    /// are left out.
     pub fn step(&mut self, manifest: &Manifest) -> Result<Option<Merged>, CommitError> {
         let Some(inputs) = plan(manifest) else { return Ok(None) };
+        self.merges += 1;
         let floor_hour = manifest.body.floor_ms.map_or(0, |ms| (ms / 3_600_000) as u32);
-        let output = match inputs[0].table {
-            TableName::Tags => self.merge::<Tags>(&inputs, |_| true),
-            TableName::Boards => self.merge::<Boards>(&inputs, |_| true),
-            TableName::DeadLetters => self.merge::<DeadLetters>(&inputs, |_| true),
-            TableName::Repairs => self.merge::<Repairs>(&inputs, |_| true),
-            TableName::Ids => self.merge::<Ids>(&inputs, |row| row.hour >= floor_hour),
-        }?;
+        let output = inputs[0].table.visit(Inputs { task: self, inputs: &inputs, floor_hour })?;
         let inputs = inputs.iter().map(|s| s.name.clone()).collect();
         Ok(Some(Merged { inputs, output }))
     }
+}
 
-    fn merge<T: Named>(
-        &mut self,
-        inputs: &[&SegmentMeta],
-        keep: impl Fn(&T::Row<'_>) -> bool,
-    ) -> Result<SegmentMeta, CommitError> {
-        self.merges += 1;
-        let last = inputs[inputs.len() - 1];
-        let part = format!("m{}", self.merges);
-        let name = segment_name(&self.header, last.last_commit, T::NAME, &part);
+/// The segments of one merge.
+struct Inputs<'m> {
+    task: &'m MergeTask,
+    inputs: &'m [&'m SegmentMeta],
+    floor_hour: u32,
+}
+
+impl TableVisitor for Inputs<'_> {
+    type Output = Result<SegmentMeta, CommitError>;
+
+    fn visit<T: Table>(self) -> Self::Output {
+        let Self { task: MergeTask { storage, header, merges }, inputs, floor_hour } = self;
+        let commits = inputs.iter().map(|s| (s.first_commit, s.last_commit));
+        let Some((first_commit, last_commit)) = commits.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        else {
+            unreachable!("a merge has inputs: checked by `plan`");
+        };
+        let newest = inputs[inputs.len() - 1];
+        let name = segment_name(header, newest.last_commit, T::NAME, &format!("m{merges}"));
         let open: Vec<OpenSegment<T>> =
-            inputs.iter().map(|s| open_segment(&*self.storage, s)).collect::<Result<_, _>>()?;
+            inputs.iter().map(|s| open_segment(&**storage, s)).collect::<Result<_, _>>()?;
         let mut rows = 0;
-        let written = write_temporary(&*self.storage, &name, |out| {
-            rows = Merge::new(open.iter().map(|s| &s.rows).collect()).encode(keep, out)?;
+        let written = write_temporary(&**storage, &name, |out| {
+            rows = Merge::new(open.iter().map(|s| &s.rows).collect()).encode(floor_hour, out)?;
             Ok(())
         });
         let (bytes, xxh3) = written.map_err(|error| match error {
@@ -121,13 +127,13 @@ impl MergeTask {
                 CommitError::Segment { file: name, error: error.to_string() }
             }
         })?;
-        self.storage.rename(&temporary(&name), &name)?;
-        self.storage.sync_folder("segments")?;
+        storage.rename(&temporary(&name), &name)?;
+        storage.sync_folder("segments")?;
         Ok(SegmentMeta {
             name,
             table: T::NAME,
-            first_commit: inputs.iter().map(|s| s.first_commit).min().unwrap_or_default(),
-            last_commit: inputs.iter().map(|s| s.last_commit).max().unwrap_or_default(),
+            first_commit,
+            last_commit,
             rows: rows as u64,
             bytes,
             xxh3,
@@ -141,12 +147,13 @@ mod tests {
     use proptest::prelude::*;
     use schemas::hash::HashKey;
     use schemas::manifest::{Body, Counters};
+    use schemas::rows::Tags;
     use schemas::windows::Windows;
 
     use super::*;
 
     fn segment(name: String, bytes: u64) -> SegmentMeta {
-        let (table, xxh3) = (TableName::Tags, String::new());
+        let (table, xxh3) = (Tags::NAME, String::new());
         let (first_commit, last_commit, rows) = (1, 1, 1);
         SegmentMeta { name, table, first_commit, last_commit, rows, bytes, xxh3, last_hour: None }
     }

@@ -33,6 +33,6 @@ pub use merge::{MergeTask, Merged};
 pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue};
 pub use retention::{Retention, RetentionTask};
 pub use rollback::{RollbackError, rollback};
-pub use snapshot::{Named, OpenSegment, Snapshot, open_segment, open_table};
+pub use snapshot::{OpenSegment, Snapshot, open_segment, open_table};
 pub use takeover::{Start, TakeoverError, Watch, renew, take_over};
 pub use writer::{SegmentWriter, WriteError, WriteJob, Written};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use schemas::hash::KeyHash;
-use schemas::rows::{BoardRow, TagRow};
-use schemas::segment::{Merge, Table};
+use schemas::rows::{BoardRow, Boards, Table, TagRow, Tags};
+use schemas::segment::Merge;
 
 use super::snapshot::{OpenSegment, Snapshot};
 
@@ -15,7 +15,7 @@ impl Snapshot {
         after: u64,
         from: Option<KeyHash>,
     ) -> impl Iterator<Item = (KeyHash, TagRow<'_>)> {
-        changed(&self.tags, after, from).filter(move |(_, row)| row.commit > after)
+        changed(self.table::<Tags>(), after, from).filter(move |(_, row)| row.commit > after)
     }
 
     /// The boards behind key `from` whose last change came after commit `after`, in key order.
@@ -24,7 +24,7 @@ impl Snapshot {
         after: u64,
         from: Option<KeyHash>,
     ) -> impl Iterator<Item = (KeyHash, BoardRow<'_>)> {
-        changed(&self.boards, after, from).filter(move |(_, row)| row.commit > after)
+        changed(self.table::<Boards>(), after, from).filter(move |(_, row)| row.commit > after)
     }
 }
 

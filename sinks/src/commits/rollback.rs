@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::KeyHash;
 use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum};
-use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, Repairs, TagRow, Tags, board_hash};
+use schemas::rows::{Served, Table, TableName, TableVisitor};
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
 
 use super::files::{CommitError, create, list_commits, load, make_visible, segment_name, visible};
-use super::snapshot::{Named, Snapshot, open_table};
+use super::snapshot::Snapshot;
 use super::takeover::Start;
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, StorageError, temporary};
@@ -58,16 +58,17 @@ pub fn rollback(
     let later: Vec<Manifest> =
         commits.iter().filter(|c| **c > to).filter_map(|c| load(storage, *c).ok()).collect();
     let header = header(&old, &later, newest, start);
-    let mut segments = relink(storage, &old, &header)?;
-    let mut since = Since::new(storage, &old, &later);
-    let snapshot = Snapshot::open(storage, old.clone(), None)?;
-    let tags = since.tags(&snapshot, header.commit)?;
-    segments.extend(write_rows(storage, tags, &header)?);
-    let boards = since.boards(&snapshot, header.commit)?;
-    segments.extend(write_rows(storage, boards, &header)?);
+    let snapshot = Snapshot::open_checked(storage, old)?;
+    let old = &snapshot.manifest;
+    let mut segments = relink(storage, old, &header)?;
+    let mut since = Since::new(storage, old, &later);
+    for table in TableName::ALL {
+        let rewrite = Rewrite { since: &mut since, snapshot: &snapshot, header: &header };
+        segments.extend(table.visit(rewrite)?);
+    }
     storage.sync_folder("segments")?;
     let Since { as_of_ms, unreadable, .. } = since;
-    let body = Body { as_of_ms, finished: None, clean: true, segments, ..old.body };
+    let body = Body { as_of_ms, finished: None, clean: true, segments, ..old.body.clone() };
     let manifest = Manifest { header, body };
     create(storage, &manifest)?;
     make_visible(storage, &manifest.header)?;
@@ -88,17 +89,12 @@ fn header(old: &Manifest, later: &[Manifest], newest: u64, start: &Start) -> Hea
     }
 }
 
-/// Links the files of `old` under names of the new generation, after checking every one.
+/// Links the files of `old`, all of which have been checked, under names of the new generation.
 fn relink(
     storage: &dyn Storage,
     old: &Manifest,
     header: &Header,
 ) -> Result<Vec<SegmentMeta>, CommitError> {
-    open_table::<Tags>(storage, old)?;
-    open_table::<Boards>(storage, old)?;
-    open_table::<Ids>(storage, old)?;
-    open_table::<DeadLetters>(storage, old)?;
-    open_table::<Repairs>(storage, old)?;
     let linked = old.body.segments.iter().enumerate().map(|(i, meta)| {
         let name = segment_name(header, meta.last_commit, meta.table, &format!("r{i}"));
         storage.link(&meta.name, &name)?;
@@ -107,30 +103,22 @@ fn relink(
     linked.collect()
 }
 
-/// A row that changed since the old commit: what is needed to write it as one that is gone.
-struct Touched<Texts> {
-    commit: u64,
-    texts: Texts,
-    /// The least and the greatest event time, and `as_of`.
-    times: [i64; 3],
-}
-
-type TouchedKeys<Texts> = BTreeMap<KeyHash, Touched<Texts>>;
-
-fn touch<Texts>(keys: &mut TouchedKeys<Texts>, hash: KeyHash, row: Touched<Texts>) {
-    if keys.get(&hash).is_none_or(|known| known.commit < row.commit) {
-        keys.insert(hash, row);
-    }
-}
-
 /// What has happened since the old commit, as far as its files can be read.
 struct Since<'s> {
     storage: &'s dyn Storage,
     old: &'s Manifest,
-    /// What later manifests say of their files.
+    /// What later manifests say about their files.
     metas: HashMap<&'s str, &'s SegmentMeta>,
     as_of_ms: Option<i64>,
     unreadable: Vec<String>,
+}
+
+/// A file newer than the old commit.
+struct Newer<T: Table> {
+    name: String,
+    segment: Segment<T>,
+    /// Whether its checksum is right, if a manifest that can be read has it.
+    is_whole: bool,
 }
 
 impl<'s> Since<'s> {
@@ -141,12 +129,10 @@ impl<'s> Since<'s> {
         Self { storage, old, metas, as_of_ms, unreadable: Vec::new() }
     }
 
-    /// Shows `look` every row of a table's files newer than the old commit, whose manifests may be
-    /// damaged as well as they themselves. `look` tells whether a row is as it was written.
-    fn rows<T: Named>(
-        &mut self,
-        mut look: impl FnMut(KeyHash, &T::Row<'_>) -> bool,
-    ) -> Result<(), CommitError> {
+    /// A table's files newer than the old commit. They are found by name, since manifests may be
+    /// damaged as well as files.
+    fn newer<T: Table>(&mut self) -> Result<Vec<Newer<T>>, CommitError> {
+        let mut newer = Vec::new();
         for file in self.storage.list("segments")? {
             if commit_of::<T>(&file).is_none_or(|commit| commit <= self.old.header.commit) {
                 continue;
@@ -154,100 +140,92 @@ impl<'s> Since<'s> {
             let name = format!("segments/{file}");
             let bytes = self.storage.open(&name)?;
             let meta = self.metas.get(name.as_str());
-            let mut whole = meta.is_none_or(|meta| meta.xxh3 == checksum(&bytes));
-            match Segment::<T>::open(bytes) {
-                Ok(segment) => segment.iter().for_each(|(hash, row)| whole &= look(hash, &row)),
-                Err(_) => whole = false,
-            }
-            if !whole {
-                self.unreadable.push(self.storage.display(&name));
+            let is_whole = meta.is_none_or(|meta| meta.xxh3 == checksum(&bytes));
+            match Segment::open(bytes) {
+                Ok(segment) => newer.push(Newer { name, segment, is_whole }),
+                Err(_) => self.unreadable.push(self.storage.display(&name)),
             }
         }
-        Ok(())
+        Ok(newer)
     }
 
-    /// The tag rows to mark as changed by `commit`.
-    fn tags(&mut self, snapshot: &Snapshot, commit: u64) -> Result<Rows<Tags>, CommitError> {
-        let (to, hasher) = (self.old.header.commit, self.old.body.hash_key.hasher());
-        let (mut keys, mut as_of_ms) = (TouchedKeys::new(), self.as_of_ms);
-        self.rows::<Tags>(|hash, row| {
-            if hash != hasher.scoped(row.scope, hasher.tag(row.tag)) {
-                return false;
+    /// The rows of a table to mark as changed by `commit`: of every key touched since, the row of
+    /// `snapshot`, or one without content.
+    fn touched<T: Table>(
+        &mut self,
+        served: &Served<T>,
+        snapshot: &Snapshot,
+        commit: u64,
+    ) -> Result<Rows<T>, CommitError> {
+        let (newer, hasher) = (self.newer::<T>()?, self.old.body.hash_key.hasher());
+        let mut touched: BTreeMap<KeyHash, T::Row<'_>> = BTreeMap::new();
+        for Newer { name, segment, is_whole } in &newer {
+            let mut is_whole = *is_whole;
+            for (hash, row) in segment.iter() {
+                let made = (served.commit)(&row);
+                if (served.key)(&hasher, &row) != hash {
+                    is_whole = false;
+                } else if made > self.old.header.commit && made < commit {
+                    self.as_of_ms = self.as_of_ms.max(Some((served.as_of_ms)(&row)));
+                    if touched.get(&hash).is_none_or(|known| (served.commit)(known) < made) {
+                        touched.insert(hash, row);
+                    }
+                }
             }
-            if row.commit > to && row.commit < commit {
-                as_of_ms = as_of_ms.max(Some(row.as_of));
-                let texts = [row.scope, row.tag, row.display].map(str::to_owned);
-                let times = [row.first_seen, row.last_seen, row.as_of];
-                touch(&mut keys, hash, Touched { commit: row.commit, texts, times });
+            if !is_whole {
+                self.unreadable.push(self.storage.display(name));
             }
-            true
-        })?;
-        self.as_of_ms = as_of_ms;
-        let mut rows = Rows::default();
-        for (hash, Touched { texts: [scope, tag, display], times, .. }) in &keys {
-            let [first_seen, last_seen, as_of] = *times;
-            let (total, recent) = (0, &[][..]);
-            let gone =
-                TagRow { scope, tag, display, total, recent, first_seen, last_seen, as_of, commit };
-            rows.push(*hash, &TagRow { commit, ..snapshot.tag(*hash).unwrap_or(gone) });
         }
-        Ok(rows)
-    }
-
-    /// The boards to mark as changed by `commit`.
-    fn boards(&mut self, snapshot: &Snapshot, commit: u64) -> Result<Rows<Boards>, CommitError> {
-        let (to, mut keys) = (self.old.header.commit, TouchedKeys::new());
-        self.rows::<Boards>(|hash, row| {
-            if hash != board_hash(row.scope, row.window) {
-                return false;
-            }
-            if row.commit > to && row.commit < commit {
-                let texts = [row.scope, row.window].map(str::to_owned);
-                touch(
-                    &mut keys,
-                    hash,
-                    Touched { commit: row.commit, texts, times: [row.as_of; 3] },
-                );
-            }
-            true
-        })?;
         let mut rows = Rows::default();
-        for (hash, Touched { texts: [scope, window], times: [as_of, ..], .. }) in &keys {
-            let gone = BoardRow { scope, window, doc: "[]", as_of: *as_of, commit };
-            let row = snapshot.board(scope, window).unwrap_or(gone);
-            rows.push(*hash, &BoardRow { commit, ..row });
+        for (hash, mut row) in touched {
+            match snapshot.row::<T>(hash) {
+                Some(kept) => row = kept,
+                None => (served.clear)(&mut row),
+            }
+            (served.restamp)(&mut row, commit);
+            rows.push(hash, &row);
         }
         Ok(rows)
     }
 }
 
 /// The commit in the name of a file of this table's rows.
-fn commit_of<T: Named>(file: &str) -> Option<u64> {
+fn commit_of<T: Table>(file: &str) -> Option<u64> {
     let mut parts = file.split('-');
     let (commit, table) = (parts.nth(2)?, parts.next()?);
     (table == T::NAME.as_str()).then(|| commit.parse().ok())?
 }
 
-fn write_rows<T: Named>(
-    storage: &dyn Storage,
-    rows: Rows<T>,
-    header: &Header,
-) -> Result<Option<SegmentMeta>, RollbackError> {
-    if rows.is_empty() {
-        return Ok(None);
+/// Writes the rows of a table that readers must see changed.
+struct Rewrite<'r, 's> {
+    since: &'r mut Since<'s>,
+    snapshot: &'r Snapshot,
+    header: &'r Header,
+}
+
+impl TableVisitor for Rewrite<'_, '_> {
+    type Output = Result<Option<SegmentMeta>, RollbackError>;
+
+    fn visit<T: Table>(self) -> Self::Output {
+        let Self { since, snapshot, header } = self;
+        let Some(served) = T::SERVED else { return Ok(None) };
+        let rows = since.touched(&served, snapshot, header.commit)?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let name = segment_name(header, header.commit, T::NAME, "w0");
+        let (count, last_hour) = (rows.len() as u64, rows.last_hour());
+        let (bytes, xxh3) = write_temporary(since.storage, &name, |out| rows.encode(out))?;
+        since.storage.rename(&temporary(&name), &name)?;
+        Ok(Some(SegmentMeta {
+            name,
+            table: T::NAME,
+            first_commit: header.commit,
+            last_commit: header.commit,
+            rows: count,
+            bytes,
+            xxh3,
+            last_hour,
+        }))
     }
-    let name = segment_name(header, header.commit, T::NAME, "w0");
-    let count = rows.len() as u64;
-    let (bytes, xxh3) = write_temporary(storage, &name, |out| rows.encode(out))?;
-    storage.rename(&temporary(&name), &name)?;
-    Ok(Some(SegmentMeta {
-        name,
-        table: T::NAME,
-        first_commit: header.commit,
-        last_commit: header.commit,
-        rows: count,
-        bytes,
-        xxh3,
-        last_hour: None,
-    }))
 }

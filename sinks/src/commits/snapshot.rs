@@ -1,39 +1,18 @@
 //! One commit, open for reading: its files are mapped and stay readable after their removal.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use schemas::hash::KeyHash;
-use schemas::manifest::{Manifest, SegmentMeta, TableName, checksum};
-use schemas::rows::{BoardRow, Boards, DeadLetters, Ids, Repairs, TagRow, Tags, board_hash};
-use schemas::segment::{Segment, Table};
+use schemas::manifest::{Manifest, SegmentMeta, checksum};
+use schemas::rows::{BoardRow, Boards, Table, TableName, TableVisitor, TagRow, Tags, board_hash};
+use schemas::segment::{Merge, Segment};
 
 use super::files::{CommitError, load};
 use super::filter::Filter;
 use crate::invariants::{Invariant, count};
 use crate::storage::Storage;
-
-/// A table by its type.
-pub trait Named: Table {
-    /// Its name.
-    const NAME: TableName;
-}
-
-impl Named for Tags {
-    const NAME: TableName = TableName::Tags;
-}
-impl Named for Boards {
-    const NAME: TableName = TableName::Boards;
-}
-impl Named for Ids {
-    const NAME: TableName = TableName::Ids;
-}
-impl Named for DeadLetters {
-    const NAME: TableName = TableName::DeadLetters;
-}
-impl Named for Repairs {
-    const NAME: TableName = TableName::Repairs;
-}
 
 /// An open file of a commit.
 pub struct OpenSegment<T: Table> {
@@ -95,22 +74,23 @@ fn open_kept<T: Table>(
 }
 
 /// Opens all files of one table, the oldest first.
-pub fn open_table<T: Named>(
+pub fn open_table<T: Table>(
     storage: &dyn Storage,
     manifest: &Manifest,
 ) -> Result<Vec<OpenSegment<T>>, CommitError> {
     manifest.segments(T::NAME).map(|meta| open_kept(storage, manifest, meta)).collect()
 }
 
-/// The tags and boards of one commit. Cheap to clone out of an older one: files both name are
-/// opened once.
+/// The files of one table, the oldest first.
+type Shared<T> = Vec<Arc<OpenSegment<T>>>;
+
+/// The tables of one commit that readers see, open. Cheap to open after an older one: files that
+/// both name are opened once.
 pub struct Snapshot {
     /// The commit.
     pub manifest: Manifest,
-    /// Tag segments, the oldest first.
-    pub tags: Vec<Arc<OpenSegment<Tags>>>,
-    /// Board segments, the oldest first.
-    pub boards: Vec<Arc<OpenSegment<Boards>>>,
+    /// A [`Shared`] of each served table.
+    tables: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Snapshot {
@@ -120,40 +100,94 @@ impl Snapshot {
         manifest: Manifest,
         before: Option<&Self>,
     ) -> Result<Self, CommitError> {
-        let (old_tags, old_boards) =
-            before.map_or((&[][..], &[][..]), |b| (&b.tags[..], &b.boards[..]));
-        let tags = share(storage, &manifest, old_tags)?;
-        let boards = share(storage, &manifest, old_boards)?;
-        Ok(Self { manifest, tags, boards })
+        let mut tables = Vec::new();
+        for table in TableName::ALL {
+            tables.extend(table.visit(OpenServed { storage, manifest: &manifest, before })?);
+        }
+        Ok(Self { manifest, tables })
     }
 
-    /// A tag's row, the newest one there is.
+    /// Opens a commit after checking the files of all its tables, also of those that no reader sees.
+    pub fn open_checked(storage: &dyn Storage, manifest: Manifest) -> Result<Self, CommitError> {
+        for table in TableName::ALL {
+            table.visit(CheckUnserved { storage, manifest: &manifest })?;
+        }
+        Self::open(storage, manifest, None)
+    }
+
+    /// The files of a served table, the oldest first.
+    pub fn table<T: Table>(&self) -> &[Arc<OpenSegment<T>>] {
+        match self.tables.iter().find_map(|table| table.downcast_ref::<Shared<T>>()) {
+            Some(segments) => segments,
+            None => unreachable!("no reader sees {}: its `SERVED` is not set", T::NAME.as_str()),
+        }
+    }
+
+    /// The rows of a served table in key order, the newest of each key.
+    pub fn rows<T: Table>(&self) -> Merge<'_, T> {
+        Merge::new(self.table::<T>().iter().map(|segment| &segment.rows).collect())
+    }
+
+    /// A served table's row, the newest one there is.
+    pub fn row<T: Table>(&self, hash: KeyHash) -> Option<T::Row<'_>> {
+        self.table::<T>().iter().rev().find_map(|segment| segment.rows.get(hash))
+    }
+
+    /// A tag's row.
     pub fn tag(&self, hash: KeyHash) -> Option<TagRow<'_>> {
-        self.tags.iter().rev().find_map(|segment| segment.rows.get(hash))
+        self.row::<Tags>(hash)
     }
 
-    /// The same through the segments' filters, for a job that asks mostly for keys that are new.
+    /// A tag's row by the segments' filters, for a job that asks mostly for keys that are new.
     pub fn tag_filtered(&self, hash: KeyHash) -> Option<TagRow<'_>> {
-        self.tags.iter().rev().find_map(|segment| segment.get_filtered(hash))
+        self.table::<Tags>().iter().rev().find_map(|segment| segment.get_filtered(hash))
     }
 
     /// The row of a board.
     pub fn board(&self, scope: &str, window: &str) -> Option<BoardRow<'_>> {
-        let hash = board_hash(scope, window);
-        self.boards.iter().rev().find_map(|segment| segment.rows.get(hash))
+        self.row::<Boards>(board_hash(scope, window))
     }
 }
 
-fn share<T: Named>(
-    storage: &dyn Storage,
-    manifest: &Manifest,
-    old: &[Arc<OpenSegment<T>>],
-) -> Result<Vec<Arc<OpenSegment<T>>>, CommitError> {
-    let open: HashMap<&str, &Arc<OpenSegment<T>>> =
-        old.iter().map(|segment| (segment.meta.name.as_str(), segment)).collect();
-    let shared = manifest.segments(T::NAME).map(|meta| match open.get(meta.name.as_str()) {
-        Some(segment) => Ok(Arc::clone(segment)),
-        None => Ok(Arc::new(open_kept(storage, manifest, meta)?)),
-    });
-    shared.collect()
+/// Opens a table if readers see it.
+struct OpenServed<'o> {
+    storage: &'o dyn Storage,
+    manifest: &'o Manifest,
+    before: Option<&'o Snapshot>,
+}
+
+impl TableVisitor for OpenServed<'_> {
+    type Output = Result<Option<Box<dyn Any + Send + Sync>>, CommitError>;
+
+    fn visit<T: Table>(self) -> Self::Output {
+        if T::SERVED.is_none() {
+            return Ok(None);
+        }
+        let old = self.before.map_or(&[][..], |before| before.table::<T>());
+        let open: HashMap<&str, &Arc<OpenSegment<T>>> =
+            old.iter().map(|segment| (segment.meta.name.as_str(), segment)).collect();
+        let shared =
+            self.manifest.segments(T::NAME).map(|meta| match open.get(meta.name.as_str()) {
+                Some(segment) => Ok(Arc::clone(segment)),
+                None => open_kept(self.storage, self.manifest, meta).map(Arc::new),
+            });
+        Ok(Some(Box::new(shared.collect::<Result<Shared<T>, _>>()?)))
+    }
+}
+
+/// Checks the files of a table that readers do not see.
+struct CheckUnserved<'o> {
+    storage: &'o dyn Storage,
+    manifest: &'o Manifest,
+}
+
+impl TableVisitor for CheckUnserved<'_> {
+    type Output = Result<(), CommitError>;
+
+    fn visit<T: Table>(self) -> Self::Output {
+        if T::SERVED.is_none() {
+            open_table::<T>(self.storage, self.manifest)?;
+        }
+        Ok(())
+    }
 }

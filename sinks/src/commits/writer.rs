@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::manifest::SegmentMeta;
+use schemas::rows::Table;
 use schemas::segment::{Rows, SegmentError};
 use thiserror::Error;
 
-use super::snapshot::Named;
 use crate::storage::{Storage, StorageError, StorageWriter, temporary};
 
 /// Why a segment could not be written. The process must end.
@@ -42,16 +42,12 @@ pub struct WriteJob {
 
 impl WriteJob {
     /// A segment of `rows`, named `name`, of one commit.
-    pub fn new<T: Named>(
+    pub fn new<T: Table>(
         name: String,
         commit: u64,
         rows: Rows<T>,
-        last_hour: Option<u32>,
         reply: impl FnOnce(Written) + Send + 'static,
-    ) -> Self
-    where
-        T::Builder: Send,
-    {
+    ) -> Self {
         let meta = SegmentMeta {
             name,
             table: T::NAME,
@@ -60,7 +56,7 @@ impl WriteJob {
             rows: rows.len() as u64,
             bytes: 0,
             xxh3: String::new(),
-            last_hour,
+            last_hour: rows.last_hour(),
         };
         let encode = Box::new(move |out: &mut StorageWriter<'_>| rows.encode(out));
         Self { meta, encode, reply: Box::new(reply) }

@@ -6,8 +6,8 @@ use crate::common::{Batch, Content, Job, Rng, assert_holds, memory};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use schemas::manifest::{Manifest, TableName};
-use schemas::rows::Ids;
+use schemas::manifest::Manifest;
+use schemas::rows::{Ids, Table, TableName, Tags};
 use sinks::commits::{Housekeeper, MergeTask, Merged, Retention, open_table};
 use sinks::storage::Storage;
 
@@ -172,7 +172,7 @@ fn a_merge_that_comes_too_late_is_dropped() {
     let mut ahead = before.clone();
     assert!(tags.apply(&mut ahead.body.segments));
     let ids = task.step(&ahead).unwrap().unwrap();
-    assert_eq!(ids.output.table, TableName::Ids);
+    assert_eq!(ids.output.table, Ids::NAME);
     // Meanwhile the first hours expire, and their files go.
     let batch = Batch { floor_hour: Some(4), ..Batch::default() };
     content = content.after(6, &batch);
@@ -182,8 +182,8 @@ fn a_merge_that_comes_too_late_is_dropped() {
     }
     content = content.after(7, &Batch::default());
     job.commit(&Batch::default()).unwrap();
-    assert_eq!(job.last.segments(TableName::Tags).count(), 1, "the one in time was taken up");
-    assert_eq!(job.last.segments(TableName::Ids).count(), 2, "the late one was not");
+    assert_eq!(job.last.segments(Tags::NAME).count(), 1, "the one in time was taken up");
+    assert_eq!(job.last.segments(Ids::NAME).count(), 2, "the late one was not");
     assert_holds(&*job.storage, &job.last, &content);
     let mut none = Vec::new();
     assert!(!tags.apply(&mut none) && none.is_empty());

@@ -10,8 +10,8 @@ use crate::common::{
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::hash::KeyHash;
-use schemas::manifest::{Manifest, TableName};
-use schemas::rows::Tags;
+use schemas::manifest::Manifest;
+use schemas::rows::{Boards, Table, Tags};
 use sinks::commits::{
     CommitError, Follower, Housekeeper, Retention, Snapshot, create, load, make_visible,
     manifest_name, open_segment,
@@ -89,8 +89,8 @@ fn files_that_two_commits_name_are_opened_once() {
     let old = Snapshot::open(&*storage, load(&*storage, 2).unwrap(), None).unwrap();
     let new = Snapshot::open(&*storage, job.last.clone(), Some(&old)).unwrap();
     assert_eq!(opened.load(Ordering::SeqCst), 8);
-    assert!(Arc::ptr_eq(&old.tags[0], &new.tags[0]));
-    assert!(Arc::ptr_eq(&old.boards[0], &new.boards[0]));
+    assert!(Arc::ptr_eq(&old.table::<Tags>()[0], &new.table::<Tags>()[0]));
+    assert!(Arc::ptr_eq(&old.table::<Boards>()[0], &new.table::<Boards>()[0]));
     assert_shows(&old, &first);
     assert_shows(&new, &second);
     // Back in time, too: what the newer one has open serves the older one.
@@ -103,7 +103,7 @@ fn files_that_two_commits_name_are_opened_once() {
 fn every_damage_to_a_segment_is_an_error_that_names_it() {
     let storage = memory();
     let (job, ..) = two_commits(storage.clone());
-    let meta = job.last.segments(TableName::Tags).next().unwrap().clone();
+    let meta = job.last.segments(Tags::NAME).next().unwrap().clone();
     let whole = storage.open(&meta.name).unwrap().to_vec();
     let open = || Snapshot::open(&*storage, job.last.clone(), None);
     assert!(open().is_ok());
@@ -133,8 +133,8 @@ fn every_damage_to_a_segment_is_an_error_that_names_it() {
 fn a_file_of_another_table_is_an_error_that_names_it() {
     let storage = memory();
     let (job, ..) = two_commits(storage.clone());
-    let mut meta = job.last.segments(TableName::Boards).next().unwrap().clone();
-    meta.table = TableName::Tags;
+    let mut meta = job.last.segments(Boards::NAME).next().unwrap().clone();
+    meta.table = Tags::NAME;
     let error = open_segment::<Tags>(&*storage, &meta).err().unwrap().to_string();
     assert!(error.contains(&meta.name) && error.contains("columns"), "{error}");
 }

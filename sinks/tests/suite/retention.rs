@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{Batch, Hooked, Job, Mode, all_files, countdown, key_of, memory};
-use schemas::manifest::{Manifest, TableName};
-use schemas::rows::{DeadLetters, Ids};
+use schemas::manifest::Manifest;
+use schemas::rows::{DeadLetters, Ids, Table, Tags};
 use sinks::commits::{
     CommitError, Housekeeper, Retention, RetentionTask, Snapshot, create, list_commits, load,
     make_visible, manifest_name, newest, open_table, segment_name, visible,
@@ -180,7 +180,7 @@ fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
     let storage = memory();
     let mut old = unrelated_commits(storage.clone(), 4);
     old.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
-    let orphan = segment_name(&old.start, 5, TableName::Tags, "t0");
+    let orphan = segment_name(&old.start, 5, Tags::NAME, "t0");
     assert!(storage.open(&orphan).is_ok());
     let mut job = Job::start(storage.clone(), 2, 0).unwrap();
     let rubbish = [
@@ -191,7 +191,7 @@ fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
         "visible/tmp-0000000001".to_owned(),
         "visible/0000000001".to_owned(),
     ];
-    let ours = segment_name(&job.start, 6, TableName::Tags, "t0");
+    let ours = segment_name(&job.start, 6, Tags::NAME, "t0");
     job.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
     let others = [
         ours,
@@ -222,7 +222,7 @@ fn what_no_commit_ever_named_has_a_short_grace() {
     let storage = memory();
     let mut old = unrelated_commits(storage.clone(), 4);
     old.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
-    let orphan = segment_name(&old.start, 5, TableName::Tags, "t0");
+    let orphan = segment_name(&old.start, 5, Tags::NAME, "t0");
     let job = Job::start(storage.clone(), 2, 0).unwrap();
     let retention = Retention { keep_ms: 0, bytes: Some(u64::MAX), grace_ms: 600_000 };
     let mut task = task_of(&job, retention);

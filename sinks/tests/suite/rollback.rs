@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::common::{Batch, Content, Job, Mode, all_files, assert_holds, countdown, memory, start};
-use schemas::manifest::{Finished, Manifest, TableName};
+use schemas::manifest::{Finished, Manifest};
+use schemas::rows::{Table, Tags};
 use sinks::commits::{
     CommitError, Follower, Retention, RetentionTask, RollbackError, create, list_commits, load,
     manifest_name, newest, rollback, segment_name, visible,
@@ -49,7 +50,7 @@ fn the_old_content_comes_back_under_a_higher_number() {
         assert_eq!(made.body.counters, old.body.counters);
         assert_eq!(made.body.inputs, old.body.inputs);
         assert!(made.body.clean && made.body.finished.is_none());
-        let prefix = segment_name(header, 0, TableName::Tags, "")[..28].to_owned();
+        let prefix = segment_name(header, 0, Tags::NAME, "")[..28].to_owned();
         assert!(made.body.segments.iter().all(|s| s.name.starts_with(&prefix)), "{prefix}");
         assert_eq!(newest(&*storage).unwrap(), Some(made.clone()));
         assert_eq!(visible(&*storage).unwrap(), Some(7));
@@ -176,7 +177,7 @@ fn damaged(of: u64, gone: &[u64], damage: impl FnOnce(&mut Vec<u8>)) -> (Manifes
     let storage = memory();
     let (_, contents) = five_commits(storage.clone());
     let manifest = load(&*storage, of).unwrap();
-    let mut files = manifest.segments(TableName::Tags).rev();
+    let mut files = manifest.segments(Tags::NAME).rev();
     let file = files.find(|s| s.first_commit == of && s.rows > 0).unwrap().name.clone();
     storage.damage(&file, damage);
     for commit in gone {
@@ -206,7 +207,7 @@ fn damaged(of: u64, gone: &[u64], damage: impl FnOnce(&mut Vec<u8>)) -> (Manifes
 fn files_that_cannot_be_read_are_told_and_mark_nothing_else() {
     let (whole, unreadable) = damaged(6, &[], |_| {});
     assert_eq!(unreadable, "");
-    let bytes = whole.segments(TableName::Tags).map(|s| s.bytes).max().unwrap() as usize;
+    let bytes = whole.segments(Tags::NAME).map(|s| s.bytes).max().unwrap() as usize;
     for at in (0..bytes).step_by(7) {
         // With the manifest the checksum is known; without it, each row's own hash tells.
         let (_, unreadable) = damaged(6, &[], |file| flip(file, at));

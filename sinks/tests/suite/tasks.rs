@@ -23,7 +23,7 @@ fn write_job(name: &str, replies: &Replies) -> WriteJob {
     rows.push(KeyHash::default(), &IdRow { hash: KeyHash::default(), hour: 3, forgotten: false });
     let replies = Arc::clone(replies);
     let reply = move |written| replies.lock().unwrap().push(written);
-    WriteJob::new(name.to_owned(), 7, rows, Some(3), reply)
+    WriteJob::new(name.to_owned(), 7, rows, reply)
 }
 
 /// The calls that a storage gets, and the storage.

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use schemas::hash::{HashKey, KeyHash};
 use schemas::manifest::{Header, Manifest, SegmentMeta};
 use schemas::rows::{
-    BoardRow, Boards, DeadLetterRow, DeadLetters, IdRow, Ids, TagRow, Tags, board_hash,
+    BoardRow, Boards, DeadLetterRow, DeadLetters, IdRow, Ids, Table, TagRow, Tags, board_hash,
     partition_hash, record_hash,
 };
 use schemas::segment::Rows;
 use sinks::commits::{
-    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, Named, SegmentWriter, Snapshot,
+    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot,
     Start, TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
 };
 use sinks::storage::Storage;
@@ -141,18 +141,12 @@ impl Job {
         let mut jobs = Vec::new();
         for worker in 0..self.workers {
             let mine = |hash: KeyHash| hash.bin() % self.workers == worker;
-            jobs.extend(self.job(
-                commit,
-                worker,
-                tag_rows(&key, commit, batch, mine),
-                None,
-                &replies,
-            ));
-            let ids = id_rows(&key, batch, mine);
-            jobs.extend(self.job(commit, worker, ids, batch.ids.values().max().copied(), &replies));
+            let tags = tag_rows(&key, commit, batch, mine);
+            jobs.extend(self.job(commit, worker, tags, &replies));
+            jobs.extend(self.job(commit, worker, id_rows(&key, batch, mine), &replies));
         }
-        jobs.extend(self.job(commit, 0, board_rows(commit, batch), None, &replies));
-        jobs.extend(self.job(commit, 0, dead_rows(commit, batch), None, &replies));
+        jobs.extend(self.job(commit, 0, board_rows(commit, batch), &replies));
+        jobs.extend(self.job(commit, 0, dead_rows(commit, batch), &replies));
         let sent = jobs.len();
         let (order, first) = self.order.clone().unwrap_or_else(|| ((0..sent).collect(), sent));
         assert_eq!(order.len(), sent, "an order of all segments");
@@ -173,24 +167,20 @@ impl Job {
         Ok(metas)
     }
 
-    fn job<T: Named>(
+    fn job<T: Table>(
         &self,
         commit: u64,
         worker: u64,
         rows: Rows<T>,
-        last_hour: Option<u32>,
         replies: &Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>,
-    ) -> Option<WriteJob>
-    where
-        T::Builder: Send,
-    {
+    ) -> Option<WriteJob> {
         if rows.is_empty() {
             return None;
         }
         let name = segment_name(&self.start, commit, T::NAME, &format!("t{worker}"));
         let replies = Arc::clone(replies);
         let reply = move |written| replies.lock().unwrap().push(written);
-        Some(WriteJob::new(name, commit, rows, last_hour, reply))
+        Some(WriteJob::new(name, commit, rows, reply))
     }
 }
 
