@@ -1,4 +1,5 @@
-//! `tagflow checkpoint`: what a state folder holds, commit by commit.
+//! `tagflow checkpoint`: the commits of a state folder. Invariant: an export depends on nothing but
+//! its commit, so that equal commits give equal bytes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,30 +32,30 @@ enum What {
     Ls {
         #[command(flatten)]
         state: StateArg,
-        /// One JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Show a commit: positions, counters, files
+    /// Show the positions, counters and files of a commit
     Show {
         #[command(flatten)]
         state: StateArg,
-        /// The commit, or the last one at a time; the visible one by default
+        /// The commit, or the last one at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
         at: Option<At>,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Print all tags of a commit as NDJSON, by (scope, key), then its totals
+    /// Print all tags of a commit as NDJSON, sorted by scope and key, and its counters
     Export {
         #[command(flatten)]
         state: StateArg,
-        /// The commit, or the last one at a time; the visible one by default
+        /// The commit, or the last one at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
         at: Option<At>,
     },
-    /// Make a new commit with the content of an older one; no job may live on the state
+    /// Make a new commit with the content of an older one; no job may be running on the state
     Rollback {
         /// The job's state folder
         #[arg(long, value_name = "DIR")]
@@ -119,7 +120,7 @@ fn list(state: &StateArg, json: bool) -> Result<(), CliError> {
     let mut output = Output::new();
     for commit in list_commits(&*storage)? {
         let Manifest { header, body } = match load(&*storage, commit) {
-            // Only its header is left: it stays as a fence, and holds nothing.
+            // Only its header is left, as a fence.
             Err(CommitError::Missing(_)) => continue,
             other => other?,
         };

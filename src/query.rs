@@ -1,4 +1,5 @@
-//! `tagflow query`: a tag's counts or the boards, from a state folder or a database.
+//! `tagflow query`: the counts of a tag or the boards, from a state folder or a database.
+//! Invariant: a tag's JSON is the same as the API's.
 
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use crate::signals::runtime;
 use crate::state::{At, open, snapshot};
 use crate::store_args::{StoreArgs, nowhere};
 
-/// Ask a state folder or a store for a tag or for the top tags
+/// Query a state folder or a store for a tag or the top tags
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow query tag sunset --state ./state --json
@@ -26,14 +27,14 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The counts of one tag
+    /// Show the counts of a tag
     Tag {
-        /// The tag, in any spelling, with or without its sign
+        /// The tag, in any spelling, with or without the sign
         name: String,
         #[command(flatten)]
         options: Options,
     },
-    /// The top tags of every window
+    /// Show the top tags of every window
     Top {
         #[command(flatten)]
         options: Options,
@@ -42,7 +43,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct Options {
-    /// Count within a scope such as region=eu
+    /// Show counts within a scope, such as region=eu
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
     /// The job's state folder
@@ -50,17 +51,17 @@ struct Options {
     state: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
-    /// The commit to ask, or the last one at a time; the visible one by default
+    /// The commit to query, or the last one at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME", conflicts_with = "store")]
     at: Option<At>,
-    /// The answer as one JSON object; a tag's is the same as the API's
+    /// Print one JSON object; a tag's is the same as the API's
     #[arg(long)]
     json: bool,
 }
 
 impl Options {
-    /// Asks the store that is named, or else the commit.
-    fn ask<T>(
+    /// Queries the store if one is given, and otherwise the commit.
+    fn query<T>(
         &self,
         store: impl AsyncFnOnce(&dyn Reader) -> Result<T, StoreError>,
         view: impl FnOnce(&CommitView) -> Result<T, StoreError>,
@@ -90,60 +91,60 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         What::Tag { name, options } => {
             let parsed = Name::parse(&name).map_err(|error| CliError::Name { name, error })?;
             let (scope, key) = (&options.scope, parsed.key());
-            let (at, tag) = options.ask(
+            let (at, tag) = options.query(
                 async |store| store.tag(scope, key).await,
                 |view| Ok((view.as_of(), view.tag(scope, key)?)),
             )?;
-            let tag = tag.ok_or_else(|| none(key, scope))?;
+            let tag = tag.ok_or_else(|| not_found(key, scope))?;
             if options.json {
                 output.json(&TagAnswer::new(tag, &at))?;
             } else {
-                tell_tag(&mut output, &tag, &at)?;
+                print_tag(&mut output, &tag, &at)?;
             }
         }
         What::Top { options } => {
             let scope = &options.scope;
-            let (at, boards) = options.ask(
+            let (at, boards) = options.query(
                 async |store| store.boards(scope).await,
                 |view| Ok((view.as_of(), view.boards(scope)?)),
             )?;
             if options.json {
                 output.json(&Boards::new(options.scope, boards, &at))?;
             } else {
-                tell_boards(&mut output, &boards, &at)?;
+                print_boards(&mut output, &boards, &at)?;
             }
         }
     }
     output.flush()
 }
 
-fn none(key: &str, scope: &str) -> CliError {
-    let place = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
-    CliError::Failed(format!("no post{place} carries #{key}"))
+fn not_found(key: &str, scope: &str) -> CliError {
+    let within = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
+    CliError::Failed(format!("no post{within} carries #{key}"))
 }
 
-fn tell_as_of(output: &mut Output, at: &AsOf) -> Result<(), CliError> {
+fn print_as_of(output: &mut Output, at: &AsOf) -> Result<(), CliError> {
     let time = at.as_of_ms.map_or_else(|| "no event yet".to_owned(), format_ms);
     output.line(format!("as of {time}, commit {}", at.commit))
 }
 
-fn tell_tag(output: &mut Output, tag: &Tag, at: &AsOf) -> Result<(), CliError> {
-    let place = if tag.scope.is_empty() { String::new() } else { format!(" in {}", tag.scope) };
-    output.line(format!("#{}{place}: {} posts", tag.display, tag.total))?;
+fn print_tag(output: &mut Output, tag: &Tag, at: &AsOf) -> Result<(), CliError> {
+    let within = if tag.scope.is_empty() { String::new() } else { format!(" in {}", tag.scope) };
+    output.line(format!("#{}{within}: {} posts", tag.display, tag.total))?;
     for (window, count) in &tag.windows {
         output.line(format!("  last {window:<5} {count:>12}"))?;
     }
     output.line(format!("  first seen {}", format_ms(tag.first_seen_ms)))?;
     output.line(format!("  last seen  {}", format_ms(tag.last_seen_ms)))?;
-    tell_as_of(output, at)
+    print_as_of(output, at)
 }
 
-fn tell_boards(output: &mut Output, boards: &[Board], at: &AsOf) -> Result<(), CliError> {
+fn print_boards(output: &mut Output, boards: &[Board], at: &AsOf) -> Result<(), CliError> {
     for board in boards {
         output.line(format!("top of {}", board.window))?;
-        for (place, entry) in board.entries.iter().enumerate().take(20) {
-            output.line(format!("{:>4} {:>12}  #{}", place + 1, entry.count, entry.display))?;
+        for (entry, rank) in board.entries.iter().zip(1..).take(20) {
+            output.line(format!("{rank:>4} {:>12}  #{}", entry.count, entry.display))?;
         }
     }
-    tell_as_of(output, at)
+    print_as_of(output, at)
 }

@@ -1,4 +1,4 @@
-//! State folders as commands name them.
+//! State folders and commits, as commands name them. Invariant: reading never creates a state.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,17 +23,17 @@ pub(crate) struct StateArg {
 pub(crate) fn open(state: &Path) -> Result<Arc<dyn Storage>, CliError> {
     let storage = DiskStorage::open_existing(state).ok_or_else(|| {
         let state = state.display();
-        CliError::Failed(format!("{state} holds no Tagflow state; `tagflow run` makes one"))
+        CliError::Failed(format!("{state} holds no Tagflow state; `tagflow run` creates one"))
     })?;
     Ok(Arc::new(storage))
 }
 
-/// A commit as `--at` names it.
+/// A commit, as named by `--at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
-    /// By its number.
+    /// The commit with this number.
     Commit(u64),
-    /// The last one whose stream time is not behind this time.
+    /// The last commit whose stream time is not after this time.
     Time(i64),
 }
 
@@ -42,11 +42,12 @@ impl FromStr for At {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
-            // No job makes as many commits as there are milliseconds since 1970.
+            // Larger numbers are times in milliseconds: no job makes that many commits.
             Ok(commit) if commit < 100_000_000_000 => Ok(Self::Commit(commit)),
             Ok(_) => TimeUnit::Millis.parse(text).map(Self::Time).map_err(|e| e.to_string()),
             Err(_) => TimeUnit::Rfc3339.parse(text).map(Self::Time).map_err(|_| {
-                "write a commit's number, or a time as 2026-05-01T12:00:00Z or in ms".to_owned()
+                "expected a commit's number, or a time such as 2026-05-01T12:00:00Z or in ms"
+                    .to_owned()
             }),
         }
     }
@@ -58,7 +59,7 @@ pub(crate) fn manifest(storage: &dyn Storage, at: Option<At>) -> Result<Manifest
         return Ok(load(storage, commit)?);
     }
     let newest = visible(storage)?.ok_or_else(|| {
-        CliError::Failed("this state has no commit yet; `tagflow run` makes one".to_owned())
+        CliError::Failed("this state has no commit yet; `tagflow run` makes the first".to_owned())
     })?;
     match at {
         Some(At::Time(ms)) => at_time(storage, newest, ms),
@@ -71,10 +72,10 @@ fn at_time(storage: &dyn Storage, newest: u64, ms: i64) -> Result<Manifest, CliE
     let commits = list_commits(storage)?;
     let kept = commits.partition_point(|commit| *commit <= newest);
     let mut later = None;
-    // Stream time never falls from commit to commit.
+    // Stream time never decreases from commit to commit.
     for commit in commits[..kept].iter().rev() {
         let manifest = match load(storage, *commit) {
-            // Only its header is left: it stays as a fence, and holds nothing.
+            // Only its header is left, as a fence.
             Err(CommitError::Missing(_)) => continue,
             other => other?,
         };
@@ -83,9 +84,9 @@ fn at_time(storage: &dyn Storage, newest: u64, ms: i64) -> Result<Manifest, CliE
             as_of_ms => later = as_of_ms.or(later),
         }
     }
-    let first = later.map_or_else(String::new, |ms| format!(", which begin at {}", format_ms(ms)));
+    let first = later.map_or_else(String::new, |ms| format!(", the first is at {}", format_ms(ms)));
     let time = format_ms(ms);
-    Err(CliError::Failed(format!("{time} lies before the commits that are kept{first}")))
+    Err(CliError::Failed(format!("{time} is before the commits that are kept{first}")))
 }
 
 /// Opens the commit `at`, or the visible one.

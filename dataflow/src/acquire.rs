@@ -97,7 +97,7 @@ pub fn roll_back(
         && !living.body.clean
         && let Some(holder) = Lock::holder(root, &living.header.owner)
     {
-        return Err(TakeoverError::Living(holder).into());
+        return Err(TakeoverError::InUse(holder).into());
     }
     let owner = owner(host, &**clock)?;
     let _lock = Lock::take(root, &owner)?;

@@ -79,7 +79,7 @@ impl JobError {
     pub fn is_fenced(&self) -> bool {
         matches!(
             self,
-            Self::Commit(CommitError::Fenced { .. }) | Self::Takeover(TakeoverError::Living(_))
+            Self::Commit(CommitError::Fenced { .. }) | Self::Takeover(TakeoverError::InUse(_))
         )
     }
 }

@@ -1,9 +1,9 @@
-//! Control records: what a job is asked to do besides reading its inputs, such as corrections.
+//! Control records: requests to a job, such as corrections.
 //!
-//! They come in files of the folder `control`, which are taken in the order of their numbers, each
-//! exactly once. A file is text: a line with a checksum of all that follows, a line of JSON that
-//! says who asks, when and why, and a line of JSON for each record. Invariant: bytes with one bit
-//! changed are refused.
+//! They come in numbered files in the folder `control`, which a job consumes in order, each exactly
+//! once. A file is text: a line with a checksum of the rest, a line of JSON with who requested it,
+//! when and why, and a line of JSON for each record. Invariant: a file with any bit changed is
+//! refused.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,47 +13,47 @@ use crate::manifest::checksum;
 
 const MAGIC: &str = "tagflow-control 1";
 
-/// Who asks for something, when, and why.
+/// Who requests something, when, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
     /// Who: a user and a host.
     pub who: String,
-    /// When, in milliseconds of the asker's wall clock.
+    /// When, in milliseconds of the requester's wall clock.
     pub when_ms: i64,
-    /// Why, in the asker's words.
+    /// Why, in the requester's words.
     pub why: String,
-    /// The commit that the records were made from.
+    /// The commit that the records are based on.
     pub base: u64,
-    /// That commit's history: after a rollback they mean nothing.
+    /// That commit's history. After a rollback the records no longer apply.
     pub history: u64,
 }
 
-/// The numbers and texts of a tag's row, but for its buckets.
+/// The values of a tag's row, except its buckets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Values {
     /// The number of posts.
     pub total: i64,
-    /// The least event time.
+    /// The earliest event time.
     pub first_ms: i64,
-    /// The greatest.
+    /// The latest event time.
     pub last_ms: i64,
     /// The spelling of the earliest event.
     pub display: String,
 }
 
-/// How many posts more or less there are in one bucket.
+/// A change to the count of one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketChange {
-    /// Where the bucket starts, in milliseconds.
+    /// The start of the bucket, in milliseconds.
     pub start_ms: i64,
     /// Its width.
     pub width_ms: i64,
-    /// The posts to add.
+    /// The number of posts to add, or to take away if negative.
     pub by: i64,
 }
 
-/// What a tag's row must become, told as what it was when that was found out: so that posts that
-/// come meanwhile are kept.
+/// A correction to a tag's row: the difference between the row as stored and as recomputed, so that
+/// posts counted in the meantime are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Correction {
     /// The hash of (scope, tag).
@@ -62,9 +62,9 @@ pub struct Correction {
     pub scope: String,
     /// The tag's key.
     pub key: String,
-    /// What the commit holds; none where it has no such row.
+    /// The values in the commit, or `None` if it has no such row.
     pub stored: Option<Values>,
-    /// What the log comes to; none where there is no such tag.
+    /// The values recomputed from the log, or `None` if it has no such tag.
     pub recomputed: Option<Values>,
     /// The buckets that differ.
     pub buckets: Vec<BucketChange>,
@@ -75,13 +75,13 @@ pub struct Correction {
 pub struct Id {
     /// The hash of (input, event id).
     pub hash: KeyHash,
-    /// The id where it is known, else the hash.
+    /// The id if it is known, or else the hash.
     pub text: String,
     /// The hour of the event's time, since 1970.
     pub hour: u32,
 }
 
-/// One thing to do.
+/// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Control {
@@ -89,19 +89,18 @@ pub enum Control {
     Correct(Correction),
     /// Remember an event id that was forgotten too early.
     Remember(Id),
-    /// Forget one that nobody sent.
+    /// Forget an event id that is not in the log.
     Forget(Id),
-    /// Write a tag's row again, under a newer version. A tag that is not known becomes a row of
-    /// total 0.
+    /// Write a tag's row again, with a newer version. An unknown tag gets a row with total 0.
     Republish {
         /// The scope; empty for the whole stream.
         scope: String,
         /// The tag's key.
         key: String,
-        /// Its display form, where the tag is not known.
+        /// Its display form, if the tag is unknown.
         display: String,
     },
-    /// Count a record that was refused.
+    /// Deliver a record again that was refused.
     Redeliver {
         /// The input's name.
         input: String,
@@ -109,28 +108,28 @@ pub enum Control {
         partition: String,
         /// The record's position in it.
         position: u64,
-        /// The record as it was read, as far as it is text.
+        /// The record as it was read, with invalid UTF-8 replaced.
         refused: String,
-        /// The record to count.
+        /// The record to count instead.
         record: String,
     },
 }
 
-/// Why bytes are no control records.
+/// Why these bytes are not a valid file of control records.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// Another kind of file, or a later version's.
-    #[error("it does not begin as control records do")]
+    /// Another kind of file, or a later version.
+    #[error("it is not a file of control records of a known version")]
     NotControls,
-    /// Cut off or changed.
-    #[error("its checksum is wrong: the file is damaged")]
+    /// The file is truncated or changed.
+    #[error("its checksum does not match")]
     Checksum,
-    /// The checksum is right and the content is not: another build wrote it.
+    /// The checksum matches, but this build cannot read the content: another build wrote it.
     #[error("its content cannot be read: {0}")]
     Content(#[from] serde_json::Error),
 }
 
-/// The bytes of a file of control records.
+/// Encodes a file of control records.
 pub fn encode(asker: &Asker, controls: &[Control]) -> Result<Vec<u8>, ControlError> {
     let mut rest = serde_json::to_vec(asker)?;
     rest.push(b'\n');
@@ -143,7 +142,7 @@ pub fn encode(asker: &Asker, controls: &[Control]) -> Result<Vec<u8>, ControlErr
     Ok(bytes)
 }
 
-/// Reads a file of control records.
+/// Decodes a file of control records.
 pub fn decode(bytes: &[u8]) -> Result<(Asker, Vec<Control>), ControlError> {
     let end = bytes.iter().take(64).position(|b| *b == b'\n').ok_or(ControlError::NotControls)?;
     let (first, rest) = (&bytes[..end], &bytes[end + 1..]);
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn control_records_come_back_and_damaged_ones_are_refused() {
+    fn control_records_read_back_and_damage_is_refused() {
         let asker = Asker { who: "ann@host".into(), base: 9, ..Asker::default() };
         let bytes = encode(&asker, &controls()).unwrap();
         assert_eq!(decode(&bytes).unwrap(), (asker, controls()));

@@ -1,41 +1,41 @@
-//! What a job has counted since its state began. Invariant: the sum of the first six is the number
-//! of records that were read.
+//! What a job has counted since its state was created. Invariant: the first six counters add up to
+//! the number of records read.
 
 use serde::{Deserialize, Serialize};
 
-/// What happened to the records that were read: each is counted once, in one of the first six.
+/// What happened to the records that were read. Each is counted in exactly one of the first six.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
-    /// Accepted first-time events.
+    /// Events that were accepted.
     pub events: u64,
-    /// Events whose id had been accepted before.
+    /// Events with an id that had been accepted before.
     pub duplicates: u64,
     /// Events older than the horizon, whether they were counted or not.
     pub beyond_horizon: u64,
-    /// Records in the dead letters for another reason.
+    /// Records that became dead letters for other reasons.
     pub dead_letters: u64,
     /// Events of a type that this job does not handle.
     pub unsupported: u64,
-    /// Events after a bounded run's `--until`.
+    /// Events after the `--until` of a bounded run.
     pub after_until: u64,
-    /// Tag occurrences over the longest length.
+    /// Occurrences of tags that are too long.
     pub tags_too_long: u64,
-    /// Tag occurrences beyond the first distinct tags of a post.
+    /// Occurrences of tags beyond the limit of distinct tags a post.
     pub tags_too_many: u64,
-    /// Texts that were read in part.
+    /// Texts that were truncated.
     pub texts_truncated: u64,
-    /// Attribute values outside a scope's allow-list.
+    /// Attribute values that are not in a scope's allow-list.
     pub scope_overflow: u64,
-    /// Positions of topics whose records were removed before they could be read.
+    /// Records that a topic's retention removed before they were read.
     pub lost_records: u64,
     /// Rows and ids that were corrected.
     pub corrected: u64,
-    /// Corrections that were passed over, since a later one or a rollback had made them void.
+    /// Corrections that were skipped because a later one or a rollback superseded them.
     pub superseded: u64,
-    /// Rows that were written again as they were.
+    /// Rows that were written again unchanged.
     pub republished: u64,
-    /// Refused records that were counted later.
+    /// Refused records that were delivered again and counted.
     pub redelivered: u64,
 }
 
@@ -61,7 +61,7 @@ impl Counters {
         ]
     }
 
-    /// The records read: each ends in one of these.
+    /// The number of records read.
     pub fn records(&self) -> u64 {
         self.events
             + self.duplicates

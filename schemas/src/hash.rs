@@ -1,19 +1,20 @@
-//! Keyed 128-bit hashes: how tags and events travel, are placed, and are looked up.
+//! Keyed 128-bit hashes, by which tags and events are routed, stored and looked up.
 //!
-//! SipHash-1-3 with a 128-bit result under a secret key that is made at the first start and kept
-//! in every manifest, so nobody can post two tags that collide. Invariant: the hash of a value
-//! never changes within one state; readers compare the text as well.
+//! SipHash-1-3 with a 128-bit result and a secret key, which is created with the state and kept in
+//! every manifest, so that nobody can post two tags that collide. Invariant: the hash of a value
+//! never changes within a state.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::SipHasher13;
+use thiserror::Error;
 
-/// The number of partitions of a key space; fixed for the life of a state.
+/// The number of parts of the key space, fixed for the life of a state.
 pub const BINS: u64 = 1024;
 const BIN_BITS: u32 = BINS.trailing_zeros();
 
-/// A 128-bit hash, ordered as segments are: by its high word, then its low one.
+/// A 128-bit hash, ordered as in segments: by its high word, then by its low word.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -31,21 +32,43 @@ impl fmt::Display for KeyHash {
 }
 
 impl KeyHash {
-    /// The partition this key belongs to: the unit of placement and restore.
+    /// The bin that this key belongs to, which decides which worker owns it.
     pub fn bin(self) -> u64 {
         self.hi >> (64 - BIN_BITS)
     }
 
-    /// The least key of a bin.
+    /// The smallest key of a bin.
     pub fn first_of_bin(bin: u64) -> Self {
+        debug_assert!(bin < BINS, "there is no bin {bin}");
         Self { hi: bin << (64 - BIN_BITS), lo: 0 }
     }
 }
 
-/// The secret key of a state's hashes. Its debug form does not show it.
+/// The secret key of a state's hashes: 32 hexadecimal digits in manifests, hidden in debug output.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct HashKey(String);
+#[serde(into = "String", try_from = "String")]
+pub struct HashKey(u128);
+
+/// A text that is not a hash key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a hash key has 32 hexadecimal digits")]
+pub struct HashKeyError;
+
+impl From<HashKey> for String {
+    fn from(key: HashKey) -> Self {
+        format!("{:032x}", key.0)
+    }
+}
+
+impl TryFrom<String> for HashKey {
+    type Error = HashKeyError;
+
+    fn try_from(text: String) -> Result<Self, HashKeyError> {
+        let is_plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let key = u128::from_str_radix(&text, 16).ok().filter(|_| is_plain);
+        key.map(Self).ok_or(HashKeyError)
+    }
+}
 
 impl fmt::Debug for HashKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,13 +79,12 @@ impl fmt::Debug for HashKey {
 impl HashKey {
     /// A key from 16 random bytes.
     pub fn new(bytes: u128) -> Self {
-        Self(format!("{bytes:032x}"))
+        Self(bytes)
     }
 
-    /// The hasher of this key.
+    /// A hasher with this key.
     pub fn hasher(&self) -> Hasher {
-        let bytes = u128::from_str_radix(&self.0, 16).unwrap_or_default();
-        Hasher { sip: SipHasher13::new_with_key(&bytes.to_le_bytes()) }
+        Hasher { sip: SipHasher13::new_with_key(&self.0.to_le_bytes()) }
     }
 }
 
@@ -101,14 +123,13 @@ impl Hasher {
         self.bytes(&bytes)
     }
 
-    /// The hash of an event's identity: its id, and what distinguishes its input (see
-    /// [`Self::input_salt`]).
+    /// The hash of an event's identity: its id, and the salt of its input.
     pub fn event(&self, salt: u64, event_id: &str) -> KeyHash {
         let hash = self.bytes(event_id.as_bytes());
         KeyHash { hi: hash.hi ^ salt, lo: hash.lo ^ salt.rotate_left(32) }
     }
 
-    /// A secret number of an input's name that keeps equal ids of two inputs apart.
+    /// A secret number derived from an input's name, which keeps equal ids of two inputs apart.
     pub fn input_salt(&self, input: &str) -> u64 {
         self.bytes(input.as_bytes()).hi
     }
@@ -130,12 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_survives_its_text_and_hides_in_debug() {
+    fn key_reads_back_and_is_hidden_in_debug_output() {
         let key = HashKey::new(0x0123_4567_89ab_cdef);
         let text = serde_json::to_string(&key).unwrap();
         let read: HashKey = serde_json::from_str(&text).unwrap();
         assert_eq!(key.hasher().tag("a"), read.hasher().tag("a"));
         assert_eq!(format!("{key:?}"), "HashKey(***)");
+        for text in ["", "0", "+0000000000000000000000000000001", &"g".repeat(32)] {
+            assert_eq!(HashKey::try_from(text.to_owned()), Err(HashKeyError), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What crosses a boundary in Tagflow: events, tag rules, rows, segments and manifests as bytes,
-//! and `dataflow.yaml`. Invariant: nothing in this crate does I/O or reads a clock.
+//! What crosses a boundary in Tagflow: events, tag rules, rows, segments, manifests and
+//! `dataflow.yaml`, as types and as bytes. Invariant: nothing in this crate does I/O or reads a
+//! clock.
 
 pub mod config;
 pub mod control;

@@ -1,7 +1,7 @@
-//! Log time: a partition's own clock, which a handful of wrong event times cannot move.
+//! Log time: a partition's own clock, which a few wrong event times cannot move.
 //!
-//! It is the k-th largest event time so far, k = 1 + min(63, n / 2) of n events, kept as the 64
-//! largest and a count. Invariant: it never decreases, and it is a function of the log alone.
+//! After n events it is the k-th largest event time, with k = 1 + min(63, n / 2); the 64 largest
+//! times and a count are kept. Invariant: it never decreases, and it depends on the log alone.
 
 use std::collections::VecDeque;
 
@@ -12,16 +12,16 @@ const KEPT: usize = 64;
 /// The log time of one partition, or the times of one block of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogTime {
-    /// The largest event times, ascending, at most 64.
+    /// The largest event times, at most 64, in ascending order.
     largest: VecDeque<i64>,
-    /// How many events there were.
+    /// The number of events.
     events: u64,
-    /// The log time; none before the first event.
+    /// The log time, or `None` before the first event.
     value_ms: Option<i64>,
 }
 
 impl LogTime {
-    /// The log time in milliseconds; none before the first event.
+    /// The log time in milliseconds, or `None` before the first event.
     pub fn value_ms(&self) -> Option<i64> {
         self.value_ms
     }
@@ -31,17 +31,17 @@ impl LogTime {
         self.largest.back().copied()
     }
 
-    /// The largest event times seen, ascending: as many as count.
+    /// The largest event times, in ascending order.
     pub fn largest(&self) -> impl Iterator<Item = i64> + '_ {
         self.largest.iter().copied()
     }
 
-    /// How many events there were.
+    /// The number of events.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// Takes an event's time into account.
+    /// Adds an event's time.
     #[inline]
     pub fn observe(&mut self, ts_ms: i64) {
         self.events += 1;
@@ -49,14 +49,14 @@ impl LogTime {
         self.rise();
     }
 
-    /// Takes a record's append time into account, where the log stamps its records itself: the
-    /// running maximum.
+    /// Adds a record's append time, for logs that stamp records themselves. Log time is then the
+    /// latest append time.
     pub fn observe_append(&mut self, stamp_ms: i64) {
         self.events += 1;
         self.value_ms = self.value_ms.max(Some(stamp_ms));
     }
 
-    /// Continues with the events of a block that follows.
+    /// Adds the events of the next block.
     pub fn append(&mut self, block: &Self) {
         self.events += block.events;
         block.largest.iter().for_each(|ts| self.keep(*ts));
@@ -109,7 +109,7 @@ mod tests {
         }
 
         #[test]
-        fn blocks_keep_what_the_whole_needs(
+        fn appended_blocks_equal_the_whole(
             blocks in vec(vec(0_i64..1000, 0..150), 1..5),
         ) {
             let (mut whole, mut joined) = (LogTime::default(), LogTime::default());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_wrong_clocks_do_not_move_it() {
+    fn few_wrong_clocks_do_not_move_it() {
         let mut log_time = LogTime::default();
         (0..1000).for_each(|ts| log_time.observe(ts));
         (0..40).for_each(|_| log_time.observe(1_000_000));

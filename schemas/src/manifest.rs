@@ -1,8 +1,8 @@
-//! Manifests: the small file whose creation is the commit.
+//! Manifests: the small files whose creation is the commit.
 //!
-//! A manifest is text: a line with a checksum of all that follows, a line of JSON that identifies
-//! the commit, and a line of JSON with its content. A takeover that a later one has superseded may
-//! shrink to its first two lines. Invariant: bytes with one bit changed are refused.
+//! A manifest is text: a line with a checksum of the rest, a line of JSON that identifies the
+//! commit, and a line of JSON with its content. A superseded takeover may be stripped to its first
+//! two lines. Invariant: a manifest with any bit changed is refused.
 
 use std::collections::BTreeMap;
 
@@ -25,97 +25,97 @@ const MAGIC: &str = "tagflow-manifest";
 pub struct Header {
     /// The commit's number.
     pub commit: u64,
-    /// Rises with every rollback.
+    /// The number of rollbacks so far.
     pub history: u64,
-    /// The number of the takeover of this start of the job.
+    /// The number of the takeover with which this run of the job began.
     pub generation: u64,
-    /// 128 random bits of this start.
+    /// 128 random bits of this run, in hexadecimal.
     pub owner: String,
-    /// Whether this commit began a start of the job.
+    /// Whether this commit is a takeover.
     pub takeover: bool,
-    /// Microseconds, strictly rising from manifest to manifest.
+    /// Microseconds, strictly increasing from manifest to manifest.
     pub version: i64,
     /// The owner's wall clock, in milliseconds, when it made the commit.
     pub wall_ms: i64,
 }
 
-/// A commit: a consistent cut of all state with the input positions it covers.
+/// A commit: a consistent cut of all state, with the input positions that it covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// What identifies it.
     pub header: Header,
-    /// What it holds.
+    /// Its content.
     pub body: Body,
 }
 
-/// What a commit holds.
+/// The content of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
-    /// The stream time that windows are evaluated at; none before the first event.
+    /// The stream time that windows are evaluated at, or `None` before the first event.
     pub as_of_ms: Option<i64>,
-    /// Ids of events before this are forgotten; none without a horizon.
+    /// Ids of events before this time are forgotten. `None` without a horizon.
     pub floor_ms: Option<i64>,
     /// The largest event time accepted so far.
     pub largest_ts_ms: Option<i64>,
     /// The secret key of the state's hashes.
     pub hash_key: HashKey,
-    /// The version of the tag rules that made the counts.
+    /// The version of the tag rules behind the counts.
     pub rules: u32,
     /// The windows that tag rows keep buckets for.
     pub windows: Windows,
-    /// The scopes that it counts by besides the whole stream, sorted, such as `region=eu`.
+    /// The scopes that are counted besides the whole stream, sorted, such as `region=eu`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scopes: Option<Vec<String>>,
-    /// Input name → what its records were read with when they were counted last: the field of an
-    /// event → the record's name of it, and what decides about late events, where there is a
-    /// horizon. Of an input that an older build has read there is none.
+    /// Input name → how its records were last read: the field of an event → its name in records,
+    /// and, with a horizon, what happens to late events. Inputs that only an older build has read
+    /// are missing.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub mappings: BTreeMap<String, BTreeMap<String, String>>,
-    /// Input name → the last commit that was made with its records read otherwise than now.
+    /// Input name → the last commit for which its records were read in another way than now.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub read_otherwise: BTreeMap<String, u64>,
-    /// Set when a bounded run had read everything.
+    /// Set once a bounded run has read everything.
     pub finished: Option<Finished>,
-    /// Whether the owner left in order with this commit.
+    /// Whether the owner exited cleanly after this commit.
     pub clean: bool,
-    /// Input name → partition identity → how far it has been read.
+    /// Input name → identity of the partition → how far it has been read.
     pub inputs: BTreeMap<String, BTreeMap<String, Partition>>,
-    /// The number of the first file of control records that has not been taken.
+    /// The number of the first file of control records that has not been consumed.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub control: u64,
-    /// What has been counted since the state began.
+    /// What has been counted since the state was created.
     pub counters: Counters,
-    /// The files of the commit; of one table, the oldest first.
+    /// The files of the commit, those of each table from the oldest to the newest.
     pub segments: Vec<SegmentMeta>,
 }
 
 /// How a bounded run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
-    /// The `--until` it was given.
+    /// Its `--until`.
     pub until_ms: Option<i64>,
 }
 
 /// How far a partition has been read, and its clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
-    /// How far.
+    /// How far it has been read.
     pub position: Position,
-    /// The first position that counts: that of the oldest record there was when it was found.
+    /// The first position that counts: that of the oldest record when the partition was found.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub begin: u64,
     /// Its log time.
     pub log_time: LogTime,
-    /// Whether it had been read to the end seen as the previous commit closed.
+    /// Whether it had been read to its end as known when the previous commit closed.
     pub at_end: bool,
-    /// Whether nothing more can come from it.
+    /// Whether no more records can come from it.
     pub done: bool,
-    /// What it must begin with to be the same partition.
+    /// How to recognize the partition.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fingerprint: Option<Fingerprint>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -126,7 +126,7 @@ fn is_zero(number: &u64) -> bool {
 pub enum Position {
     /// The next record to read.
     Offset(u64),
-    /// A bounded file that is read block by block, in any order.
+    /// A bounded file, whose blocks are read in any order.
     Blocks(Blocks),
 }
 
@@ -136,27 +136,27 @@ impl Default for Position {
     }
 }
 
-/// The size of the pieces that bounded files are read in.
+/// The size of the blocks that bounded files are read in.
 pub const BLOCK_BYTES: u64 = 8 << 20;
 
 /// Which blocks of a file have been read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocks {
-    /// The size of the file when it was last looked at.
+    /// The size of the file when it was last checked.
     pub bytes: u64,
-    /// All blocks before this one are done, and in the partition's log time.
+    /// All blocks before this one are done, and included in the partition's log time.
     pub done: u64,
-    /// Begun blocks, and done ones behind a gap, by number.
+    /// Blocks that have been begun, and blocks that are done after one that is not, by number.
     pub open: BTreeMap<u64, Block>,
 }
 
 impl Blocks {
-    /// The number of blocks of the file.
+    /// The number of blocks in the file.
     pub fn count(&self) -> u64 {
         self.bytes.div_ceil(BLOCK_BYTES)
     }
 
-    /// Whether all of them have been read.
+    /// Whether all blocks have been read.
     pub fn are_done(&self) -> bool {
         self.done >= self.count()
     }
@@ -165,22 +165,23 @@ impl Blocks {
 /// A block of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
-    /// The next byte to read, from the start of the file.
+    /// The next byte to read, counted from the start of the file.
     pub offset: u64,
     /// Whether all its records have been read.
     pub done: bool,
-    /// The times of its records so far.
+    /// The times of its records read so far.
     pub times: LogTime,
 }
 
-/// The first bytes of a file, or the last record read of a topic's partition, to know it again.
+/// How to recognize a partition: by the first bytes of a file, or by the last record read from a
+/// partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// How many bytes; of a file at most 4,096.
+    /// The number of bytes, for a file at most 4,096.
     pub bytes: u64,
-    /// Their hash, in hexadecimal.
+    /// Their [`checksum`].
     pub xxh3: String,
-    /// Of a record: its position.
+    /// The position, for a record.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub at: Option<u64>,
 }
@@ -192,16 +193,16 @@ impl Fingerprint {
     }
 }
 
-/// One file of a commit.
+/// A file of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentMeta {
     /// The file's name.
     pub name: String,
     /// The table whose rows it holds.
     pub table: TableName,
-    /// The first commit with rows in it.
+    /// The first commit whose rows it holds.
     pub first_commit: u64,
-    /// The last one.
+    /// The last commit whose rows it holds.
     pub last_commit: u64,
     /// The number of rows.
     pub rows: u64,
@@ -209,37 +210,38 @@ pub struct SegmentMeta {
     pub bytes: u64,
     /// [`checksum`] of the file.
     pub xxh3: String,
-    /// Of ids, the last hour in it: the file goes when that expires.
+    /// The last hour that any of its rows expires with, for tables whose rows expire. A commit
+    /// drops the file once the horizon has passed that hour.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_hour: Option<u32>,
 }
 
-/// The checksum of files: XXH3, 64 bits, in hexadecimal.
+/// The checksum of files: 64 bits of XXH3, in hexadecimal.
 pub fn checksum(bytes: &[u8]) -> String {
     format!("{:016x}", xxh3_64(bytes))
 }
 
-/// Why bytes are no manifest.
+/// Why these bytes are not a valid manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ManifestError {
-    /// Another kind of file, or nothing.
-    #[error("it does not begin as a manifest")]
+    /// Another kind of file, or an empty one.
+    #[error("it is not a manifest")]
     NotAManifest,
-    /// A later version's.
+    /// Another version of the format.
     #[error("it has format {0}; this build reads format {FORMAT_VERSION}")]
     Format(String),
-    /// Cut off or changed.
-    #[error("its checksum is wrong: the file is damaged")]
+    /// The file is truncated or changed.
+    #[error("its checksum does not match")]
     Checksum,
-    /// The checksum is right and the content is not: another build wrote it.
+    /// The checksum matches, but this build cannot read the content: another build wrote it.
     #[error("its content cannot be read: {0}")]
     Content(String),
-    /// A superseded takeover, of which only the header is kept.
-    #[error("its content was removed when a later start superseded it")]
-    Shrunk,
+    /// A superseded takeover, of which only the header is left.
+    #[error("its content was removed after a later job took over")]
+    Stripped,
 }
 
-/// A manifest's bytes. Without a body it is what remains of a superseded takeover.
+/// Encodes a manifest; without a body, what is left of a superseded takeover.
 pub fn encode(header: &Header, body: Option<&Body>) -> Result<Vec<u8>, ManifestError> {
     let content = |e: serde_json::Error| ManifestError::Content(e.to_string());
     let mut rest = serde_json::to_vec(header).map_err(content)?;
@@ -253,7 +255,7 @@ pub fn encode(header: &Header, body: Option<&Body>) -> Result<Vec<u8>, ManifestE
     Ok(bytes)
 }
 
-/// Reads a manifest's header and, unless it has been shrunk, its body.
+/// Decodes a manifest's header and, unless it has been stripped, its body.
 pub fn decode(bytes: &[u8]) -> Result<(Header, Option<Body>), ManifestError> {
     let line_end = bytes.iter().take(64).position(|b| *b == b'\n');
     let (first, rest) = bytes.split_at(line_end.ok_or(ManifestError::NotAManifest)?);
@@ -263,7 +265,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Option<Body>), ManifestError> {
     if words.next() != Some(MAGIC) {
         return Err(ManifestError::NotAManifest);
     }
-    let format = words.next().unwrap_or_default();
+    let format = words.next().ok_or(ManifestError::NotAManifest)?;
     if format != FORMAT_VERSION.to_string() {
         return Err(ManifestError::Format(format.chars().take(20).collect()));
     }
@@ -279,18 +281,18 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Option<Body>), ManifestError> {
 }
 
 impl Manifest {
-    /// The bytes of the manifest file.
+    /// Encodes the manifest.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
         encode(&self.header, Some(&self.body))
     }
 
-    /// Reads a whole manifest.
+    /// Decodes a manifest with its body.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let (header, body) = decode(bytes)?;
-        Ok(Self { header, body: body.ok_or(ManifestError::Shrunk)? })
+        Ok(Self { header, body: body.ok_or(ManifestError::Stripped)? })
     }
 
-    /// Its files of one table, the oldest first.
+    /// The files of one table, from the oldest to the newest.
     pub fn segments(&self, table: TableName) -> impl DoubleEndedIterator<Item = &SegmentMeta> {
         self.body.segments.iter().filter(move |s| s.table == table)
     }
@@ -360,13 +362,13 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_comes_back() {
+    fn manifest_reads_back_the_same() {
         let manifest = manifest();
         assert_eq!(Manifest::decode(&manifest.encode().unwrap()), Ok(manifest));
     }
 
     #[test]
-    fn counters_of_an_older_build_lack_the_newer_ones() {
+    fn counters_of_older_builds_default_to_zero() {
         let old: Counters = serde_json::from_str(r#"{"events":3,"scope_overflow":1}"#).unwrap();
         assert_eq!(old, Counters { events: 3, scope_overflow: 1, ..Counters::default() });
         let fingerprint: Fingerprint = serde_json::from_str(r#"{"bytes":2,"xxh3":"0"}"#).unwrap();
@@ -374,15 +376,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shrunk_takeover_keeps_its_header() {
+    fn stripped_takeover_keeps_its_header() {
         let Manifest { header, .. } = manifest();
         let bytes = encode(&header, None).unwrap();
         assert_eq!(decode(&bytes), Ok((header, None)));
-        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Shrunk));
+        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Stripped));
     }
 
     #[test]
-    fn every_truncation_and_every_flip_is_refused() {
+    fn any_truncation_or_flipped_bit_is_refused() {
         let bytes = manifest().encode().unwrap();
         for end in 0..bytes.len() {
             assert!(decode(&bytes[..end]).is_err(), "cut at {end}");

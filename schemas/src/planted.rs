@@ -1,7 +1,7 @@
-//! Bugs that are planted on purpose, to show that simulations find them.
+//! Bugs that are planted on purpose, to prove that simulations find them.
 //!
-//! They exist only with the feature `planted`, which only the simulations ask for. Without it
-//! [`planted`] is false at compile time, and no trace of them is left.
+//! Invariant: they exist only with the feature `planted`, which only simulations enable. Without it
+//! [`planted`] is false at compile time, and the bugs leave no trace.
 
 /// A bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,23 +11,23 @@ pub enum Bug {
     Increment = 1,
     /// A manifest is created before its segments are durable.
     ManifestBeforeSegments,
-    /// Records of the next commit are applied to the present one.
+    /// Records of the next commit are applied to the current one.
     AppliedEarly,
     /// Old takeovers are removed.
     TakeoverDeleted,
     /// Ids are not part of a commit.
     DedupMissing,
-    /// A manifest replaces the one of its number.
+    /// A manifest replaces another with the same number.
     NoFence,
-    /// A restart goes on one record behind its position.
+    /// A restart continues one record after its position.
     OffsetByOne,
     /// A window ends one bucket early.
     BucketBoundary,
     /// A commit is published before it exists.
     PublishBeforeCommit,
-    /// A restart gives keys to other workers than records go to.
+    /// A restart loads keys on other workers than their records are routed to.
     ReshardByWrongHash,
-    /// A restart believes that everything is published.
+    /// A restart assumes that everything has been published.
     ForgottenDirtyRow,
     /// Ids are forgotten an hour early.
     HorizonTooShort,
@@ -35,32 +35,32 @@ pub enum Bug {
     MergeKeepsOlder,
     /// Stream time follows the wall clock while the job is behind.
     AsOfFromWallClock,
-    /// A board takes a tag at what it counts now, and forgets what lies ahead.
+    /// A board ranks a tag by its current count, and ignores events ahead of `as_of`.
     BoardForgetsAhead,
-    /// Events are taken however far ahead of the clock they are dated.
+    /// Events are accepted however far ahead of the clock they are dated.
     FutureAccepted,
     /// A restart forgets the floor until its first commit ends.
     FloorForgotten,
     /// Events up to an hour above the floor are refused.
     FloorTooHigh,
-    /// A tag is let go from memory though its last change is not durable.
+    /// A tag is evicted from memory before its last change is durable.
     EvictedTooEarly,
-    /// A round of publishing passes over the last row of a full call.
+    /// A round of publishing skips the last row of a full call.
     PageLosesRow,
-    /// A correction is applied though a later one has made it void.
+    /// A correction is applied although a later one has superseded it.
     CorrectedTwice,
-    /// A correction leaves no row that says so.
+    /// A correction leaves no audit row.
     RepairUnsaid,
-    /// A restart forgets which refused records were delivered again.
+    /// A restart forgets which refused records were redelivered.
     AgainForgotten,
-    /// A reader shows a promoted keyspace before it knows the job's row there.
+    /// A reader serves a promoted keyspace before it knows the job's row there.
     ShownTooEarly,
-    /// A promotion counts from its host's clock, whatever the one before counts from.
+    /// A promotion takes its version from its host's clock, even if an earlier one is higher.
     PromotedByClock,
 }
 
 impl Bug {
-    /// All of them.
+    /// All bugs.
     pub const ALL: [Self; 25] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
@@ -105,7 +105,7 @@ impl Bug {
 #[cfg(feature = "planted")]
 static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// Plants a bug in this process, in place of the one before.
+/// Plants a bug in this process, replacing any other.
 #[cfg(feature = "planted")]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.store(bug.map_or(0, |bug| bug as u8), std::sync::atomic::Ordering::Relaxed);
@@ -117,7 +117,7 @@ pub fn planted(bug: Bug) -> bool {
     PLANTED.load(std::sync::atomic::Ordering::Relaxed) == bug as u8
 }
 
-/// Whether `bug` is planted: never.
+/// Whether `bug` is planted, which without the feature is never the case.
 #[cfg(not(feature = "planted"))]
 pub const fn planted(_bug: Bug) -> bool {
     false

@@ -1,8 +1,8 @@
-//! Segments: immutable Arrow IPC files of one table's rows, sorted by key hash.
+//! Segments: immutable Arrow IPC files with the rows of one table, sorted by key hash.
 //!
-//! A segment is read in place: its columns point into the file's bytes. Any Arrow tool reads one.
-//! Invariant: within a segment keys ascend and none is there twice; every batch but the last has
-//! [`BATCH_ROWS`] rows at most. Bytes that are no segment give an error, never a panic.
+//! Segments are read in place: columns point into the bytes of the file. Any Arrow tool can read
+//! them. Invariant: keys ascend within a segment, and none occurs twice; a batch has at most
+//! [`BATCH_ROWS`] rows. Bytes that are not a valid segment give an error, never a panic.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -26,19 +26,20 @@ use crate::hash::KeyHash;
 use crate::planted::{Bug, planted};
 use crate::rows::Table;
 
-/// The most rows of one record batch: look-ups search the first keys of batches, then one batch.
+/// The most rows in a record batch. A look-up searches the first keys of all batches, then one
+/// batch.
 pub const BATCH_ROWS: usize = 65_536;
 
-/// Why bytes are no segment.
+/// Why bytes are not a valid segment.
 #[derive(Debug, Error)]
 pub enum SegmentError {
     /// Not an Arrow file, or a damaged one.
-    #[error("no Arrow file: {0}")]
+    #[error("not a valid Arrow file: {0}")]
     Arrow(#[from] ArrowError),
     /// The file ends early or points outside itself.
     #[error("the file is cut off or damaged")]
     Bounds,
-    /// Another table's rows, or another version's.
+    /// The rows are those of another table or another version.
     #[error("its columns are not those of this table")]
     Schema,
     /// The rows could not be written.
@@ -55,7 +56,7 @@ fn schema_of<T: Table>() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Rows on their way into a segment, in any order.
+/// Rows to write as a segment, in any order.
 pub struct Rows<T: Table> {
     hi: Vec<u64>,
     lo: Vec<u64>,
@@ -88,14 +89,14 @@ impl<T: Table> Rows<T> {
         self.hi.len()
     }
 
-    /// Whether there are none.
+    /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
         self.hi.is_empty()
     }
 
     /// Sorts the rows by key and writes them as a segment.
     pub fn encode(self, out: impl Write) -> Result<(), SegmentError> {
-        // With the keys beside the indices, so that no comparison looks elsewhere.
+        // Keys and indices lie together, so that comparisons stay in the cache.
         let keys = self.hi.iter().zip(&self.lo);
         let mut order: Vec<(u64, u64, u32)> =
             keys.zip(0..).map(|((hi, lo), i)| (*hi, *lo, i)).collect();
@@ -107,10 +108,10 @@ impl<T: Table> Rows<T> {
         let rows = RecordBatch::try_new(schema.clone(), columns)?;
         let mut writer = FileWriter::try_new(out, &schema)?;
         let batch = |order: &[(u64, u64, u32)]| {
-            let places = UInt32Array::from_iter_values(order.iter().map(|(_, _, i)| *i));
-            take_record_batch(&rows, &places)
+            let indices = UInt32Array::from_iter_values(order.iter().map(|(_, _, i)| *i));
+            take_record_batch(&rows, &indices)
         };
-        // Rows are gathered from all over memory: two batches take hardly longer than one.
+        // Gathering rows waits for memory, so two batches in parallel take hardly longer than one.
         for pair in order.chunks(2 * BATCH_ROWS) {
             let (one, other) = pair.split_at(pair.len().min(BATCH_ROWS));
             let (one, other) = std::thread::scope(|scope| {
@@ -142,12 +143,12 @@ impl<T: Table> Batch<T> {
     }
 }
 
-/// Checks that the buffers of a record batch lie inside its bytes, and that those of offsets hold
-/// whole ones: the decoder takes both for granted.
+/// Checks that the buffers of a record batch lie inside its bytes, and that offset buffers hold
+/// whole offsets. The decoder relies on both.
 fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), SegmentError> {
     let metadata = usize::try_from(metadata).map_err(|_| SegmentError::Bounds)?;
     let (head, body) = bytes.split_at_checked(metadata).ok_or(SegmentError::Bounds)?;
-    // A message begins with its length, behind a marker of four 0xff in all but the oldest files.
+    // A message begins with its length, after a marker of four 0xff in all but the oldest files.
     let skip = if head.starts_with(&[0xff; 4]) { 8 } else { 4 };
     let message = head.get(skip..).and_then(|m| arrow_ipc::root_as_message(m).ok());
     let batch = message.as_ref().and_then(arrow_ipc::Message::header_as_record_batch);
@@ -158,7 +159,7 @@ fn check_message(bytes: &[u8], metadata: i32, schema: &Schema) -> Result<(), Seg
     };
     let mut buffers = batch.buffers().into_iter().flatten();
     let buffers_fit = buffers.clone().all(|b| inside(b.offset(), b.length()));
-    // A column has a buffer of nulls, one of values or offsets and, with offsets, one of bytes.
+    // A column has a buffer of nulls, one of values or offsets and, after offsets, one of bytes.
     let offsets_fit = schema.fields().iter().all(|field| match field.data_type() {
         DataType::Utf8 | DataType::Binary => {
             buffers.nth(1).is_some_and(|b| b.length() % 4 == 0) && buffers.next().is_some()
@@ -175,7 +176,7 @@ pub struct Segment<T: Table> {
 }
 
 impl<T: Table> Segment<T> {
-    /// Opens the bytes of a segment without copying them (where they are aligned).
+    /// Opens a segment, without copying its bytes if they are aligned.
     pub fn open(bytes: Bytes) -> Result<Self, SegmentError> {
         let buffer = Buffer::from(bytes);
         let size = buffer.len();
@@ -224,12 +225,12 @@ impl<T: Table> Segment<T> {
         self.rows
     }
 
-    /// Whether there are none.
+    /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// The row of a key, by binary search.
+    /// The row of a key, found by binary search.
     pub fn get(&self, hash: KeyHash) -> Option<T::Row<'_>> {
         let index = self.batches.partition_point(|b| b.hash(0) <= hash).checked_sub(1)?;
         let batch = &self.batches[index];
@@ -274,54 +275,55 @@ impl<T: Table> Segment<T> {
     }
 }
 
-/// A place in one of several segments that are read together.
+/// A position in a segment.
 #[derive(Clone, Copy)]
 struct Cursor {
     batch: usize,
     row: usize,
 }
 
-/// Walks several segments of one table together, in key order; of equal keys the newest row wins.
+/// Iterates over the rows of several segments of one table in key order, the newest row of each
+/// key.
 pub struct Merge<'s, T: Table> {
-    /// The oldest first.
+    /// From the oldest to the newest.
     segments: Vec<&'s Segment<T>>,
     cursors: Vec<Cursor>,
 }
 
-/// A row's place: which segment, batch and row of it.
+/// A row in one of several segments.
 #[derive(Clone, Copy)]
-struct Place {
+struct RowIndex {
     segment: usize,
-    at: Cursor,
+    cursor: Cursor,
 }
 
 impl<'s, T: Table> Merge<'s, T> {
-    /// Walks `segments`, given from the oldest to the newest.
+    /// Merges `segments`, ordered from the oldest to the newest.
     pub fn new(segments: Vec<&'s Segment<T>>) -> Self {
         let cursors = vec![Cursor { batch: 0, row: 0 }; segments.len()];
         Self { segments, cursors }
     }
 
-    /// The same walk, from the first key behind `after` on.
+    /// Only the rows with keys greater than `key`.
     #[must_use]
-    pub fn behind(self, after: KeyHash) -> Self {
-        self.skip_to(after.hi, |hash| hash <= after)
+    pub fn after(self, key: KeyHash) -> Self {
+        self.skip_to(key.hi, |hash| hash <= key)
     }
 
-    /// The same walk within one bin.
+    /// Only the rows of one bin.
     pub fn bin(self, bin: u64) -> impl Iterator<Item = (KeyHash, T::Row<'s>)> {
         let first = KeyHash::first_of_bin(bin);
         self.skip_to(first.hi, |hash| hash < first).take_while(move |(hash, _)| hash.bin() == bin)
     }
 
-    /// Passes over the keys for which `is_passed` holds: all whose high word is below `hi`, and
-    /// some of those with that word.
-    fn skip_to(mut self, hi: u64, is_passed: impl Fn(KeyHash) -> bool) -> Self {
+    /// Skips the keys for which `is_before` holds: all with a high word below `hi`, and some of
+    /// those with that word.
+    fn skip_to(mut self, hi: u64, is_before: impl Fn(KeyHash) -> bool) -> Self {
         for (segment, cursor) in self.segments.iter().zip(&mut self.cursors) {
-            let batch = segment.batches.partition_point(|b| is_passed(b.hash(b.hi.len() - 1)));
+            let batch = segment.batches.partition_point(|b| is_before(b.hash(b.hi.len() - 1)));
             let row = segment.batches.get(batch).map_or(0, |b| {
                 let mut row = b.hi.partition_point(|other| *other < hi);
-                while is_passed(b.hash(row)) {
+                while is_before(b.hash(row)) {
                     row += 1;
                 }
                 row
@@ -332,25 +334,25 @@ impl<'s, T: Table> Merge<'s, T> {
     }
 
     fn peek(&self, segment: usize) -> Option<KeyHash> {
-        let at = self.cursors[segment];
-        self.segments[segment].batches.get(at.batch).map(|batch| batch.hash(at.row))
+        let cursor = self.cursors[segment];
+        self.segments[segment].batches.get(cursor.batch).map(|batch| batch.hash(cursor.row))
     }
 
     fn advance(&mut self, segment: usize) {
-        let at = &mut self.cursors[segment];
-        at.row += 1;
-        if at.row == self.segments[segment].batches[at.batch].hi.len() {
-            *at = Cursor { batch: at.batch + 1, row: 0 };
+        let cursor = &mut self.cursors[segment];
+        cursor.row += 1;
+        if cursor.row == self.segments[segment].batches[cursor.batch].hi.len() {
+            *cursor = Cursor { batch: cursor.batch + 1, row: 0 };
         }
     }
 
-    fn next_place(&mut self) -> Option<(KeyHash, Place)> {
+    fn next_index(&mut self) -> Option<(KeyHash, RowIndex)> {
         let mut least: Option<(KeyHash, usize)> = None;
         for segment in 0..self.segments.len() {
             if let Some(hash) = self.peek(segment)
                 && least.is_none_or(|(found, _)| hash <= found)
             {
-                // An older row of the same key is passed over: the later segment wins.
+                // Skip an older row of the same key: the later segment wins.
                 if let Some((found, older)) = least
                     && found == hash
                 {
@@ -364,20 +366,21 @@ impl<'s, T: Table> Merge<'s, T> {
             }
         }
         let (hash, segment) = least?;
-        let at = self.cursors[segment];
+        let cursor = self.cursors[segment];
         self.advance(segment);
-        Some((hash, Place { segment, at }))
+        Some((hash, RowIndex { segment, cursor }))
     }
 
-    fn row(&self, hash: KeyHash, place: Place) -> T::Row<'s> {
-        let batch = &self.segments[place.segment].batches[place.at.batch];
-        T::row(&batch.columns, hash, place.at.row)
+    fn row(&self, hash: KeyHash, index: RowIndex) -> T::Row<'s> {
+        let batch = &self.segments[index.segment].batches[index.cursor.batch];
+        T::row(&batch.columns, hash, index.cursor.row)
     }
 
     /// Writes one segment with the newest row of every key, except those that expired before
     /// `floor_hour`. Returns the number of rows written.
     pub fn encode(mut self, floor_hour: u32, out: impl Write) -> Result<usize, SegmentError> {
         let mut writer = FileWriter::try_new(out, &schema_of::<T>())?;
+        // The index of each segment's first batch among all batches.
         let bases: Vec<usize> = self
             .segments
             .iter()
@@ -392,11 +395,11 @@ impl<'s, T: Table> Merge<'s, T> {
         let mut rows = 0;
         let mut chunk = Vec::with_capacity(BATCH_ROWS);
         loop {
-            let next = self.next_place();
-            if let Some((hash, place)) = next
-                && T::expires(&self.row(hash, place)).is_none_or(|hour| hour >= floor_hour)
+            let next = self.next_index();
+            if let Some((hash, index)) = next
+                && T::expires(&self.row(hash, index)).is_none_or(|hour| hour >= floor_hour)
             {
-                chunk.push((bases[place.segment] + place.at.batch, place.at.row));
+                chunk.push((bases[index.segment] + index.cursor.batch, index.cursor.row));
             }
             if chunk.len() == BATCH_ROWS || (next.is_none() && !chunk.is_empty()) {
                 rows += chunk.len();
@@ -415,8 +418,8 @@ impl<'s, T: Table> Iterator for Merge<'s, T> {
     type Item = (KeyHash, T::Row<'s>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (hash, place) = self.next_place()?;
-        Some((hash, self.row(hash, place)))
+        let (hash, index) = self.next_index()?;
+        Some((hash, self.row(hash, index)))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Sliding windows over buckets of event time, exact and without a write when time passes.
+//! Sliding windows over buckets of event time. They are exact, and need no writes as time passes.
 //!
-//! A window of 1 h with a slide of 1 m at `as_of` is the 60 minute-buckets that end with `as_of`'s
-//! own. A tag keeps one list of buckets: the finest of the last hour, coarser ones behind it, none
-//! behind the longest window. Which width a bucket has follows from its start and the `as_of` the
-//! list was last folded at, so no bucket names its width. Invariant: for every window and every
-//! `as_of` from the folded one on, [`Buckets::sum`] equals the count of events in that window.
+//! A window of 1 h that slides by 1 m covers, at `as_of`, the 60 buckets of a minute up to the one
+//! with `as_of`. A tag keeps one list of buckets: fine ones for the shortest window, coarser ones
+//! before that, and none older than the longest window. The width of a bucket follows from its
+//! start and from the `as_of` at which the list was last folded, so it is not stored. Invariant:
+//! for every window and any `as_of` not before the last fold, [`Buckets::sum`] equals the number
+//! of events in the window.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use thiserror::Error;
 use crate::planted::{Bug, planted};
 use crate::time::{format_duration_ms, parse_duration_ms};
 
-/// Buckets are kept this much longer than their window.
+/// How much longer than their window buckets are kept.
 const SLACK_MS: i64 = 15 * 60_000;
 
 /// One sliding window.
@@ -24,40 +25,40 @@ const SLACK_MS: i64 = 15 * 60_000;
 pub struct Window {
     /// How far it reaches back.
     pub duration_ms: i64,
-    /// The width of its buckets, and so the step by which it moves.
+    /// The width of its buckets, and thus the step by which it moves.
     pub slide_ms: i64,
 }
 
 impl Window {
-    /// Its name in answers and boards: the duration, such as `1h`.
+    /// Its name in answers and boards: its duration, such as `1h`.
     pub fn name(self) -> String {
         format_duration_ms(self.duration_ms)
     }
 }
 
-/// The windows of a job, the finest first.
+/// The windows of a job, one to four, from the shortest to the longest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Window>", into = "Vec<Window>")]
 pub struct Windows {
     windows: Vec<Window>,
 }
 
-/// Why windows cannot be kept together.
+/// Why windows are invalid, alone or together.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WindowsError {
-    /// None, or more than four.
+    /// There are none, or more than four.
     #[error("{0} windows; one to four can be kept")]
     Number(usize),
-    /// A slide that does not fit.
+    /// The slide does not fit the duration.
     #[error("window {0}: its duration must be a multiple of its slide, which is at least 1s")]
     Slide(String),
-    /// Neither slide is a multiple of the other, or the longer window is the finer one.
+    /// The slides do not fit each other, or two durations are equal.
     #[error("windows {0} and {1}: the longer one's slide must be a multiple of the shorter one's")]
     Order(String, String),
 }
 
 impl Default for Windows {
-    /// 1 h by minutes and 24 h by ten minutes.
+    /// 1 h that slides by 1 m, and 24 h that slide by 10 m.
     fn default() -> Self {
         let minute = 60_000;
         Self {
@@ -99,12 +100,12 @@ impl TryFrom<Vec<Window>> for Windows {
 }
 
 impl Windows {
-    /// The windows, the shortest and finest first.
+    /// The windows, from the shortest to the longest.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Window> + '_ {
         self.windows.iter().copied()
     }
 
-    /// The windows ready for arithmetic.
+    /// The windows, prepared for arithmetic.
     pub fn tiers(&self) -> Tiers {
         let unit_ms = self.windows[0].slide_ms;
         let slots = |ms: i64| (ms / unit_ms) as u32;
@@ -118,7 +119,7 @@ impl Windows {
     }
 }
 
-/// Reads `1h` or `24h` as the name of one of `windows`: its index, or the known names.
+/// The index of the window with the name `name`, such as `1h`, if there is one.
 pub fn window_named(windows: &Windows, name: &str) -> Option<usize> {
     let duration_ms = parse_duration_ms(name).ok()?;
     windows.iter().position(|w| w.duration_ms == duration_ms)
@@ -132,11 +133,11 @@ struct Tier {
     duration: u32,
     /// How far back its buckets are kept.
     kept: u32,
-    /// The width that older buckets are folded into; the border between both is a multiple of it.
+    /// The width that older buckets are folded into. The border between both is a multiple of it.
     align: u32,
 }
 
-/// [`Windows`] in slots of the finest slide, shared by all tags.
+/// [`Windows`] in slots of the finest slide, shared by all tags. There is at least one.
 #[derive(Clone, Debug)]
 pub struct Tiers {
     unit_ms: i64,
@@ -154,20 +155,20 @@ impl Tiers {
         self.tiers.len()
     }
 
-    /// Never: a job has at least one window.
+    /// Whether there are no windows, which is never the case.
     pub fn is_empty(&self) -> bool {
         self.tiers.is_empty()
     }
 
-    /// Where the bucket of `slot` starts in a list folded at `as_of`; none if it is not kept.
+    /// The start of the bucket of `slot` in a list folded at `as_of`, or `None` if it is not kept.
     fn start(&self, slot: u32, as_of: u32) -> Option<u32> {
         let tier = self.tiers.iter().find(|t| slot >= t.border(as_of))?;
         Some(slot - slot % tier.slide)
     }
 
-    /// The first slot kept at `as_of`.
+    /// The first slot that is kept at `as_of`.
     fn oldest(&self, as_of: u32) -> u32 {
-        self.tiers.last().map_or(0, |t| t.border(as_of))
+        self.tiers[self.tiers.len() - 1].border(as_of)
     }
 }
 
@@ -178,17 +179,17 @@ impl Tier {
     }
 }
 
-/// How many events fell into the slots from `start` on.
+/// The number of events in the slots from `start` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     start: u32,
     count: u32,
 }
 
-/// The buckets of one tag, ascending by start. Two buckets of one start add up.
+/// The buckets of one tag, in ascending order of their starts. Two buckets with one start add up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Buckets {
-    /// The slot of the `as_of` the list was last folded at.
+    /// The slot of `as_of` when the list was last folded.
     folded: u32,
     list: SmallVec<[Bucket; 2]>,
 }
@@ -199,7 +200,7 @@ pub struct Buckets {
 pub struct BucketsError;
 
 impl Buckets {
-    /// Counts `count` events at `slot`. Slots behind the longest window are left out.
+    /// Adds `count` events at `slot`, unless that is older than the longest window.
     #[inline]
     pub fn add(&mut self, tiers: &Tiers, slot: u32, count: u32) {
         let Some(start) = tiers.start(slot, self.folded) else { return };
@@ -207,7 +208,7 @@ impl Buckets {
     }
 
     fn insert(&mut self, new: Bucket) {
-        // Events come roughly in order: look from the end.
+        // Events arrive roughly in order, so search from the end.
         let at = self.list.iter().rposition(|b| b.start <= new.start);
         if let Some(i) = at
             && self.list[i].start == new.start
@@ -219,10 +220,11 @@ impl Buckets {
         self.list.insert(at.map_or(0, |i| i + 1), new);
     }
 
-    /// Adds `by` events to the bucket that `slots` begin in, or takes them from those they lie in,
-    /// the oldest first. Slots behind the longest window are left out.
+    /// Adds `by` events to the bucket in which `slots` begin, or, if negative, takes them from the
+    /// buckets in `slots`, the oldest first. Does nothing for slots older than the longest window.
     pub fn adjust(&mut self, tiers: &Tiers, slots: Range<u32>, by: i64) {
         let Some(start) = tiers.start(slots.start, self.folded) else { return };
+        // A bucket holds no more anyway.
         let mut left = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX);
         if by > 0 {
             return self.insert(Bucket { start, count: left });
@@ -234,20 +236,20 @@ impl Buckets {
         self.list.retain(|bucket| bucket.count > 0);
     }
 
-    /// Start in milliseconds and count of each bucket, ascending.
+    /// The start in milliseconds and the count of each bucket, in ascending order.
     pub fn iter(&self, tiers: &Tiers) -> impl Iterator<Item = (i64, i64)> + '_ {
         let unit_ms = tiers.unit_ms;
         self.list.iter().map(move |b| (i64::from(b.start) * unit_ms, i64::from(b.count)))
     }
 
-    /// Moves the list on to `as_of`: older buckets become coarser, the oldest go.
+    /// Moves the list to a later `as_of`: older buckets become coarser, and the oldest are dropped.
     pub fn fold(&mut self, tiers: &Tiers, as_of: u32) {
         if as_of <= self.folded {
             return;
         }
         self.folded = as_of;
-        // Buckets of the finest width that are still kept as such.
-        let finest = tiers.tiers.first().map_or(0, |tier| tier.border(as_of));
+        // From here on buckets keep the finest width.
+        let finest = tiers.tiers[0].border(as_of);
         if self.list.first().is_some_and(|first| first.start >= finest) {
             return;
         }
@@ -271,14 +273,14 @@ impl Buckets {
         }
     }
 
-    /// Has the end of the list fetched, where the next event is likely to be counted, so that one
-    /// list's memory need not be waited for behind another's.
+    /// Prefetches the end of the list, where the next event is likely to be counted, so that the
+    /// memory of several lists is fetched at once.
     #[inline]
     pub fn prefetch(&self) {
         prefetch_index(&self.list, self.list.len().saturating_sub(1));
     }
 
-    /// The count of window `index` at `as_of`, which must not lie before the folded one.
+    /// The count of window `index` at `as_of`, which must not be before the last fold.
     pub fn sum(&self, tiers: &Tiers, index: usize, as_of: u32) -> i64 {
         let Tier { slide, duration, .. } = tiers.tiers[index];
         let late = if planted(Bug::BucketBoundary) { 0 } else { slide };
@@ -294,8 +296,8 @@ impl Buckets {
             .sum()
     }
 
-    /// The most that [`Self::sum`] can come to, at `as_of` or later, if nothing is added: events
-    /// of buckets that lie ahead of `as_of` are counted once it has come to them.
+    /// The most that [`Self::sum`] can be at `as_of` or later if nothing is added. Buckets ahead of
+    /// `as_of` will count once it reaches them.
     pub fn most(&self, tiers: &Tiers, index: usize, as_of: u32) -> i64 {
         let Tier { slide, duration, .. } = tiers.tiers[index];
         let first = (as_of - as_of % slide + slide).saturating_sub(duration);
@@ -303,23 +305,23 @@ impl Buckets {
         live.map(|b| i64::from(b.count)).sum()
     }
 
-    /// Whether any bucket still lies in the longest window at `as_of`.
+    /// Whether any bucket is still kept at `as_of`.
     pub fn is_live(&self, tiers: &Tiers, as_of: u32) -> bool {
         self.list.last().is_some_and(|b| b.start >= tiers.oldest(as_of))
     }
 
-    /// The bytes this list holds outside its own struct.
+    /// The size of the list outside its own struct, in bytes.
     #[inline]
     pub fn heap_bytes(&self) -> usize {
         if self.list.spilled() { self.list.capacity() * size_of::<Bucket>() } else { 0 }
     }
 
-    /// Appends the list to `out`, relative to the `as_of` it was folded at.
+    /// Appends the encoded list to `out`, relative to the slot it was folded at.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut before = i64::from(self.folded);
         for (i, bucket) in self.list.iter().enumerate() {
             let delta = i64::from(bucket.start) - before;
-            // The first may lie on either side of as_of; later ones only ahead of the one before.
+            // The first may be on either side of as_of; each later one is after the one before.
             let code = if i == 0 { (delta << 1) ^ (delta >> 63) } else { delta };
             varint(code as u64, out);
             varint(u64::from(bucket.count), out);
@@ -327,9 +329,9 @@ impl Buckets {
         }
     }
 
-    /// Reads what [`Self::encode`] wrote of a list folded at slot `folded`.
+    /// Decodes what [`Self::encode`] wrote for a list folded at slot `folded`.
     pub fn decode(folded: u32, mut bytes: &[u8]) -> Result<Self, BucketsError> {
-        // Each bucket is two numbers, and each number ends with its only byte below 0x80.
+        // A bucket has two numbers, and only the last byte of a number is below 0x80.
         let ends = bytes.iter().filter(|byte| **byte < 0x80).count();
         let mut list: SmallVec<[Bucket; 2]> = SmallVec::with_capacity(ends / 2);
         let mut before = i64::from(folded);
@@ -349,7 +351,7 @@ impl Buckets {
     }
 }
 
-/// LEB128, the low seven bits first.
+/// Writes a number as LEB128, the low seven bits first.
 fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -378,7 +380,7 @@ mod tests {
 
     use super::*;
 
-    /// The count by definition: no folding, no slots, every event by itself.
+    /// The count by definition: every event on its own, without folding or slots.
     fn naive(events: &[i64], window: Window, as_of: i64) -> i64 {
         let last = as_of / window.slide_ms;
         let buckets = window.duration_ms / window.slide_ms;
@@ -448,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_continues_in_another() {
+    fn full_bucket_continues_in_another() {
         let tiers = Windows::default().tiers();
         let mut buckets = Buckets::default();
         let slot = tiers.slot(1_700_000_000_000);
@@ -473,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rare_tag_needs_no_heap() {
+    fn rare_tag_needs_no_heap() {
         assert!(size_of::<Buckets>() <= 32);
         let tiers = Windows::default().tiers();
         let mut buckets = Buckets::default();

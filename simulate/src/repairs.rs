@@ -11,9 +11,7 @@ use schemas::manifest::{Manifest, SegmentMeta, checksum};
 use schemas::rows::{IdRow, Ids, Repairs, Table, TagRow, Tags};
 use schemas::segment::Rows;
 use schemas::windows::Buckets;
-use sinks::commits::{
-    Snapshot, list_commits, manifest_name, newest, open_table, queue, visible,
-};
+use sinks::commits::{Snapshot, list_commits, manifest_name, newest, open_table, queue, visible};
 use sinks::storage::Storage;
 
 use crate::checks::{Check, Violation, violated};

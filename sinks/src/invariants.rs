@@ -1,9 +1,9 @@
-//! What must hold, whatever goes wrong. Each invariant has an id that failures, simulations, docs
+//! What must hold, whatever goes wrong. Each invariant has an id, which failures, simulations, docs
 //! and a metric share.
 //!
-//! Those that can be known from inside a running process are checked there, every time: a commit
-//! that would break one is not made. The rest take somebody who has seen everything; simulations
-//! check those (`simulate/src/checks.rs`).
+//! Invariants that a running process can know are checked there every time, and a commit that would
+//! violate one is not made. The others take an observer of the whole system: simulations check
+//! those (`simulate/src/checks.rs`).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,38 +14,39 @@ use thiserror::Error;
 /// An invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// C1: a commit counts to what the log up to its positions counts to.
+    /// C1: the counts of a commit equal a recount of the log up to its positions.
     Recount,
     /// C2: no reader sees a commit or a version go back.
     Monotone,
-    /// C3: the store gets rows of visible commits only.
+    /// C3: the store gets only rows of visible commits.
     Committed,
-    /// C4: from commit to commit positions, counters, versions and generations never fall.
+    /// C4: positions, counters, versions and generations never decrease from commit to commit.
     Rises,
-    /// C5: when all trouble has ended the job catches up and ends in a bounded number of steps.
+    /// C5: once all faults have ended, the job catches up and ends in a bounded number of steps.
     Drains,
-    /// C6: a damaged file is refused by its name.
+    /// C6: a damaged file is refused, and the error names it.
     Refused,
-    /// C7: a job ends on an error only where something went wrong for it.
+    /// C7: a job ends with an error only if there was a fault.
     Caused,
-    /// C8: the store shows the last commit once all of it is published.
+    /// C8: the store shows the last commit once all of it has been published.
     Stored,
-    /// C9: what readers have seen is there after a loss of power.
+    /// C9: what readers have seen survives a power loss.
     Durable,
     /// C10: boards hold the top tags of their windows, by count, then by key.
     Boards,
-    /// C11: a start, on whatever number of workers, has the sums of the commit before it.
+    /// C11: a restart has the sums of the commit before it, on any number of workers.
     Sums,
-    /// C12: a correction is applied once, and leaves a row that says so.
+    /// C12: a correction is applied once, and leaves an audit row.
     Repaired,
-    /// C13: a refused record that is delivered again counts once, and a row says so.
+    /// C13: a redelivered record counts once, and leaves an audit row.
     Again,
-    /// C14: readers see the keyspace that was promoted last; no error, no older commit meanwhile.
+    /// C14: readers see the keyspace that was promoted last, and meanwhile no error and no older
+    /// commit.
     Shown,
 }
 
 impl Invariant {
-    /// All of them.
+    /// All invariants.
     pub const ALL: [Self; 14] = [
         Self::Recount,
         Self::Monotone,
@@ -63,7 +64,7 @@ impl Invariant {
         Self::Shown,
     ];
 
-    /// Those that a running process checks; the others take a simulation.
+    /// Those that a running process checks.
     pub const IN_PRODUCTION: [Self; 4] =
         [Self::Monotone, Self::Committed, Self::Rises, Self::Refused];
 
@@ -79,13 +80,13 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// An invariant that does not hold: a mistake of this program, or somebody changed its files.
+/// A violated invariant: a bug in this program, or files that were changed behind its back.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{invariant} does not hold: {what}. Please report this, with the state folder")]
+#[error("invariant {invariant} is violated: {what}. Please report this, with the state folder")]
 pub struct Broken {
-    /// Which.
+    /// The invariant.
     pub invariant: Invariant,
-    /// What was seen.
+    /// What was observed.
     pub what: String,
 }
 
@@ -97,12 +98,12 @@ pub fn checked(invariant: Invariant) -> u64 {
     CHECKED[invariant as usize].load(Ordering::Relaxed)
 }
 
-/// Counts a check that somebody else makes.
+/// Counts a check that is made elsewhere.
 pub(crate) fn count(invariant: Invariant) {
     CHECKED[invariant as usize].fetch_add(1, Ordering::Relaxed);
 }
 
-/// Counts a check, and fails where the invariant does not hold.
+/// Counts a check, and fails if the invariant does not hold.
 pub(crate) fn check(
     invariant: Invariant,
     holds: bool,
@@ -112,16 +113,16 @@ pub(crate) fn check(
     if holds { Ok(()) } else { Err(Broken { invariant, what: what() }) }
 }
 
-/// C2: what a reader is to see against what it saw before.
+/// C2: what a reader will see next, compared to what it has seen.
 pub fn monotone(seen: &Header, now: &Header) -> Result<(), Broken> {
     let holds = now.commit >= seen.commit && now.version >= seen.version;
     check(Invariant::Monotone, holds, || {
         let of = |header: &Header| format!("{}, version {}", header.commit, header.version);
-        format!("after commit {} came {}", of(seen), of(now))
+        format!("commit {} was followed by {}", of(seen), of(now))
     })
 }
 
-/// C4: a commit against the one before it.
+/// C4: a commit, compared to the one before.
 pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     let (a, b) = (&before.header, &next.header);
     let mut falls = Vec::new();
@@ -146,17 +147,17 @@ pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
             note(&format!("{input}/{partition}"), holds);
         }
     }
-    let what = || format!("commit {} falls behind {} in {}", b.commit, a.commit, falls.join(", "));
+    let what = || format!("commit {} is below {} in {}", b.commit, a.commit, falls.join(", "));
     check(Invariant::Rises, falls.is_empty(), what)
 }
 
-/// How far a partition has been read, in its own unit.
+/// How far a partition has been read, in bytes of a file or records of a topic.
 pub fn reached(position: &Position) -> u64 {
     match position {
         Position::Offset(offset) => *offset,
         Position::Blocks(blocks) => {
-            // A block whose last line crosses its border has been read to the border, not beyond.
-            // Where a file has grown, its former last block is open again behind the former end.
+            // A block whose last line crosses its end counts as read to its end, not beyond. When
+            // a file has grown, its former last block is open again from its former end.
             let start = blocks.done.saturating_mul(BLOCK_BYTES);
             let open = blocks.open.get(&blocks.done).map_or(0, |block| block.offset);
             open.clamp(start, start.saturating_add(BLOCK_BYTES)).min(blocks.bytes)
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_has_grown_is_read_as_far_as_before() {
+    fn grown_file_has_been_read_as_far_as_before() {
         let before = Blocks { bytes: BLOCK_BYTES + 9, done: 2, ..Blocks::default() };
         let again = Block { offset: BLOCK_BYTES + 9, ..Block::default() };
         let grown = Blocks { bytes: 3 * BLOCK_BYTES, done: 1, open: [(1, again)].into() };

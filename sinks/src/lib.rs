@@ -1,7 +1,7 @@
-//! Where Tagflow's results go: commits on storage and their readers, and publishing to a store.
+//! Where Tagflow's results go: commits on storage, their readers, and publishing to a store.
 //!
-//! Invariant: nothing here knows timely, and every effect on the outside goes through
-//! [`storage::Storage`] or [`publish::Publisher`], so that it can be simulated.
+//! Invariant: nothing here depends on timely, and all effects on the outside go through
+//! [`storage::Storage`] or [`publish::Publisher`], so that they can be simulated.
 
 pub mod active;
 pub mod commits;

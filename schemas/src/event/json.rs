@@ -1,5 +1,5 @@
-//! The values of a record as far as an event needs them: texts and numbers exactly as written, and
-//! passing over the rest without following it deeper than allowed.
+//! Reading the JSON values that an event needs: texts and numbers exactly as written. Invariant:
+//! other values are skipped without descending deeper than allowed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,32 +9,32 @@ use serde_json::value::RawValue;
 
 use super::reject::{DEPTH_MAX, ID_BYTES_MAX, Reject};
 
-/// An id: a text, or an integer as its digits; `null` and `""` are none.
+/// Reads an id: a text, or an integer as its digits. `null` and `""` give `None`.
 pub(super) fn id<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
     let bad = |why: &str| Err(Reject::Field { field: key.to_owned(), why: why.to_owned() });
     let is_number = !raw.get().starts_with('"');
     match scalar(key, raw)? {
         Some(value) if is_number && value.contains(['.', 'e', 'E']) => {
-            bad("an id is a text or an integer")
+            bad("an id must be a text or an integer")
         }
-        Some(value) if value.len() > ID_BYTES_MAX => bad("an id has at most 1024 bytes"),
+        Some(value) if value.len() > ID_BYTES_MAX => bad("an id must have at most 1024 bytes"),
         value => Ok(value.filter(|v| !v.is_empty())),
     }
 }
 
-/// The text of a string, or the digits of a number exactly as written; `null` is none.
+/// Reads the text of a string, or the digits of a number exactly as written. `null` gives `None`.
 pub(super) fn scalar<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
     let json = raw.get();
     let bad = |why: String| Reject::Field { field: key.to_owned(), why };
     match json.as_bytes().first() {
         Some(b'"') => match serde_json::from_str::<Text>(json) {
             Ok(Text(Some(Value::Text(text)))) => Ok(Some(text)),
-            Ok(_) => Err(bad("a text or a number is needed".to_owned())),
+            Ok(_) => Err(bad("must be a text or a number".to_owned())),
             Err(error) => Err(bad(error.to_string())),
         },
         Some(b'0'..=b'9' | b'-') => Ok(Some(Cow::Borrowed(json))),
         Some(b'n') => Ok(None),
-        _ => Err(bad("a text or a number is needed".to_owned())),
+        _ => Err(bad("must be a text or a number".to_owned())),
     }
 }
 
@@ -46,19 +46,19 @@ pub(super) fn text<'r>(
         None => Ok(None),
         Some(Value::Text(text)) => Ok(Some(text)),
         Some(Value::Other) => {
-            Err(Reject::Field { field: key.to_owned(), why: "a text is needed".to_owned() })
+            Err(Reject::Field { field: key.to_owned(), why: "must be a text".to_owned() })
         }
     }
 }
 
-/// A field's name, borrowed unless it holds escapes.
+/// A field's name, borrowed unless it contains escapes.
 pub(super) struct Key<'r>(pub(super) Cow<'r, str>);
 
 impl<'r> serde::Deserialize<'r> for Key<'r> {
     fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
         match Text::deserialize(json)? {
             Text(Some(Value::Text(text))) => Ok(Self(text)),
-            Text(_) => Err(serde::de::Error::custom("a field's name is a text")),
+            Text(_) => Err(serde::de::Error::custom("a field's name must be a text")),
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) enum Value<'r> {
     Other,
 }
 
-/// A JSON value of which only a text is wanted; `null` is none.
+/// A JSON value of which only text is used. `null` gives `None`.
 pub(super) struct Text<'r>(pub(super) Option<Value<'r>>);
 
 impl<'r> serde::Deserialize<'r> for Text<'r> {
@@ -125,7 +125,7 @@ impl<'r> Visitor<'r> for TextVisitor {
     }
 }
 
-/// Skips a value at `depth`, which must not pass [`DEPTH_MAX`].
+/// Skips a value at `depth`, down to [`DEPTH_MAX`].
 pub(super) struct Skip<'d> {
     pub(super) depth: usize,
     pub(super) too_deep: &'d mut bool,

@@ -1,10 +1,10 @@
-//! Post events as JSON records: decoding, limits, and why a record is refused.
+//! Post events as JSON records: decoding, limits, and why a record is rejected.
 //!
-//! Invariant: decoding never panics and never guesses; a record is an [`Event`] or a [`Reject`]
+//! Invariant: decoding never panics and never guesses. A record gives an [`Event`], or a [`Reject`]
 //! that names the field.
 
+mod fast;
 mod json;
-mod quick;
 mod reject;
 
 use std::borrow::Cow;
@@ -21,28 +21,28 @@ use smallvec::SmallVec;
 use crate::mapping::{Field, Mapping};
 use crate::time::{TimeError, TimeUnit};
 
-/// What happened.
+/// What happened to a post.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
-    /// A post appeared.
+    /// It was published.
     #[default]
     PostPublished,
     /// Its text changed.
     PostEdited,
-    /// It is gone.
+    /// It was deleted.
     PostDeleted,
-    /// A tag was put on it.
+    /// A tag was added.
     TagAdded,
-    /// A tag was taken off it.
+    /// A tag was removed.
     TagRemoved,
-    /// Somebody likes it.
+    /// Somebody liked it.
     Liked,
-    /// Somebody no longer likes it.
+    /// Somebody took a like back.
     Unliked,
 }
 
 impl Kind {
-    /// Every kind with the name that records use.
+    /// Every kind with its name in records.
     pub const NAMES: [(&'static str, Self); 7] = [
         ("post_published", Self::PostPublished),
         ("post_edited", Self::PostEdited),
@@ -54,20 +54,20 @@ impl Kind {
     ];
 }
 
-/// One decoded event; texts borrow from the record where they can.
+/// A decoded event. Texts borrow from the record if they can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'r> {
     /// Its identity within its input.
     pub event_id: Cow<'r, str>,
     /// What happened.
     pub kind: Kind,
-    /// The post it happened to.
+    /// The post.
     pub post_id: Cow<'r, str>,
     /// When, in milliseconds since 1970.
     pub ts_ms: i64,
-    /// The text of the post; empty where there is none.
+    /// The text of the post, empty if it has none.
     pub caption: Cow<'r, str>,
-    /// The values of the decoder's attributes, in their order.
+    /// The values of the decoder's attributes, in the same order.
     pub attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
 }
 
@@ -86,14 +86,15 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder for records of `mapping` that also reads the fields of `attributes`.
+    /// A decoder for records with this mapping that also reads `attributes`.
     pub fn new(mapping: Mapping, attributes: &[String]) -> Self {
         let record_names = attributes.iter().map(|a| mapping.attribute(a).to_owned());
         let record_names: Vec<String> = record_names.collect();
         let mut names: BTreeMap<String, String> =
             attributes.iter().cloned().zip(record_names.iter().cloned()).collect();
         names.extend(Target::FIELDS.map(|(field, _)| {
-            let name = mapping.name(field).unwrap_or_default();
+            // An unmapped field counts as one with an empty name.
+            let name = mapping.name(field).unwrap_or("");
             let unit = mapping.unit();
             let is_plain = field != Field::Ts || unit == TimeUnit::default();
             let name = if is_plain { name.to_owned() } else { format!("{name}:{unit}") };
@@ -102,8 +103,8 @@ impl Decoder {
         Self { mapping, attributes: record_names, names: Arc::new(names) }
     }
 
-    /// What decides which event a record holds: each field of an event that is read, and each
-    /// attribute, with what a mapping gives it. Two decoders with the same read the same events.
+    /// The name in records of each field and each attribute that is read. Two decoders with equal
+    /// names read the same events from the same records.
     pub fn names(&self) -> &BTreeMap<String, String> {
         &self.names
     }
@@ -119,11 +120,11 @@ impl Decoder {
         if record.len() > RECORD_BYTES_MAX {
             return Err(Reject::TooLarge(record.len() as u64));
         }
-        self.quick(record).map_or_else(|| self.thorough(record), Ok)
+        self.decode_fast(record).map_or_else(|| self.decode_full(record), Ok)
     }
 
-    /// Decodes any record, and says what is wrong with one that is no event.
-    fn thorough<'r>(&self, record: &'r [u8]) -> Result<Event<'r>, Reject> {
+    /// Decodes any record, and finds out what is wrong with one that is not an event.
+    fn decode_full<'r>(&self, record: &'r [u8]) -> Result<Event<'r>, Reject> {
         let mut json = serde_json::Deserializer::from_slice(record);
         let mut parts = self.no_parts();
         let read = RecordSeed { decoder: self, parts: &mut parts }
@@ -145,7 +146,7 @@ impl Decoder {
         Parts { attributes: smallvec::smallvec![None; self.attributes.len()], ..Parts::default() }
     }
 
-    /// What the member `name` of a record is to an event; none where it is nothing.
+    /// What the member `name` of a record means for an event, if anything.
     fn target(&self, name: &str) -> Option<Target> {
         let is = |(field, _): &&(Field, Target)| self.mapping.name(*field) == Some(name);
         let attribute = || self.attributes.iter().position(|a| a == name).map(Target::Attribute);
@@ -153,8 +154,10 @@ impl Decoder {
     }
 
     fn event<'r>(&self, parts: Parts<'r>) -> Result<Event<'r>, Reject> {
-        let name = |field: Field| self.mapping.name(field).unwrap_or_default().to_owned();
-        let missing = |field: Field| Reject::Missing(name(field));
+        let missing = |field: Field| match self.mapping.name(field) {
+            Some(name) => Reject::Missing(name.to_owned()),
+            None => unreachable!("{} is always mapped: checked by `Mapping`", field.name()),
+        };
         let event_id = parts.event_id.ok_or_else(|| missing(Field::EventId))?;
         let ts_ms = parts.ts_ms.ok_or_else(|| missing(Field::Ts))?;
         let kind = match &parts.kind {
@@ -176,7 +179,7 @@ impl Decoder {
     }
 }
 
-/// What a member of a record is to an event.
+/// What a member of a record means for an event.
 #[derive(Clone, Copy)]
 enum Target {
     EventId,
@@ -197,7 +200,7 @@ impl Target {
     ];
 }
 
-/// What has been read of a record so far.
+/// What has been read from a record so far.
 #[derive(Default)]
 struct Parts<'r> {
     event_id: Option<Cow<'r, str>>,
@@ -206,7 +209,7 @@ struct Parts<'r> {
     ts_ms: Option<i64>,
     caption: Option<Cow<'r, str>>,
     attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
-    /// Set where reading stopped for another reason than bad JSON.
+    /// Set if reading stopped for another reason than bad JSON.
     reject: Option<Reject>,
 }
 
@@ -234,7 +237,7 @@ impl<'r> Visitor<'r> for RecordSeed<'_, '_, 'r> {
         while let Some(Key(key)) = map.next_key()? {
             if let Err(stop) = self.decoder.field(&key, &mut map, self.parts)? {
                 self.parts.reject = Some(stop);
-                // The reject above is what counts; this error only stops the reading.
+                // This error only stops the parser; the reject above is what counts.
                 return Err(serde::de::Error::custom("rejected"));
             }
         }
@@ -243,7 +246,7 @@ impl<'r> Visitor<'r> for RecordSeed<'_, '_, 'r> {
 }
 
 impl Decoder {
-    /// Reads the value of the field `key`. The outer error is bad JSON, the inner a bad event.
+    /// Reads the value of the member `key`. The outer error is bad JSON, the inner one a bad event.
     fn field<'r, M: MapAccess<'r>>(
         &self,
         key: &str,
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_post_with_its_defaults() {
+    fn post_has_defaults() {
         let event = decode(r##"{"x":[1,{"y":null}],"event_id":"e","ts":1,"caption":"a \"#b\""}"##);
         let event = event.unwrap();
         assert_eq!((event.kind, &*event.post_id), (Kind::PostPublished, "e"));
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_texts_are_one_id() {
+    fn numbers_and_texts_make_equal_ids() {
         let id = |json: &str| decode(json).unwrap().event_id.into_owned();
         assert_eq!(id(r#"{"event_id":12,"ts":1}"#), id(r#"{"event_id":"12","ts":1}"#));
         let big = r#"{"event_id":123456789012345678901234567890,"ts":1}"#;
@@ -326,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_a_reason() {
+    fn rejects_have_a_code() {
         assert_eq!(code(r#"{"ts":1}"#), "missing_field");
         assert_eq!(code(r#"{"event_id":"","ts":1}"#), "missing_field");
         assert_eq!(code(r#"{"event_id":null,"ts":1}"#), "missing_field");
@@ -367,12 +370,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Decoder::default().decode(&bytes);
         }
 
         #[test]
-        fn no_json_like_text_panics(text in r#"[{}\[\]":,a-z0-9\\ue. -]{0,80}"#) {
+        fn json_like_text_never_panics(text in r#"[{}\[\]":,a-z0-9\\ue. -]{0,80}"#) {
             let _ = Decoder::default().decode(text.as_bytes());
         }
     }

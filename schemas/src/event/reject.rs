@@ -3,49 +3,49 @@
 
 use thiserror::Error;
 
-/// A record over this many bytes is refused.
+/// Larger records are rejected.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
-/// A record nested deeper than this is refused; the record itself is level one.
+/// Records nested deeper are rejected. The record itself is level one.
 pub const DEPTH_MAX: usize = 32;
-/// An id over this many bytes is refused.
+/// Longer ids are rejected.
 pub const ID_BYTES_MAX: usize = 1024;
 
-/// Why a record is no event. It goes to the dead letters with this as its reason.
+/// Why a record is not an event. It becomes a dead letter with this reason.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Reject {
-    /// Over [`RECORD_BYTES_MAX`].
+    /// It is larger than [`RECORD_BYTES_MAX`].
     #[error("the record has {0} bytes; at most {RECORD_BYTES_MAX} are read")]
     TooLarge(u64),
-    /// Over [`DEPTH_MAX`].
+    /// It is nested deeper than [`DEPTH_MAX`].
     #[error("the record is nested deeper than {DEPTH_MAX} levels")]
     TooDeep,
-    /// No JSON.
+    /// It is not JSON.
     #[error("not JSON: {0}")]
     NotJson(String),
-    /// JSON, but no object.
-    #[error("the record is no JSON object")]
+    /// It is JSON, but not an object.
+    #[error("the record is not a JSON object")]
     NotAnObject,
-    /// A field that every event needs is missing.
+    /// It lacks a field that every event needs.
     #[error("{0:?} is missing")]
     Missing(String),
-    /// A field is there twice, so that its value is a guess.
-    #[error("{0:?} is there twice")]
+    /// A field occurs twice, so that its value would be a guess.
+    #[error("{0:?} occurs twice")]
     Twice(String),
-    /// A field with an unusable value.
+    /// A field has an unusable value.
     #[error("{field:?}: {why}")]
     Field {
-        /// The record's name of it.
+        /// The name of the field in the record.
         field: String,
         /// What is wrong with its value.
         why: String,
     },
-    /// A type nobody knows.
+    /// The type is unknown.
     #[error("unknown type {0:?}")]
     Type(String),
 }
 
 impl Reject {
-    /// Every [`Self::code`] there is.
+    /// Every [`Self::code`].
     pub const CODES: [&'static str; 8] = [
         "too_large",
         "too_deep",
@@ -57,7 +57,7 @@ impl Reject {
         "bad_type",
     ];
 
-    /// A short word for the reason, for filters and counters.
+    /// A short code for the reason, for filters and counters.
     pub fn code(&self) -> &'static str {
         let [too_large, too_deep, not_json, no_object, missing, twice, field, kind] = Self::CODES;
         match self {

@@ -28,7 +28,7 @@ pub struct BoardRow<'a> {
     pub scope: &'a str,
     /// The window's name, or `all`.
     pub window: &'a str,
-    /// A JSON list of [`BoardEntry`], by count descending, then key bytes ascending.
+    /// A JSON list of [`BoardEntry`], by descending count, then by ascending bytes of the key.
     pub doc: &'a str,
     /// The stream time of the commit that last changed the row.
     pub as_of: i64,
@@ -52,5 +52,11 @@ impl Table for Boards {
         clear: |row| row.doc = "[]",
     });
 
-    columns!(BoardRow { scope: Text, window as "win": Text, doc: Text, as_of: TimeMs, commit: UInt64 });
+    columns!(BoardRow {
+        scope: Text,
+        window as "win": Text,
+        doc: Text,
+        as_of: TimeMs,
+        commit: UInt64,
+    });
 }

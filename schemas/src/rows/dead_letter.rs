@@ -1,5 +1,5 @@
-//! The row of a record that was not counted, or was counted by a decision that the log alone does
-//! not tell. Keyed by (input, partition, position): exact through crashes.
+//! The row of a record that was not counted, or that was counted by a decision that cannot be
+//! derived from the log. Keyed by (input, partition, position), so that crashes do no harm.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -7,9 +7,9 @@ use super::column::{Bytes, Column, Text, UInt64, columns};
 use super::table::{Table, TableName};
 use crate::hash::KeyHash;
 
-/// The reason of an event that is dated too far ahead of the clock.
+/// The reason for an event that is dated too far ahead of the clock.
 pub const FUTURE: &str = "future";
-/// The reason of an event that is too old for its id to be remembered.
+/// The reason for an event that is too old for its id to be remembered.
 pub const BEYOND_HORIZON: &str = "beyond_horizon";
 
 /// The table of dead letters.
@@ -24,11 +24,11 @@ pub struct DeadLetterRow<'a> {
     pub partition: &'a str,
     /// The record's position in it: a byte offset, or the log's own number.
     pub position: u64,
-    /// A short word for the reason: a code of `event::Reject`, or one of the two above.
+    /// The code of the reason: one of [`crate::event::Reject`], or one of the two above.
     pub reason: &'a str,
     /// What exactly is wrong.
     pub detail: &'a str,
-    /// The record as it was read; cut where it was too large.
+    /// The record as it was read, truncated if it was too large.
     pub raw: &'a [u8],
     /// The commit it belongs to.
     pub commit: u64,

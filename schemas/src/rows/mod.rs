@@ -1,5 +1,5 @@
 //! The rows that segments hold, one kind a file, and the registry of their tables. Invariant: a row
-//! names every column it has, and reading one back gives what was written.
+//! reads back as it was written.
 
 mod board;
 mod column;
@@ -15,7 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 pub use self::detail::{BelowFloor, OtherDetail};
 pub use self::table::{Served, Table, TableName, TableVisitor};
 
-/// Each line is a file, the table it declares, and what else it exports.
+/// The registry. Each line names a file, the table it declares, and what else it exports.
 macro_rules! tables {
     ($($file:ident::{$table:ident $(, $more:ident)*};)+) => {
         $(

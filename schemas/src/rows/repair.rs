@@ -1,5 +1,5 @@
-//! The row of a control record that was applied: the audit. Its key begins with the high word of
-//! what it changed, so that the worker that owns that loads it.
+//! The audit row of a control record that was applied. Its key begins with the high word of the key
+//! that was changed, so that the same worker owns both.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,10 +13,10 @@ pub struct Repairs;
 /// One control record that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RepairRow<'a> {
-    /// The number of the file it came in.
+    /// The number of the file with the request.
     pub request: u64,
-    /// What was done: `correct`, `remember`, `forget`, `republish`, or what came of a record that
-    /// was delivered again.
+    /// What was done: `correct`, `remember`, `forget`, `republish`, or the outcome of a redelivered
+    /// record.
     pub kind: &'a str,
     /// The scope of a tag; the input of a record.
     pub scope: &'a str,
@@ -24,30 +24,30 @@ pub struct RepairRow<'a> {
     pub key: &'a str,
     /// The low word of the key's hash; the position of a record.
     pub lo: u64,
-    /// What was there before: a JSON object of fields, or the record that was refused.
+    /// The state before: a JSON object of fields, or the record that was refused.
     pub before: &'a str,
-    /// What is there now: the same fields, or the record that was counted.
+    /// The state after: the same fields, or the record that was counted.
     pub after: &'a str,
-    /// Who asked for it.
+    /// Who requested it.
     pub who: &'a str,
     /// Why.
     pub why: &'a str,
-    /// When, in milliseconds.
+    /// When, in milliseconds since 1970.
     pub when_ms: i64,
-    /// The commit it was made from.
+    /// The commit that the request was based on.
     pub base: u64,
     /// The commit it was applied in.
     pub commit: u64,
 }
 
 impl RepairRow<'_> {
-    /// The hash of what it changed, given the row's own key.
+    /// The key that was changed, given the row's own key.
     pub fn changed(&self, hash: KeyHash) -> KeyHash {
         KeyHash { hi: hash.hi, lo: self.lo }
     }
 }
 
-/// The key of the row about what file `request` did to `changed`.
+/// The key of the row about the change that file `request` made to `changed`.
 pub fn repair_hash(changed: KeyHash, request: u64) -> KeyHash {
     let bytes = [changed.lo.to_le_bytes(), request.to_le_bytes()].concat();
     KeyHash { hi: changed.hi, lo: xxh3_64(&bytes) }

@@ -1,4 +1,4 @@
-//! The row of a tag in a scope: what its page shows.
+//! The row of a tag in a scope, which holds what its page shows.
 
 use super::column::{Bytes, Column, Int64, Text, TimeMs, UInt64, columns};
 use super::table::{Served, Table, TableName};
@@ -7,22 +7,22 @@ use crate::hash::KeyHash;
 /// The table of tags.
 pub struct Tags;
 
-/// One tag in one scope. `total` 0 stands for a tag that no live post carries any more.
+/// One tag in one scope. A total of 0 means that no live post has the tag any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagRow<'a> {
-    /// The segment value that the count is grouped by; `""` is the whole stream.
+    /// What the count is grouped by, such as `region=eu`; `""` is the whole stream.
     pub scope: &'a str,
     /// The key.
     pub tag: &'a str,
-    /// The spelling in the accepted event with the least (ts, bytes).
+    /// The spelling in the accepted event with the smallest (ts, bytes).
     pub display: &'a str,
     /// The number of posts.
     pub total: i64,
-    /// The bucket list (`windows::Buckets`), folded at `as_of`.
+    /// The buckets ([`crate::windows::Buckets`]), folded at `as_of`.
     pub recent: &'a [u8],
-    /// The least event time.
+    /// The earliest event time.
     pub first_seen: i64,
-    /// The greatest event time.
+    /// The latest event time.
     pub last_seen: i64,
     /// The stream time of the commit that last changed the row.
     pub as_of: i64,

@@ -21,7 +21,7 @@ fn ids(rows: &[(u64, u32)]) -> Bytes {
 }
 
 #[test]
-fn a_large_segment_finds_every_row_and_no_other() {
+fn large_segment_finds_exactly_its_rows() {
     let rows: Vec<_> = (0..150_000_u64).map(|i| (i * 2, i as u32)).rev().collect();
     let segment = Segment::<Ids>::open(ids(&rows)).unwrap();
     assert_eq!((segment.len(), segment.batches.len()), (150_000, 3));
@@ -35,7 +35,7 @@ fn a_large_segment_finds_every_row_and_no_other() {
 }
 
 #[test]
-fn tag_rows_come_back() {
+fn tag_rows_read_back_the_same() {
     let (recent, hash) = ([1, 2, 3], KeyHash { hi: 1, lo: 2 });
     let row = TagRow {
         scope: "region=eu",
@@ -58,13 +58,13 @@ fn tag_rows_come_back() {
 }
 
 #[test]
-fn an_empty_segment_opens() {
+fn empty_segment_opens() {
     let segment = Segment::<Ids>::open(ids(&[])).unwrap();
     assert!(segment.is_empty() && segment.get(KeyHash::default()).is_none());
 }
 
 #[test]
-fn every_truncation_and_many_flips_are_errors_or_other_rows_but_no_panic() {
+fn damaged_segments_never_panic() {
     let whole = ids(&[(1, 1), (2, 2), (3, 3)]);
     for end in 0..whole.len() {
         assert!(Segment::<Ids>::open(whole.slice(..end)).is_err(), "cut at {end}");
@@ -82,7 +82,7 @@ fn every_truncation_and_many_flips_are_errors_or_other_rows_but_no_panic() {
 
 proptest! {
     #[test]
-    fn merging_equals_a_map(
+    fn merge_equals_a_map(
         parts in vec(vec((0_u64..40, 0_u32..100), 0..30), 1..6),
         floor in 0_u32..100,
     ) {
@@ -98,9 +98,9 @@ proptest! {
         let walked: Vec<_> = merge().map(|(h, r)| (h.hi, r.hour)).collect();
         prop_assert_eq!(walked, newest.clone().into_iter().collect::<Vec<_>>());
         let after = KeyHash { hi: u64::from(floor) / 2, lo: !(u64::from(floor) / 2) };
-        let behind = Merge::new(segments.iter().collect()).behind(after).map(|(h, _)| h.hi);
+        let later = Merge::new(segments.iter().collect()).after(after).map(|(h, _)| h.hi);
         let want = newest.keys().copied().filter(|k| *k > after.hi).collect::<Vec<_>>();
-        prop_assert_eq!(behind.collect::<Vec<_>>(), want);
+        prop_assert_eq!(later.collect::<Vec<_>>(), want);
 
         let mut out = Vec::new();
         let rows = merge().encode(floor, &mut out).unwrap();
@@ -113,8 +113,8 @@ proptest! {
 }
 
 #[test]
-fn bins_are_the_parts_of_a_walk() {
-    // Several batches, some bins cut by their borders; bins without rows at both ends.
+fn bins_partition_a_merge() {
+    // Several batches, with bins that span two of them and empty bins at both ends.
     let key = |i: u64| (3 << 54) + (i + 7) * (1 << 42);
     let rows: Vec<_> = (0..2 * BATCH_ROWS as u64 + 99).map(|i| (key(i), 1)).collect();
     let newer: Vec<_> = rows.iter().step_by(5).map(|(key, _)| (key + 1, 2)).collect();

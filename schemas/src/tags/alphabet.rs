@@ -1,25 +1,26 @@
-//! Which characters a tag may hold, by the Unicode version of `regex-syntax`.
+//! The characters that a tag may contain, by the Unicode version of `regex-syntax`.
 //!
-//! The alphabet is `\p{L} ∪ \p{M} ∪ \p{Nd}` and 17 special characters; a tag needs one letter
-//! (`\p{L} ∪ \p{M}`). twitter-text froze its tables about Unicode 7; current tables only add.
+//! The alphabet is `\p{L} ∪ \p{M} ∪ \p{Nd}` and 17 special characters; a tag needs at least one
+//! letter (`\p{L} ∪ \p{M}`). Invariant: it contains the alphabet of twitter-text, which froze its
+//! tables at about Unicode 7, since later versions only add characters.
 
 use std::sync::LazyLock;
 
-use regex_syntax::hir::{Class, HirKind};
+use regex_syntax::hir::{Class, Hir, HirKind};
 
 const IN_TAG: u8 = 1;
-/// One of the characters of which a tag needs one.
+/// A letter or a mark, of which a tag needs at least one.
 pub(super) const LETTER: u8 = 2;
 const CODE_POINTS: usize = 0x11_0000;
 
-/// The special characters of twitter-text's alphabet, besides letters, marks and digits.
+/// The special characters of twitter-text's alphabet.
 const SPECIALS: [char; 17] = [
     '_', '\u{200c}', '\u{200d}', '\u{a67e}', '\u{05be}', '\u{05f3}', '\u{05f4}', '\u{ff5e}',
     '\u{301c}', '\u{309b}', '\u{309c}', '\u{30a0}', '\u{30fb}', '\u{3003}', '\u{0f0b}', '\u{0f0c}',
     '\u{00b7}',
 ];
 
-/// Two bits a code point, four code points a byte.
+/// Two bits per code point, four code points per byte.
 static TABLE: LazyLock<Box<[u8]>> = LazyLock::new(build);
 
 fn build() -> Box<[u8]> {
@@ -38,16 +39,15 @@ fn build() -> Box<[u8]> {
 }
 
 fn ranges(class: &str) -> Vec<(u32, u32)> {
-    let Ok(parsed) = regex_syntax::parse(class) else { return Vec::new() };
-    match parsed.kind() {
-        HirKind::Class(Class::Unicode(class)) => {
+    match regex_syntax::parse(class).as_ref().map(Hir::kind) {
+        Ok(HirKind::Class(Class::Unicode(class))) => {
             class.ranges().iter().map(|r| (u32::from(r.start()), u32::from(r.end()))).collect()
         }
-        _ => Vec::new(),
+        other => unreachable!("{class} is a class of Unicode characters, not {other:?}"),
     }
 }
 
-/// The classes of the ASCII characters, by hand, since most characters are.
+/// The classes of the ASCII characters, which need no table look-up.
 static ASCII: [u8; 128] = {
     let mut classes = [0; 128];
     let mut b = 0;
@@ -67,7 +67,7 @@ pub(super) fn ascii(b: u8) -> u8 {
     ASCII[usize::from(b & 0x7f)]
 }
 
-/// The classes of a character: none where it may not stand in a tag.
+/// The classes of a character: 0 if no tag may contain it.
 pub(super) fn bits(c: char) -> u8 {
     if c.is_ascii() {
         return ascii(c as u8);
@@ -75,12 +75,12 @@ pub(super) fn bits(c: char) -> u8 {
     TABLE[c as usize / 4] >> (c as usize % 4 * 2) & 3
 }
 
-/// Whether `c` may stand in a tag.
+/// Whether a tag may contain `c`.
 pub fn in_tag(c: char) -> bool {
     bits(c) & IN_TAG != 0
 }
 
-/// Whether `c` is one of the letters or marks of which a tag needs one.
+/// Whether `c` is a letter or a mark, of which a tag needs at least one.
 pub fn is_letter(c: char) -> bool {
     bits(c) & LETTER != 0
 }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn classes_of_known_characters() {
         assert!(in_tag('é') && is_letter('é'));
-        assert!(in_tag('٣') && !is_letter('٣'), "an Arabic digit is no letter");
+        assert!(in_tag('٣') && !is_letter('٣'), "an Arabic digit is not a letter");
         assert!(in_tag('\u{0301}') && is_letter('\u{0301}'), "a lone mark counts as a letter");
         assert!(in_tag('_') && !is_letter('_'));
         assert!(!in_tag('#') && !in_tag('&') && !in_tag('😀') && !in_tag(' '));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_are_not_empty() {
+    fn tables_are_complete() {
         let letters = (0..CODE_POINTS as u32).filter_map(char::from_u32).filter(|c| is_letter(*c));
         assert!(letters.count() > 130_000);
     }

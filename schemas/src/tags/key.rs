@@ -1,11 +1,11 @@
-//! The key of a tag: what makes two spellings one tag.
+//! The key of a tag: two spellings with one key are the same tag.
 //!
-//! `key = NFKC(drop U+0020(default case fold(NFKC(tag))))`. The space is dropped before the last
-//! NFKC because 18 characters of the alphabet expand to a space and a mark; dropping it last would
+//! `key = NFKC(drop U+0020(default case fold(NFKC(tag))))`. Spaces are dropped before the last NFKC
+//! because 18 characters of the alphabet expand to a space and a mark; dropping them last would
 //! not be idempotent. Invariant: `key(key(x)) == key(x)`.
 //!
-//! Most tags consist of characters that normalization leaves alone whatever stands beside them: a
-//! table says which do, and theirs is the short way.
+//! Most tags contain only characters that normalize independently of their neighbours. A table
+//! lists these characters, and such tags take a fast path.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -14,17 +14,18 @@ use caseless::Caseless;
 use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
-/// Version of the tag rules and of the Unicode tables behind them; kept in every manifest.
+/// The version of the tag rules and their Unicode tables, which every manifest records.
 pub const RULES_VERSION: u32 = 1;
 
-/// A character that is its own key in every text.
+/// A character that is its own key in any text.
 const STABLE: u8 = 1;
-/// A character that folds to stable ones in every text.
+/// A character that folds to stable characters in any text.
 const FOLDS: u8 = 2;
-/// The table holds the basic plane.
+/// The table covers the basic plane.
 const CODE_POINTS: u32 = 0x1_0000;
 
-/// Two bits a code point, four code points a byte; none is set where normalization has a say.
+/// Two bits per code point, four code points per byte. None is set for characters that need
+/// normalization.
 static TABLE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     let mut table = vec![0_u8; CODE_POINTS as usize / 4].into_boxed_slice();
     for c in (0..CODE_POINTS).filter_map(char::from_u32).filter(|c| *c != ' ' && is_alone(*c)) {
@@ -40,7 +41,7 @@ static TABLE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     table
 });
 
-/// Whether NFKC leaves a text of such characters as it is: by its quick check, UAX #15.9.
+/// Whether NFKC leaves any text of such characters unchanged, by its quick check (UAX #15, 9).
 fn is_alone(c: char) -> bool {
     canonical_combining_class(c) == 0 && is_nfkc_quick(std::iter::once(c)) == IsNormalized::Yes
 }
@@ -49,7 +50,7 @@ fn fold(c: char) -> impl Iterator<Item = char> {
     std::iter::once(c).default_case_fold()
 }
 
-/// The key of `tag`; borrows when the tag is its own key in ASCII.
+/// The key of `tag`. Borrows if the tag is in ASCII and its own key.
 ///
 /// ```
 /// assert_eq!(schemas::tags::key("Straße"), "strasse");
@@ -63,15 +64,15 @@ pub fn key(tag: &str) -> Cow<'_, str> {
         key.push_str(tag);
         key.make_ascii_lowercase();
         key.retain(|c| c != ' ');
-    } else if !is_short(tag, &mut key) {
+    } else if !push_key(tag, &mut key) {
         key.clear();
         key.extend(tag.nfkc().default_case_fold().filter(|c| *c != ' ').nfkc());
     }
     Cow::Owned(key)
 }
 
-/// Appends the key of `tag` character by character; false where that is not possible.
-fn is_short(tag: &str, out: &mut String) -> bool {
+/// Appends the key of `tag` character by character. Returns false if that is not possible.
+fn push_key(tag: &str, out: &mut String) -> bool {
     let table = &**TABLE;
     tag.chars().all(|c| {
         let bits = table.get(c as usize / 4).map_or(0, |byte| byte >> (c as usize % 4 * 2) & 3);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_of_the_alphabet_has_a_stable_key_inside_it() {
+    fn keys_of_the_alphabet_are_stable_and_inside_it() {
         for c in (0..0x11_0000).filter_map(char::from_u32).filter(|c| in_tag(*c)) {
             let once = key(c.encode_utf8(&mut [0; 4])).into_owned();
             assert_eq!(key(&once), once, "U+{:04X}", c as u32);
@@ -106,9 +107,9 @@ mod tests {
         }
     }
 
-    /// Between a letter, a base with a mark, and jamo: where a neighbour could matter.
+    /// Next to a letter, a mark and jamo, where neighbours could matter.
     #[test]
-    fn every_character_has_the_key_of_the_definition_among_others() {
+    fn every_character_has_the_key_of_the_definition() {
         for c in (0..0x11_0000).filter_map(char::from_u32) {
             for text in [format!("{c}"), format!("a{c}\u{301}"), format!("\u{1100}{c}\u{11a8}か")]
             {
@@ -118,10 +119,10 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_scripts_take_the_short_way() {
+    fn common_scripts_take_the_fast_path() {
         for tag in ["日本", "かなカナ", "Москва", "ÉTÉ", "한국", "ไทย", "العربية", "ΣΊΣΥΦΟΣ"]
         {
-            assert!(is_short(tag, &mut String::new()), "{tag}");
+            assert!(push_key(tag, &mut String::new()), "{tag}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! Tag rules: finding hashtags in a text and the key that makes spellings one tag.
+//! Tag rules: finding the hashtags in a text, and the key that spellings of one tag share.
 //!
-//! Extraction follows twitter-text 3.1.0. Invariant: one pass over the text, no allocation for a
-//! text without a sign, and no input on which it panics.
+//! Extraction follows twitter-text 3.1.0. Invariant: it takes one pass, allocates nothing for a
+//! text without a sign, and never panics.
 
 pub mod alphabet;
 mod key;
@@ -14,11 +14,11 @@ pub use key::{RULES_VERSION, key};
 pub use name::{Name, NameError};
 use smallvec::SmallVec;
 
-/// A tag longer than this, in code points, is dropped whole.
+/// Longer tags, in code points, are dropped.
 pub const TAG_CODE_POINTS_MAX: usize = 100;
-/// The first distinct tags of a post that count.
+/// Only this many distinct tags of a post count, the first ones.
 pub const TAGS_PER_POST_MAX: usize = 60;
-/// The first bytes of a text that are read.
+/// Only this many bytes of a text are read, the first ones.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// One hashtag in a text.
@@ -26,9 +26,9 @@ pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 pub struct Occurrence<'t> {
     /// The tag as written, without its sign.
     pub tag: &'t str,
-    /// Byte offset of the sign.
+    /// The byte offset of the sign.
     pub start: usize,
-    /// Byte offset of the tag's end.
+    /// The byte offset of the end of the tag.
     pub end: usize,
 }
 
@@ -42,7 +42,7 @@ pub struct Occurrence<'t> {
 pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
     let mut links: Option<SmallVec<[Range<usize>; 4]>> = None;
     let mut last = 0;
-    // 0xEF begins the fullwidth sign U+FF03; most of its hits elsewhere fail the next test.
+    // 0xEF begins the fullwidth sign U+FF03. Most other characters it begins fail the next test.
     for start in memchr::memchr2_iter(b'#', 0xEF, text.as_bytes()) {
         let Some(body) = after_sign(text, start) else { continue };
         if start < last || !boundary(text, start, last) {
@@ -62,12 +62,12 @@ pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
 }
 
 fn link_spans(text: &str) -> SmallVec<[Range<usize>; 4]> {
-    // Every link has a slash or it has no room for a sign.
+    // A link without a slash cannot contain a sign.
     let any = memchr::memchr(b'/', text.as_bytes()).is_some();
     if any { urls::spans(text).collect() } else { SmallVec::new() }
 }
 
-/// The offset behind the sign at `start`, or none where no usable sign stands there.
+/// The offset after the sign at `start`, or `None` if there is no sign that can begin a tag.
 #[inline]
 fn after_sign(text: &str, start: usize) -> Option<usize> {
     let body = match text.as_bytes()[start] {
@@ -78,12 +78,12 @@ fn after_sign(text: &str, start: usize) -> Option<usize> {
     if text.as_bytes().get(body).is_some_and(u8::is_ascii) {
         return Some(body);
     }
-    // An emoji or keycap number sign is a picture, not a sign.
+    // The number sign of an emoji or keycap does not begin a tag.
     (!text[body..].starts_with(['\u{fe0f}', '\u{20e3}'])).then_some(body)
 }
 
-/// Whether a tag may begin at `start`: the character before lies behind the last match and is
-/// none that glues the sign to a word.
+/// Whether a tag may begin at `start`: the character before it is not part of the last match, and
+/// does not attach the sign to a word.
 #[inline]
 fn boundary(text: &str, start: usize, last: usize) -> bool {
     let Some(before) = text[..start].chars().next_back() else { return true };
@@ -93,7 +93,7 @@ fn boundary(text: &str, start: usize, last: usize) -> bool {
     matches!(before, '\u{fe0e}' | '\u{fe0f}') || (before != '&' && !alphabet::in_tag(before))
 }
 
-/// The end of the run of tag characters from `body` on, when it holds a letter.
+/// The end of the tag characters that begin at `body`, if there is a letter among them.
 #[inline]
 fn run(text: &str, body: usize) -> Option<usize> {
     let bytes = text.as_bytes();
@@ -115,20 +115,20 @@ fn run(text: &str, body: usize) -> Option<usize> {
     (class & alphabet::LETTER != 0).then_some(end)
 }
 
-/// What the limits left out of one text, for the counters: nothing is dropped silently.
+/// What the limits dropped from a text. It is counted, so that nothing is dropped silently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Occurrences of tags over [`TAG_CODE_POINTS_MAX`].
+    /// Occurrences of tags longer than [`TAG_CODE_POINTS_MAX`].
     pub too_long: u32,
     /// Occurrences of tags beyond the first [`TAGS_PER_POST_MAX`] distinct ones.
     pub too_many: u32,
-    /// Whether the text went beyond [`TEXT_BYTES_MAX`].
+    /// Whether the text is longer than [`TEXT_BYTES_MAX`].
     pub truncated: bool,
 }
 
-/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` says
-/// which spellings are one tag, as [`key`] does; `first` says that the text had no tag of that key
-/// before, so that this one counts.
+/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` decides
+/// which spellings are one tag, as [`key`] does. `first` is true for the first occurrence of a key
+/// in the text, which is the one that counts.
 ///
 /// ```
 /// use schemas::tags::{key, limited};
@@ -146,7 +146,7 @@ pub fn limited<'t, K: PartialEq>(
     let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
     dropped.truncated = read.len() < text.len();
     occurrences(read, |o| {
-        // A tag that the limit cuts through would be counted under a name nobody wrote.
+        // A tag cut off by the limit would be counted under a name that nobody wrote.
         if dropped.truncated && o.end == read.len() {
             return;
         }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_counted() {
+    fn what_limits_drop_is_counted() {
         let long = format!("#{} #ok", "x".repeat(101));
         let mut kept = Vec::new();
         let dropped = limited(&long, key, |o, _, _| kept.push(o.tag));
@@ -205,6 +205,10 @@ mod tests {
         let cut = format!("{}#tag", " ".repeat(TEXT_BYTES_MAX - 2));
         let mut kept = 0;
         let dropped = limited(&cut, key, |_, _, _| kept += 1);
-        assert_eq!((kept, dropped.truncated), (0, true), "a tag cut by the limit does not count");
+        assert_eq!(
+            (kept, dropped.truncated),
+            (0, true),
+            "a tag cut off by the limit does not count"
+        );
     }
 }

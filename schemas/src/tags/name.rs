@@ -1,44 +1,44 @@
-//! A tag's name as a client writes it, in a URL or on the command line.
+//! The name of a tag as a client writes it, in a URL or on the command line.
 //!
-//! Invariant: a [`Name`]'s key is one that extraction could have produced.
+//! Invariant: the key of a [`Name`] is one that extraction can produce.
 
 use thiserror::Error;
 
 use super::{TAG_CODE_POINTS_MAX, alphabet, key};
 
-/// A valid name and the key it stands for.
+/// A valid name and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
     key: String,
     canonical: bool,
 }
 
-/// Why a name cannot be a tag's.
+/// Why a name cannot be that of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// Nothing is left of it.
+    /// It is empty.
     #[error("the name is empty")]
     Empty,
-    /// Longer than any tag that is counted.
+    /// It is longer than any tag that is counted.
     #[error("the name has {0} characters; a tag has at most {TAG_CODE_POINTS_MAX}")]
     TooLong(usize),
-    /// A character that no tag holds.
-    #[error("a tag cannot hold {0:?}")]
+    /// It contains a character that no tag may contain.
+    #[error("a tag cannot contain {0:?}")]
     Character(char),
-    /// Digits and signs alone are no tag.
+    /// Digits and special characters alone are not a tag.
     #[error("a tag needs at least one letter")]
     NoLetter,
 }
 
 impl Name {
-    /// Reads a name: one leading sign is ignored, the rest is normalized to its key.
+    /// Parses a name. A leading sign is ignored, and the rest is normalized to its key.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         let bare = raw.strip_prefix(['#', '＃']).unwrap_or(raw);
         let length = bare.chars().count();
         if length > TAG_CODE_POINTS_MAX {
             return Err(NameError::TooLong(length));
         }
-        // The key's rule drops spaces that normalization makes; a written one is no tag's.
+        // Keys drop only spaces that normalization produces. No tag contains a written one.
         if bare.contains(' ') {
             return Err(NameError::Character(' '));
         }
@@ -60,7 +60,7 @@ impl Name {
         &self.key
     }
 
-    /// Whether the client wrote the key itself.
+    /// Whether the name is the key itself.
     pub fn is_canonical(&self) -> bool {
         self.canonical
     }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_their_keys() {
+    fn names_give_keys_or_errors() {
         assert_eq!(Name::parse("#Sunset").map(|n| n.key().to_owned()), Ok("sunset".to_owned()));
         assert!(Name::parse("sunset").is_ok_and(|n| n.is_canonical()));
         assert!(Name::parse("Sunset").is_ok_and(|n| !n.is_canonical()));

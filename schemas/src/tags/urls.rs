@@ -1,19 +1,20 @@
-//! URL spans of a text: a tag whose sign lies inside one is part of the link, not a tag.
+//! The links in a text: a sign inside a link does not begin a tag.
 //!
-//! Follows twitter-text's URL grammar without its list of top-level domains: with a protocol any
-//! dotted host is a link, without one it needs a path as well.
+//! This follows twitter-text's grammar of URLs, but without its list of top-level domains: with a
+//! protocol any dotted host is a link, without one it needs a path as well. Invariant: the search
+//! takes linear time.
 
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Characters of paths: twitter-text's general path characters (Latin with accents, Cyrillic).
+/// The characters of paths, as in twitter-text: Latin with accents, and Cyrillic.
 const PATH: &str = r"a-z0-9!*';:=+,.$/%#\[\]\-–_~@|&\u{0400}-\u{04FF}\u{00C0}-\u{00D6}\u{00D8}-\u{00F6}\u{00F8}-\u{024F}\u{0300}-\u{036F}\u{1E00}-\u{1EFF}";
-/// Characters a path may end with; punctuation at its end belongs to the sentence.
+/// The characters that a path may end with. Punctuation at its end belongs to the sentence.
 const PATH_END: &str = r"a-z0-9=_#/+\-\u{0400}-\u{04FF}\u{00C0}-\u{00D6}\u{00D8}-\u{00F6}\u{00F8}-\u{024F}\u{0300}-\u{036F}\u{1E00}-\u{1EFF}";
 const QUERY: &str = r"(?:\?[a-z0-9!?*'@();:&=+$/%#\[\]\-_.,~|]*[a-z0-9\-_&=#/])?";
-/// Labels of a host: anything but punctuation, spaces and directional marks.
+/// The labels of a host: anything but punctuation, spaces and directional marks.
 const LABEL: &str = r"[^\p{P}\p{S}\p{Z}\p{C}](?:[\-_]*[^\p{P}\p{S}\p{Z}\p{C}])*";
 
 fn path() -> String {
@@ -22,25 +23,25 @@ fn path() -> String {
     format!(r"(?:/(?:{inner}*(?:{parens}{inner}*)*(?:[{PATH_END}]|{parens})|@{inner}+/)*)")
 }
 
-/// One character before a link, when there is one, is part of the match: it is never a sign, so
-/// the spans need not leave it out, and the whole text is searched in linear time.
-///
-/// The pattern is constant and the tests below compile it, so there always is one.
-static LINK: LazyLock<Option<Regex>> = LazyLock::new(|| {
+/// A match includes the character before the link, if any. That is never a sign, so spans need not
+/// exclude it, which would take look-behind.
+static LINK: LazyLock<Regex> = LazyLock::new(|| {
     let path = path();
     let host = format!(r"(?:{LABEL}\.)+{LABEL}");
     let short = format!(r"https?://t\.co/[a-z0-9]+{QUERY}");
     let full = format!(r"https?://{host}(?::[0-9]+)?{path}?{QUERY}");
     let bare = format!(r"{host}(?::[0-9]+)?{path}{QUERY}");
-    Regex::new(&format!(
-        r"(?i)(?:^|[^a-z0-9@＠$#＃])(?:{short}|{full})|(?:^|[^a-z0-9@＠$#＃_./\-]){bare}"
-    ))
-    .ok()
+    let pattern =
+        format!(r"(?i)(?:^|[^a-z0-9@＠$#＃])(?:{short}|{full})|(?:^|[^a-z0-9@＠$#＃_./\-]){bare}");
+    match Regex::new(&pattern) {
+        Ok(link) => link,
+        Err(error) => unreachable!("the pattern is constant, and the tests compile it: {error}"),
+    }
 });
 
-/// The byte ranges of the links in `text`, in order, each with the character before it.
+/// The byte ranges of the links in `text`, in order, each including the character before it.
 pub(super) fn spans(text: &str) -> impl Iterator<Item = Range<usize>> {
-    LINK.iter().flat_map(|link| link.find_iter(text)).map(|link| link.range())
+    LINK.find_iter(text).map(|link| link.range())
 }
 
 #[cfg(test)]
@@ -61,12 +62,12 @@ mod tests {
     }
 
     #[test]
-    fn a_short_link_ends_with_its_slug() {
+    fn short_link_ends_with_its_slug() {
         assert_eq!(links("https://t.co/abc/#tag"), ["https://t.co/abc"]);
     }
 
     #[test]
-    fn without_a_protocol_a_path_is_needed() {
+    fn link_without_a_protocol_needs_a_path() {
         assert_eq!(links("foo.bar/#tag"), ["foo.bar/#tag"]);
         assert_eq!(links("foo.bar #tag"), Vec::<&str>::new());
         assert_eq!(links("me@foo.bar/#tag"), Vec::<&str>::new());

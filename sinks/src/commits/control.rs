@@ -1,15 +1,15 @@
-//! Files of control records: what a job is asked to do, by whom, in the order of their numbers.
+//! Numbered files of control records: requests to a job, in the order it applies them.
 //!
-//! Invariants: a number that a commit has taken is never used again; a file is durable when the
-//! one who asks is told so.
+//! Invariants: a number that a commit has consumed is never used again; a file is durable before
+//! its requester learns its number.
 
 use schemas::control::{Asker, Control, ControlError, decode, encode};
 use thiserror::Error;
 
 use super::files::{CommitError, newest};
-use crate::storage::{Storage, StorageError, temporary};
+use crate::storage::{Storage, StorageError, remove_if_exists, temporary};
 
-/// The records of one file at most, so that a job takes them in small bites.
+/// The most records in one file: a job consumes whole files, and must not stall on a large one.
 const RECORDS_MAX: usize = 10_000;
 
 /// Why control records could not be written or read.
@@ -22,7 +22,7 @@ pub enum QueueError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A file is damaged.
-    #[error("{file} is damaged: {error}. Remove it, and ask again for what it held")]
+    #[error("{file} is damaged: {error}. Remove it and submit its requests again")]
     Damaged {
         /// The file.
         file: String,
@@ -35,7 +35,7 @@ fn name(number: u64) -> String {
     format!("control/{number:010}")
 }
 
-/// The numbers of the files from `from` on, ascending.
+/// The numbers of the files from `from` on, in ascending order.
 pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("control")?;
     let numbers = names.iter().filter_map(|name| name.parse::<u64>().ok());
@@ -44,16 +44,16 @@ pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageErro
     Ok(numbers)
 }
 
-/// What a file holds.
+/// Reads a file: who wrote it, and its records.
 pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Asker, Vec<Control>), QueueError> {
     let name = name(number);
     let damaged = |error| QueueError::Damaged { file: storage.display(&name), error };
     decode(&storage.open(&name)?).map_err(damaged)
 }
 
-/// Asks the job of this state for something: the number of the last file, which is durable.
-/// `owner` tells apart those who ask at the same time. No record asks for a commit alone, with
-/// which boards and the job's row are published again.
+/// Submits records to the job of this state and returns the number of the last file, which is
+/// durable. `owner` keeps concurrent requesters apart. Without records this requests just a commit,
+/// with which boards and the job's row are published again.
 pub fn queue(
     storage: &dyn Storage,
     owner: &str,
@@ -77,17 +77,13 @@ fn write(
     let file = |error| QueueError::Damaged { file: storage.display("control"), error };
     let bytes = encode(asker, records).map_err(file)?;
     let temporary = format!("{}-{owner}", temporary("control/new"));
-    match storage.unlink(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error.into()),
-        _ => {}
-    }
+    remove_if_exists(storage, &temporary)?;
     storage.append(&temporary, &bytes)?;
     storage.sync(&temporary)?;
     let number = loop {
-        // A taken file may be gone from the folder: the newest commit knows of it.
-        let taken = newest(storage)?.map_or(0, |newest| newest.body.control);
-        let last = pending(storage, 0)?.last().copied().unwrap_or_default();
-        let number = taken.max(last + 1);
+        // Consumed files may have been removed; the newest commit knows the next free number.
+        let free = newest(storage)?.map_or(0, |newest| newest.body.control);
+        let number = pending(storage, 0)?.last().map_or(1, |last| last + 1).max(free);
         if storage.link(&temporary, &name(number))? {
             break number;
         }
@@ -103,7 +99,7 @@ mod tests {
     use crate::storage::MemoryStorage;
 
     #[test]
-    fn files_are_numbered_in_the_order_of_asking_and_cut_to_bites() {
+    fn files_are_numbered_in_order_and_limited_in_size() {
         let storage = MemoryStorage::default();
         let (scope, key) = (String::new(), "sun".to_owned());
         let record = Control::Republish { scope, display: key.clone(), key };

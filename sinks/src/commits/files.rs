@@ -1,4 +1,6 @@
-//! The files of commits: their names, and how a manifest comes into being and is found again.
+//! The files of commits: their names, and how manifests are created and found.
+//!
+//! Invariant: creating a manifest is the commit; it either happens completely or not at all.
 
 use schemas::manifest::{Header, Manifest, ManifestError, decode};
 use schemas::planted::{Bug, planted};
@@ -6,24 +8,25 @@ use schemas::rows::TableName;
 use thiserror::Error;
 
 use crate::invariants::{Broken, Invariant, count};
-use crate::storage::{Storage, StorageError, replace, temporary};
+use crate::storage::{Storage, StorageError, remove_if_exists, replace, temporary};
+
+const RESTORE: &str = "Restore the file, or run `tagflow checkpoint rollback`";
 
 /// Why a commit could not be made or read.
 #[derive(Debug, Error)]
 pub enum CommitError {
-    /// The storage failed; nothing is known about the outcome and the process must end.
+    /// The storage failed. The outcome is unknown, so the process must exit.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Another job has created this number: this one is no longer the owner.
-    #[error("commit {commit} was made by another job: this one has been superseded")]
+    /// Another job created this commit: this job no longer owns the state.
+    #[error("commit {commit} was made by another job, which has superseded this one")]
     Fenced {
-        /// The number that was to be created.
+        /// The number of the commit.
         commit: u64,
     },
-    /// A manifest is damaged. Nothing falls back by itself: readers may have seen this commit.
-    #[error(
-        "{file} is damaged: {error}. Restore the file, or go back with `tagflow checkpoint rollback`"
-    )]
+    /// A manifest is damaged. Falling back to an older commit takes an explicit rollback, since
+    /// readers may have seen this one.
+    #[error("{file} is damaged: {error}. {RESTORE}")]
     Manifest {
         /// The damaged file.
         file: String,
@@ -31,29 +34,25 @@ pub enum CommitError {
         error: ManifestError,
     },
     /// A segment is damaged.
-    #[error(
-        "{file} is damaged: {error}. Restore the file, or go back with `tagflow checkpoint rollback`"
-    )]
+    #[error("{file} is damaged: {error}. {RESTORE}")]
     Segment {
         /// The damaged file.
         file: String,
         /// What is wrong.
         error: String,
     },
-    /// There is no such commit, or no longer.
+    /// The commit does not exist, or has been removed.
     #[error("there is no commit {0}; `tagflow checkpoint ls` shows those that are kept")]
     Missing(u64),
-    /// Readers have seen a commit whose manifest is not there.
-    #[error(
-        "{file} is missing, and readers have seen commit {commit}. Restore the file, or go back with `tagflow checkpoint rollback`"
-    )]
+    /// Readers have seen a commit whose manifest is missing.
+    #[error("{file} is missing, and readers have seen commit {commit}. {RESTORE}")]
     Gone {
         /// The missing file.
         file: String,
         /// The commit.
         commit: u64,
     },
-    /// Something that always holds does not.
+    /// An invariant is violated.
     #[error(transparent)]
     Broken(#[from] Broken),
     /// The pointer to the visible commit is damaged.
@@ -71,15 +70,15 @@ pub(super) fn visible_name(generation: u64) -> String {
     format!("visible/{generation:010}")
 }
 
-/// The name of a new segment. `part` tells apart those of one commit and table, so that a name is
-/// never used twice.
+/// The name of a new segment. `part` distinguishes the segments of one commit and table, so that a
+/// name is never used twice.
 pub fn segment_name(header: &Header, commit: u64, table: TableName, part: &str) -> String {
     let owner = header.owner.get(..8).unwrap_or(&header.owner);
     let generation = header.generation;
     format!("segments/{generation:010}-{owner}-{commit:010}-{}-{part}.arrow", table.as_str())
 }
 
-/// The numbers of all commits that exist, ascending.
+/// The numbers of all commits that exist, in ascending order.
 pub fn list_commits(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("commits")?;
     let number = |name: &String| name.strip_suffix(".manifest")?.parse().ok();
@@ -88,18 +87,18 @@ pub fn list_commits(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
     Ok(commits)
 }
 
-/// The newest commit, visible or not; none in an empty state.
+/// The newest commit, whether visible or not, or `None` in an empty state.
 pub fn newest(storage: &dyn Storage) -> Result<Option<Manifest>, CommitError> {
-    // Looked at before the list, for a manifest is made before it is shown.
-    let shown = match visible(storage) {
+    // Read before the list, since a manifest is created before it becomes visible.
+    let visible = match visible(storage) {
         Err(CommitError::Visible(file)) => {
-            tracing::warn!(file, "the pointer to the visible commit is damaged; it is made anew");
+            tracing::warn!(file, "the pointer to the visible commit is damaged and is recreated");
             None
         }
-        shown => shown?,
+        visible => visible?,
     };
     let last = list_commits(storage)?.last().copied();
-    if let Some(commit) = shown.filter(|_| shown > last) {
+    if let Some(commit) = visible.filter(|_| visible > last) {
         let file = storage.display(&manifest_name(commit));
         return Err(CommitError::Gone { file, commit });
     }
@@ -113,7 +112,7 @@ pub fn load(storage: &dyn Storage, commit: u64) -> Result<Manifest, CommitError>
     Ok(Manifest { header, body })
 }
 
-/// The header of a commit and, unless it was shrunk, its body.
+/// The header of a commit and, unless it has been stripped, its body.
 pub(super) fn load_parts(
     storage: &dyn Storage,
     commit: u64,
@@ -127,7 +126,7 @@ pub(super) fn load_parts(
     count(Invariant::Refused);
     let (header, body) = decode(&bytes).map_err(damaged)?;
     if header.commit != commit {
-        let error = format!("it is that of commit {}", header.commit);
+        let error = format!("it belongs to commit {}", header.commit);
         return Err(damaged(ManifestError::Content(error)));
     }
     Ok((header, body))
@@ -138,17 +137,15 @@ pub fn load_header(storage: &dyn Storage, commit: u64) -> Result<Header, CommitE
     load_parts(storage, commit).map(|(header, _)| header)
 }
 
-/// Creates the manifest of a commit if no other exists: this *is* the commit.
+/// Creates the manifest of a commit unless another exists. This *is* the commit.
 pub fn create(storage: &dyn Storage, manifest: &Manifest) -> Result<(), CommitError> {
     let commit = manifest.header.commit;
     let name = manifest_name(commit);
     let damaged = |error| CommitError::Manifest { file: storage.display(&name), error };
+    assert!(commit > 0, "commits are numbered from 1");
     let bytes = manifest.encode().map_err(damaged)?;
     let temporary = format!("{}-{}", temporary(&name), manifest.header.owner);
-    match storage.unlink(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error.into()),
-        _ => {}
-    }
+    remove_if_exists(storage, &temporary)?;
     storage.append(&temporary, &bytes)?;
     storage.sync(&temporary)?;
     if planted(Bug::NoFence) && storage.open(&name).is_ok() {
@@ -156,32 +153,33 @@ pub fn create(storage: &dyn Storage, manifest: &Manifest) -> Result<(), CommitEr
     }
     let created = storage.link(&temporary, &name)?;
     storage.unlink(&temporary)?;
-    // Object stores answer "exists" to a retried create that had succeeded: compare.
+    // An object store may answer "exists" when a create that succeeded is retried: compare.
     if !created && storage.open(&name)? != bytes {
         return Err(CommitError::Fenced { commit });
     }
     Ok(storage.sync_folder("commits")?)
 }
 
-/// Shows a durable commit to readers.
+/// Makes a durable commit visible to readers.
 pub fn make_visible(storage: &dyn Storage, header: &Header) -> Result<(), CommitError> {
     let name = visible_name(header.generation);
     Ok(replace(storage, &name, format!("{}\n", header.commit).as_bytes())?)
 }
 
-/// The commit that readers see, by the pointer of the highest generation; none before the first.
+/// The commit that readers see: the pointer of the highest generation names it. `None` before the
+/// first commit.
 pub fn visible(storage: &dyn Storage) -> Result<Option<u64>, CommitError> {
-    let mut gone = None;
+    let mut removed = None;
     loop {
         let names = storage.list("visible")?;
         let newest = names.iter().filter_map(|name| name.parse::<u64>().ok()).max();
         let Some(generation) = newest else { return Ok(None) };
         match read_visible(storage, generation) {
-            // It is removed only once a newer generation has its own: look again.
+            // A pointer is removed only after a newer generation has written its own: retry.
             Err(CommitError::Storage(error))
-                if error.is_not_found() && gone != Some(generation) =>
+                if error.is_not_found() && removed != Some(generation) =>
             {
-                gone = Some(generation);
+                removed = Some(generation);
             }
             other => return other.map(Some),
         }

@@ -1,41 +1,47 @@
-//! Following a state from another process: always one commit, never an older one.
+//! Following a state from another process.
+//!
+//! Invariant: readers see one whole commit at a time, and never an older one than before.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::RwLock;
 
 use super::files::{CommitError, load, read_visible, visible};
 use super::snapshot::Snapshot;
 use crate::invariants::monotone;
 use crate::storage::Storage;
 
-/// How many steps look only at the pointer they know before one looks for a newer generation's.
+/// One step in four lists the pointers to find a newer generation; the others read the known one.
 const STEPS_PER_LISTING: u32 = 4;
 
-/// The newest visible commit of a state, open. A `step` every 25 ms keeps it within 100 ms.
+/// The newest visible commit of a state, open. Called every 25 ms, `step` keeps it within 100 ms.
 pub struct Follower {
     storage: Arc<dyn Storage>,
     current: RwLock<Option<Arc<Snapshot>>>,
-    steps: std::sync::atomic::AtomicU32,
+    steps: AtomicU32,
 }
 
 impl Follower {
-    /// A follower that has seen nothing yet.
+    /// A follower that has not seen a commit yet.
     pub fn new(storage: Arc<dyn Storage>) -> Self {
         Self { storage, current: RwLock::new(None), steps: 0.into() }
     }
 
-    /// The commit that is shown now; none before the first visible one.
+    /// The current commit, or `None` before the first one is visible.
     pub fn current(&self) -> Option<Arc<Snapshot>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
-    /// Looks for a newer visible commit and shows it once all its files are open. Whether it did.
+    /// Looks for a newer visible commit and switches to it once all its files are open. Returns
+    /// whether it did.
     ///
-    /// A commit that is removed between the look and the opening is no error: a newer one is
-    /// visible by then.
+    /// A commit may be removed before it is opened. That is not an error: a newer one is visible
+    /// by then.
     pub fn step(&self) -> Result<bool, CommitError> {
         let current = self.current();
         let Some(commit) = self.look(current.as_deref())? else { return Ok(false) };
-        let is_old = |shown: &Arc<Snapshot>| commit <= shown.manifest.header.commit;
+        let is_old = |current: &Arc<Snapshot>| commit <= current.manifest.header.commit;
         if current.as_ref().is_some_and(is_old) {
             return Ok(false);
         }
@@ -43,16 +49,16 @@ impl Follower {
             .and_then(|manifest| Snapshot::open(&*self.storage, manifest, current.as_deref()));
         match opened {
             Ok(snapshot) => {
-                let mut shown = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                // Another thread may have shown a newer one while this one opened its files.
-                let newer = !shown.as_ref().is_some_and(is_old);
-                if newer {
-                    if let Some(shown) = shown.as_ref() {
-                        monotone(&shown.manifest.header, &snapshot.manifest.header)?;
+                let mut current = self.current.write();
+                // Another thread may have switched to a newer one meanwhile.
+                let is_newer = !current.as_ref().is_some_and(is_old);
+                if is_newer {
+                    if let Some(current) = current.as_ref() {
+                        monotone(&current.manifest.header, &snapshot.manifest.header)?;
                     }
-                    *shown = Some(Arc::new(snapshot));
+                    *current = Some(Arc::new(snapshot));
                 }
-                Ok(newer)
+                Ok(is_newer)
             }
             Err(error) if visible(&*self.storage)? == Some(commit) => Err(error),
             Err(_) => Ok(false),
@@ -60,10 +66,10 @@ impl Follower {
     }
 
     fn look(&self, current: Option<&Snapshot>) -> Result<Option<u64>, CommitError> {
-        let step = self.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let step = self.steps.fetch_add(1, Ordering::Relaxed);
         match current {
-            Some(shown) if !step.is_multiple_of(STEPS_PER_LISTING) => {
-                match read_visible(&*self.storage, shown.manifest.header.generation) {
+            Some(current) if !step.is_multiple_of(STEPS_PER_LISTING) => {
+                match read_visible(&*self.storage, current.manifest.header.generation) {
                     Err(CommitError::Storage(error)) if error.is_not_found() => Ok(None),
                     other => other.map(Some),
                 }

@@ -1,4 +1,6 @@
-//! Housekeeping behind the newest commit: merging segments and removing what nothing needs.
+//! Housekeeping in the background: merging segments and removing files that nothing needs.
+//!
+//! Invariant: a merged file that no manifest takes up is removed again.
 
 use std::sync::Arc;
 
@@ -10,15 +12,15 @@ use super::queue::MergeQueue;
 use super::retention::{Retention, RetentionTask};
 use crate::storage::Storage;
 
-/// How often files are looked through for what can go.
+/// How often to look for files to remove.
 const SWEEP_MS: u64 = 1000;
 
-/// What a step did.
+/// What one step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// Merges finished.
+pub struct Housekeeping {
+    /// The number of merges.
     pub merges: u64,
-    /// Files removed.
+    /// The number of files removed.
     pub removed: u64,
 }
 
@@ -27,13 +29,13 @@ pub struct Housekeeper {
     merge: MergeTask,
     retention: RetentionTask,
     queue: Arc<MergeQueue>,
-    /// Merges that no manifest has taken up yet.
+    /// Merges that are not in a manifest yet.
     pending: Vec<Merged>,
     swept_ms: Option<u64>,
 }
 
 impl Housekeeper {
-    /// The task of the start that made `takeover`; finished merges go to `queue`.
+    /// The task of the job that made `takeover`. Finished merges go to `queue`.
     pub fn new(
         storage: Arc<dyn Storage>,
         takeover: &Header,
@@ -45,32 +47,32 @@ impl Housekeeper {
         Self { merge, retention, queue, pending: Vec::new(), swept_ms: None }
     }
 
-    /// Does all merges that are due, given the newest commit of this job, at `now_ms` of a
-    /// monotonic clock. One at a time would leave a table, or a level of it, to grow without bound
-    /// where another has a merge due after every commit.
-    pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<Kept, CommitError> {
-        let mut kept = Kept::default();
+    /// Does all merges that are due, given the newest commit of this job, and from time to time
+    /// removes files. `now_ms` is any monotonic clock. Doing one merge a step would let a table or
+    /// level grow without bound if another has a merge due after every commit.
+    pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<Housekeeping, CommitError> {
+        let mut done = Housekeeping::default();
         let mut ahead = newest.clone();
         let segments = &mut ahead.body.segments;
         self.pending.retain(|merged| {
             let named = segments.iter().any(|s| s.name == merged.output.name);
-            let waits = !named && merged.apply(segments);
-            // Either it is named now, or it came too late and never will be.
-            if !waits {
+            let is_pending = !named && merged.apply(segments);
+            // Either a manifest names it now, or it came too late and none ever will.
+            if !is_pending {
                 self.retention.discard(merged.output.name.clone(), merged.output.bytes);
             }
-            waits
+            is_pending
         });
         if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
-            kept.removed = self.retention.step(newest, now_ms)? as u64;
+            done.removed = self.retention.step(newest, now_ms)? as u64;
             self.swept_ms = Some(now_ms);
         }
         while let Some(merged) = self.merge.step(&ahead)? {
             merged.apply(&mut ahead.body.segments);
             self.pending.push(merged.clone());
             self.queue.push(merged);
-            kept.merges += 1;
+            done.merges += 1;
         }
-        Ok(kept)
+        Ok(done)
     }
 }

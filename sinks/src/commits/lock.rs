@@ -1,7 +1,7 @@
-//! Who owns a state: a file that its process holds locked while it lives.
+//! Who uses a state: a file that a process keeps locked while it runs.
 //!
-//! A lock is information, not the fence: a job that is superseded is stopped by the next manifest
-//! it cannot create. A process's death releases its lock, whatever kills it.
+//! A lock only informs; it is not the fence. A superseded job stops because it cannot create its
+//! next manifest. Invariant: the lock is released when the process dies, however it dies.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -13,9 +13,9 @@ use thiserror::Error;
 /// Who holds a lock, for messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// 128 random bits of the start, in hexadecimal.
+    /// 128 random bits of this run, in hexadecimal.
     pub id: String,
-    /// The process.
+    /// The process id.
     pub pid: u32,
     /// The host it runs on.
     pub host: String,
@@ -66,13 +66,14 @@ impl Lock {
         }
     }
 
-    /// Who holds the lock of owner `id`, if its process lives.
+    /// Who holds the lock of owner `id`, or `None` if that process is gone.
     pub fn holder(root: &Path, id: &str) -> Option<Owner> {
         let mut file = File::open(path(root, id)).ok()?;
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text).ok()?;
+                // The owner may not have written its name yet.
                 let unknown = Owner { id: id.into(), pid: 0, host: String::new(), started_ms: 0 };
                 Some(serde_json::from_str(&text).unwrap_or(unknown))
             }
@@ -80,13 +81,13 @@ impl Lock {
         }
     }
 
-    /// Removes the lock files of owners that are gone, but for the one of `keep`.
+    /// Removes the lock files of owners that are gone, except that of `keep`.
     pub fn sweep(root: &Path, keep: &str) {
         let Ok(entries) = std::fs::read_dir(root.join("locks")) else { return };
         for entry in entries.flatten() {
             let id = entry.file_name().to_string_lossy().into_owned();
             if id != keep && Self::holder(root, &id).is_none() {
-                // Best effort: what is left over is a small file that means nothing.
+                // Best effort: a leftover lock file is small and harmless.
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_names_its_holder_while_it_lives() {
+    fn lock_names_its_holder_until_it_is_dropped() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("locks")).unwrap();
         let owner = Owner { id: "a1".into(), pid: 7, host: "h".into(), started_ms: 0 };

@@ -1,8 +1,7 @@
-//! Merging segments in the background, so that a look-up passes few of them.
+//! Compaction: merging segments in the background, so that a look-up has to search only a few.
 //!
-//! A pure file-to-file k-way merge of neighbours: of equal keys the newest row stays, and every
-//! row keeps the commit that last changed it. Invariant: a snapshot answers the same before and
-//! after.
+//! A merge reads neighbouring files and writes one: the newest row of each key, with the commit
+//! that last changed it. Invariant: a snapshot gives the same answers before and after.
 
 use std::sync::Arc;
 
@@ -15,23 +14,23 @@ use super::snapshot::{OpenSegment, open_segment};
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, temporary};
 
-/// So many neighbours of one level are merged into one of the next.
+/// How many neighbours of one level make one segment of the next.
 const FAN_IN: usize = 4;
-/// Segments up to this size are of level zero.
+/// Segments smaller than this are of level zero.
 const LEVEL_ZERO_BYTES: u64 = 4 << 20;
 
 /// A finished merge: the next manifest names `output` in place of `inputs`.
 #[derive(Clone, Debug)]
 pub struct Merged {
-    /// The names of the segments that are replaced, neighbours of one table.
+    /// The names of the segments to replace: neighbours in one table.
     pub inputs: Vec<String>,
     /// The segment that replaces them.
     pub output: SegmentMeta,
 }
 
 impl Merged {
-    /// Puts the output into a list of segments in place of its inputs. False where the list does
-    /// not hold them all any more.
+    /// Replaces the inputs by the output in a list of segments. Returns false if the list no longer
+    /// holds all of them.
     pub fn apply(&self, segments: &mut Vec<SegmentMeta>) -> bool {
         let is_input = |s: &SegmentMeta| self.inputs.contains(&s.name);
         let Some(at) = segments.iter().position(is_input) else { return false };
@@ -49,16 +48,19 @@ fn level(segment: &SegmentMeta) -> u32 {
     if units == 0 { 0 } else { units.ilog2() / FAN_IN.ilog2() + 1 }
 }
 
-/// The neighbours to merge next. From the oldest on, a group ends with the last segment of the
-/// highest level that is left; so levels fall from group to group, and a large old segment is not
-/// written again for a few small new ones. The lowest group of `FAN_IN` segments is merged.
+/// The neighbours to merge next, if any. From the oldest segment on, a group ends with the last
+/// segment of the highest remaining level. Levels thus fall from group to group, and a large old
+/// segment is not rewritten for a few small new ones. Of the groups with at least `FAN_IN`
+/// segments, the one with the lowest level is merged.
 fn plan(manifest: &Manifest) -> Option<Vec<&SegmentMeta>> {
     let candidates = TableName::ALL.iter().filter_map(|table| {
         let segments: Vec<&SegmentMeta> = manifest.segments(*table).collect();
         let (mut rest, mut lowest) = (&segments[..], None);
         while let Some(highest) = rest.iter().map(|s| level(s)).max() {
-            let end = rest.iter().rposition(|s| level(s) == highest).map_or(0, |last| last + 1);
-            let (group, newer) = rest.split_at(end);
+            let Some(last) = rest.iter().rposition(|s| level(s) == highest) else {
+                unreachable!("some segment has the highest level");
+            };
+            let (group, newer) = rest.split_at(last + 1);
             if group.len() >= FAN_IN {
                 lowest = Some((highest, group.to_vec()));
             }
@@ -69,22 +71,22 @@ fn plan(manifest: &Manifest) -> Option<Vec<&SegmentMeta>> {
     candidates.min_by_key(|(level, _)| *level).map(|(_, group)| group)
 }
 
-/// The background task that merges the segments of the newest manifest it was shown.
+/// The background task that merges segments.
 pub struct MergeTask {
     storage: Arc<dyn Storage>,
-    /// This start of the job, for the names of its files.
+    /// This run of the job, for the names of its files.
     header: Header,
     merges: u64,
 }
 
 impl MergeTask {
-    /// A task of the start that made `takeover`.
+    /// The task of the job that made `takeover`.
     pub fn new(storage: Arc<dyn Storage>, takeover: Header) -> Self {
         Self { storage, header: takeover, merges: 0 }
     }
 
-    /// Does the next merge that `manifest` asks for, if any. Rows that expired before its floor
-    /// are left out.
+    /// Does the next merge that is due in `manifest`, if any. Rows that expired before its floor
+    /// are dropped.
     pub fn step(&mut self, manifest: &Manifest) -> Result<Option<Merged>, CommitError> {
         let Some(inputs) = plan(manifest) else { return Ok(None) };
         self.merges += 1;
@@ -112,6 +114,7 @@ impl TableVisitor for Inputs<'_> {
         else {
             unreachable!("a merge has inputs: checked by `plan`");
         };
+        assert!(inputs.iter().all(|s| s.table == T::NAME), "a merge reads one table");
         let newest = inputs[inputs.len() - 1];
         let name = segment_name(header, newest.last_commit, T::NAME, &format!("m{merges}"));
         let open: Vec<OpenSegment<T>> =
@@ -127,6 +130,7 @@ impl TableVisitor for Inputs<'_> {
                 CommitError::Segment { file: name, error: error.to_string() }
             }
         })?;
+        debug_assert!(rows as u64 <= inputs.iter().map(|s| s.rows).sum(), "a merge adds no row");
         storage.rename(&temporary(&name), &name)?;
         storage.sync_folder("segments")?;
         Ok(SegmentMeta {
@@ -188,8 +192,8 @@ mod tests {
         Manifest { header, body }
     }
 
-    /// What came of commits whose segments have the sizes `sizes`, with one merge at most after
-    /// each: the most segments there were, and the bytes written by merges.
+    /// Simulates commits with segments of these `sizes`, with at most one merge after each. Returns
+    /// the largest number of segments at any time, and the bytes that merges wrote.
     fn simulate(sizes: impl Iterator<Item = u64>) -> (usize, u64) {
         let (mut manifest, mut most, mut merged_bytes) = (empty(), 0, 0);
         for (i, bytes) in sizes.enumerate() {
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_state_is_not_rewritten_for_small_commits() {
+    fn small_commits_do_not_rewrite_a_large_state() {
         // 10 GiB of old rows, then a day of commits of 1 MiB.
         let sizes = || std::iter::once(10 << 30).chain(std::iter::repeat_n(1 << 20, 86_400));
         let written: u64 = sizes().skip(1).sum();

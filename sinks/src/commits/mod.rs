@@ -1,9 +1,9 @@
 //! Commits: incremental segments, the manifests that name them, the fence between jobs, and the
-//! readers. DESIGN: the commit is the truth; a database is a view of it.
+//! readers. A commit is the source of truth; a database is a view of it.
 //!
-//! Invariants: a manifest is created only after everything it names is durable; of one number only
-//! one manifest ever exists; a takeover is never removed; files go only when no kept commit needs
-//! them, after a grace for readers.
+//! Invariants: a manifest is created only after everything it names is durable; a number has only
+//! one manifest, ever; a takeover is never removed; a file is removed only once no kept commit
+//! needs it, and only after a grace period for readers.
 
 mod control;
 mod files;
@@ -27,7 +27,7 @@ pub use files::{
 };
 pub use filter::Filter;
 pub use follow::Follower;
-pub use housekeeping::{Housekeeper, Kept};
+pub use housekeeping::{Housekeeper, Housekeeping};
 pub use lock::{Lock, LockError, Owner};
 pub use merge::{MergeTask, Merged};
 pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue};

@@ -1,4 +1,6 @@
-//! The rows that changed after a commit: what a publisher has to send.
+//! The rows that changed after a commit, which a publisher has to send.
+//!
+//! Invariant: no row that changed later is left out, whatever has been merged since.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use schemas::segment::Merge;
 use super::snapshot::{OpenSegment, Snapshot};
 
 impl Snapshot {
-    /// The tag rows behind key `from` whose last change came after commit `after`, in key order.
+    /// The tag rows after key `from` that changed after commit `after`, in key order.
     pub fn tags_changed(
         &self,
         after: u64,
@@ -18,7 +20,7 @@ impl Snapshot {
         changed(self.table::<Tags>(), after, from).filter(move |(_, row)| row.commit > after)
     }
 
-    /// The boards behind key `from` whose last change came after commit `after`, in key order.
+    /// The boards after key `from` that changed after commit `after`, in key order.
     pub fn boards_changed(
         &self,
         after: u64,
@@ -28,7 +30,7 @@ impl Snapshot {
     }
 }
 
-/// The newest rows of the segments that hold anything after commit `after`.
+/// The newest rows of the segments that hold changes after commit `after`.
 fn changed<T: Table>(
     segments: &[Arc<OpenSegment<T>>],
     after: u64,
@@ -37,7 +39,7 @@ fn changed<T: Table>(
     let newer = segments.iter().filter(|s| s.meta.last_commit > after);
     let merge = Merge::new(newer.map(|s| &s.rows).collect());
     match from {
-        Some(from) => merge.behind(from),
+        Some(from) => merge.after(from),
         None => merge,
     }
 }

@@ -1,10 +1,13 @@
-//! What the tasks of one process pass on to each other: manifests to create, the newest durable
-//! commit, finished merges.
+//! What the tasks of one process exchange: manifests to create, the newest durable commit, and
+//! finished merges.
+//!
+//! Invariant: a commit becomes the latest only after its manifest is durable.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use schemas::manifest::Manifest;
 use schemas::planted::{Bug, planted};
 
@@ -14,50 +17,59 @@ use super::snapshot::Snapshot;
 use crate::invariants::rises;
 use crate::storage::Storage;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The newest durable commit of this process's job, open.
 pub struct Latest {
-    current: Mutex<(Arc<Snapshot>, bool)>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
+struct State {
+    current: Arc<Snapshot>,
+    is_closed: bool,
+}
+
+impl State {
+    fn commit(&self) -> u64 {
+        self.current.manifest.header.commit
+    }
+}
+
 impl Latest {
-    /// Begins with the commit that the job started from.
+    /// Starts with the commit that the job continues from.
     pub fn new(first: Arc<Snapshot>) -> Self {
-        Self { current: Mutex::new((first, false)), changed: Condvar::new() }
+        let state = State { current: first, is_closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// The newest.
+    /// The newest commit.
     pub fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&lock(&self.current).0)
+        Arc::clone(&self.state.lock().current)
     }
 
-    /// Waits for a commit newer than `commit`, no longer than `timeout`. None when it has passed.
+    /// Waits for a commit newer than `commit`. Returns `None` after `timeout`, or if no newer
+    /// commit will come.
     pub fn wait(&self, commit: u64, timeout: Duration) -> Option<Arc<Snapshot>> {
-        let old = |state: &mut (Arc<Snapshot>, bool)| {
-            state.0.manifest.header.commit <= commit && !state.1
-        };
-        let waited = self.changed.wait_timeout_while(lock(&self.current), timeout, old);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (state.0.manifest.header.commit > commit).then(|| Arc::clone(&state.0))
+        let mut state = self.state.lock();
+        let is_old = |state: &mut State| state.commit() <= commit && !state.is_closed;
+        self.changed.wait_while_for(&mut state, is_old, timeout);
+        (state.commit() > commit).then(|| Arc::clone(&state.current))
     }
 
     /// Whether no newer commit will come.
     pub fn is_closed(&self) -> bool {
-        lock(&self.current).1
+        self.state.lock().is_closed
     }
 
-    /// Says that no newer commit will come.
+    /// Announces that no newer commit will come.
     pub fn close(&self) {
-        lock(&self.current).1 = true;
+        self.state.lock().is_closed = true;
         self.changed.notify_all();
     }
 
     fn set(&self, snapshot: Arc<Snapshot>) {
-        lock(&self.current).0 = snapshot;
+        let mut state = self.state.lock();
+        debug_assert!(snapshot.manifest.header.commit >= state.commit(), "commits never go back");
+        state.current = snapshot;
         self.changed.notify_all();
     }
 }
@@ -67,54 +79,55 @@ impl Latest {
 pub struct MergeQueue(Mutex<Vec<Merged>>);
 
 impl MergeQueue {
-    /// Adds one.
+    /// Adds a merge.
     pub fn push(&self, merged: Merged) {
-        lock(&self.0).push(merged);
+        self.0.lock().push(merged);
     }
 
-    /// Takes all.
+    /// Removes and returns all merges.
     pub fn take(&self) -> Vec<Merged> {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut self.0.lock())
     }
 }
 
 type Reply = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
-/// Where manifests to create are sent.
+/// Sends manifests to the [`CommitTask`].
 #[derive(Clone)]
 pub struct CommitQueue(Sender<(Manifest, Reply)>);
 
 impl CommitQueue {
-    /// Asks for a manifest to be created and shown; `reply` is called when it is durable and open.
+    /// Requests that a manifest be created and made visible. `reply` is called once it is durable
+    /// and open.
     pub fn send(
         &self,
         manifest: Manifest,
         reply: impl FnOnce(Result<(), CommitError>) + Send + 'static,
     ) {
-        // Where nobody listens any more, the job is ending on an error.
+        // If the task is gone, the job is already ending with an error.
         let _ = self.0.send((manifest, Box::new(reply)));
     }
 }
 
-/// The background task that creates manifests. It ends with its first error: what came of that
-/// number is unknown, and no later one may exist without it.
+/// The background task that creates manifests. It stops at its first error: whether that commit
+/// exists is unknown, and no later one may exist without it.
 pub struct CommitTask {
     storage: Arc<dyn Storage>,
     latest: Arc<Latest>,
     waiting: Receiver<(Manifest, Reply)>,
     failed: bool,
-    /// Taken up and not created yet: only where a bug is planted.
+    /// Published but not created yet, which takes a planted bug.
     early: Option<(Manifest, Reply)>,
 }
 
 impl CommitTask {
-    /// A task, and where to send it manifests. It ends when all senders are gone.
+    /// A task and the queue it serves. The task ends when all clones of the queue are gone.
     pub fn new(storage: Arc<dyn Storage>, latest: Arc<Latest>) -> (Self, CommitQueue) {
         let (sender, waiting) = channel();
         (Self { storage, latest, waiting, failed: false, early: None }, CommitQueue(sender))
     }
 
-    /// Creates the next manifest, if one is waiting; whether there was one.
+    /// Creates the next manifest if one is waiting, and returns whether one was.
     pub fn step(&mut self) -> bool {
         if self.failed {
             return false;
@@ -137,7 +150,7 @@ impl CommitTask {
         self.latest.current().manifest.header.commit
     }
 
-    /// Creates manifests until no more can come.
+    /// Creates manifests until the queue is closed.
     pub fn run(mut self) {
         while !self.failed
             && let Ok((manifest, reply)) = self.waiting.recv()

@@ -1,9 +1,9 @@
-//! How long old commits stay, and the removal of what no kept commit needs.
+//! How long old commits are kept, and the removal of files that no kept commit needs.
 //!
-//! Invariant: only the owner removes files, only after its own later manifest, and only a grace
-//! after nothing needed them, a short one where they take too much room; a takeover is never
-//! removed, it may shrink to its header; a manifest that cannot be read may be one and stays; a
-//! manifest goes before its files.
+//! Invariants: only the owner removes files, only after a later manifest of its own, and only a
+//! grace period after nothing needed them (a short one if they take too much space). A takeover is
+//! never removed, only stripped to its header; a manifest that cannot be read may be a takeover,
+//! so it stays. A manifest is removed before its files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,20 +13,21 @@ use schemas::manifest::{Header, Manifest, encode};
 use schemas::planted::{Bug, planted};
 
 use super::files::{CommitError, list_commits, load_parts, manifest_name};
-use crate::storage::{Storage, StorageError, replace};
+use crate::storage::{Storage, StorageError, remove_if_exists, replace};
 
-/// Files stay so long at least: whoever has just read a manifest opens its files.
+/// Files stay at least this long: a reader that has just read a manifest still has to open them.
 const GRACE_MS_MIN: u64 = 10_000;
 
-/// What is kept besides the newest commit.
+/// What to keep besides the newest commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Commits younger than this stay, as the byte budget allows.
+    /// Commits younger than this are kept if the byte budget allows.
     pub keep_ms: i64,
-    /// The most bytes that old commits may hold; none: as much again as the live state.
+    /// The most bytes that old commits may take up besides the newest one. `None` allows as many
+    /// bytes as the newest commit has.
     pub bytes: Option<u64>,
-    /// Files stay this much longer for readers that opened a commit before; ten seconds at most
-    /// where those that wait to go hold more than so many bytes again.
+    /// How much longer files stay for readers that have opened a commit. If the files waiting for
+    /// removal exceed the budget as well, the longest-waiting go after ten seconds.
     pub grace_ms: u64,
 }
 
@@ -37,16 +38,16 @@ impl Default for Retention {
     }
 }
 
-/// What is remembered of a commit whose manifest exists.
+/// What the task remembers about a commit whose manifest exists.
 struct Known {
     header: Header,
-    /// Names and sizes of its files; none where only the header is left.
+    /// The names and sizes of its files, or `None` if only the header is left.
     segments: Option<Vec<(String, u64)>>,
-    /// The first file of control records that it has not taken.
+    /// The first file of control records that it has not consumed.
     control: u64,
 }
 
-/// The background task that removes what is not kept.
+/// The background task that removes files.
 pub struct RetentionTask {
     storage: Arc<dyn Storage>,
     generation: u64,
@@ -54,15 +55,14 @@ pub struct RetentionTask {
     known: BTreeMap<u64, Known>,
     /// Commits whose manifests are damaged.
     unreadable: BTreeSet<u64>,
-    /// Files that a commit named when this task looked at it, or that none ever will, and their
-    /// sizes.
-    named: HashMap<String, u64>,
-    /// What nothing needs any more, and since when.
-    condemned: HashMap<String, u64>,
+    /// The sizes of files that a known commit named, or that no commit will ever name.
+    sizes: HashMap<String, u64>,
+    /// Files that nothing needs any more, and since when.
+    unneeded: HashMap<String, u64>,
 }
 
 impl RetentionTask {
-    /// A task of the job whose start made the takeover `generation`.
+    /// The task of the job that made the takeover `generation`.
     pub fn new(storage: Arc<dyn Storage>, generation: u64, retention: Retention) -> Self {
         Self {
             storage,
@@ -70,32 +70,32 @@ impl RetentionTask {
             retention,
             known: BTreeMap::new(),
             unreadable: BTreeSet::new(),
-            named: HashMap::new(),
-            condemned: HashMap::new(),
+            sizes: HashMap::new(),
+            unneeded: HashMap::new(),
         }
     }
 
-    /// Says that no commit will ever name the file, which this start has written.
+    /// Hands over a file that this job has written and that no commit will ever name.
     pub(super) fn discard(&mut self, name: String, bytes: u64) {
-        self.named.insert(name, bytes);
+        self.sizes.insert(name, bytes);
     }
 
-    /// Removes what has been condemned long enough at `now_ms` of a monotonic clock, given the
-    /// newest manifest, which this job must have made, or one of its last. Returns the number of
-    /// removed files.
+    /// Removes files that nothing has needed for long enough at `now_ms` of a monotonic clock.
+    /// `newest` must be one of this job's last manifests. Returns the number of files removed.
     pub fn step(&mut self, newest: &Manifest, now_ms: u64) -> Result<usize, CommitError> {
         let commits = list_commits(&*self.storage)?;
         self.learn(&commits)?;
-        // A commit of somebody else: this job has been superseded and removes nothing.
+        // If another job has made the newest commit, this one is superseded and removes nothing.
         let last = commits.last().and_then(|commit| self.known.get(commit));
         if last.is_none_or(|last| last.header.generation != self.generation) {
             return Ok(0);
         }
         let kept_from = self.kept_from(newest);
+        assert!(kept_from <= newest.header.commit, "the newest commit is always kept");
         let candidates = self.candidates(kept_from)?;
-        self.condemned.retain(|name, _| candidates.contains(name));
+        self.unneeded.retain(|name, _| candidates.contains(name));
         for name in candidates {
-            self.condemned.entry(name).or_insert(now_ms);
+            self.unneeded.entry(name).or_insert(now_ms);
         }
         self.remove(self.due_since(self.budget(newest), now_ms), now_ms)
     }
@@ -108,11 +108,11 @@ impl RetentionTask {
             }
             let (header, body) = match load_parts(&*self.storage, *commit) {
                 Ok(parts) => parts,
-                // An owner that has been superseded may be in the middle of its last step.
+                // A superseded owner may be finishing its last step.
                 Err(CommitError::Missing(_)) => continue,
-                // Of use to nobody, and in nobody's way: a start checks the commit it loads.
+                // Useless but harmless: a job checks the commit that it continues from.
                 Err(error @ CommitError::Manifest { .. }) => {
-                    tracing::warn!(%error, "an old commit is left as it is");
+                    tracing::warn!(%error, "cannot read an old commit; leaving it in place");
                     self.unreadable.insert(*commit);
                     continue;
                 }
@@ -122,7 +122,7 @@ impl RetentionTask {
             let segments = body.map(|body| {
                 body.segments.into_iter().map(|s| (s.name, s.bytes)).collect::<Vec<_>>()
             });
-            self.named.extend(segments.iter().flatten().cloned());
+            self.sizes.extend(segments.iter().flatten().cloned());
             self.known.insert(*commit, Known { header, segments, control });
         }
         Ok(())
@@ -133,8 +133,8 @@ impl RetentionTask {
         self.retention.bytes.unwrap_or_else(live)
     }
 
-    /// The oldest commit that stays: as far back as age and budget allow, and two at least, since
-    /// the newest may not be visible yet.
+    /// The oldest commit to keep, as age and budget allow. At least two are kept, since the newest
+    /// may not be visible yet.
     fn kept_from(&self, newest: &Manifest) -> u64 {
         let budget = self.budget(newest);
         let oldest_wall_ms = newest.header.wall_ms - self.retention.keep_ms;
@@ -165,20 +165,20 @@ impl RetentionTask {
         let needed: HashSet<&String> = kept.flatten().map(|(name, _)| name).collect();
         for file in self.storage.list("segments")? {
             let name = format!("segments/{file}");
-            if !needed.contains(&name) && self.may_go(&file, &name) {
+            if !needed.contains(&name) && self.is_garbage(&file, &name) {
                 gone.insert(name);
             }
         }
         let first = self.known.get(&kept_from).map_or(0, |known| known.control);
-        // What was begun and given up has no number; what is being written is younger than a grace.
-        let taken = self
+        // A file without a number was abandoned, or is being written and younger than the grace.
+        let consumed = self
             .storage
             .list("control")?
             .into_iter()
             .filter(|file| file.parse::<u64>().map_or(true, |number| number < first));
-        gone.extend(taken.map(|file| format!("control/{file}")));
+        gone.extend(consumed.map(|file| format!("control/{file}")));
         let visible = self.storage.list("visible")?;
-        // Older pointers serve until this start has its own.
+        // Older pointers are needed until this job has written its own.
         if visible.iter().any(|file| file.parse() == Ok(self.generation)) {
             let older = visible.iter().filter(|file| self.is_older(file));
             gone.extend(older.map(|file| format!("visible/{file}")));
@@ -189,72 +189,69 @@ impl RetentionTask {
         Ok(gone)
     }
 
-    /// Whether the number that a file's name begins with is less than this start's generation.
+    /// Whether a file's name begins with a number below this job's generation.
     fn is_older(&self, file: &str) -> bool {
         let file = file.strip_prefix("tmp-").unwrap_or(file);
         let number = file.split(['-', '.']).next().and_then(|number| number.parse::<u64>().ok());
         number.is_some_and(|number| number < self.generation)
     }
 
-    /// Whether a file that no kept commit names is rubbish: left behind by an older start, or once
-    /// named by a commit. A file of this start that no commit named yet may be on its way into one.
-    fn may_go(&self, file: &str, name: &str) -> bool {
-        self.is_older(file) || self.named.contains_key(name)
+    /// Whether a file that no kept commit names is garbage: an older job left it behind, or a
+    /// commit named it once. A file of this job that no commit has named may be about to be named.
+    fn is_garbage(&self, file: &str, name: &str) -> bool {
+        self.is_older(file) || self.sizes.contains_key(name)
     }
 
-    /// What has been condemned no later than this goes at `now_ms`; none: nothing. That is a grace
-    /// ago, or later where what was condemned since holds more than `budget` bytes.
+    /// Files that nothing has needed since this time, or earlier, are due at `now_ms`: a grace ago,
+    /// or later if the files that became unneeded since exceed `budget`. `None` if none are due.
     fn due_since(&self, budget: u64, now_ms: u64) -> Option<u64> {
         let Retention { grace_ms, .. } = self.retention;
         let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
-        for (name, since) in &self.condemned {
-            *waiting.entry(*since).or_default() += self.named.get(name).copied().unwrap_or(0);
+        for (name, since) in &self.unneeded {
+            *waiting.entry(*since).or_default() += self.sizes.get(name).copied().unwrap_or(0);
         }
         let mut bytes = 0;
-        let too_much = waiting.into_iter().rev().find(|(_, more)| {
+        let over_budget = waiting.into_iter().rev().find(|(_, more)| {
             bytes += more;
             bytes > budget
         });
-        let short = self.short_since(now_ms);
-        let by_bytes = too_much.and_then(|(since, _)| Some(since.min(short?)));
+        let shortest = self.shortest_grace_ago(now_ms);
+        let by_bytes = over_budget.and_then(|(since, _)| Some(since.min(shortest?)));
         by_bytes.max(now_ms.checked_sub(grace_ms))
     }
 
-    /// The short grace ago.
-    fn short_since(&self, now_ms: u64) -> Option<u64> {
+    fn shortest_grace_ago(&self, now_ms: u64) -> Option<u64> {
         now_ms.checked_sub(self.retention.grace_ms.min(GRACE_MS_MIN))
     }
 
     fn remove(&mut self, due_since: Option<u64>, now_ms: u64) -> Result<usize, CommitError> {
-        let short_since = self.short_since(now_ms);
+        let shortest = self.shortest_grace_ago(now_ms);
         let due = |(name, since): &(&String, &u64)| {
-            // No manifest leads to it: it was left behind, and nobody knows how large it is.
-            let left = name.starts_with("segments/") && !self.named.contains_key(*name);
-            if left { Some(**since) <= short_since } else { Some(**since) <= due_since }
+            // No reader can know an orphan, a segment that no manifest ever named.
+            let is_orphan = name.starts_with("segments/") && !self.sizes.contains_key(*name);
+            Some(**since) <= if is_orphan { shortest } else { due_since }
         };
         let mut names: Vec<String> =
-            self.condemned.iter().filter(due).map(|(name, _)| name.clone()).collect();
-        // "commits/…" sorts before "segments/…" and "visible/…".
+            self.unneeded.iter().filter(due).map(|(name, _)| name.clone()).collect();
+        // Sorting puts "commits/…" before "segments/…" and "visible/…".
         names.sort_unstable();
+        assert!(names.is_sorted_by_key(|name| !name.starts_with("commits/")), "manifests go first");
         let manifests = names.iter().filter(|n| n.starts_with("commits/")).count();
         for (i, name) in names.iter().enumerate() {
-            if !self.shrink(name)? {
-                match self.storage.unlink(name) {
-                    Err(error) if !error.is_not_found() => return Err(error.into()),
-                    _ => {}
-                }
+            if !self.strip_takeover(name)? {
+                remove_if_exists(&*self.storage, name)?;
             }
             if i + 1 == manifests {
                 self.storage.sync_folder("commits")?;
             }
-            self.condemned.remove(name);
-            self.named.remove(name);
+            self.unneeded.remove(name);
+            self.sizes.remove(name);
         }
         Ok(names.len())
     }
 
-    /// Leaves no more than its header of a takeover; whether the name is that of one.
-    fn shrink(&mut self, name: &str) -> Result<bool, CommitError> {
+    /// If the name is that of a takeover, strips it to its header and returns true.
+    fn strip_takeover(&mut self, name: &str) -> Result<bool, CommitError> {
         let commit = name.strip_prefix("commits/").and_then(|n| n.strip_suffix(".manifest"));
         let commit = commit.and_then(|commit| commit.parse().ok());
         let known = commit.and_then(|commit: u64| self.known.get_mut(&commit));

@@ -1,9 +1,8 @@
-//! Going back to an older commit: an explicit act, made as a takeover with the older content.
+//! Going back to an older commit, on request only: a takeover with the older content.
 //!
-//! Invariants: version and `as_of` stay above the old ones, as far as those can still be read;
-//! every key touched since is marked as changed, with its restored row, or a total of 0, or an
-//! empty board; the files carry names of the new generation, so that no older owner can remove
-//! them.
+//! Invariants: version and `as_of` stay above all previous ones that can still be read. Every key
+//! touched since is marked as changed, with its restored row or an empty one. The files get names
+//! of the new generation, so that no older owner can remove them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +18,7 @@ use super::takeover::Start;
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, StorageError, temporary};
 
-/// Why a rollback was refused.
+/// Why a rollback failed.
 #[derive(Debug, Error)]
 pub enum RollbackError {
     /// The state could not be read or written.
@@ -28,8 +27,8 @@ pub enum RollbackError {
     /// The restored rows could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The commit is the newest already.
-    #[error("commit {0} is the newest: there is nothing to go back from")]
+    /// The commit is already the newest.
+    #[error("commit {0} is already the newest")]
     Newest(u64),
 }
 
@@ -39,8 +38,8 @@ impl From<StorageError> for RollbackError {
     }
 }
 
-/// Makes a new commit with the content of commit `to`. The second result names the files whose
-/// rows could not be read, so that keys in them alone are not marked as changed.
+/// Makes a new commit with the content of commit `to`. The second result lists files that could not
+/// be read; keys that only they hold are not marked as changed.
 pub fn rollback(
     storage: &dyn Storage,
     to: u64,
@@ -48,19 +47,20 @@ pub fn rollback(
 ) -> Result<(Manifest, Vec<String>), RollbackError> {
     let commits = list_commits(storage)?;
     let last = commits.last().copied().ok_or(CommitError::Missing(to))?;
-    // A number that readers have seen is not used again, though its manifest be gone.
+    // A number that readers have seen is not reused, even if its manifest is gone. The pointer may
+    // be damaged like anything else.
     let newest = visible(storage).ok().flatten().map_or(last, |shown| last.max(shown));
     if newest == to {
         return Err(RollbackError::Newest(to));
     }
     let old = load(storage, to)?;
-    // The newest manifests may be damaged: that is what going back is for.
+    // The newest manifests may be damaged: rollbacks exist for that.
     let later: Vec<Manifest> =
         commits.iter().filter(|c| **c > to).filter_map(|c| load(storage, *c).ok()).collect();
     let header = header(&old, &later, newest, start);
     let snapshot = Snapshot::open_checked(storage, old)?;
     let old = &snapshot.manifest;
-    let mut segments = relink(storage, old, &header)?;
+    let mut segments = link_segments(storage, old, &header)?;
     let mut since = Since::new(storage, old, &later);
     for table in TableName::ALL {
         let rewrite = Rewrite { since: &mut since, snapshot: &snapshot, header: &header };
@@ -76,21 +76,23 @@ pub fn rollback(
 }
 
 fn header(old: &Manifest, later: &[Manifest], newest: u64, start: &Start) -> Header {
-    let all = || later.iter().chain([old]);
-    let version = all().map(|m| m.header.version + 1).max().unwrap_or_default();
+    let (mut version, mut history) = (old.header.version, old.header.history);
+    for Manifest { header, .. } in later {
+        (version, history) = (version.max(header.version), history.max(header.history));
+    }
     Header {
         commit: newest + 1,
-        history: all().map(|m| m.header.history).max().unwrap_or_default() + 1,
+        history: history + 1,
         generation: newest + 1,
         owner: start.owner.clone(),
         takeover: true,
-        version: version.max(start.wall_ms * 1000),
+        version: (version + 1).max(start.wall_ms * 1000),
         wall_ms: start.wall_ms,
     }
 }
 
 /// Links the files of `old`, all of which have been checked, under names of the new generation.
-fn relink(
+fn link_segments(
     storage: &dyn Storage,
     old: &Manifest,
     header: &Header,

@@ -1,4 +1,6 @@
-//! One commit, open for reading: its files are mapped and stay readable after their removal.
+//! One commit, open for reading. Its files are mapped, and stay readable after they are removed.
+//!
+//! Invariant: a file is read only after its size and checksum have been verified.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -16,7 +18,7 @@ use crate::storage::Storage;
 
 /// An open file of a commit.
 pub struct OpenSegment<T: Table> {
-    /// What the manifest says of it.
+    /// Its entry in the manifest.
     pub meta: SegmentMeta,
     /// Its rows.
     pub rows: Segment<T>,
@@ -24,19 +26,19 @@ pub struct OpenSegment<T: Table> {
 }
 
 impl<T: Table> OpenSegment<T> {
-    /// The row of a key; asks a filter first, which is built on the first use.
+    /// The row of a key. Asks a filter first, which is built on first use.
     pub fn get_filtered(&self, hash: KeyHash) -> Option<T::Row<'_>> {
         let filter = self.filter.get_or_init(|| Filter::new(self.rows.hashes(), self.rows.len()));
         if filter.may_contain(hash) { self.rows.get(hash) } else { None }
     }
 
-    /// The bytes of the filter, where there is one.
+    /// The size of the filter, if it has been built.
     pub fn filter_bytes(&self) -> usize {
         self.filter.get().map_or(0, Filter::bytes)
     }
 }
 
-/// Opens one file of a commit after checking its checksum.
+/// Opens one file of a commit after verifying its checksum.
 pub fn open_segment<T: Table>(
     storage: &dyn Storage,
     meta: &SegmentMeta,
@@ -53,12 +55,13 @@ pub fn open_segment<T: Table>(
     if checksum(&bytes) != meta.xxh3 {
         return Err(damaged("its checksum is wrong".into()));
     }
-    let rows = Segment::open(bytes).map_err(|error| damaged(error.to_string()))?;
+    let rows = Segment::<T>::open(bytes).map_err(|error| damaged(error.to_string()))?;
+    debug_assert_eq!(rows.len() as u64, meta.rows, "{} is whole", meta.name);
     Ok(OpenSegment { meta: meta.clone(), rows, filter: OnceLock::new() })
 }
 
-/// Opens one file of a commit, which may go meanwhile: its manifest goes before its files, so where
-/// that is gone as well nothing is damaged, and the commit is not kept any more.
+/// Opens one file of a commit that may be removed meanwhile. A manifest is removed before its
+/// files: if it is gone as well, nothing is damaged, the commit just is not kept any more.
 fn open_kept<T: Table>(
     storage: &dyn Storage,
     manifest: &Manifest,
@@ -107,7 +110,7 @@ impl Snapshot {
         Ok(Self { manifest, tables })
     }
 
-    /// Opens a commit after checking the files of all its tables, also of those that no reader sees.
+    /// Opens a commit after checking the files of all its tables, even of those no reader sees.
     pub fn open_checked(storage: &dyn Storage, manifest: Manifest) -> Result<Self, CommitError> {
         for table in TableName::ALL {
             table.visit(CheckUnserved { storage, manifest: &manifest })?;

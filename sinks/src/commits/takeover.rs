@@ -1,7 +1,9 @@
-//! The start of a job on a state: winning the next commit number before loading anything.
+//! Taking over a state: a job claims the next commit number before it loads anything.
 //!
-//! Invariants: a takeover has the content of the newest commit and a new version; takeovers are
-//! never removed, so the next number of every older job exists for ever.
+//! Invariants: a takeover has the content of the newest commit and a new version. Takeovers are
+//! never removed, so the number that an older job would need next is taken for ever.
+
+use std::collections::BTreeMap;
 
 use schemas::hash::HashKey;
 use schemas::manifest::{Body, Counters, Header, Manifest};
@@ -13,56 +15,52 @@ use super::files::{CommitError, create, list_commits, make_visible, newest};
 use super::lock::Owner;
 use crate::storage::{Storage, StorageError};
 
-/// What a start brings along.
+/// A run of a job that is about to take over a state.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// 128 random bits of this start, in hexadecimal.
+    /// 128 random bits of this run, in hexadecimal.
     pub owner: String,
-    /// The key of the hashes, should the state be new.
+    /// The key of the hashes if the state is new.
     pub hash_key: HashKey,
-    /// The windows to keep, which an existing state must have been made with.
+    /// The windows to keep. An existing state must have the same.
     pub windows: Windows,
-    /// The scopes to count by, sorted, which an existing state must have been made with; none where
-    /// nothing is to be counted.
+    /// The scopes to count by, sorted. An existing state must have the same. `None` if nothing is
+    /// to be counted.
     pub scopes: Option<Vec<String>>,
     /// The wall clock, in milliseconds.
     pub wall_ms: i64,
 }
 
-/// Why a start was refused.
+/// Why a job could not take over a state.
 #[derive(Debug, Error)]
 pub enum TakeoverError {
-    /// The state could not be read or written, or another start was faster.
+    /// The state could not be read or written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// Another job lives on this state.
-    #[error(
-        "the state is used by {0}, which still commits. Stop it, or take over with --take-over"
-    )]
-    Living(Owner),
+    /// Another job is using the state.
+    #[error("the state is in use by {0}. Stop that job, or supersede it with --take-over")]
+    InUse(Owner),
     /// The state was made with other scopes.
     #[error(
-        "the state counts by {state}, not by {asked}: what it has read before would be missing there. Start over with another state folder"
+        "the state counts by {state}, not by {requested}, and cannot count its past posts again. Use a new state folder"
     )]
     Scopes {
         /// Those of the state.
         state: String,
-        /// Those asked for.
-        asked: String,
+        /// Those of the job.
+        requested: String,
     },
     /// The state was made with other windows.
-    #[error(
-        "the state was made with the windows {state}, not {asked}. Start over with another state folder"
-    )]
+    #[error("the state was made with the windows {state}, not {requested}. Use a new state folder")]
     Windows {
         /// Those of the state.
         state: String,
-        /// Those asked for.
-        asked: String,
+        /// Those of the job.
+        requested: String,
     },
     /// The state was made with other tag rules.
     #[error(
-        "the state was made with tag rules {0}; this build has {RULES_VERSION}. Start over with another state folder"
+        "the state was made with tag rules {0}, and this build has {RULES_VERSION}. Use a new state folder"
     )]
     Rules(u32),
 }
@@ -73,21 +71,21 @@ impl From<StorageError> for TakeoverError {
     }
 }
 
-/// Makes the takeover of this start: the manifest to load.
+/// Takes over a state and returns the manifest to load.
 ///
-/// The loser of a race goes on to the next number, unless `living` names a living owner of the
-/// commit that won.
+/// If another job wins the number, this one tries the next, unless `running` returns an owner of
+/// the newest commit that is still running.
 pub fn take_over(
     storage: &dyn Storage,
     start: &Start,
-    mut living: impl FnMut(&Manifest) -> Option<Owner>,
+    mut running: impl FnMut(&Manifest) -> Option<Owner>,
 ) -> Result<Manifest, TakeoverError> {
     loop {
         let before = newest(storage)?;
         if let Some(before) = &before {
             check(before, start)?;
-            if let Some(owner) = living(before) {
-                return Err(TakeoverError::Living(owner));
+            if let Some(owner) = running(before) {
+                return Err(TakeoverError::InUse(owner));
             }
         }
         let takeover = takeover(before, start);
@@ -106,18 +104,18 @@ fn check(before: &Manifest, start: &Start) -> Result<(), TakeoverError> {
         };
         windows.iter().map(name).collect::<Vec<_>>().join(", ")
     };
-    let (state, asked) = (&before.body.windows, &start.windows);
-    if state != asked {
-        return Err(TakeoverError::Windows { state: names(state), asked: names(asked) });
+    let (state, requested) = (&before.body.windows, &start.windows);
+    if state != requested {
+        return Err(TakeoverError::Windows { state: names(state), requested: names(requested) });
     }
-    if let (Some(state), Some(asked)) = (&before.body.scopes, &start.scopes)
-        && state != asked
+    if let (Some(state), Some(requested)) = (&before.body.scopes, &start.scopes)
+        && state != requested
     {
         let names = |scopes: &[String]| match scopes {
             [] => "no scope".to_owned(),
             scopes => scopes.join(", "),
         };
-        return Err(TakeoverError::Scopes { state: names(state), asked: names(asked) });
+        return Err(TakeoverError::Scopes { state: names(state), requested: names(requested) });
     }
     if before.body.rules != RULES_VERSION {
         return Err(TakeoverError::Rules(before.body.rules));
@@ -126,6 +124,7 @@ fn check(before: &Manifest, start: &Start) -> Result<(), TakeoverError> {
 }
 
 fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
+    assert!(!start.owner.is_empty(), "an owner has a name: the fence compares it");
     let (commit, history, version) = before
         .as_ref()
         .map_or((1, 0, 0), |b| (b.header.commit + 1, b.header.history, b.header.version + 1));
@@ -147,11 +146,11 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             rules: RULES_VERSION,
             windows: start.windows.clone(),
             scopes: start.scopes.clone(),
-            mappings: std::collections::BTreeMap::new(),
-            read_otherwise: std::collections::BTreeMap::new(),
+            mappings: BTreeMap::new(),
+            read_otherwise: BTreeMap::new(),
             finished: None,
             clean: false,
-            inputs: std::collections::BTreeMap::new(),
+            inputs: BTreeMap::new(),
             control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
@@ -164,9 +163,9 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
     Manifest { header, body }
 }
 
-/// Makes a commit with the content of the newest one, of which `before` is the manifest, and a
-/// version above `above`: for a store that is to be written anew. It is left in order, so that the
-/// next start waits for nobody, and a finished run stays finished.
+/// Makes a commit with the content of `before`, the newest one, and a version above `above`, so
+/// that a store is written again. It counts as a clean exit, so that the next job need not wait,
+/// and a finished run stays finished.
 pub fn renew(
     storage: &dyn Storage,
     before: Manifest,
@@ -182,7 +181,7 @@ pub fn renew(
     Ok(renewed)
 }
 
-/// Watches a state for new commits, by the watcher's own clock: whether its owner still commits.
+/// Watches whether the owner of a state still commits.
 #[derive(Debug)]
 pub struct Watch {
     newest: Option<u64>,
@@ -190,12 +189,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch at `now_ms` of any monotonic clock.
+    /// Starts watching at `now_ms` of any monotonic clock.
     pub fn new(storage: &dyn Storage, now_ms: u64) -> Result<Self, StorageError> {
         Ok(Self { newest: list_commits(storage)?.last().copied(), since_ms: now_ms })
     }
 
-    /// Whether a commit has come since the watch began.
+    /// Whether there is a commit that did not exist when the watch started.
     pub fn has_moved(&self, storage: &dyn Storage) -> Result<bool, StorageError> {
         Ok(list_commits(storage)?.last().copied() != self.newest)
     }

@@ -1,10 +1,11 @@
-//! Writing segments in the background: operators hand rows over and go on.
+//! Writing segments in the background, so that operators need not wait.
 //!
-//! Invariant: a reply says that the segment and its name are durable.
+//! Invariant: when a reply arrives, the segment and its name are durable.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use schemas::manifest::SegmentMeta;
 use schemas::rows::Table;
 use schemas::segment::{Rows, SegmentError};
@@ -12,7 +13,7 @@ use thiserror::Error;
 
 use crate::storage::{Storage, StorageError, StorageWriter, temporary};
 
-/// Why a segment could not be written. The process must end.
+/// Why a segment could not be written. The process must exit.
 #[derive(Debug, Error)]
 pub enum WriteError {
     /// The storage failed.
@@ -28,12 +29,12 @@ pub enum WriteError {
     },
 }
 
-/// What came of a [`WriteJob`].
+/// The outcome of a [`WriteJob`].
 pub type Written = Result<SegmentMeta, WriteError>;
 
 type Encode = Box<dyn FnOnce(&mut StorageWriter<'_>) -> Result<(), SegmentError> + Send>;
 
-/// One segment to write, and whom to tell.
+/// A segment to write, and what to call when it is durable.
 pub struct WriteJob {
     meta: SegmentMeta,
     encode: Encode,
@@ -41,7 +42,7 @@ pub struct WriteJob {
 }
 
 impl WriteJob {
-    /// A segment of `rows`, named `name`, of one commit.
+    /// A segment of `rows` with the name `name`, all changed by one commit.
     pub fn new<T: Table>(
         name: String,
         commit: u64,
@@ -63,7 +64,7 @@ impl WriteJob {
     }
 }
 
-/// Writes a file under a temporary name, durable but not yet renamed: its size and checksum.
+/// Writes a file under a temporary name and makes it durable. Returns its size and checksum.
 pub(super) fn write_temporary(
     storage: &dyn Storage,
     name: &str,
@@ -71,14 +72,14 @@ pub(super) fn write_temporary(
 ) -> Result<(u64, String), WriteError> {
     let mut out = StorageWriter::new(storage, temporary(name));
     let encoded = encode(&mut out);
-    // A storage error explains an encoder's failure better than the encoder does.
+    // If the storage failed, its error explains more than the encoder's.
     let finished = out.finish()?;
     encoded.map_err(|error| WriteError::Encode { name: storage.display(name), error })?;
     Ok(finished)
 }
 
-/// The background task that writes segments. Its clones share the work: the tables of a commit are
-/// written side by side.
+/// The background task that writes segments. Clones share the work, so that the tables of a commit
+/// are written in parallel.
 #[derive(Clone)]
 pub struct SegmentWriter {
     storage: Arc<dyn Storage>,
@@ -86,34 +87,30 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// A writer, and where to send it jobs. It ends when all senders are gone.
+    /// A writer and the queue it serves. The writer ends when all senders are gone.
     pub fn new(storage: Arc<dyn Storage>) -> (Self, Sender<WriteJob>) {
         let (sender, jobs) = channel();
         (Self { storage, jobs: Arc::new(Mutex::new(jobs)) }, sender)
     }
 
-    /// Writes what is waiting; whether there was anything.
+    /// Writes the segments that are waiting, and returns whether there were any.
     pub fn step(&mut self) -> bool {
-        let jobs: Vec<WriteJob> = self.waiting().try_iter().collect();
+        let jobs: Vec<WriteJob> = self.jobs.lock().try_iter().collect();
         let any = !jobs.is_empty();
         self.write(jobs);
         any
     }
 
-    /// Writes until no more can come.
+    /// Writes segments until the queue is closed.
     pub fn run(mut self) {
-        // While one clone waits for a job, others wait for it.
         while let Some(job) = self.next() {
             self.write(vec![job]);
         }
     }
 
     fn next(&self) -> Option<WriteJob> {
-        self.waiting().recv().ok()
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Receiver<WriteJob>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        // One clone waits for a job with the lock held; the others wait for the lock.
+        self.jobs.lock().recv().ok()
     }
 
     /// Writes several segments with one sync of their folder.
@@ -121,6 +118,7 @@ impl SegmentWriter {
         let mut done = Vec::with_capacity(jobs.len());
         for job in jobs {
             let WriteJob { mut meta, encode, reply } = job;
+            debug_assert!(meta.name.starts_with("segments/"), "{} is not a segment", meta.name);
             let written = write_temporary(&*self.storage, &meta.name, encode).and_then(|file| {
                 (meta.bytes, meta.xxh3) = file;
                 Ok(self.storage.rename(&temporary(&meta.name), &meta.name)?)
@@ -135,7 +133,7 @@ impl SegmentWriter {
         }
         let mut synced = self.storage.sync_folder("segments").err();
         for (meta, reply) in done {
-            // After a failed sync nothing is known of any of them; one report ends the process.
+            // After a failed sync the state of all of them is unknown; one report ends the process.
             match synced.take() {
                 None => reply(Ok(meta)),
                 Some(error) => return reply(Err(error.into())),

@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use super::{FOLDERS, Storage, StorageError, map};
 
-/// Files below one folder.
+/// A state folder.
 #[derive(Clone, Debug)]
 pub struct DiskStorage {
     root: PathBuf,
 }
 
 impl DiskStorage {
-    /// The state in `root`, which is created where it does not exist.
+    /// The state in `root`, creating the folder if necessary.
     pub fn create(root: &Path) -> Result<Self, StorageError> {
         let is_there = |folder: &Path| folder.as_os_str().is_empty() || folder.is_dir();
         let missing = root.ancestors().take_while(|folder| !is_there(folder)).count();
@@ -23,7 +23,7 @@ impl DiskStorage {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(|e| error("create", &path, e))?;
         }
-        // A new folder is durable once the one it is in has been synced.
+        // A new folder is durable only once its parent has been synced.
         for folder in root.ancestors().take(missing + 1) {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             let sync = File::open(folder).and_then(|folder| folder.sync_all());
@@ -32,14 +32,14 @@ impl DiskStorage {
         Ok(Self { root: root.to_owned() })
     }
 
-    /// The state in `root`, for reading. None where there is no state.
+    /// The state in `root`, for reading, or `None` if the folder holds no state.
     pub fn open_existing(root: &Path) -> Option<Self> {
-        // The last one came later: states that were made before are none the worse.
+        // The last two were added later; older states lack them.
         let complete = FOLDERS[..4].iter().all(|folder| root.join(folder).is_dir());
         complete.then(|| Self { root: root.to_owned() })
     }
 
-    /// Where a name is kept.
+    /// The path of a name.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }

@@ -1,8 +1,8 @@
-//! Mapping a file into memory: the one place in Tagflow with unsafe code.
+//! Mapping a file into memory: the only unsafe code in Tagflow.
 //!
-//! Invariant that makes it sound: a file of a state never changes once it has its name. Segments
-//! and manifests are written under another name, and what is replaced is replaced by a rename,
-//! after which the mapping still shows the old file.
+//! What makes it sound: a file of a state never changes under its final name. Files are written
+//! under a temporary name first, and replaced only by a rename, after which a mapping still shows
+//! the old file.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-/// The content of `file`, read as it is touched.
+/// The content of `file`, which the system reads on first access.
 #[expect(unsafe_code, reason = "see the module's invariant")]
 pub(super) fn map(file: &File) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {

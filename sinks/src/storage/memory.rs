@@ -2,31 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{FOLDERS, Storage, StorageError, folder_of};
 
-/// A file, which has one name or several.
+/// A file, which may have several names.
 type File = Arc<Mutex<Bytes>>;
 type Files = BTreeMap<String, File>;
 
-/// Files in memory; everything is durable at once. In all else they answer as a disk does.
+/// Files in memory. Everything is durable at once; otherwise it behaves like a disk.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
     files: Mutex<Files>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl MemoryStorage {
     /// Changes a file's bytes, as a fault would.
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(file) = lock(&self.files).get(name) {
-            let mut file = lock(file);
+        if let Some(file) = self.files.lock().get(name) {
+            let mut file = file.lock();
             let mut bytes = file.to_vec();
             change(&mut bytes);
             *file = Bytes::from(bytes);
@@ -49,18 +46,18 @@ fn check_folder(doing: &'static str, folder: &str, name: &str) -> Result<(), Sto
 impl Storage for MemoryStorage {
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
         check_folder("write", folder_of(name), name)?;
-        let file = Arc::clone(lock(&self.files).entry(name.to_owned()).or_default());
-        let mut file = lock(&file);
+        let file = Arc::clone(self.files.lock().entry(name.to_owned()).or_default());
+        let mut file = file.lock();
         *file = [&file, bytes].concat().into();
         Ok(())
     }
 
     fn sync(&self, name: &str) -> Result<(), StorageError> {
-        find(&lock(&self.files), "sync", name).map(drop)
+        find(&self.files.lock(), "sync", name).map(drop)
     }
 
     fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
-        let mut files = lock(&self.files);
+        let mut files = self.files.lock();
         let file = find(&files, "create", from)?;
         check_folder("create", folder_of(to), to)?;
         if files.contains_key(to) {
@@ -71,10 +68,10 @@ impl Storage for MemoryStorage {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        let mut files = lock(&self.files);
+        let mut files = self.files.lock();
         let file = find(&files, "rename", from)?;
         check_folder("rename", folder_of(to), to)?;
-        // POSIX: where both names are one file's, nothing happens.
+        // POSIX: if both names belong to one file, nothing happens.
         if files.get(to).is_none_or(|replaced| !Arc::ptr_eq(replaced, &file)) {
             files.remove(from);
             files.insert(to.to_owned(), file);
@@ -87,17 +84,17 @@ impl Storage for MemoryStorage {
     }
 
     fn unlink(&self, name: &str) -> Result<(), StorageError> {
-        lock(&self.files).remove(name).map(drop).ok_or_else(|| not_found("remove", name))
+        self.files.lock().remove(name).map(drop).ok_or_else(|| not_found("remove", name))
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
-        find(&lock(&self.files), "open", name).map(|file| lock(&file).clone())
+        find(&self.files.lock(), "open", name).map(|file| file.lock().clone())
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
         check_folder("list", folder, folder)?;
         let prefix = format!("{folder}/");
-        let files = lock(&self.files);
+        let files = self.files.lock();
         Ok(files.keys().filter_map(|n| n.strip_prefix(&prefix)).map(str::to_owned).collect())
     }
 

@@ -1,8 +1,8 @@
-//! Storage as commits use it: small and honest, so that every state a crash can leave behind can
-//! be enumerated.
+//! The storage interface of commits: small enough that tests can enumerate every state a crash can
+//! leave behind.
 //!
-//! Names are `folder/file`. Invariant for users: nothing is durable before its `sync`, and no name
-//! before its folder's; after an error of a sync nothing is known and the process must end.
+//! Names are `folder/file`. Invariant: content is durable only after `sync`, and a name only after
+//! `sync_folder`. If a sync fails, the outcome is unknown and the process must exit.
 
 mod disk;
 mod map;
@@ -20,15 +20,15 @@ pub use writer::StorageWriter;
 /// The folders of a state.
 pub const FOLDERS: [&str; 6] = ["commits", "segments", "visible", "locks", "refused", "control"];
 
-/// What went wrong, on which file.
+/// A failed operation on a file or folder.
 #[derive(Debug, Error)]
 #[error("cannot {doing} {name}: {source}")]
 pub struct StorageError {
-    /// What was being done: `write`, `sync`, …
+    /// The operation: `write`, `sync`, …
     pub doing: &'static str,
     /// The file or folder, as the user knows it.
     pub name: String,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
@@ -39,23 +39,24 @@ impl StorageError {
     }
 }
 
-/// Files in a few folders.
+/// Files in the folders of a state.
 pub trait Storage: Send + Sync {
-    /// Appends to a file, which is created where it does not exist.
+    /// Appends to a file, creating it if necessary.
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError>;
     /// Makes a file's content durable.
     fn sync(&self, name: &str) -> Result<(), StorageError>;
-    /// Gives a file a second name. False where that name exists already.
+    /// Gives a file a second name. Returns false if that name is taken.
     fn link(&self, from: &str, to: &str) -> Result<bool, StorageError>;
-    /// Renames a file, replacing the one of that name.
+    /// Renames a file, replacing any file of that name.
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError>;
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &str) -> Result<(), StorageError>;
     /// Removes a name.
     fn unlink(&self, name: &str) -> Result<(), StorageError>;
-    /// The content of a file, which must not change any more. It outlives the file's removal.
+    /// The content of a file, which must not change afterwards. It stays readable if the file is
+    /// removed.
     fn open(&self, name: &str) -> Result<Bytes, StorageError>;
-    /// The names of the files in a folder, without the folder, in no order.
+    /// The names of the files in a folder, without the folder, in any order.
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError>;
     /// A name as the user knows it, for messages.
     fn display(&self, name: &str) -> String;
@@ -64,23 +65,36 @@ pub trait Storage: Send + Sync {
 /// Writes a small file under a temporary name, makes it durable and renames it into place.
 pub fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
     let temporary = temporary(name);
-    match storage.unlink(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
+    remove_if_exists(storage, &temporary)?;
     storage.append(&temporary, bytes)?;
     storage.sync(&temporary)?;
     storage.rename(&temporary, name)?;
     storage.sync_folder(folder_of(name))
 }
 
-/// The folder of a name.
-pub fn folder_of(name: &str) -> &str {
-    name.split_once('/').map_or("", |(folder, _)| folder)
+/// Removes a file that may not exist.
+pub fn remove_if_exists(storage: &dyn Storage, name: &str) -> Result<(), StorageError> {
+    match storage.unlink(name) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
 }
 
-/// The name under which a file is written before it is whole.
+fn split(name: &str) -> (&str, &str) {
+    match name.split_once('/') {
+        Some((folder, file)) if !file.is_empty() => (folder, file),
+        _ => unreachable!("{name:?} is not a name of the form folder/file"),
+    }
+}
+
+/// The folder of a name.
+pub fn folder_of(name: &str) -> &str {
+    split(name).0
+}
+
+/// The name that a file has until it is complete.
 pub fn temporary(name: &str) -> String {
-    let (folder, file) = name.split_once('/').unwrap_or(("", name));
+    let (folder, file) = split(name);
+    assert!(!file.starts_with("tmp-"), "{name} is a temporary name already");
     format!("{folder}/tmp-{file}")
 }

@@ -1,6 +1,6 @@
-//! Power that goes before any effect of asking for something: what was acknowledged is there whole,
-//! nothing is there in part, and whoever asks again gets a number of their own. And what is
-//! published for the asking.
+//! Control records: power is lost before any effect of submitting some. What was acknowledged is
+//! there in whole, nothing is there in part, and a repeated request gets a number of its own. Also
+//! what a request publishes.
 
 use crate::common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
 use schemas::control::{Asker, Control};
@@ -13,7 +13,7 @@ fn asker(who: &str) -> Asker {
 }
 
 #[test]
-fn what_was_asked_for_survives_a_loss_of_power_whole_or_not_at_all() {
+fn power_loss_leaves_requests_whole_or_not_at_all() {
     let (scope, key, display) = (String::new(), "sun".to_owned(), "Sun".to_owned());
     let records = [Control::Republish { scope, key, display }];
     let mut states = 0;
@@ -52,7 +52,7 @@ fn what_was_asked_for_survives_a_loss_of_power_whole_or_not_at_all() {
 }
 
 #[test]
-fn boards_are_sent_again_with_what_the_job_was_asked_for_and_not_otherwise() {
+fn requests_publish_boards_again_and_nothing_else_does() {
     let mut job = Job::start(memory(), 1, 1000).unwrap();
     let (tags, boards) = ((0..20).map(|k| (k, 1)).collect(), (0..3).map(|k| (k, k)).collect());
     job.commit(&Batch { tags, boards, as_of: 7, ..Batch::default() }).unwrap();
@@ -81,8 +81,8 @@ fn boards_are_sent_again_with_what_the_job_was_asked_for_and_not_otherwise() {
 }
 
 #[test]
-fn a_restart_before_it_is_published_leaves_out_nothing_that_was_asked_for() {
-    // After any step of the publisher, and whether the commit that the store has is kept or not.
+fn restart_before_publishing_loses_no_request() {
+    // After any step of the publisher, whether or not the commit in the store is still kept.
     for (steps, is_kept) in (0..8).flat_map(|steps| [(steps, true), (steps, false)]) {
         let storage = memory();
         let mut job = Job::start(storage.clone(), 1, 1000).unwrap();
@@ -98,7 +98,7 @@ fn a_restart_before_it_is_published_leaves_out_nothing_that_was_asked_for() {
         for _ in 0..steps {
             task.step(&job.latest.current()).unwrap();
         }
-        // The next start is asked for nothing.
+        // Nothing is requested from the next job.
         let mut job = Job::start(storage.clone(), 2, 0).unwrap();
         job.commit(&Batch::of_tags(9, &[(2, 9)])).unwrap();
         if !is_kept {

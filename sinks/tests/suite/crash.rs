@@ -1,5 +1,5 @@
-//! Storage that fails and power that goes, at every call of a job: the job ends with that error,
-//! and the next start finds every commit that was acknowledged, whole.
+//! Storage failures and power losses at every call of a job. The job ends with that error, and the
+//! next one finds every acknowledged commit in whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,16 +13,16 @@ use crate::common::{
 use sinks::commits::{CommitError, Follower, Housekeeper, Retention, newest, visible};
 use sinks::storage::Storage;
 
-/// Two starts, of so many commits each.
+/// Two jobs in a row, with this many commits each.
 #[derive(Clone, Copy)]
 struct Plan {
     commits: u64,
     workers: u64,
-    keeps_house: bool,
+    does_housekeeping: bool,
 }
 
 impl Plan {
-    /// What each commit holds. The first of a start is its takeover.
+    /// What each commit holds. The first of a job is its takeover.
     fn contents(self) -> BTreeMap<u64, Content> {
         let mut contents = BTreeMap::from([(0, Content::default())]);
         for commit in 1..=2 * (self.commits + 1) {
@@ -33,7 +33,7 @@ impl Plan {
         contents
     }
 
-    /// Runs on `storage`; `acknowledged` is the last commit that succeeded.
+    /// Runs on `storage` and sets `acknowledged` to the last commit that succeeded.
     fn run(self, storage: &Arc<dyn Storage>, acknowledged: &mut u64) -> Result<(), CommitError> {
         for owner in 1..3 {
             let mut job = Job::start(Arc::clone(storage), owner, 0)?;
@@ -44,7 +44,7 @@ impl Plan {
                 let batch = batch_of(job.commit_number() + 1);
                 job.commit(&batch)?;
                 *acknowledged = job.commit_number();
-                if self.keeps_house {
+                if self.does_housekeeping {
                     keeper.step(&job.last, *acknowledged * 1000)?;
                 }
             }
@@ -53,7 +53,7 @@ impl Plan {
     }
 }
 
-/// Merges, and removes whatever may go at once.
+/// Merges, and removes files as soon as allowed.
 fn keeper(job: &Job) -> Housekeeper {
     let retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
     Housekeeper::new(Arc::clone(&job.storage), &job.start, retention, Arc::clone(&job.merges))
@@ -61,7 +61,7 @@ fn keeper(job: &Job) -> Housekeeper {
 
 fn batch_of(commit: u64) -> Batch {
     let number = commit as i64;
-    // A commit that writes nothing itself, and takes up a merge of what is before it.
+    // A commit without changes, which only takes up merges.
     if commit.is_multiple_of(6) {
         return Batch::of_tags(number, &[]);
     }
@@ -71,7 +71,7 @@ fn batch_of(commit: u64) -> Batch {
     batch.with_board(commit as u32 % 2, commit as u32)
 }
 
-/// Checks what a crash has left behind, and that a job can go on from it.
+/// Checks what a crash has left behind, and that a job can continue from it.
 fn check(storage: &Arc<dyn Storage>, contents: &BTreeMap<u64, Content>, acknowledged: u64) {
     let found = newest(&**storage).unwrap();
     let commit = found.as_ref().map_or(0, |manifest| manifest.header.commit);
@@ -79,9 +79,9 @@ fn check(storage: &Arc<dyn Storage>, contents: &BTreeMap<u64, Content>, acknowle
     if let Some(manifest) = &found {
         assert_holds(&**storage, manifest, &contents[&commit]);
     }
-    // What was acknowledged is visible, and what is visible is there.
-    let shown = visible(&**storage).unwrap().unwrap_or_default();
-    assert!((acknowledged..=commit).contains(&shown), "{shown} is visible of {commit}");
+    // What was acknowledged is visible, and what is visible exists.
+    let shown = visible(&**storage).unwrap().unwrap_or(0);
+    assert!((acknowledged..=commit).contains(&shown), "commit {shown} of {commit} is visible");
     let follower = Follower::new(Arc::clone(storage));
     follower.step().unwrap();
     if let Some(snapshot) = follower.current() {
@@ -103,8 +103,8 @@ fn check(storage: &Arc<dyn Storage>, contents: &BTreeMap<u64, Content>, acknowle
 }
 
 #[test]
-fn a_job_whose_storage_fails_ends_with_that_error_and_loses_nothing() {
-    let plan = Plan { commits: 4, workers: 2, keeps_house: true };
+fn storage_failure_ends_the_job_and_loses_nothing() {
+    let plan = Plan { commits: 4, workers: 2, does_housekeeping: true };
     let contents = plan.contents();
     for (mode, for_ever) in [
         (Mode::Before, false),
@@ -126,7 +126,7 @@ fn a_job_whose_storage_fails_ends_with_that_error_and_loses_nothing() {
             if let Err(error) = ended {
                 assert!(error.to_string().contains("injected"), "call {n}, {mode:?}: {error}");
             }
-            // A file that is not there to be removed is no failure, whatever else is said of it.
+            // If the failing call removed a file that did not exist, the job succeeded.
             check(&inner, &contents, acknowledged);
             if n >= calls.load(Ordering::SeqCst) {
                 assert!(n > 300, "{n} calls");
@@ -137,8 +137,8 @@ fn a_job_whose_storage_fails_ends_with_that_error_and_loses_nothing() {
 }
 
 #[test]
-fn every_state_that_a_loss_of_power_leaves_is_whole() {
-    let plan = Plan { commits: 3, workers: 3, keeps_house: false };
+fn power_loss_leaves_whole_commits() {
+    let plan = Plan { commits: 3, workers: 3, does_housekeeping: false };
     let contents = plan.contents();
     let mut states = 0;
     for n in 0.. {
@@ -162,7 +162,7 @@ fn every_state_that_a_loss_of_power_leaves_is_whole() {
     }
 }
 
-/// All orders of `n` things.
+/// All permutations of `n` indices.
 fn orders(n: usize) -> Vec<Vec<usize>> {
     let Some(last) = n.checked_sub(1) else { return vec![Vec::new()] };
     let insert = |order: Vec<usize>| {
@@ -175,7 +175,7 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
     orders(last).into_iter().flat_map(insert).collect()
 }
 
-/// States that a loss of power left behind: how many were looked at, and which there are.
+/// States that power losses left behind: how many were checked, and which distinct ones.
 #[derive(Default)]
 struct States {
     visits: u64,
@@ -183,13 +183,13 @@ struct States {
 }
 
 #[test]
-fn every_state_of_one_commit_is_whole() {
+fn power_loss_within_one_commit_leaves_whole_commits() {
     let before = Batch::of_tags(1, &[(1, 1), (2, 2)]);
     let mut batch = Batch::of_tags(2, &[(1, 5)]).with_board(0, 1);
     batch.ids.insert(7, 5);
     batch.dead.insert(7);
     let mut states = States::default();
-    // Few files in every order, and many files in two.
+    // Few files in every order, and many files in two orders.
     for order in orders(4) {
         for first in 1..=order.len() {
             states.visit(1, [&before, &batch], &(order.clone(), first));
@@ -207,7 +207,7 @@ fn every_state_of_one_commit_is_whole() {
 
 impl States {
     /// Loses power before each effect of the second of two commits, whose files are written in
-    /// `order`, and checks every state that this can leave.
+    /// `order`, and checks every state that can result.
     fn visit(&mut self, workers: u64, batches: [&Batch; 2], order: &(Vec<usize>, usize)) {
         let mut contents = BTreeMap::from([(1, Content::default())]);
         contents.insert(2, contents[&1].after(2, batches[0]));
@@ -221,7 +221,7 @@ impl States {
             job.workers = workers;
             job.commit(batches[0]).unwrap();
             if from.is_none() {
-                // The first run only tells where the second commit begins.
+                // The first run only finds out where the second commit begins.
                 from = Some(disk.effects() - 1);
                 continue;
             }
@@ -249,15 +249,15 @@ impl States {
 }
 
 #[test]
-fn nor_does_it_harm_while_files_are_merged_and_removed() {
-    let plan = Plan { commits: 5, workers: 1, keeps_house: true };
+fn power_loss_during_housekeeping_leaves_whole_commits() {
+    let plan = Plan { commits: 5, workers: 1, does_housekeeping: true };
     let contents = plan.contents();
     for n in 0.. {
         let disk = PowerDisk::dying_at(n);
         let storage: Arc<dyn Storage> = disk.clone();
         let mut acknowledged = 0;
         let ended = plan.run(&storage, &mut acknowledged);
-        // Too many states to try them all.
+        // There are too many states to try them all.
         for seed in seeds(8) {
             let _repeat = Repeat(seed);
             let after: Arc<dyn Storage> = disk.after_loss(&mut Choices::random(seed));

@@ -1,4 +1,4 @@
-//! Manifests and their fence: of one number only one ever exists, whoever races for it.
+//! Manifests and the fence: only one manifest ever exists for a number, however many jobs race.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,23 +28,23 @@ fn after(before: &Manifest) -> Manifest {
 }
 
 #[test]
-fn a_manifest_is_created_only_where_there_is_none() {
+fn manifest_is_created_only_once() {
     let storage = memory();
     let first = taken(&*storage, 1, 0);
     let (ours, mut theirs) = (after(&first), after(&first));
     theirs.header.owner = "another".into();
     create(&*storage, &ours).unwrap();
-    // Object stores answer "exists" to a retry of what has succeeded.
+    // Object stores answer "exists" when a create that succeeded is retried.
     create(&*storage, &ours).unwrap();
     let fenced = create(&*storage, &theirs);
     assert!(matches!(fenced, Err(CommitError::Fenced { commit: 2 })), "{fenced:?}");
     assert_eq!(load(&*storage, 2).unwrap(), ours);
     let commits: Vec<_> = [1, 2].map(manifest_name).into();
-    assert_eq!(all_files(&*storage), commits, "nothing is left under temporary names");
+    assert_eq!(all_files(&*storage), commits, "no temporary file is left");
 }
 
 #[test]
-fn what_a_crash_left_under_the_temporary_name_is_not_taken_up() {
+fn leftover_temporary_file_is_overwritten() {
     let storage = memory();
     let manifest = after(&taken(&*storage, 1, 0));
     let temporary = format!("commits/tmp-0000000002.manifest-{}", manifest.header.owner);
@@ -54,7 +54,7 @@ fn what_a_crash_left_under_the_temporary_name_is_not_taken_up() {
 }
 
 #[test]
-fn the_newest_manifest_is_that_of_the_highest_number() {
+fn newest_manifest_has_the_highest_number() {
     let storage = memory();
     assert!(newest(&*storage).unwrap().is_none());
     let mut last = taken(&*storage, 1, 0);
@@ -70,7 +70,7 @@ fn the_newest_manifest_is_that_of_the_highest_number() {
 }
 
 #[test]
-fn a_missing_or_damaged_manifest_is_an_error_that_says_which() {
+fn missing_or_damaged_manifest_is_named() {
     let storage = memory();
     let second = after(&taken(&*storage, 1, 0));
     create(&*storage, &second).unwrap();
@@ -88,11 +88,15 @@ fn a_missing_or_damaged_manifest_is_an_error_that_says_which() {
     }
     storage.damage("commits/0000000002.manifest", Vec::clear);
     assert!(matches!(newest(&*storage), Err(CommitError::Manifest { .. })));
-    assert_eq!(load(&*storage, 1).unwrap().header.commit, 1, "nothing falls back by itself");
+    assert_eq!(
+        load(&*storage, 1).unwrap().header.commit,
+        1,
+        "older commits are still there, but nothing falls back to them"
+    );
 }
 
 #[test]
-fn readers_see_the_pointer_of_the_highest_generation() {
+fn readers_follow_the_pointer_of_the_highest_generation() {
     let storage = memory();
     assert_eq!(visible(&*storage).unwrap(), None);
     let header = |generation, commit| Header {
@@ -103,7 +107,7 @@ fn readers_see_the_pointer_of_the_highest_generation() {
     make_visible(&*storage, &header(9, 12)).unwrap();
     make_visible(&*storage, &header(10, 10)).unwrap();
     assert_eq!(visible(&*storage).unwrap(), Some(10));
-    // A job that has been superseded shows what it still can, to nobody.
+    // Nobody sees the pointer of a superseded job.
     make_visible(&*storage, &header(9, 13)).unwrap();
     storage.append("visible/tmp-0000000011", b"11\n").unwrap();
     assert_eq!(visible(&*storage).unwrap(), Some(10));
@@ -130,7 +134,7 @@ fn the_first_takeover_is_commit_1_of_generation_1() {
 }
 
 #[test]
-fn a_takeover_keeps_the_content_and_raises_the_version() {
+fn takeover_keeps_the_content_and_raises_the_version() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 5_000_000).unwrap();
     job.commit(&Batch::of_tags(9, &[(1, 1)])).unwrap();
@@ -138,7 +142,7 @@ fn a_takeover_keeps_the_content_and_raises_the_version() {
     (last.body.finished, last.body.clean) = (Some(Finished { until_ms: Some(3) }), true);
     last.header.history = 4;
     create(&*storage, &last).unwrap();
-    // The second newcomer's clock is behind, the third's ahead.
+    // The second job's clock is behind, the third's is ahead.
     for (owner, wall_ms) in [(2, 1000), (3, 900_000_000)] {
         let before = newest(&*storage).unwrap().unwrap();
         let takeover = taken(&*storage, owner, wall_ms);
@@ -149,13 +153,13 @@ fn a_takeover_keeps_the_content_and_raises_the_version() {
         let mut content = takeover.body.clone();
         assert!(content.finished.is_none() && !content.clean);
         (content.finished, content.clean) = (before.body.finished.clone(), before.body.clean);
-        assert_eq!(content, before.body, "all else is the content of the newest commit");
+        assert_eq!(content, before.body, "the content is that of the newest commit");
     }
     assert_eq!(newest(&*storage).unwrap().unwrap().header.version, 900_000_000_000);
 }
 
 #[test]
-fn the_loser_of_a_race_goes_on_from_what_the_winner_made() {
+fn loser_of_a_race_continues_from_the_winner() {
     let storage = memory();
     let mut owner = Job::start(storage.clone(), 1, 0).unwrap();
     let next = owner.prepare(&Batch::of_tags(9, &[(1, 1)])).unwrap();
@@ -172,18 +176,18 @@ fn the_loser_of_a_race_goes_on_from_what_the_winner_made() {
         None
     });
     let takeover = takeover.unwrap();
-    assert_eq!(asked, [1, 2], "the winner is looked at as well");
+    assert_eq!(asked, [1, 2], "the winner is checked as well");
     assert_eq!((takeover.header.commit, takeover.header.generation), (3, 3));
     assert_eq!(takeover.body.segments, load(&*storage, 2).unwrap().body.segments);
     assert_eq!(takeover.body.segments.len(), 1);
-    // The one who was faster with a commit has lost its job all the same.
+    // A job that has committed since is superseded all the same.
     owner.last = load(&*storage, 2).unwrap();
     let fenced = owner.commit(&Batch::of_tags(10, &[(1, 2)])).err();
     assert!(matches!(fenced, Some(CommitError::Fenced { commit: 3 })), "{fenced:?}");
 }
 
 #[test]
-fn of_many_that_start_at_once_each_gets_its_own_number() {
+fn concurrent_takeovers_get_distinct_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Storage> = Arc::new(DiskStorage::create(folder.path()).unwrap());
     for storage in [disk, memory()] {
@@ -208,7 +212,7 @@ fn of_many_that_start_at_once_each_gets_its_own_number() {
 }
 
 #[test]
-fn a_living_owner_is_left_alone() {
+fn running_owner_is_not_superseded() {
     let storage = memory();
     taken(&*storage, 1, 0);
     let files = all_files(&*storage);
@@ -217,12 +221,12 @@ fn a_living_owner_is_left_alone() {
         assert_eq!(before.header.owner, start(1, 0).owner);
         Some(owner.clone())
     });
-    assert!(matches!(&refused, Err(TakeoverError::Living(o)) if *o == owner), "{refused:?}");
+    assert!(matches!(&refused, Err(TakeoverError::InUse(o)) if *o == owner), "{refused:?}");
     assert_eq!(all_files(&*storage), files, "nothing was created");
 }
 
 #[test]
-fn a_state_of_other_windows_or_rules_is_refused() {
+fn state_with_other_windows_or_rules_is_refused() {
     let storage = memory();
     let first = taken(&*storage, 1, 0);
     let hour = Window { duration_ms: 3_600_000, slide_ms: 60_000 };
@@ -245,7 +249,7 @@ fn a_state_of_other_windows_or_rules_is_refused() {
 }
 
 #[test]
-fn a_takeover_refuses_a_damaged_newest_commit() {
+fn takeover_refuses_a_damaged_newest_commit() {
     let storage = memory();
     taken(&*storage, 1, 0);
     storage.damage("commits/0000000001.manifest", |bytes| bytes.truncate(100));
@@ -255,7 +259,7 @@ fn a_takeover_refuses_a_damaged_newest_commit() {
 }
 
 #[test]
-fn the_header_of_a_shrunk_takeover_still_fences() {
+fn stripped_takeover_still_fences() {
     let storage = memory();
     let first = taken(&*storage, 1, 0);
     taken(&*storage, 2, 0);
@@ -267,7 +271,7 @@ fn the_header_of_a_shrunk_takeover_still_fences() {
 }
 
 #[test]
-fn a_watch_tells_whether_a_commit_came() {
+fn watch_notices_commits() {
     let storage = memory();
     let watch = Watch::new(&*storage, 500).unwrap();
     assert!(!watch.has_moved(&*storage).unwrap());

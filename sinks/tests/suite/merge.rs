@@ -1,4 +1,4 @@
-//! Merges change files, never answers: whenever they come, and whether they are in time or not.
+//! Merges change files but no answers, whenever they run, and even if they come too late.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use sinks::storage::Storage;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A commit by so many workers.
+    /// A commit by this many workers.
     Commit(Batch, u64),
-    /// A merge that looks at one of the last three commits.
+    /// A merge that is based on one of the last three commits.
     Merge(usize),
-    /// One of the finished merges reaches the job.
+    /// One of the finished merges arrives at the job.
     HandOver(Index),
 }
 
@@ -47,7 +47,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_commit_answers_as_if_nothing_had_been_merged(ops in vec(any_op(), 1..60)) {
+    fn merges_change_no_answer(ops in vec(any_op(), 1..60)) {
         let mut job = Job::start(memory(), 1, 0).unwrap();
         let mut task = MergeTask::new(job.storage.clone(), job.start.clone());
         let mut commits: Vec<(Manifest, Content)> = vec![(job.last.clone(), Content::default())];
@@ -83,10 +83,10 @@ fn most_segments(manifest: &Manifest) -> usize {
     TableName::ALL.iter().map(|table| manifest.segments(*table).count()).max().unwrap()
 }
 
-/// Ten seconds of commits, of which there is one a second.
+/// Ten seconds of commits, one a second.
 const SHORT: Retention = Retention { keep_ms: 10_000, bytes: Some(u64::MAX), grace_ms: 5000 };
 
-/// What a busy job commits.
+/// A commit of a busy job.
 fn busy_batch(rng: &mut Rng, commit: u64) -> Batch {
     let tags = (0..8).map(|_| (rng.below(200) as u32, rng.below(1000) as i64)).collect();
     let hour = 10 + commit as u32 / 50;
@@ -102,7 +102,7 @@ fn busy_batch(rng: &mut Rng, commit: u64) -> Batch {
 }
 
 #[test]
-fn segments_stay_few_over_a_thousand_commits_of_many_workers() {
+fn segments_stay_few_over_a_thousand_commits() {
     for workers in [1, 3, 8] {
         let mut job = Job::start(memory(), 1, 0).unwrap();
         job.workers = workers;
@@ -115,7 +115,7 @@ fn segments_stay_few_over_a_thousand_commits_of_many_workers() {
             content = content.after(commit, &batch);
             job.commit(&batch).unwrap();
             keeper.step(&job.last, commit * 1000).unwrap();
-            // Two commits' worth is on its way: what is written now, and what is merged now.
+            // The segments of two commits come on top: those written and those merged just now.
             let most = most_segments(&job.last);
             assert!(most as u64 <= 8 + 2 * workers, "{most} segments, {workers} workers, {commit}");
         }
@@ -124,7 +124,7 @@ fn segments_stay_few_over_a_thousand_commits_of_many_workers() {
     }
 }
 
-/// The hours of all id rows of a commit, with their number.
+/// The number of id rows of a commit, by hour.
 fn hours(storage: &dyn Storage, manifest: &Manifest) -> BTreeMap<u32, u64> {
     let mut hours = BTreeMap::new();
     for segment in open_table::<Ids>(storage, manifest).unwrap() {
@@ -134,7 +134,7 @@ fn hours(storage: &dyn Storage, manifest: &Manifest) -> BTreeMap<u32, u64> {
 }
 
 #[test]
-fn ids_of_expired_hours_go_with_a_merge() {
+fn merge_drops_expired_ids() {
     let mut job = Job::start(memory(), 1, 0).unwrap();
     let mut task = MergeTask::new(job.storage.clone(), job.start.clone());
     let ids = |from: u64| (from..from + 10).map(|id| (id, 5 + (id % 10) as u32)).collect();
@@ -143,7 +143,7 @@ fn ids_of_expired_hours_go_with_a_merge() {
         job.commit(&batch).unwrap();
     }
     job.commit(&Batch { floor_hour: Some(8), ..Batch::default() }).unwrap();
-    assert_eq!(hours(&*job.storage, &job.last).len(), 10, "nothing goes before a merge");
+    assert_eq!(hours(&*job.storage, &job.last).len(), 10, "nothing is dropped before a merge");
     let merged = task.step(&job.last).unwrap().unwrap();
     assert_eq!((merged.inputs.len(), merged.output.rows), (4, 28));
     assert_eq!((merged.output.first_commit, merged.output.last_commit), (2, 5));
@@ -156,7 +156,7 @@ fn ids_of_expired_hours_go_with_a_merge() {
 }
 
 #[test]
-fn a_merge_that_comes_too_late_is_dropped() {
+fn late_merge_is_dropped() {
     let mut job = Job::start(memory(), 1, 0).unwrap();
     let mut task = MergeTask::new(job.storage.clone(), job.start.clone());
     let mut content = Content::default();
@@ -173,7 +173,7 @@ fn a_merge_that_comes_too_late_is_dropped() {
     assert!(tags.apply(&mut ahead.body.segments));
     let ids = task.step(&ahead).unwrap().unwrap();
     assert_eq!(ids.output.table, Ids::NAME);
-    // Meanwhile the first hours expire, and their files go.
+    // Meanwhile the first hours expire, and their files are dropped.
     let batch = Batch { floor_hour: Some(4), ..Batch::default() };
     content = content.after(6, &batch);
     job.commit(&batch).unwrap();
@@ -182,7 +182,7 @@ fn a_merge_that_comes_too_late_is_dropped() {
     }
     content = content.after(7, &Batch::default());
     job.commit(&Batch::default()).unwrap();
-    assert_eq!(job.last.segments(Tags::NAME).count(), 1, "the one in time was taken up");
+    assert_eq!(job.last.segments(Tags::NAME).count(), 1, "the merge in time was taken up");
     assert_eq!(job.last.segments(Ids::NAME).count(), 2, "the late one was not");
     assert_holds(&*job.storage, &job.last, &content);
     let mut none = Vec::new();
@@ -190,7 +190,7 @@ fn a_merge_that_comes_too_late_is_dropped() {
 }
 
 #[test]
-fn a_damaged_file_stops_a_merge_and_is_named() {
+fn damaged_file_stops_a_merge_and_is_named() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
     for commit in 2..6 {
@@ -204,7 +204,7 @@ fn a_damaged_file_stops_a_merge_and_is_named() {
 }
 
 #[test]
-fn merges_of_merges_are_taken_up_in_one_commit_or_in_several() {
+fn merged_merges_are_taken_up_in_one_commit_or_several() {
     for together in [false, true] {
         let mut job = Job::start(memory(), 1, 0).unwrap();
         let mut task = MergeTask::new(job.storage.clone(), job.start.clone());

@@ -1,6 +1,6 @@
-//! Publishing over a wire that loses, delays and repeats, with kills between any two steps.
+//! Publishing over a network that loses, delays and repeats calls, with kills between any steps.
 //!
-//! The oracle is what each commit held, in plain maps: the database may show nothing else.
+//! The oracle is the content of each commit, in plain maps: the database must show nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const SEEDS: u64 = 300;
 /// Table, scope, and tag or window.
 type Key = (bool, String, String);
 
-/// The columns that content `of` has for a key, and the commit that last changed them.
+/// The columns of a key in a content, and the commit that last changed them.
 fn columns(of: &Content, key: &Key) -> Option<(Columns, u64)> {
     let (is_tag, scope, name) = key.clone();
     let names = (scope.clone(), name.clone());
@@ -49,7 +49,7 @@ fn key_of(row: &PublishRow) -> Key {
     }
 }
 
-/// A state, the process that runs on it, processes that should be dead, and the database.
+/// A state, the process that uses it, superseded processes, and the database.
 struct World {
     rng: Rng,
     storage: Arc<MemoryStorage>,
@@ -63,7 +63,7 @@ struct World {
     contents: BTreeMap<u64, Content>,
     /// The headers of visible commits, by version.
     visible: BTreeMap<i64, Header>,
-    /// What the database showed at the last look.
+    /// What the database showed at the last check.
     seen: BTreeMap<Key, i64>,
     published: u64,
 }
@@ -129,7 +129,7 @@ impl World {
         Batch { tags, boards: boards.collect(), as_of: rng.below(1000) as i64, ..Batch::default() }
     }
 
-    /// The content that the next commit has if it changes what `batch` does.
+    /// Records the content that the next commit has after `batch`.
     fn add(&mut self, batch: &Batch) {
         let (last, content) = self.contents.last_key_value().unwrap();
         let (next, content) = (last + 1, content.after(last + 1, batch));
@@ -148,13 +148,13 @@ impl World {
         self.show(&manifest);
     }
 
-    /// Ends the process between two steps and starts the next, whose clock is anything.
+    /// Kills the process between two steps and starts the next one, whose clock may be wrong.
     fn kill(&mut self) {
         self.kills += 1;
         let wall_ms = self.rng.below(200) as i64;
         self.owners += 1;
         match self.rng.below(4) {
-            // It dies after a commit and before that is shown, or just before it lets it be seen.
+            // It dies after creating a commit and before making it visible.
             dies @ 0..2 => {
                 let batch = self.batch();
                 let manifest = self.job.prepare(&batch).unwrap();
@@ -169,7 +169,7 @@ impl World {
                 let last = self.job.commit_number();
                 let to = 1 + self.rng.below(last - 1);
                 let (made, _) = rollback(&*self.storage, to, &start(self.owners, wall_ms)).unwrap();
-                let back = self.contents[&last].gone_back(to, &self.contents[&to], last + 1);
+                let back = self.contents[&last].rolled_back(to, &self.contents[&to], last + 1);
                 self.contents.insert(last + 1, back);
                 self.show(&made);
                 self.owners += 1;
@@ -183,12 +183,12 @@ impl World {
         let takeover = self.job.last.clone();
         self.show(&takeover);
         let task = PublishTask::new("job".into(), self.wire.clone(), self.storage.clone());
-        // Nobody can be sure that the old one is dead.
+        // The old process may not be dead.
         self.zombies.push((std::mem::replace(&mut self.task, task), before));
         self.zombies.truncate(3);
     }
 
-    /// Looks at all that was sent and all that is there.
+    /// Checks everything that was sent and everything in the database.
     fn check(&mut self) {
         let mut line = self.wire.line();
         for write in std::mem::take(&mut line.sent) {
@@ -215,7 +215,7 @@ impl World {
         assert!(self.seen.keys().all(|key| shown.contains_key(key)), "a row is never deleted");
         let Some(job) = line.job() else { return self.seen = shown };
         assert!(job.published >= self.published, "{job:?} after {}", self.published);
-        // All rows up to `published` are there, or newer ones.
+        // The database has all rows up to `published`, or newer ones.
         let content = &self.contents[&job.published];
         for key in keys(content) {
             let version = shown.get(&key).unwrap_or_else(|| panic!("{key:?} is not published"));
@@ -226,14 +226,14 @@ impl World {
         (self.seen, self.published) = (shown, job.published);
     }
 
-    /// Ends the faults: everything must be published soon.
+    /// Ends the faults. Everything must then be published soon.
     fn settle(&mut self) {
         self.wire.line().faults = Faults::default();
         let newest = self.job.latest.current();
         let mut steps = 0;
         while self.task.step(&newest).unwrap() {
             steps += 1;
-            assert!(steps < 20, "it does not come to an end");
+            assert!(steps < 20, "publishing does not end");
             self.check();
         }
         self.check();
@@ -255,7 +255,7 @@ impl World {
 }
 
 #[test]
-fn whatever_happens_the_newest_commit_is_published_in_the_end() {
+fn newest_commit_is_published_whatever_happens() {
     let (mut struck, mut kills) = ([0; 5], 0);
     let seeds = seeds(SEEDS);
     for seed in seeds.clone() {
@@ -290,13 +290,13 @@ fn task_on(wire: &Wire, job: &Job) -> PublishTask<Wire> {
 }
 
 #[test]
-fn however_many_rows_there_are_few_wait_and_all_arrive() {
+fn all_rows_arrive_in_bounded_calls() {
     let sizes = [(0, 1), (1, 0), (4095, 2), (4096, 0), (4097, 4096), (9000, 5000)];
     for (tags, boards) in sizes {
         let (job, content) = job_with(tags, boards);
         let wire = Wire::new(Faults { lost: 10, late: 10, ..Faults::default() }, 5);
         let mut task = task_on(&wire, &job);
-        // A step that gets nothing acknowledged says so, and the next one tries again.
+        // A step without an acknowledgement reports that, and the next one retries.
         let ends = (0..300).any(|_| {
             task.step(&job.latest.current()).unwrap();
             task.done().commit == 2
@@ -310,7 +310,7 @@ fn however_many_rows_there_are_few_wait_and_all_arrive() {
 }
 
 #[test]
-fn after_an_outage_a_key_is_sent_once_however_often_it_changed() {
+fn key_is_sent_once_after_an_outage() {
     let (mut job, _) = job_with(50, 3);
     let wire = Wire::new(Faults::default(), 1);
     let mut task = task_on(&wire, &job);
@@ -323,20 +323,20 @@ fn after_an_outage_a_key_is_sent_once_however_often_it_changed() {
     wire.line().faults.lost = 0;
     wire.line().sent.clear();
     while task.step(&job.latest.current()).unwrap() {}
-    // The round that was under way, its job row, and one more round.
+    // The interrupted round, its job row, and one more round.
     let line = wire.line();
     let jobs = line.sent.iter().filter(|write| matches!(write, Write::Job(_))).count();
     assert_eq!((line.sent.len(), jobs, task.done().commit), (6, 2, 39));
 }
 
 #[test]
-fn a_restart_sends_again_what_may_not_have_arrived_and_no_more() {
+fn restart_resends_only_what_may_be_missing() {
     let (mut job, _) = job_with(500, 3);
     let wire = Wire::new(Faults::default(), 1);
     let mut task = task_on(&wire, &job);
     while task.step(&job.latest.current()).unwrap() {}
     job.commit(&Batch::of_tags(9, &[(3, 9), (4, 9)]).with_board(1, 9)).unwrap();
-    // All rows of commit 3 arrive, and the process dies before it says so.
+    // All rows of commit 3 arrive, but the process dies before it records that.
     task.step(&job.latest.current()).unwrap();
     task.step(&job.latest.current()).unwrap();
     let job = Job::start(job.storage.clone(), 2, 0).unwrap();
@@ -348,7 +348,7 @@ fn a_restart_sends_again_what_may_not_have_arrived_and_no_more() {
     assert_eq!((rows, task.done().commit), (3, 4));
 }
 
-/// A publisher that takes neither a certain tag nor, if so told, the job's row.
+/// A publisher that refuses a certain tag and, optionally, the job's row.
 struct Picky {
     store: MemoryStore,
     refuses_job: bool,
@@ -380,7 +380,7 @@ impl Publisher for Picky {
 }
 
 #[test]
-fn a_row_that_is_refused_is_counted_and_holds_nobody_back() {
+fn refused_row_is_counted_and_delays_nothing() {
     let (job, _) = job_with(10, 1);
     let newest = job.latest.current();
     for refuses_job in [false, true] {
@@ -400,7 +400,7 @@ fn a_row_that_is_refused_is_counted_and_holds_nobody_back() {
     }
 }
 
-/// A job's row, as `header`'s job would write it of a commit.
+/// The row that the job of `header` would write.
 fn row_of(header: &Header, published: u64, version: i64) -> JobRow {
     let (name, owner) = ("job".to_owned(), header.owner.clone());
     JobRow { name, generation: header.generation, owner, published, version, ..JobRow::default() }
@@ -416,21 +416,21 @@ fn refusal(row: &JobRow, job: &Job) -> Option<String> {
 }
 
 #[test]
-fn the_store_of_another_state_is_refused() {
+fn store_of_another_state_is_refused() {
     let (job, _) = job_with(3, 1);
     let header = &job.latest.current().manifest.header;
     let ours = header.version;
-    // As many commits or fewer, but versions that ours would never win against; or ours are higher
-    // though that state has gone as far.
+    // It has no more commits, but versions that ours would never exceed; or our versions are
+    // higher, but that state has as many commits.
     let others = [(3, ours + 1), (3, ours - 1), (2, ours + 1), (1, ours + 1), (1, ours), (2, 5)];
     for (published, version) in others {
         let refused = refusal(&row_of(header, published, version), &job);
         assert!(refused.is_some(), "{published} at {version}");
     }
-    // A state that has not come as far as ours.
+    // A state with fewer commits than ours.
     let other = Header { owner: "0ther".to_owned(), ..header.clone() };
     assert!(refusal(&row_of(&other, 1, ours - 1000), &job).is_some());
-    // Its own is not, wherever it had come to.
+    // Its own row is not refused, whatever it says.
     for (published, version) in [(1, ours - 1000), (2, ours)] {
         let wire = Wire::new(Faults::default(), 1);
         wire.clone().set_job(&row_of(header, published, version)).unwrap();
@@ -442,10 +442,10 @@ fn the_store_of_another_state_is_refused() {
 }
 
 #[test]
-fn a_backup_that_counted_on_is_refused_by_the_store_of_its_original() {
+fn diverged_backup_is_refused_by_the_store_of_its_original() {
     let (job, _) = job_with(3, 1);
     let header = job.latest.current().manifest.header.clone();
-    // The original went on to commits 3 and 4; the copy was started instead, at commit 3.
+    // The original continued to commits 3 and 4; then the copy was started, at commit 3.
     let mut copy = Job::start(job.storage.clone(), 2, 2000).unwrap();
     copy.commit(&Batch::of_tags(9, &[(1, 9)])).unwrap();
     copy.commit(&Batch::of_tags(10, &[(2, 9)])).unwrap();
@@ -456,7 +456,7 @@ fn a_backup_that_counted_on_is_refused_by_the_store_of_its_original() {
 }
 
 #[test]
-fn of_two_states_on_one_empty_store_one_ends_and_a_rebuild_leaves_nothing_of_the_other() {
+fn one_of_two_states_on_a_store_ends_and_rebuild_clears_it() {
     let wire = Wire::new(Faults::default(), 1);
     let (mut one, _) = job_with(30, 2);
     let mut other = Job::start(memory(), 7, 1_000_000).unwrap();
@@ -473,7 +473,7 @@ fn of_two_states_on_one_empty_store_one_ends_and_a_rebuild_leaves_nothing_of_the
     let mut rebuild = task_on(&wire, &other).rebuilding();
     while rebuild.step(&other.latest.current()).unwrap() {}
     let line = wire.line();
-    // The states hash otherwise, and so does the store here; a database goes by the texts.
+    // The two states hash differently. This store goes by hashes, a database by texts.
     let mut newest = BTreeMap::new();
     for row in line.store.rows() {
         let is_live = match &row.content {

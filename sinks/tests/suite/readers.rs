@@ -1,12 +1,13 @@
-//! Readers of commits: snapshots answer as a map does, and a follower shows one whole commit.
+//! Readers of commits: snapshots answer like a map, and a follower sees whole commits.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use crate::common::{
     Batch, Content, Hooked, Job, Repeat, Rng, all_files, assert_holds, assert_shows, memory, seeds,
 };
+use parking_lot::Mutex;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use schemas::hash::KeyHash;
@@ -34,7 +35,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_snapshot_answers_as_a_map_does(
+    fn snapshot_answers_like_a_map(
         batches in vec((any_batch(), 1_u64..4), 1..12),
         behind in vec((0_u64..14, proptest::option::of(any::<u64>())), 4),
     ) {
@@ -76,7 +77,7 @@ fn two_commits(storage: Arc<dyn Storage>) -> (Job, Content, Content) {
 }
 
 #[test]
-fn files_that_two_commits_name_are_opened_once() {
+fn shared_files_are_opened_once() {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&opened);
     let storage = Hooked::new(memory(), move |call| {
@@ -93,14 +94,14 @@ fn files_that_two_commits_name_are_opened_once() {
     assert!(Arc::ptr_eq(&old.table::<Boards>()[0], &new.table::<Boards>()[0]));
     assert_shows(&old, &first);
     assert_shows(&new, &second);
-    // Back in time, too: what the newer one has open serves the older one.
+    // An older commit can also share the files of a newer one.
     let again = Snapshot::open(&*storage, old.manifest.clone(), Some(&new)).unwrap();
     assert_eq!(opened.load(Ordering::SeqCst), 8);
     assert_shows(&again, &first);
 }
 
 #[test]
-fn every_damage_to_a_segment_is_an_error_that_names_it() {
+fn damaged_segment_is_named() {
     let storage = memory();
     let (job, ..) = two_commits(storage.clone());
     let meta = job.last.segments(Tags::NAME).next().unwrap().clone();
@@ -130,7 +131,7 @@ fn every_damage_to_a_segment_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_file_of_another_table_is_an_error_that_names_it() {
+fn segment_of_another_table_is_named() {
     let storage = memory();
     let (job, ..) = two_commits(storage.clone());
     let mut meta = job.last.segments(Boards::NAME).next().unwrap().clone();
@@ -159,18 +160,18 @@ fn shown(follower: &Follower) -> Option<u64> {
 }
 
 #[test]
-fn a_follower_shows_the_newest_visible_commit_and_never_an_older_one() {
+fn follower_never_goes_back() {
     let storage = memory();
     let follower = Follower::new(storage.clone());
     assert!(!follower.step().unwrap() && shown(&follower).is_none());
     let (mut job, _, second) = two_commits(storage.clone());
     assert!(follower.step().unwrap() && !follower.step().unwrap());
     assert_eq!(shown(&follower), Some(3));
-    // A manifest that is not visible is not shown.
+    // A manifest that is not visible is not followed.
     let next = job.prepare(&Batch::of_tags(30, &[(1, 9)])).unwrap();
     create(&*storage, &next).unwrap();
     assert!((0..8).all(|_| !follower.step().unwrap()));
-    // Nor is one that the pointer goes back to.
+    // Nor is an older one that the pointer goes back to.
     make_visible(&*storage, &load(&*storage, 2).unwrap().header).unwrap();
     assert!((0..8).all(|_| !follower.step().unwrap()));
     assert_shows(&follower.current().unwrap(), &second);
@@ -180,7 +181,7 @@ fn a_follower_shows_the_newest_visible_commit_and_never_an_older_one() {
 }
 
 #[test]
-fn a_follower_finds_a_newer_generation_within_four_steps() {
+fn follower_finds_a_newer_generation_within_four_steps() {
     let storage = memory();
     let (mut old, ..) = two_commits(storage.clone());
     for phase in 0..4 {
@@ -190,7 +191,7 @@ fn a_follower_finds_a_newer_generation_within_four_steps() {
         }
         let before = shown(&follower).unwrap();
         let job = Job::start(storage.clone(), 10 + phase, 0).unwrap();
-        // What the superseded job still says is not followed.
+        // The pointer of the superseded job is not followed.
         make_visible(&*storage, &old.last.header).unwrap();
         let steps = (1..=4).find(|_| follower.step().unwrap());
         assert!(steps.is_some(), "phase {phase}");
@@ -200,7 +201,7 @@ fn a_follower_finds_a_newer_generation_within_four_steps() {
 }
 
 #[test]
-fn a_follower_outlives_the_pointer_it_follows() {
+fn follower_survives_removal_of_its_pointer() {
     let storage = memory();
     let (old, ..) = two_commits(storage.clone());
     let follower = Follower::new(storage.clone());
@@ -221,8 +222,8 @@ fn remove(storage: &MemoryStorage, gone: &Manifest, kept: &Manifest) {
 }
 
 #[test]
-fn a_commit_that_goes_while_it_is_opened_is_passed_over() {
-    // The removal strikes as the manifest is opened, or as its last file is.
+fn commit_removed_while_opening_is_skipped() {
+    // The removal happens when the manifest is opened, or when its last file is.
     for strikes_at in ["commits/", "segments/"] {
         let storage = memory();
         let (job, ..) = two_commits(storage.clone());
@@ -241,14 +242,14 @@ fn a_commit_that_goes_while_it_is_opened_is_passed_over() {
             None
         });
         let follower = Follower::new(racing);
-        assert!(!follower.step().unwrap(), "nothing to show, and no error");
+        assert!(!follower.step().unwrap(), "nothing new, and no error");
         assert!(follower.step().unwrap());
         assert_eq!(shown(&follower), Some(newer.header.commit));
     }
 }
 
 #[test]
-fn a_damaged_visible_commit_is_an_error_and_the_one_before_stays() {
+fn damaged_commit_is_an_error_and_the_current_one_stays() {
     let storage = memory();
     let (mut job, _, second) = two_commits(storage.clone());
     let follower = Follower::new(storage.clone());
@@ -267,13 +268,13 @@ fn a_damaged_visible_commit_is_an_error_and_the_one_before_stays() {
 }
 
 #[test]
-fn of_two_threads_that_step_a_follower_the_slower_one_does_not_take_it_back() {
+fn slower_of_two_steps_does_not_go_back() {
     let storage = memory();
     let (mut job, ..) = two_commits(storage.clone());
     let next = job.prepare(&Batch::of_tags(30, &[(1, 9)])).unwrap();
     let follower: Arc<OnceLock<Follower>> = Arc::default();
     let (other, inner, armed) = (Arc::clone(&follower), storage.clone(), AtomicBool::new(true));
-    // While one opens the files of commit 3, commit 4 comes and another shows it.
+    // While one step opens the files of commit 3, another one switches to commit 4.
     let racing = Hooked::new(storage, move |call| {
         let opens = call.what == "open" && call.name.starts_with("segments/");
         if opens && armed.swap(false, Ordering::SeqCst) {
@@ -284,12 +285,12 @@ fn of_two_threads_that_step_a_follower_the_slower_one_does_not_take_it_back() {
         None
     });
     let follower = follower.get_or_init(|| Follower::new(racing));
-    assert!(!follower.step().unwrap(), "what it opened is old by now");
+    assert!(!follower.step().unwrap(), "commit 3 is old by now");
     assert_eq!(shown(follower), Some(4));
 }
 
 #[test]
-fn readers_beside_a_writer_see_whole_commits_in_their_order() {
+fn concurrent_readers_see_whole_commits_in_order() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
     let follower = Arc::new(Follower::new(storage));
@@ -329,7 +330,7 @@ fn readers_beside_a_writer_see_whole_commits_in_their_order() {
     }
 }
 
-/// A job that keeps house and is restarted now and then, and what its commits held.
+/// A job that does housekeeping and is sometimes restarted, and the contents of its commits.
 struct Busy {
     rng: Rng,
     job: Job,
@@ -363,7 +364,7 @@ impl Busy {
 }
 
 #[test]
-fn a_reader_is_indifferent_to_what_happens_between_any_two_of_its_calls() {
+fn reader_tolerates_changes_between_any_two_calls() {
     let (mut passed, mut shown_commits) = (0, 0);
     let seeds = seeds(SEEDS);
     for seed in seeds.clone() {
@@ -375,8 +376,8 @@ fn a_reader_is_indifferent_to_what_happens_between_any_two_of_its_calls() {
         let busy = Arc::new(Mutex::new(Busy { rng, job, keeper, contents }));
         let other = Arc::clone(&busy);
         let follower = Follower::new(Hooked::new(storage, move |_| {
-            let mut busy = other.lock().unwrap();
-            // From a commit in fifty calls to two in every one.
+            let mut busy = other.lock();
+            // From one commit in fifty calls to two in every call.
             while busy.rng.chance(2 + seed % SEEDS) {
                 busy.act();
             }
@@ -389,15 +390,15 @@ fn a_reader_is_indifferent_to_what_happens_between_any_two_of_its_calls() {
             let Some(snapshot) = follower.current() else { continue };
             let commit = snapshot.manifest.header.commit;
             assert!(commit > last || !moved && commit == last, "{commit} after {last}");
-            assert_shows(&snapshot, &busy.lock().unwrap().contents[&commit]);
+            assert_shows(&snapshot, &busy.lock().contents[&commit]);
             shown_commits += u64::from(moved);
             last = commit;
             kept.push(snapshot);
         }
-        // Those who still hold old ones read on in them, whatever has been removed since.
+        // Old snapshots stay readable, whatever has been removed since.
         for snapshot in kept {
             let commit = snapshot.manifest.header.commit;
-            assert_shows(&snapshot, &busy.lock().unwrap().contents[&commit]);
+            assert_shows(&snapshot, &busy.lock().contents[&commit]);
         }
     }
     let enough = passed > 100 && shown_commits > 100;

@@ -1,4 +1,5 @@
-//! What stays and what goes: by age, by bytes, after a grace, and only by the owner's hand.
+//! Retention: which files are kept by age and by size, and that only the owner removes files, after
+//! a grace period.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +18,12 @@ use sinks::store::ServedTag;
 const ALL: Retention = Retention { keep_ms: i64::MAX / 2, bytes: Some(u64::MAX), grace_ms: 0 };
 const NONE: Retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
 
-/// The retention of a job, with settings.
+/// The retention task of a job.
 fn task_of(job: &Job, retention: Retention) -> RetentionTask {
     RetentionTask::new(Arc::clone(&job.storage), job.start.generation, retention)
 }
 
-/// A job that has made commits up to `last`, of which each names one file of its own and no other.
+/// A job that has made commits up to `last`, each of which names just one file of its own.
 fn unrelated_commits(storage: Arc<dyn Storage>, last: u64) -> Job {
     let mut job = Job::start(storage, 1, 1_000_000).unwrap();
     commit_unrelated(&mut job, last);
@@ -39,7 +40,7 @@ fn commit_unrelated(job: &mut Job, last: u64) {
     }
 }
 
-/// The commits that can still be opened, and each opens whole.
+/// The commits that can still be opened, after checking that each opens completely.
 fn open_commits(storage: &dyn Storage) -> Vec<u64> {
     let whole = |commit: &u64| match load(storage, *commit) {
         Ok(manifest) => {
@@ -53,7 +54,7 @@ fn open_commits(storage: &dyn Storage) -> Vec<u64> {
 }
 
 #[test]
-fn commits_stay_for_their_time() {
+fn commits_are_kept_for_their_time() {
     let job = unrelated_commits(memory(), 10);
     let mut task = task_of(&job, Retention { keep_ms: 3000, ..ALL });
     task.step(&job.last, 0).unwrap();
@@ -63,21 +64,21 @@ fn commits_stay_for_their_time() {
 }
 
 #[test]
-fn commits_stay_as_far_as_the_bytes_reach() {
+fn commits_are_kept_within_the_byte_budget() {
     for (times, kept) in [(0, 2), (1, 2), (2, 3), (3, 4), (5, 6)] {
         let job = unrelated_commits(memory(), 9);
         let bytes = Some(job.last.body.segments[0].bytes * times);
         task_of(&job, Retention { bytes, ..ALL }).step(&job.last, 0).unwrap();
         assert_eq!(open_commits(&*job.storage).len(), kept, "{times} times the live bytes");
     }
-    // By default as much again as the live state: the newest, and one like it.
+    // By default the budget is the size of the newest commit: the newest, and one like it.
     let job = unrelated_commits(memory(), 9);
     task_of(&job, Retention { bytes: None, ..ALL }).step(&job.last, 0).unwrap();
     assert_eq!(open_commits(&*job.storage), [8, 9]);
 }
 
 #[test]
-fn files_that_the_newest_commit_shares_cost_nothing() {
+fn files_shared_with_the_newest_commit_cost_nothing() {
     let mut job = Job::start(memory(), 1, 1_000_000).unwrap();
     for commit in 2..10 {
         job.commit(&Batch::of_tags(commit, &[(1, commit)])).unwrap();
@@ -87,7 +88,7 @@ fn files_that_the_newest_commit_shares_cost_nothing() {
 }
 
 #[test]
-fn the_newest_two_stay_whatever_the_settings() {
+fn newest_two_are_always_kept() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 2);
     let mut task = task_of(&job, NONE);
@@ -97,7 +98,7 @@ fn the_newest_two_stay_whatever_the_settings() {
         task.step(&job.last, last).unwrap();
         assert_eq!(open_commits(&*storage), [last - 1, last]);
     }
-    // A start: its takeover and the last commit of the one before.
+    // After a restart: the takeover, and the last commit of the job before.
     let next = Job::start(storage.clone(), 2, 0).unwrap();
     let mut task = task_of(&next, NONE);
     task.step(&next.last, 0).unwrap();
@@ -105,7 +106,7 @@ fn the_newest_two_stay_whatever_the_settings() {
 }
 
 #[test]
-fn a_grace_is_short_where_what_waits_for_its_end_takes_too_much_room() {
+fn grace_is_short_when_unneeded_files_exceed_the_budget() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 5);
     let each = job.last.body.segments[0].bytes;
@@ -117,17 +118,21 @@ fn a_grace_is_short_where_what_waits_for_its_end_takes_too_much_room() {
         commit_unrelated(&mut job, last);
         assert_eq!(task.step(&job.last, now_ms).unwrap(), 0);
     }
-    // Of seven files the newest two stay; five wait, of which three and a half have room.
+    // Of seven files the newest two are kept. Five wait, and the budget has room for 3.5 of them.
     assert_eq!((segments(), task.step(&job.last, 9_999).unwrap()), (7, 0));
-    assert!(task.step(&job.last, 10_000).unwrap() > 0, "what was condemned at 0 goes");
+    assert!(task.step(&job.last, 10_000).unwrap() > 0, "files unneeded since 0 are removed");
     assert_eq!((segments(), open_commits(&*storage)), (4, vec![5, 6, 7, 8]));
-    assert_eq!(task.step(&job.last, 599_999).unwrap(), 0, "the rest has room, and its grace");
+    assert_eq!(
+        task.step(&job.last, 599_999).unwrap(),
+        0,
+        "the rest fits the budget and has its grace"
+    );
     assert!(task.step(&job.last, 601_000).unwrap() > 0);
     assert_eq!((segments(), open_commits(&*storage)), (3, vec![6, 7, 8]));
 }
 
 #[test]
-fn nothing_goes_before_its_grace_is_over() {
+fn nothing_is_removed_within_its_grace() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 5);
     let mut task = task_of(&job, Retention { grace_ms: 600, ..NONE });
@@ -137,9 +142,9 @@ fn nothing_goes_before_its_grace_is_over() {
         assert_eq!(task.step(&job.last, now_ms).unwrap(), 0);
         assert_eq!(all_files(&*storage), before, "at {now_ms}");
         let same = |m: &Manifest| load(&*storage, m.header.commit).unwrap() == *m;
-        assert!(manifests.iter().all(same), "a takeover's content has its grace as well");
+        assert!(manifests.iter().all(same), "the content of a takeover has its grace as well");
     }
-    // What becomes superfluous later has a later end.
+    // Files that become unneeded later are removed later.
     commit_unrelated(&mut job, 6);
     assert_eq!(task.step(&job.last, 1599).unwrap(), 0);
     assert!(task.step(&job.last, 1600).unwrap() > 0);
@@ -151,7 +156,7 @@ fn nothing_goes_before_its_grace_is_over() {
 }
 
 #[test]
-fn a_takeover_shrinks_and_is_never_removed() {
+fn takeover_is_stripped_and_never_removed() {
     let storage = memory();
     let mut zombie = unrelated_commits(storage.clone(), 1);
     let stale = zombie.prepare(&Batch::of_tags(1, &[(1, 1)])).unwrap();
@@ -168,7 +173,7 @@ fn a_takeover_shrinks_and_is_never_removed() {
     }
     let fenced = zombie.create(stale).err();
     assert!(matches!(fenced, Some(CommitError::Fenced { commit: 2 })), "{fenced:?}");
-    // Another step, and another start's, find nothing more to do with them.
+    // Neither another step nor another job's step changes them again.
     assert_eq!(task.step(&job.last, 1).unwrap(), 0);
     let next = Job::start(storage.clone(), 3, 0).unwrap();
     task_of(&next, NONE).step(&next.last, 0).unwrap();
@@ -176,7 +181,7 @@ fn a_takeover_shrinks_and_is_never_removed() {
 }
 
 #[test]
-fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
+fn leftovers_of_older_jobs_are_removed() {
     let storage = memory();
     let mut old = unrelated_commits(storage.clone(), 4);
     old.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
@@ -207,10 +212,10 @@ fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
     }
     let mut task = task_of(&job, Retention { grace_ms: 50, ..NONE });
     task.step(&job.last, 100).unwrap();
-    assert!(rubbish.iter().all(|name| storage.open(name).is_ok()), "there is a grace for them");
+    assert!(rubbish.iter().all(|name| storage.open(name).is_ok()), "they have a grace");
     task.step(&job.last, 150).unwrap();
     for name in &rubbish {
-        assert!(storage.open(name).is_err(), "{name} should go");
+        assert!(storage.open(name).is_err(), "{name} should be removed");
     }
     for name in &others {
         assert!(storage.open(name).is_ok(), "{name} should stay");
@@ -218,7 +223,7 @@ fn what_older_starts_left_behind_goes_and_what_this_one_has_not_named_stays() {
 }
 
 #[test]
-fn what_no_commit_ever_named_has_a_short_grace() {
+fn orphans_have_a_short_grace() {
     let storage = memory();
     let mut old = unrelated_commits(storage.clone(), 4);
     old.prepare(&Batch::of_tags(9, &[(1, 9)])).unwrap();
@@ -231,11 +236,11 @@ fn what_no_commit_ever_named_has_a_short_grace() {
         assert_eq!(task.step(&job.last, now_ms).unwrap(), removed, "at {now_ms}");
     }
     assert!(storage.open(&orphan).is_err());
-    assert_eq!(storage.list("segments").unwrap().len(), named, "a killed start left no other");
+    assert_eq!(storage.list("segments").unwrap().len(), named, "a killed job left no other file");
 }
 
 #[test]
-fn the_last_pointer_stays_until_this_start_has_one() {
+fn last_pointer_is_kept_until_this_job_has_one() {
     let storage = memory();
     let job = unrelated_commits(storage.clone(), 4);
     let (start, wall_ms) = (crate::common::start(2, 0), 0);
@@ -250,7 +255,7 @@ fn the_last_pointer_stays_until_this_start_has_one() {
 }
 
 #[test]
-fn a_superseded_owner_removes_nothing() {
+fn superseded_owner_removes_nothing() {
     let storage = memory();
     let old = unrelated_commits(storage.clone(), 6);
     let mut task = task_of(&old, Retention { grace_ms: 10, ..NONE });
@@ -259,7 +264,7 @@ fn a_superseded_owner_removes_nothing() {
     let files = all_files(&*storage);
     assert_eq!(task.step(&old.last, 1000).unwrap(), 0);
     assert_eq!(all_files(&*storage), files);
-    // Nor when the owner's takeover cannot be read, or the owner has gone on.
+    // Nor if the owner's takeover cannot be read, or the owner has made further commits.
     storage.damage(&manifest_name(7), |bytes| bytes[80] ^= 1);
     assert_eq!(task.step(&old.last, 2000).unwrap(), 0);
     storage.damage(&manifest_name(7), |bytes| bytes[80] ^= 1);
@@ -270,31 +275,35 @@ fn a_superseded_owner_removes_nothing() {
 }
 
 #[test]
-fn a_commit_made_meanwhile_does_not_keep_files_from_going() {
+fn removal_works_while_commits_continue() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 6);
     let mut task = task_of(&job, NONE);
-    // A merge takes its time, and so what housekeeping knows as the newest is always an old one.
+    // Merges take time, so the newest commit that housekeeping knows is always an old one.
     let seen = job.last.clone();
     commit_unrelated(&mut job, 8);
     assert!(task.step(&seen, 0).unwrap() > 0);
-    assert_eq!(open_commits(&*storage), [5, 6, 7, 8], "the newest two of those it knew");
+    assert_eq!(
+        open_commits(&*storage),
+        [5, 6, 7, 8],
+        "the newest two of those it knew, and later ones"
+    );
 }
 
 #[test]
-fn damaged_or_vanished_old_manifests_do_not_stop_a_job() {
+fn damaged_or_missing_old_manifests_do_not_stop_a_job() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 6);
     storage.damage(&manifest_name(3), |bytes| bytes[80] ^= 1);
     let mut task = task_of(&job, NONE);
     task.step(&job.last, 0).unwrap();
-    // It may be a takeover's, which fences somebody: it stays.
+    // It may be a takeover, which fences another job, so it stays.
     assert_eq!(list_commits(&*storage).unwrap(), [1, 3, 5, 6]);
     commit_unrelated(&mut job, 7);
     task.step(&job.last, 1).unwrap();
     assert_eq!(list_commits(&*storage).unwrap(), [1, 3, 6, 7]);
 
-    // A superseded owner in the middle of its last step removes what this one is reading.
+    // A superseded owner, in its last step, removes a manifest that this one is reading.
     let inner = storage.clone();
     let racing = Hooked::new(storage.clone(), move |call| {
         if call.what == "open" && call.name == manifest_name(6) {
@@ -308,7 +317,7 @@ fn damaged_or_vanished_old_manifests_do_not_stop_a_job() {
 }
 
 #[test]
-fn a_step_that_fails_anywhere_leaves_every_manifest_whole() {
+fn failed_step_leaves_every_manifest_whole() {
     let build = || {
         let storage = memory();
         unrelated_commits(storage.clone(), 3);
@@ -325,7 +334,7 @@ fn a_step_that_fails_anywhere_leaves_every_manifest_whole() {
             let done = RetentionTask::new(failing, generation, NONE).step(&last, 0);
             let open = open_commits(&*storage);
             assert!(open.ends_with(&[8, 9]) && visible(&*storage).unwrap() == Some(9), "{n}");
-            // The next step finishes what this one began.
+            // The next step completes this one.
             RetentionTask::new(storage.clone(), generation, NONE).step(&last, 0).unwrap();
             assert_eq!(open_commits(&*storage), [8, 9], "{mode:?} {n}");
             assert_eq!(list_commits(&*storage).unwrap(), [1, 4, 8, 9]);
@@ -338,7 +347,7 @@ fn a_step_that_fails_anywhere_leaves_every_manifest_whole() {
 }
 
 #[test]
-fn manifests_are_gone_for_good_before_their_files_go() {
+fn manifests_are_durably_removed_before_their_files() {
     let storage = memory();
     let job = unrelated_commits(storage.clone(), 6);
     let synced = Arc::new(AtomicBool::new(true));
@@ -357,7 +366,7 @@ fn manifests_are_gone_for_good_before_their_files_go() {
 }
 
 #[test]
-fn merges_that_no_commit_took_up_go_in_the_end() {
+fn merges_that_no_commit_takes_up_are_removed() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
     let mut keeper = Housekeeper::new(storage.clone(), &job.start, NONE, job.merges.clone());
@@ -366,7 +375,7 @@ fn merges_that_no_commit_took_up_go_in_the_end() {
         job.commit(&Batch { ids, ..Batch::default() }).unwrap();
     }
     keeper.step(&job.last, 0).unwrap();
-    // Meanwhile an input expires: the merge comes too late.
+    // Meanwhile one of its inputs expires, so the merge comes too late.
     let late = job.merges.take();
     job.commit(&Batch { floor_hour: Some(3), ..Batch::default() }).unwrap();
     assert!(!late[0].apply(&mut job.last.body.segments.clone()));
@@ -380,8 +389,8 @@ fn merges_that_no_commit_took_up_go_in_the_end() {
     create(&*storage, &job.last).unwrap();
 }
 
-/// The state of `job`, in which all that need not stay goes as somebody opens the first segment.
-fn going(storage: &Arc<MemoryStorage>, job: &Job) -> Arc<Hooked> {
+/// The state of `job`, from which all unneeded files are removed once a segment is opened.
+fn vanishing(storage: &Arc<MemoryStorage>, job: &Job) -> Arc<Hooked> {
     let (inner, last) = (storage.clone(), job.last.clone());
     let armed = AtomicBool::new(true);
     Hooked::new(storage.clone(), move |call| {
@@ -395,7 +404,7 @@ fn going(storage: &Arc<MemoryStorage>, job: &Job) -> Arc<Hooked> {
 }
 
 #[test]
-fn a_reader_whose_commit_goes_while_it_opens_it_is_told_that_it_is_gone() {
+fn commit_removed_while_opening_is_reported_as_missing() {
     type Open = fn(&dyn Storage, Manifest) -> Option<CommitError>;
     let snapshot: Open = |storage, commit| Snapshot::open(storage, commit, None).err();
     let ids: Open = |storage, commit| open_table::<Ids>(storage, &commit).err();
@@ -406,7 +415,7 @@ fn a_reader_whose_commit_goes_while_it_opens_it_is_told_that_it_is_gone() {
         (Batch { ids: [(1, 1)].into(), ..Batch::default() }, ids),
         (Batch { dead: [1].into(), ..Batch::default() }, dead),
     ];
-    // Of the second, a takeover, the header stays.
+    // The second is a takeover, whose header stays.
     for (commit, (batch, open)) in [2, 3].iter().flat_map(|c| cases.iter().map(move |of| (*c, of)))
     {
         let storage = memory();
@@ -414,20 +423,20 @@ fn a_reader_whose_commit_goes_while_it_opens_it_is_told_that_it_is_gone() {
         let mut job = Job::start(storage.clone(), 2, 0).unwrap();
         commit_unrelated(&mut job, 6);
         let old = load(&*storage, commit).unwrap();
-        let told = open(&*going(&storage, &job), old).unwrap();
+        let told = open(&*vanishing(&storage, &job), old).unwrap();
         assert!(matches!(told, CommitError::Missing(c) if c == commit), "{commit}: {told}");
     }
 }
 
 #[test]
-fn a_check_of_a_store_passes_over_a_commit_that_goes_while_it_is_opened() {
+fn store_check_skips_a_commit_removed_while_opening() {
     let storage = memory();
     let mut job = unrelated_commits(storage.clone(), 2);
     let claimed = job.latest.current();
     commit_unrelated(&mut job, 3);
     let version = Some(job.last.header.version);
     commit_unrelated(&mut job, 6);
-    let racing = going(&storage, &job);
+    let racing = vanishing(&storage, &job);
     let mut check = Check::new(&*racing, claimed, &|_, _| true);
     let (scope, tag) = key_of(1);
     check.tag(&ServedTag { scope, tag, version, ..ServedTag::default() }).unwrap();

@@ -1,4 +1,4 @@
-//! Going back to an older commit: its numbers under a higher number, and nobody misses a change.
+//! Rollback: the content of an older commit under a higher number, and no reader misses a change.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use sinks::commits::{
 };
 use sinks::storage::{MemoryStorage, Storage};
 
-/// Commits 2 to 6, whose contents are at their numbers.
+/// Makes commits 2 to 6. The contents are indexed by commit.
 fn five_commits(storage: Arc<MemoryStorage>) -> (Job, Vec<Content>) {
     let mut job = Job::start(storage, 1, 1_000_000).unwrap();
     let mut contents = vec![Content::default(); 2];
@@ -35,7 +35,7 @@ fn five_commits(storage: Arc<MemoryStorage>) -> (Job, Vec<Content>) {
 }
 
 #[test]
-fn the_old_content_comes_back_under_a_higher_number() {
+fn old_content_comes_back_under_a_higher_number() {
     for to in 2..6_u64 {
         let storage = memory();
         let (job, contents) = five_commits(storage.clone());
@@ -45,7 +45,7 @@ fn the_old_content_comes_back_under_a_higher_number() {
         let header = &made.header;
         assert_eq!((header.commit, header.generation, header.history), (7, 7, 1));
         assert!(header.takeover && header.owner == start(2, 5).owner);
-        assert!(header.version > last.header.version, "though the clock is behind");
+        assert!(header.version > last.header.version, "even if the clock is behind");
         assert_eq!(made.body.as_of_ms, last.body.as_of_ms, "it never decreases");
         assert_eq!(made.body.counters, old.body.counters);
         assert_eq!(made.body.inputs, old.body.inputs);
@@ -54,9 +54,9 @@ fn the_old_content_comes_back_under_a_higher_number() {
         assert!(made.body.segments.iter().all(|s| s.name.starts_with(&prefix)), "{prefix}");
         assert_eq!(newest(&*storage).unwrap(), Some(made.clone()));
         assert_eq!(visible(&*storage).unwrap(), Some(7));
-        let content = contents[6].gone_back(to, &contents[to as usize], 7);
+        let content = contents[6].rolled_back(to, &contents[to as usize], 7);
         assert_holds(&*storage, &made, &content);
-        // The way there stays as it was.
+        // The commits since then are unchanged.
         for commit in 2..7 {
             let manifest = load(&*storage, commit).unwrap();
             assert_holds(&*storage, &manifest, &contents[commit as usize]);
@@ -65,14 +65,14 @@ fn the_old_content_comes_back_under_a_higher_number() {
 }
 
 #[test]
-fn a_follower_goes_on_and_so_does_the_next_start() {
+fn followers_and_the_next_job_continue() {
     let storage = memory();
     let (mut job, contents) = five_commits(storage.clone());
     let follower = Follower::new(storage.clone());
     follower.step().unwrap();
     rollback(&*storage, 3, &start(2, 0)).unwrap();
     assert!((0..4).any(|_| follower.step().unwrap()));
-    let mut content = contents[6].gone_back(3, &contents[3], 7);
+    let mut content = contents[6].rolled_back(3, &contents[3], 7);
     crate::common::assert_shows(&follower.current().unwrap(), &content);
     let fenced = job.commit(&Batch::of_tags(70, &[(2, 1)])).err();
     assert!(matches!(fenced, Some(CommitError::Fenced { commit: 7 })), "{fenced:?}");
@@ -83,14 +83,14 @@ fn a_follower_goes_on_and_so_does_the_next_start() {
     content = content.after(9, &batch);
     job.commit(&batch).unwrap();
     assert_holds(&*storage, &job.last, &content);
-    // And back again, over the first time.
+    // Roll back once more, across the first rollback.
     let (made, _) = rollback(&*storage, 6, &start(4, 0)).unwrap();
     assert_eq!((made.header.commit, made.header.history), (10, 2));
-    assert_holds(&*storage, &made, &content.gone_back(6, &contents[6], 10));
+    assert_holds(&*storage, &made, &content.rolled_back(6, &contents[6], 10));
 }
 
 #[test]
-fn nobody_can_remove_what_was_gone_back_to() {
+fn older_owner_cannot_remove_restored_files() {
     let storage = memory();
     let (old, contents) = five_commits(storage.clone());
     let none = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
@@ -99,12 +99,12 @@ fn nobody_can_remove_what_was_gone_back_to() {
     let mut zombie = RetentionTask::new(storage.clone(), old.start.generation, none);
     assert_eq!(zombie.step(&old.last, 0).unwrap(), 0);
     assert_eq!(all_files(&*storage), files);
-    let content = contents[6].gone_back(3, &contents[3], 7);
+    let content = contents[6].rolled_back(3, &contents[3], 7);
     for name in files.iter().filter(|name| name.starts_with("segments/0000000001")) {
         storage.unlink(name).unwrap();
     }
     assert_holds(&*storage, &made, &content);
-    // The next owner keeps it, and clears away what is superfluous.
+    // The next owner keeps them, and removes what is unneeded.
     let job = Job::start(storage.clone(), 3, 0).unwrap();
     let mut task = RetentionTask::new(storage.clone(), job.start.generation, none);
     task.step(&job.last, 0).unwrap();
@@ -113,7 +113,7 @@ fn nobody_can_remove_what_was_gone_back_to() {
 }
 
 #[test]
-fn what_is_not_there_to_go_back_to_is_refused() {
+fn missing_and_newest_commits_are_refused() {
     let storage = memory();
     let (job, _) = five_commits(storage.clone());
     let files = all_files(&*storage);
@@ -141,7 +141,7 @@ fn what_is_not_there_to_go_back_to_is_refused() {
 }
 
 #[test]
-fn one_goes_back_from_a_damaged_manifest() {
+fn rollback_works_from_a_damaged_manifest() {
     let storage = memory();
     let (_, contents) = five_commits(storage.clone());
     storage.damage(&manifest_name(6), |bytes| bytes[100] ^= 1);
@@ -149,9 +149,9 @@ fn one_goes_back_from_a_damaged_manifest() {
     let (made, unreadable) = rollback(&*storage, 4, &start(2, 2_000_000)).unwrap();
     assert!(unreadable.is_empty(), "{unreadable:?}");
     assert_eq!((made.header.commit, made.header.version), (7, 2_000_000_000));
-    assert_eq!(made.body.as_of_ms, Some(60), "as the rows of the damaged commit say");
-    assert_holds(&*storage, &made, &contents[6].gone_back(4, &contents[4], 7));
-    // The damage stays behind, and the next owner lives with it.
+    assert_eq!(made.body.as_of_ms, Some(60), "taken from the rows of the damaged commit");
+    assert_holds(&*storage, &made, &contents[6].rolled_back(4, &contents[4], 7));
+    // The damaged file stays, and the next owner can live with it.
     let mut job = Job::start(storage.clone(), 3, 0).unwrap();
     job.commit(&Batch::of_tags(70, &[(1, 1)])).unwrap();
     let none = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
@@ -161,7 +161,7 @@ fn one_goes_back_from_a_damaged_manifest() {
 }
 
 #[test]
-fn one_goes_back_from_a_finished_commit() {
+fn rollback_works_from_a_finished_commit() {
     let storage = memory();
     let (mut job, _) = five_commits(storage.clone());
     let mut last: Manifest = job.prepare(&Batch::of_tags(70, &[])).unwrap();
@@ -171,8 +171,8 @@ fn one_goes_back_from_a_finished_commit() {
     assert!(made.body.finished.is_none() && made.body.clean);
 }
 
-/// The rows that a rollback from commit 6 to 4 marks, with its answer, once `damage` was done to
-/// the tag file of commit `of`. The manifests of `gone` are damaged as well.
+/// Rolls back from commit 6 to 4 after `damage` to the tag file of commit `of` and to the manifests
+/// of `gone`. Returns the commit, and the names of unreadable files in one text.
 fn damaged(of: u64, gone: &[u64], damage: impl FnOnce(&mut Vec<u8>)) -> (Manifest, String) {
     let storage = memory();
     let (_, contents) = five_commits(storage.clone());
@@ -186,8 +186,8 @@ fn damaged(of: u64, gone: &[u64], damage: impl FnOnce(&mut Vec<u8>)) -> (Manifes
     let (made, unreadable) = rollback(&*storage, 4, &start(2, 2_000_000)).unwrap();
     let snapshot = sinks::commits::Snapshot::open(&*storage, made.clone(), None).unwrap();
     let hasher = made.body.hash_key.hasher();
-    let content = contents[6].gone_back(4, &contents[4], 7);
-    // Of the keys, some may not be marked; none has another row than it should.
+    let content = contents[6].rolled_back(4, &contents[4], 7);
+    // Some keys may not be marked, but none has a wrong row.
     for (hash, row) in snapshot.tags_changed(0, None) {
         assert_eq!(hash, hasher.scoped(row.scope, hasher.tag(row.tag)), "{row:?}");
         let key = (row.scope.to_owned(), row.tag.to_owned());
@@ -204,12 +204,12 @@ fn damaged(of: u64, gone: &[u64], damage: impl FnOnce(&mut Vec<u8>)) -> (Manifes
 }
 
 #[test]
-fn files_that_cannot_be_read_are_told_and_mark_nothing_else() {
+fn unreadable_files_are_reported_and_do_no_harm() {
     let (whole, unreadable) = damaged(6, &[], |_| {});
     assert_eq!(unreadable, "");
     let bytes = whole.segments(Tags::NAME).map(|s| s.bytes).max().unwrap() as usize;
     for at in (0..bytes).step_by(7) {
-        // With the manifest the checksum is known; without it, each row's own hash tells.
+        // With the manifest the checksum reveals the damage; without it, a row's own hash does.
         let (_, unreadable) = damaged(6, &[], |file| flip(file, at));
         assert_eq!(unreadable, "it", "a flip at {at}");
         damaged(5, &[5, 6], |file| flip(file, at));
@@ -226,7 +226,7 @@ fn flip(file: &mut [u8], at: usize) {
 }
 
 #[test]
-fn a_rollback_that_fails_anywhere_has_happened_or_not() {
+fn failed_rollback_has_happened_or_not() {
     for mode in [Mode::Before, Mode::Torn, Mode::After] {
         let mut n = 0;
         loop {
@@ -234,14 +234,14 @@ fn a_rollback_that_fails_anywhere_has_happened_or_not() {
             let (job, contents) = five_commits(storage.clone());
             let (failing, effects) = countdown(storage.clone(), n, mode);
             let done = rollback(&*failing, 3, &start(2, 0));
-            let back = contents[6].gone_back(3, &contents[3], 7);
+            let back = contents[6].rolled_back(3, &contents[3], 7);
             let found = newest(&*storage).unwrap().unwrap();
             match found.header.commit {
                 6 => assert!(found == job.last && done.is_err(), "{mode:?} {n}"),
                 _ => assert_holds(&*storage, &found, &back),
             }
             assert!(visible(&*storage).unwrap() <= Some(found.header.commit));
-            // Again, by another start.
+            // Another attempt succeeds.
             if found.header.commit == 6 {
                 let (made, _) = rollback(&*storage, 3, &start(3, 0)).unwrap();
                 assert_holds(&*storage, &made, &back);

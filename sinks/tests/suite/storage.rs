@@ -1,4 +1,4 @@
-//! The storages: memory answers as a disk does, and a written file has the checksum of its bytes.
+//! Storage: memory behaves like a disk, and a written file has the checksum of its bytes.
 
 use std::io::{self, Write};
 
@@ -45,7 +45,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a storage answers: bytes, names or a word; of an error, what was being done and its kind.
+/// The result of a call as text, or the operation and kind of its error.
 fn answer(storage: &dyn Storage, op: &Op) -> Result<String, (&'static str, io::ErrorKind)> {
     let done = |result: Result<(), StorageError>| result.map(|()| "done".to_owned());
     let answer = match op {
@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn memory_answers_as_a_disk_does(ops in vec(any_op(), 1..60)) {
+    fn memory_behaves_like_a_disk(ops in vec(any_op(), 1..60)) {
         let folder = tempfile::tempdir().unwrap();
         let disk = DiskStorage::create(folder.path()).unwrap();
         let memory = MemoryStorage::default();
@@ -80,7 +80,7 @@ proptest! {
     }
 
     #[test]
-    fn a_written_file_has_the_checksum_of_its_bytes(
+    fn writer_returns_the_checksum_of_the_file(
         pieces in vec((any::<u8>(), prop_oneof![0_usize..2000, 900_000_usize..1_100_000]), 0..6),
     ) {
         let storage = memory();
@@ -98,7 +98,7 @@ proptest! {
 }
 
 #[test]
-fn a_writer_tells_of_the_first_error_whatever_the_encoder_does() {
+fn writer_returns_the_first_error() {
     for mode in [Mode::Before, Mode::Torn, Mode::After] {
         let failing = Hooked::new(memory(), move |call| (call.what == "append").then_some(mode));
         let mut out = StorageWriter::new(&*failing, "segments/x".into());
@@ -110,7 +110,7 @@ fn a_writer_tells_of_the_first_error_whatever_the_encoder_does() {
     let failing = Hooked::new(memory(), |call| (call.what == "sync").then_some(Mode::Before));
     let mut out = StorageWriter::new(&*failing, "segments/x".into());
     out.write_all(b"x").unwrap();
-    assert_eq!(out.finish().unwrap_err().doing, "sync", "not durable is not written");
+    assert_eq!(out.finish().unwrap_err().doing, "sync", "what is not durable is not written");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn errors_name_the_file_as_the_user_knows_it() {
 }
 
 #[test]
-fn a_mapped_file_outlives_its_removal() {
+fn mapped_file_outlives_its_removal() {
     let folder = tempfile::tempdir().unwrap();
     let disk = DiskStorage::create(folder.path()).unwrap();
     let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -138,7 +138,7 @@ fn a_mapped_file_outlives_its_removal() {
     let open = disk.open("segments/x").unwrap();
     disk.append("segments/tmp-x", b"other").unwrap();
     disk.rename("segments/tmp-x", "segments/x").unwrap();
-    assert!(open == content, "a replaced file is still read as it was");
+    assert!(open == content, "a mapping still shows a replaced file");
     let other = disk.open("segments/x").unwrap();
     disk.unlink("segments/x").unwrap();
     assert!(open == content && other == b"other"[..]);

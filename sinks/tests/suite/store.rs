@@ -1,4 +1,4 @@
-//! What the API reads of one commit: windows by their definition, tags and boards by their names.
+//! What the API reads from a commit: windows by their definition, tags and boards by name.
 
 use std::task::{Context, Poll, Waker};
 
@@ -12,7 +12,7 @@ use sinks::store::{CommitView, Reader, StoreError, evaluate};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// A row whose only columns of account are these.
+/// A row in which only these columns matter.
 fn row(recent: &[u8], as_of: i64) -> TagRow<'_> {
     let (scope, tag, display) = ("region=eu", "sunset", "SunSet");
     let (total, first_seen, last_seen, commit) = (77, 5, 6, 3);
@@ -23,12 +23,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_window_counts_the_events_that_lie_in_it(
+    fn window_counts_the_events_in_it(
         ages in vec(-HOUR_MS / 12..27 * HOUR_MS, 0..60),
         as_of in 30 * HOUR_MS..60 * HOUR_MS,
         later in proptest::option::of(-HOUR_MS..30 * HOUR_MS),
     ) {
-        // Some events are a little ahead of the stream time, some behind every window.
+        // Some events are a little ahead of the stream time, some older than every window.
         let events: Vec<i64> = ages.iter().map(|age| as_of - age).collect();
         let tiers = windows().tiers();
         let mut buckets = Buckets::default();
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_for_a_bucket_list_are_counts_or_an_error(recent in vec(any::<u8>(), 0..40)) {
+    fn arbitrary_buckets_give_counts_or_an_error(recent in vec(any::<u8>(), 0..40)) {
         match evaluate(&row(&recent, 40 * HOUR_MS), &windows(), None) {
             Ok(tag) => prop_assert_eq!(tag.windows.len(), 2),
             Err(error) => prop_assert!(error.to_string().contains("sunset"), "{}", error),
@@ -63,7 +63,7 @@ proptest! {
 }
 
 #[test]
-fn a_view_knows_the_tags_that_have_posts_under_their_own_scopes() {
+fn view_finds_tags_with_posts_in_their_scope() {
     let mut job = Job::start(memory(), 1, 0).unwrap();
     job.commit(&Batch::of_tags(20, &[(1, 3), (2, 0), (3, 4)])).unwrap();
     job.commit(&Batch::of_tags(30, &[(3, 0)])).unwrap();
@@ -72,7 +72,7 @@ fn a_view_knows_the_tags_that_have_posts_under_their_own_scopes() {
     assert_eq!((as_of.commit, as_of.as_of_ms), (3, Some(30)));
     assert_eq!(as_of.version, job.last.header.version);
     let (scope, name) = key_of(1);
-    // These tests put no bucket list into a row: what is found is told by its damage.
+    // The rows of these tests have invalid buckets, so a row that is found gives an error.
     let found = view.tag(&scope, &name);
     assert!(matches!(&found, Err(StoreError::Row(tag)) if *tag == name), "{found:?}");
     for k in [2, 3, 99] {
@@ -83,7 +83,7 @@ fn a_view_knows_the_tags_that_have_posts_under_their_own_scopes() {
 }
 
 #[test]
-fn an_empty_state_has_no_answer_but_says_so() {
+fn empty_state_has_no_commit() {
     let follower = Follower::new(memory());
     let mut context = Context::from_waker(Waker::noop());
     let answer = follower.as_of().as_mut().poll(&mut context);

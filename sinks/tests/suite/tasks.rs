@@ -1,11 +1,12 @@
-//! The tasks that write segments and create manifests: what they promise by their replies.
+//! The tasks that write segments and create manifests: what a reply means.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::common::{Batch, Call, Content, Hooked, Job, Mode, assert_shows, memory};
+use parking_lot::Mutex;
 use schemas::hash::KeyHash;
 use schemas::manifest::SegmentMeta;
 use schemas::rows::{IdRow, Ids};
@@ -22,25 +23,25 @@ fn write_job(name: &str, replies: &Replies) -> WriteJob {
     let mut rows = Rows::<Ids>::default();
     rows.push(KeyHash::default(), &IdRow { hash: KeyHash::default(), hour: 3, forgotten: false });
     let replies = Arc::clone(replies);
-    let reply = move |written| replies.lock().unwrap().push(written);
+    let reply = move |written| replies.lock().push(written);
     WriteJob::new(name.to_owned(), 7, rows, reply)
 }
 
-/// The calls that a storage gets, and the storage.
+/// A storage that records its calls, and the calls.
 fn recording(
     fail: impl Fn(&Call) -> bool + Send + Sync + 'static,
 ) -> (Arc<Hooked>, Arc<Mutex<Vec<Call>>>) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let record = Arc::clone(&calls);
     let hooked = Hooked::new(memory(), move |call| {
-        record.lock().unwrap().push(call.clone());
+        record.lock().push(call.clone());
         fail(call).then_some(Mode::Before)
     });
     (hooked, calls)
 }
 
 fn names(replies: &Replies) -> Vec<Result<String, String>> {
-    let replies = replies.lock().unwrap();
+    let replies = replies.lock();
     let name = |r: &Result<SegmentMeta, WriteError>| match r {
         Ok(meta) => Ok(meta.name.clone()),
         Err(error) => Err(error.to_string()),
@@ -49,7 +50,7 @@ fn names(replies: &Replies) -> Vec<Result<String, String>> {
 }
 
 #[test]
-fn several_segments_are_durable_by_one_sync_of_their_folder() {
+fn several_segments_need_one_sync_of_their_folder() {
     let (storage, calls) = recording(|_| false);
     let (mut writer, jobs) = SegmentWriter::new(storage.clone());
     assert!(!writer.step(), "nothing waits");
@@ -59,14 +60,14 @@ fn several_segments_are_durable_by_one_sync_of_their_folder() {
     }
     assert!(writer.step() && !writer.step());
     assert_eq!(names(&replies), ["a", "b", "c"].map(|n| Ok(format!("segments/{n}"))));
-    let calls = std::mem::take(&mut *calls.lock().unwrap());
+    let calls = std::mem::take(&mut *calls.lock());
     let of = |what| calls.iter().filter(move |c| c.what == what).map(|c| c.name.as_str());
     assert_eq!(of("sync_folder").collect::<Vec<_>>(), ["segments"]);
     assert_eq!(of("sync").count(), 3);
     let at = |what| calls.iter().rposition(|c| c.what == what).unwrap();
     assert!(at("sync") < at("rename") && at("rename") < at("sync_folder"));
 
-    let meta = replies.lock().unwrap().remove(0).unwrap();
+    let meta = replies.lock().remove(0).unwrap();
     let bytes = storage.open(&meta.name).unwrap();
     assert_eq!((meta.rows, meta.bytes), (1, bytes.len() as u64));
     assert_eq!((meta.first_commit, meta.last_commit, meta.last_hour), (7, 7, Some(3)));
@@ -75,7 +76,7 @@ fn several_segments_are_durable_by_one_sync_of_their_folder() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_written_is_an_error_and_the_others_are_written() {
+fn failed_segment_does_not_affect_others() {
     for what in ["append", "sync", "rename"] {
         let (storage, _) = recording(move |c| c.what == what && c.name.ends_with('b'));
         let (mut writer, jobs) = SegmentWriter::new(storage);
@@ -92,7 +93,7 @@ fn a_segment_that_cannot_be_written_is_an_error_and_the_others_are_written() {
 }
 
 #[test]
-fn nothing_is_written_where_the_folder_cannot_be_synced() {
+fn failed_folder_sync_is_one_error() {
     let (storage, _) = recording(|c| c.what == "sync_folder");
     let (mut writer, jobs) = SegmentWriter::new(storage);
     let replies = Replies::default();
@@ -105,7 +106,7 @@ fn nothing_is_written_where_the_folder_cannot_be_synced() {
 }
 
 #[test]
-fn a_writer_ends_with_its_last_sender() {
+fn writer_ends_with_its_last_sender() {
     let (writer, jobs) = SegmentWriter::new(memory());
     let replies = Replies::default();
     let thread = std::thread::spawn(|| writer.run());
@@ -118,7 +119,7 @@ fn a_writer_ends_with_its_last_sender() {
 }
 
 #[test]
-fn a_reply_means_durable_visible_and_open() {
+fn reply_means_durable_visible_and_open() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
     let batch = Batch::of_tags(5, &[(1, 1), (2, 2)]).with_board(0, 1);
@@ -131,7 +132,7 @@ fn a_reply_means_durable_visible_and_open() {
 }
 
 #[test]
-fn those_who_wait_are_told_of_a_commit_and_of_the_end() {
+fn waiting_ends_with_a_commit_or_the_end() {
     let mut job = Job::start(memory(), 1, 0).unwrap();
     let latest = Arc::clone(&job.latest);
     let waiting = std::thread::spawn(move || {
@@ -143,8 +144,8 @@ fn those_who_wait_are_told_of_a_commit_and_of_the_end() {
     assert_eq!(waiting.join().unwrap(), (Some(2), true, true));
 }
 
-/// A commit task on a storage of which call `fails` fails, two manifests to create, and how many
-/// replies came, by whether they were good.
+/// Creates two manifests on a storage whose call `fails` fails. Returns the storage, the numbers of
+/// failed and successful replies, and the latest commit.
 fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Latest>) {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
@@ -173,7 +174,7 @@ fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Lat
 }
 
 #[test]
-fn no_manifest_is_created_after_one_that_failed() {
+fn no_manifest_is_created_after_a_failed_one() {
     let (_, counts, _) = two_manifests(None);
     assert_eq!(counts, [0, 2]);
     let mut n = 0;
@@ -182,7 +183,7 @@ fn no_manifest_is_created_after_one_that_failed() {
         let commits = list_commits(&*storage).unwrap();
         assert_eq!(commits, (1..=commits.len() as u64).collect::<Vec<_>>(), "a gap, call {n}");
         assert!(commits.len() as u64 <= 2 + good as u64, "call {n}: {commits:?}");
-        // What is shown inside the process is never ahead of what other readers see.
+        // This process is never ahead of other readers.
         let shown = latest.current().manifest.header.commit;
         assert_eq!(shown, 1 + good as u64, "call {n}");
         assert!(visible(&*storage).unwrap() >= Some(shown), "call {n}");

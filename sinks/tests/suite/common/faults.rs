@@ -1,4 +1,4 @@
-//! A storage that asks before every call: to fail it, to count it, or to let others act meanwhile.
+//! A storage with a hook before every call, to fail it, to count it, or to do something meanwhile.
 
 use std::io;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use sinks::storage::{Storage, StorageError};
 pub(crate) enum Mode {
     /// Nothing happens.
     Before,
-    /// Half of the bytes are written; of other calls, nothing.
+    /// Half of the bytes are written. Other calls do nothing.
     Torn,
-    /// It happens and the answer is lost.
+    /// It takes effect, but the answer is lost.
     After,
 }
 
-/// A call of a storage: what, and on which name (of a link or a rename, the new one).
+/// A call, and the name it is about (for a link or a rename, the new one).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) what: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Whether it changes anything.
+    /// Whether it can change anything.
     pub(crate) fn is_effect(&self) -> bool {
         self.what != "open" && self.what != "list"
     }
@@ -34,14 +34,14 @@ impl Call {
 
 type Hook = Box<dyn Fn(&Call) -> Option<Mode> + Send + Sync>;
 
-/// A storage with a hook in front of every call.
+/// A storage with a hook before every call.
 pub(crate) struct Hooked {
     inner: Arc<dyn Storage>,
     hook: Hook,
 }
 
 impl Hooked {
-    /// Asks `hook` before each call of `inner`: whether it fails, and how.
+    /// A storage whose calls fail as `hook` decides.
     pub(crate) fn new(
         inner: Arc<dyn Storage>,
         hook: impl Fn(&Call) -> Option<Mode> + Send + Sync + 'static,
@@ -109,7 +109,7 @@ impl Storage for Hooked {
     }
 }
 
-/// `inner`, of which effect `n` (from 0 on) fails in mode `mode`, and the number of effects so far.
+/// A storage whose effect number `n`, counted from 0, fails, and the number of effects so far.
 pub(crate) fn countdown(
     inner: Arc<dyn Storage>,
     n: usize,

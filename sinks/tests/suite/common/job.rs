@@ -1,8 +1,9 @@
-//! One start of a job, driven by hand through the real writer and commit task.
+//! A job without operators: a test drives the real writer and commit task.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use schemas::hash::{HashKey, KeyHash};
 use schemas::manifest::{Header, Manifest, SegmentMeta};
 use schemas::rows::{
@@ -11,14 +12,14 @@ use schemas::rows::{
 };
 use schemas::segment::Rows;
 use sinks::commits::{
-    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot,
-    Start, TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
+    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot, Start,
+    TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
 };
 use sinks::storage::Storage;
 
 use super::model::{Batch, Content, Tag, id_hash, key_of, windows};
 
-/// What the start of owner `owner` brings along.
+/// A run by owner number `owner`.
 pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
     Start {
         owner: format!("{owner:08x}{owner:024x}"),
@@ -29,7 +30,7 @@ pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
     }
 }
 
-/// A start of a job that has taken its state over.
+/// A job that has taken over a state.
 pub(crate) struct Job {
     pub(crate) storage: Arc<dyn Storage>,
     /// The takeover.
@@ -39,7 +40,7 @@ pub(crate) struct Job {
     pub(crate) latest: Arc<Latest>,
     pub(crate) merges: Arc<MergeQueue>,
     pub(crate) workers: u64,
-    /// The order in which segments come to the writer, and how many come in its first turn.
+    /// The order in which segments reach the writer, and how many it writes in its first step.
     pub(crate) order: Option<(Vec<usize>, usize)>,
     writer: SegmentWriter,
     jobs: Sender<WriteJob>,
@@ -55,7 +56,7 @@ fn storage_error(error: WriteError) -> CommitError {
 }
 
 impl Job {
-    /// Takes `storage` over as owner `owner`, shows the takeover and opens it.
+    /// Takes over `storage` as owner number `owner`, makes the takeover visible and opens it.
     pub(crate) fn start(
         storage: Arc<dyn Storage>,
         owner: u64,
@@ -94,7 +95,7 @@ impl Job {
         self.last.header.commit
     }
 
-    /// Makes the next commit: `batch`, and the merges that have finished.
+    /// Makes the next commit with `batch` and the finished merges.
     pub(crate) fn commit(&mut self, batch: &Batch) -> Result<&Manifest, CommitError> {
         let manifest = self.prepare(batch)?;
         self.create(manifest)
@@ -110,7 +111,7 @@ impl Job {
         Ok(&self.last)
     }
 
-    /// Writes the segments of the next commit: the manifest to create.
+    /// Writes the segments of the next commit and returns its manifest.
     pub(crate) fn prepare(&mut self, batch: &Batch) -> Result<Manifest, CommitError> {
         let commit = self.commit_number() + 1;
         let new = self.write(commit, batch)?;
@@ -158,7 +159,7 @@ impl Job {
             self.jobs.send(jobs[job].take().unwrap()).unwrap();
         }
         self.writer.step();
-        let replies = std::mem::take(&mut *replies.lock().unwrap());
+        let replies = std::mem::take(&mut *replies.lock());
         let answered = replies.len();
         let mut metas: Vec<SegmentMeta> =
             replies.into_iter().collect::<Result<_, _>>().map_err(storage_error)?;
@@ -179,7 +180,7 @@ impl Job {
         }
         let name = segment_name(&self.start, commit, T::NAME, &format!("t{worker}"));
         let replies = Arc::clone(replies);
-        let reply = move |written| replies.lock().unwrap().push(written);
+        let reply = move |written| replies.lock().push(written);
         Some(WriteJob::new(name, commit, rows, reply))
     }
 }

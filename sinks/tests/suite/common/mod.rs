@@ -1,5 +1,5 @@
-//! A job driven by hand, what its commits must hold, and storages that fail: shared by the tests
-//! of this crate.
+//! Shared by the tests of this crate: a job driven by hand, a model of its commits, and storage
+//! that fails.
 
 mod faults;
 mod job;

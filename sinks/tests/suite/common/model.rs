@@ -1,4 +1,4 @@
-//! What a commit must hold, kept in plain maps, and the comparison with what a reader sees.
+//! A model of commits in plain maps, and its comparison with what a reader sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub(crate) fn key_of(k: u32) -> (String, String) {
 pub(crate) struct Batch {
     /// Key → its new total.
     pub(crate) tags: BTreeMap<u32, i64>,
-    /// Board → a number to tell its document by.
+    /// Board → the number in its document.
     pub(crate) boards: BTreeMap<u32, u32>,
     /// New ids and their hours.
     pub(crate) ids: BTreeMap<u64, u32>,
@@ -41,31 +41,31 @@ impl Batch {
         Self { tags: tags.iter().copied().collect(), as_of, ..Self::default() }
     }
 
-    /// The same with a board.
+    /// Adds a board.
     pub(crate) fn with_board(mut self, board: u32, doc: u32) -> Self {
         self.boards.insert(board, doc);
         self
     }
 }
 
-/// A tag as the model knows it.
+/// A tag in the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
     pub(crate) total: i64,
     pub(crate) as_of: i64,
     pub(crate) commit: u64,
-    /// What these tests put in place of a bucket list.
+    /// What these tests store instead of buckets.
     pub(crate) recent: Vec<u8>,
 }
 
 impl Tag {
-    /// The tag as commit `commit` writes it.
+    /// The tag as written by `commit`.
     pub(crate) fn new(total: i64, as_of: i64, commit: u64) -> Self {
         Self { total, as_of, commit, recent: format!("{total}@{as_of}").into_bytes() }
     }
 }
 
-/// All that a commit holds.
+/// The content of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) tags: BTreeMap<(String, String), Tag>,
@@ -78,7 +78,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// The content after commit `commit` has made the changes of `batch`.
+    /// The content after `commit` has applied `batch`.
     pub(crate) fn after(&self, commit: u64, batch: &Batch) -> Self {
         let mut next = self.clone();
         for (k, total) in &batch.tags {
@@ -96,9 +96,9 @@ impl Content {
         next
     }
 
-    /// The content after commit `commit` has gone back from here to `old`, the content of commit
-    /// `to`: what has changed since is marked.
-    pub(crate) fn gone_back(&self, to: u64, old: &Self, commit: u64) -> Self {
+    /// The content after a rollback from here to `old`, the content of commit `to`: everything that
+    /// has changed since is marked with `commit`.
+    pub(crate) fn rolled_back(&self, to: u64, old: &Self, commit: u64) -> Self {
         let mut next = old.clone();
         for (key, tag) in self.tags.iter().filter(|(_, tag)| tag.commit > to) {
             let gone = Tag { total: 0, recent: Vec::new(), ..tag.clone() };
@@ -134,7 +134,7 @@ fn assert_tag(row: &TagRow<'_>, key: &(String, String), tag: &Tag) {
     assert_eq!(*row, want);
 }
 
-/// Checks that a reader of `manifest` finds `content`: by walking, by look-ups, and nothing else.
+/// Checks that a reader of `manifest` finds exactly `content`, by iteration and by look-ups.
 pub(crate) fn assert_holds(storage: &dyn Storage, manifest: &Manifest, content: &Content) {
     let snapshot = Snapshot::open(storage, manifest.clone(), None).unwrap();
     assert_shows(&snapshot, content);
@@ -154,21 +154,21 @@ pub(crate) fn assert_holds(storage: &dyn Storage, manifest: &Manifest, content: 
     assert_eq!(dead, content.dead, "dead letters of commit {}", manifest.header.commit);
 }
 
-/// The same for what a snapshot shows: tags and boards.
+/// Checks the same for the tags and boards of a snapshot.
 pub(crate) fn assert_shows(snapshot: &Snapshot, content: &Content) {
     let commit = snapshot.manifest.header.commit;
     let hasher = snapshot.manifest.body.hash_key.hasher();
     for (key, tag) in &content.tags {
         let hash = hasher.scoped(&key.0, hasher.tag(&key.1));
-        let row = snapshot.tag(hash).unwrap_or_else(|| panic!("{key:?} is lost at {commit}"));
+        let row = snapshot.tag(hash).unwrap_or_else(|| panic!("commit {commit} lost {key:?}"));
         assert_tag(&row, key, tag);
         assert_eq!(snapshot.tag_filtered(hash), Some(row));
     }
     let stranger = hasher.tag("nobody posts this");
     assert_eq!((snapshot.tag(stranger), snapshot.tag_filtered(stranger)), (None, None));
     let walked: Vec<_> = snapshot.tags_changed(0, None).collect();
-    assert!(walked.is_sorted_by(|a, b| a.0 < b.0), "a walk goes in key order, each key once");
-    assert_eq!(walked.len(), content.tags.len(), "the number of tags at {commit}");
+    assert!(walked.is_sorted_by(|a, b| a.0 < b.0), "keys ascend, and each occurs once");
+    assert_eq!(walked.len(), content.tags.len(), "the number of tags of commit {commit}");
     for (_, row) in walked {
         let key = (row.scope.to_owned(), row.tag.to_owned());
         assert_tag(&row, &key, &content.tags[&key]);

@@ -1,8 +1,8 @@
-//! The quick way through a record: reads what is plainly well formed, field by field, and gives up
-//! on everything else, which the full decoder reads from the beginning.
+//! The fast path of decoding: reads records that are plainly well formed, and gives up on all
+//! others, which the full decoder then reads from the beginning.
 //!
-//! Invariant: the event it gives is the one that the full decoder gives. It refuses nothing: what
-//! it cannot vouch for, it leaves alone.
+//! Invariant: it gives the same event as the full decoder. It never rejects a record, it only gives
+//! up.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use super::json::{Text, Value};
 use super::reject::{DEPTH_MAX, ID_BYTES_MAX};
 use super::{Decoder, Event, Target, set};
 
-/// Numbers up to so many bytes can be read whatever they say; longer ones may be out of range.
+/// Numbers up to this many bytes are always in range.
 const NUMBER_BYTES_MAX: usize = 18;
 const ONES: u64 = u64::MAX / 255;
 
 impl Decoder {
-    /// Decodes a record; none where it is unusual in any way.
-    pub(super) fn quick<'r>(&self, record: &'r [u8]) -> Option<Event<'r>> {
+    /// Decodes a record, or returns `None` if it is unusual in any way.
+    pub(super) fn decode_fast<'r>(&self, record: &'r [u8]) -> Option<Event<'r>> {
         let mut scan = Scan { text: simdutf8::basic::from_utf8(record).ok()?, at: 0 };
         let mut parts = self.no_parts();
         scan.members(|scan, key| {
@@ -39,10 +39,10 @@ impl Decoder {
     }
 }
 
-/// What a member holds; none for `null`.
+/// The value of a member, or `None` for `null`.
 type Nullable<'r> = Option<Cow<'r, str>>;
 
-/// A record, read up to `at`.
+/// A record that has been read up to `at`.
 struct Scan<'r> {
     text: &'r str,
     at: usize,
@@ -59,8 +59,8 @@ impl<'r> Scan<'r> {
         }
     }
 
-    /// Passes over `byte`, and space around it; false where something else stands there.
-    fn passes(&mut self, byte: u8) -> bool {
+    /// Skips `byte` and the space around it. Returns false if something else comes next.
+    fn skips(&mut self, byte: u8) -> bool {
         self.space();
         let there = self.peek() == Some(byte);
         self.at += usize::from(there);
@@ -68,43 +68,42 @@ impl<'r> Scan<'r> {
         there
     }
 
-    /// Passes over an object; `each` is called with the names of its members and passes over their
-    /// values.
+    /// Reads an object. `each` is called with the name of each member and must read its value.
     fn members(&mut self, mut each: impl FnMut(&mut Self, &'r str) -> Option<()>) -> Option<()> {
-        if !self.passes(b'{') {
+        if !self.skips(b'{') {
             return None;
         }
-        if self.passes(b'}') {
+        if self.skips(b'}') {
             return Some(());
         }
         loop {
             let (name, is_plain) = self.string()?;
-            if !is_plain || !self.passes(b':') {
+            if !is_plain || !self.skips(b':') {
                 return None;
             }
             each(self, name)?;
-            if !self.passes(b',') {
-                return self.passes(b'}').then_some(());
+            if !self.skips(b',') {
+                return self.skips(b'}').then_some(());
             }
         }
     }
 
     fn elements(&mut self, depth: usize) -> Option<()> {
-        if !self.passes(b'[') {
+        if !self.skips(b'[') {
             return None;
         }
-        if self.passes(b']') {
+        if self.skips(b']') {
             return Some(());
         }
         loop {
             self.skip(depth)?;
-            if !self.passes(b',') {
-                return self.passes(b']').then_some(());
+            if !self.skips(b',') {
+                return self.skips(b']').then_some(());
             }
         }
     }
 
-    /// Passes over a value at `depth`.
+    /// Skips a value at `depth`.
     fn skip(&mut self, depth: usize) -> Option<()> {
         match self.peek()? {
             b'"' => self.string().map(drop),
@@ -122,7 +121,7 @@ impl<'r> Scan<'r> {
         there.then_some(())
     }
 
-    /// Passes over a string: what stands between its quotes, and whether that is what it says.
+    /// Reads a string. Returns what is between its quotes, and whether it is free of escapes.
     fn string(&mut self) -> Option<(&'r str, bool)> {
         if self.peek()? != b'"' {
             return None;
@@ -145,7 +144,7 @@ impl<'r> Scan<'r> {
         Some((between, is_plain))
     }
 
-    /// Passes over an escape. Half a pair of surrogates is no character.
+    /// Skips an escape. A lone surrogate is not a character.
     fn escape(&mut self) -> Option<()> {
         self.at += 2;
         match self.text.as_bytes().get(self.at - 1)? {
@@ -169,7 +168,7 @@ impl<'r> Scan<'r> {
         u32::from_str_radix(digits, 16).ok().filter(|_| all_hex)
     }
 
-    /// Passes over a number without an exponent: its digits, as they are written.
+    /// Reads a number without an exponent. Returns its digits as written.
     fn number(&mut self) -> Option<&'r str> {
         let start = self.at;
         self.at += usize::from(self.peek() == Some(b'-'));
@@ -197,7 +196,7 @@ impl<'r> Scan<'r> {
         self.at - start
     }
 
-    /// A text or the digits of a number; the inner none is `null`.
+    /// Reads a text, or the digits of a number. `Some(None)` stands for `null`.
     fn scalar(&mut self) -> Option<Nullable<'r>> {
         match self.peek()? {
             b'0'..=b'9' | b'-' => Some(Some(Cow::Borrowed(self.number()?))),
@@ -215,7 +214,7 @@ impl<'r> Scan<'r> {
         Some(value.filter(|v| !v.is_empty()))
     }
 
-    /// A text; the inner none is `null`.
+    /// Reads a text. `Some(None)` stands for `null`.
     fn caption(&mut self) -> Option<Nullable<'r>> {
         if self.peek()? == b'n' {
             return self.word("null").map(|()| None);
@@ -232,15 +231,15 @@ impl<'r> Scan<'r> {
     }
 }
 
-/// Where from `at` on the first byte stands that a string does not hold as it is: a quote, a
-/// backslash or a control character. Eight bytes at a time.
+/// The index of the first byte from `at` on that ends the plain part of a string: a quote, a
+/// backslash or a control character. Reads eight bytes at a time.
 fn special(bytes: &[u8], mut at: usize) -> Option<usize> {
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().ok()?);
         let below = |word: u64, least: u64| word.wrapping_sub(ONES * least) & !word;
         let quote = below(word ^ (ONES * u64::from(b'"')), 1);
         let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        // The lowest bit that is set is right; borrows may set some above it.
+        // The lowest set bit is right; borrows may set wrong ones above it.
         let found = (quote | backslash | below(word, 0x20)) & (ONES << 7);
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize / 8);
@@ -262,7 +261,7 @@ mod tests {
 
     const ALPHABET: &[u8] = b"\"\\{}[]:,.-+eEu0d8c19tfn \t\n\x00\x1f\x7f\xc3\xa9\xff";
 
-    /// The texts of values: usual ones, and those that a grammar gets wrong.
+    /// JSON texts of values: ordinary ones, and ones that parsers get wrong.
     fn value() -> impl Strategy<Value = String> {
         let word = r"(null|true|false|nul|nulll|-?[0-9]{1,3}(\.[0-9]{1,2})?([eE][+-]?[0-9]{1,3})?)";
         let number = r"(-|-?0[0-9]?|-?[1-9][0-9]{0,40}|1700000000000|1\.|\.5|1e400)";
@@ -329,20 +328,20 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// The full decoder is the oracle, for events as for reasons.
+        /// The full decoder is the oracle, for events as well as for rejects.
         #[test]
-        fn both_ways_say_the_same(bytes in record()) {
+        fn both_decoders_agree(bytes in record()) {
             let decoder = decoder();
-            let want: Result<Event<'_>, Reject> = decoder.thorough(&bytes);
-            let quick = decoder.quick(&bytes);
-            if let Some(event) = &quick {
+            let want: Result<Event<'_>, Reject> = decoder.decode_full(&bytes);
+            let fast = decoder.decode_fast(&bytes);
+            if let Some(event) = &fast {
                 prop_assert_eq!(Ok(event), want.as_ref(), "{}", String::from_utf8_lossy(&bytes));
             }
             prop_assert_eq!(decoder.decode(&bytes), want);
         }
 
         #[test]
-        fn the_end_of_a_string_is_found(bytes in vec(any::<u8>(), 0..40), at in 0_usize..40) {
+        fn end_of_a_plain_string_is_found(bytes in vec(any::<u8>(), 0..40), at in 0_usize..40) {
             let at = at.min(bytes.len());
             let found = bytes[at..].iter().position(|b| matches!(b, b'"' | b'\\' | ..0x20));
             prop_assert_eq!(special(&bytes, at), found.map(|i| at + i));
@@ -350,15 +349,15 @@ mod tests {
     }
 
     #[test]
-    fn plain_records_take_the_quick_way() {
+    fn plain_records_take_the_fast_path() {
         let plain = [
             r#"{"event_id":"e","ts":1,"caption":"a #b","u":{"y":[1.5,-2,true,null,{}],"z":[]}}"#,
             r##" { "event_id" : 7 , "ts":"5" , "caption" : "\"#b\" \n \ud83d\ude00", "x":"de" }"##,
             r#"{"event_id":"e","type":"liked","post_id":null,"ts":0}"#,
         ];
         for record in plain {
-            let event = decoder().quick(record.as_bytes());
-            assert_eq!(event, decoder().thorough(record.as_bytes()).ok(), "{record}");
+            let event = decoder().decode_fast(record.as_bytes());
+            assert_eq!(event, decoder().decode_full(record.as_bytes()).ok(), "{record}");
             assert!(event.is_some(), "{record}");
         }
     }
