@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use schemas::manifest::Manifest;
-use sinks::commits::{CommitTask, Housekeeper, Latest, SegmentWriter};
+use sinks::commits::{CommitTask, Housekeeper, Housekeeping, Latest, SegmentWriter};
 use sinks::publish::{PublishTask, Published, Publisher};
 use timely::WorkerConfig;
 use timely::communication::{Config as CommunicationConfig, WorkerGuards};
@@ -92,8 +92,8 @@ impl Lockstep {
             Task::Housekeeper => {
                 let newest = self.context.latest.current();
                 let now_ms = self.context.clock.mono_us() / 1000;
-                let kept = self.housekeeper.step(&newest.manifest, now_ms)?;
-                kept.merges + kept.removed > 0
+                let done = self.housekeeper.step(&newest.manifest, now_ms)?;
+                done != Housekeeping::default()
             }
             Task::Publisher => match &mut self.publisher {
                 Some(task) => task.step(&self.context.latest.current())?,

@@ -292,7 +292,7 @@ fn spawn_housekeeper(context: &Context, mut keeper: Housekeeper) -> JoinHandle<(
             let Some(newest) = context.latest.wait(seen, Duration::from_secs(1)) else { continue };
             seen = newest.manifest.header.commit;
             match keeper.step(&newest.manifest, context.clock.mono_us() / 1000) {
-                Ok(kept) => context.status.kept_house(kept.merges, kept.removed),
+                Ok(done) => context.status.add_housekeeping(done),
                 Err(error) => return context.failure.set(error),
             }
         }

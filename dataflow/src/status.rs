@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schemas::manifest::{Counters, Manifest};
 use serde::Serialize;
+use sinks::commits::Housekeeping;
 use sinks::publish::Published;
 
 use crate::plan::bytes_read;
@@ -274,9 +275,9 @@ impl Status {
         self.board_scans.inc_by(work.board_scans);
     }
 
-    pub(crate) fn kept_house(&self, merges: u64, removed: u64) {
-        self.merges.inc_by(merges);
-        self.removed_files.inc_by(removed);
+    pub(crate) fn add_housekeeping(&self, done: Housekeeping) {
+        self.merges.inc_by(done.merges);
+        self.removed_files.inc_by(done.removed);
     }
 
     /// How far publishing is; none without a store.
