@@ -15,9 +15,9 @@ pub(super) fn id<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>
     let is_number = !raw.get().starts_with('"');
     match scalar(key, raw)? {
         Some(value) if is_number && value.contains(['.', 'e', 'E']) => {
-            bad("an id must be a text or an integer")
+            bad("an id is a text or an integer")
         }
-        Some(value) if value.len() > ID_BYTES_MAX => bad("an id must have at most 1024 bytes"),
+        Some(value) if value.len() > ID_BYTES_MAX => bad("an id has at most 1024 bytes"),
         value => Ok(value.filter(|v| !v.is_empty())),
     }
 }
@@ -29,12 +29,12 @@ pub(super) fn scalar<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, 
     match json.as_bytes().first() {
         Some(b'"') => match serde_json::from_str::<Text>(json) {
             Ok(Text(Some(Value::Text(text)))) => Ok(Some(text)),
-            Ok(_) => Err(bad("must be a text or a number".to_owned())),
+            Ok(_) => Err(bad("a text or a number is needed".to_owned())),
             Err(error) => Err(bad(error.to_string())),
         },
         Some(b'0'..=b'9' | b'-') => Ok(Some(Cow::Borrowed(json))),
         Some(b'n') => Ok(None),
-        _ => Err(bad("must be a text or a number".to_owned())),
+        _ => Err(bad("a text or a number is needed".to_owned())),
     }
 }
 
@@ -46,7 +46,7 @@ pub(super) fn text<'r>(
         None => Ok(None),
         Some(Value::Text(text)) => Ok(Some(text)),
         Some(Value::Other) => {
-            Err(Reject::Field { field: key.to_owned(), why: "must be a text".to_owned() })
+            Err(Reject::Field { field: key.to_owned(), why: "a text is needed".to_owned() })
         }
     }
 }
@@ -58,7 +58,7 @@ impl<'r> serde::Deserialize<'r> for Key<'r> {
     fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
         match Text::deserialize(json)? {
             Text(Some(Value::Text(text))) => Ok(Self(text)),
-            Text(_) => Err(serde::de::Error::custom("a field's name must be a text")),
+            Text(_) => Err(serde::de::Error::custom("a field's name is a text")),
         }
     }
 }

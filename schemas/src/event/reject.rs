@@ -10,7 +10,8 @@ pub const DEPTH_MAX: usize = 32;
 /// Longer ids are rejected.
 pub const ID_BYTES_MAX: usize = 1024;
 
-/// Why a record is not an event. It becomes a dead letter with this reason.
+/// Why a record is not an event. It becomes a dead letter with this as its detail: commits hold the
+/// texts, so they do not change.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Reject {
     /// It is larger than [`RECORD_BYTES_MAX`].
@@ -23,13 +24,13 @@ pub enum Reject {
     #[error("not JSON: {0}")]
     NotJson(String),
     /// It is JSON, but not an object.
-    #[error("the record is not a JSON object")]
+    #[error("the record is no JSON object")]
     NotAnObject,
     /// It lacks a field that every event needs.
     #[error("{0:?} is missing")]
     Missing(String),
     /// A field occurs twice, so that its value would be a guess.
-    #[error("{0:?} occurs twice")]
+    #[error("{0:?} is there twice")]
     Twice(String),
     /// A field has an unusable value.
     #[error("{field:?}: {why}")]
