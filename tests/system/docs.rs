@@ -1,4 +1,5 @@
-//! The documents: their commands run, print what is shown under them, and their links resolve.
+//! The documents: their commands run and print what is shown under them, their links resolve, and
+//! the table of metrics is complete.
 //!
 //! The commands of one document run in order, in a folder of their own that holds the examples;
 //! each must succeed. They are the lines of fenced blocks that begin with `tagflow`, and in
@@ -6,12 +7,14 @@
 //! output of the command above them, where `…` stands for any text: within a line for a part of
 //! it, alone on a line for any number of lines. A command that ends with `# not run` is left out.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::harness::{TAGFLOW, folder};
+use super::harness::{Job, TAGFLOW, eventually, folder};
+use super::serve::get;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -207,4 +210,41 @@ fn index_lists_every_page() {
         let path = page.strip_prefix(index.parent().unwrap()).unwrap().to_str().unwrap();
         assert!(page == index || listed.contains(&path), "docs/README.md does not list {path}");
     }
+}
+
+/// The names that a job's `/metrics` has, as they are queried: counters end with `_total`.
+fn served_metrics(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, _) => name.to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn operations_page_lists_every_metric() {
+    let clone = clone();
+    let (input, state) = (clone.path().join("examples/posts.ndjson"), clone.path().join("state"));
+    let log = clone.path().join("log");
+    let line = format!("run --input {} --state {}", input.display(), state.display());
+    let _job = Job::logged(&format!("{line} --listen 127.0.0.1:0 --metrics 127.0.0.1:0"), &log);
+    let address = |name| {
+        let text = fs::read_to_string(&log).ok()?;
+        let url = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(url.strip_prefix(" http://")?.trim_end_matches("/metrics").to_owned())
+    };
+    let metrics = eventually("the address of the metrics", || address("metrics"));
+    // A counter with labels appears once it has counted.
+    get(&address("serving").unwrap(), "/livez");
+    let served = eventually("metrics of requests", || {
+        let served = served_metrics(&get(&metrics, "/metrics").body);
+        served.contains("tagflow_http_requests_total").then_some(served)
+    });
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/operations.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `tagflow_"));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`'));
+    let listed = names.filter(|name| name.starts_with("tagflow_")).map(str::to_owned).collect();
+    assert_eq!(served, listed, "served, and listed in docs/operations.md");
 }
