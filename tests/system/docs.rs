@@ -248,3 +248,24 @@ fn operations_page_lists_every_metric() {
     let listed = names.filter(|name| name.starts_with("tagflow_")).map(str::to_owned).collect();
     assert_eq!(served, listed, "served, and listed in docs/operations.md");
 }
+
+#[test]
+fn code_map_names_existing_files() {
+    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
+    let map = text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let (mut named, mut missing) = (0, Vec::new());
+    for part in map.split("\n**").skip(1) {
+        let (name, rest) = part.split_once("**").unwrap();
+        let folder = Path::new(ROOT).join(name).join("src");
+        let items = rest.split("\n- ").skip(1);
+        for module in
+            items.flat_map(|item| item.split_once(':').unwrap().0.split('`').skip(1).step_by(2))
+        {
+            named += 1;
+            if !folder.join(module).is_dir() && !folder.join(format!("{module}.rs")).is_file() {
+                missing.push(format!("{name}/src/{module}"));
+            }
+        }
+    }
+    assert!(missing.is_empty() && named > 50, "of {named} in ARCHITECTURE.md, gone: {missing:?}");
+}
