@@ -1,5 +1,5 @@
-//! `tagflow dead-letters`: the records of a commit that were not counted, why, and counting them
-//! after all.
+//! `tagflow dead-letters`: the records of a commit that were not counted, and why; and a way to count
+//! them after all.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ mod replayed;
 
 use replayed::{Replayed, reasons, replayed};
 
-/// List and show records that were refused, and count them after all
+/// List and show refused records, and count them after all
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow dead-letters ls --state ./state --reason not_json
   tagflow dead-letters replay --state ./state --reason future --why 'clock was wrong'")]
@@ -34,17 +34,17 @@ enum What {
     Ls {
         #[command(flatten)]
         state: StateArg,
-        /// Only those refused for this reason, such as not_json
+        /// Only records refused for this reason, such as not_json
         #[arg(long, value_parser = reasons())]
         reason: Option<String>,
-        /// One JSON object a line
+        /// Print one JSON object a line
         #[arg(long)]
         json: bool,
-        /// Only their numbers, by reason
+        /// Print only how many there are, by reason
         #[arg(long, conflicts_with = "json")]
         count: bool,
     },
-    /// List the rows that the store refused for good, one JSON object a line
+    /// List the rows that the store permanently refused, one JSON object a line
     Refused {
         #[command(flatten)]
         state: StateArg,
@@ -61,7 +61,7 @@ enum What {
         #[arg(long, default_value = "input")]
         input: String,
     },
-    /// Deliver refused records again, repaired or as they are: each counts once
+    /// Deliver refused records again, repaired or unchanged; each counts once
     Replay(replay::Args),
 }
 
@@ -74,7 +74,7 @@ struct Listed<'a> {
     detail: &'a str,
     commit: u64,
     bytes: usize,
-    /// The commit in which it was delivered again.
+    /// The commit that has it delivered again.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
 }
@@ -113,7 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             }
             output.line(String::from_utf8_lossy(row.raw))?;
         }
-        What::Replay(args) => replay::run(&args, &mut output)?,
+        What::Replay(args) => return replay::run(&args),
     }
     output.flush()
 }

@@ -1,10 +1,10 @@
-//! The log that a commit counts, as `reconcile` and `explain-count` are told of it.
+//! The arguments of `reconcile` and `explain-count` that name a commit and its log.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dataflow::reconcile::{Request, Which};
+use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
 use schemas::config::{Beyond, HORIZON_MS, SourceUri};
 use schemas::manifest::Manifest;
@@ -16,10 +16,10 @@ use crate::error::CliError;
 use crate::inputs::{KafkaOptions, Topic};
 use crate::inputs::{origin, properties};
 use crate::job::Job;
-use crate::repairs::Mender;
+use crate::repairs::Requester;
 use crate::state::{At, manifest, open};
 
-/// The log that a commit counts, and which commit.
+/// A commit, and the log that it counts.
 #[derive(clap::Args)]
 pub(crate) struct LogArgs {
     /// The dataflow.yaml of the job
@@ -28,48 +28,52 @@ pub(crate) struct LogArgs {
     /// The input of the job
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
-    /// A property of the Kafka client, as for run
+    /// A property of the Kafka client, as for `run`
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
     kafka: Vec<String>,
-    /// What the records call the fields of an event, as the job was told
+    /// The names that the records give to the fields of an event, as for `run`
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
     map: String,
-    /// How long the job remembers an event id, where it does not keep every one
+    /// How long the job remembers event ids, if it forgets any
     #[arg(long, value_name = "DURATION", default_value_t = Millis(HORIZON_MS))]
     #[arg(conflicts_with = "config")]
     horizon: Millis,
-    /// The job counts events beyond the horizon as they are
+    /// The job counts events beyond the horizon
     #[arg(long, conflicts_with = "config")]
     count_beyond: bool,
     /// The job's state folder
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     state: Option<PathBuf>,
-    /// The commit, or the last one at a time; the visible one by default
+    /// The commit, or the last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
     pub(crate) at: Option<At>,
-    /// Read at most so many records a second, all workers together
+    /// Read at most N records per second, all workers together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,
 }
 
 impl LogArgs {
-    /// Whether there is a log to be read.
+    /// Whether they name a log.
     pub(crate) fn names_a_log(&self) -> bool {
         self.config.is_some() || self.input.is_some()
     }
 
-    /// What is to be checked.
-    pub(crate) fn request(&self, which: Which, workers: usize) -> Result<Request, CliError> {
+    /// The check of the commit that is named.
+    pub(crate) fn request(
+        &self,
+        selection: Selection,
+        workers: usize,
+    ) -> Result<Request, CliError> {
         let storage = open(&self.job()?.1)?;
-        self.request_at(manifest(&*storage, self.at)?, which, workers)
+        self.request_at(manifest(&*storage, self.at)?, selection, workers)
     }
 
-    /// What is to be checked of a commit.
+    /// The check of `manifest`.
     pub(crate) fn request_at(
         &self,
         manifest: Manifest,
-        which: Which,
+        selection: Selection,
         workers: usize,
     ) -> Result<Request, CliError> {
         let (job, state) = self.job()?;
@@ -85,17 +89,17 @@ impl LogArgs {
             since: None,
             horizon_ms,
             beyond,
-            which,
+            selection,
             workers,
             limit_rate,
         })
     }
 
-    /// The job of a dataflow.yaml, if one was named, and the state folder.
+    /// The job of the dataflow.yaml, if one is named, and the state folder.
     pub(crate) fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
         let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
         let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-        let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
+        let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
         Ok((job, state))
     }
 
@@ -105,11 +109,11 @@ impl LogArgs {
         job.map_or(asked, |job| job.settings.clone())
     }
 
-    /// Who asks the job for repairs.
-    pub(crate) fn mender(&self, why: String) -> Result<Mender, CliError> {
+    /// Who requests repairs of the job, and for which reason.
+    pub(crate) fn requester(&self, why: String) -> Result<Requester, CliError> {
         let (job, state) = self.job()?;
         let (settings, mappings) = (self.settings(job.as_ref()), BTreeMap::new());
-        Ok(Mender { state, mappings, settings, why })
+        Ok(Requester { state, mappings, settings, why })
     }
 
     /// The inputs of the job.
@@ -119,10 +123,10 @@ impl LogArgs {
         state: &Path,
         manifest: &Manifest,
     ) -> Result<Vec<InputSpec>, CliError> {
-        // In order, to where the inputs end now.
+        // Files are read in order, to their present end.
         let spec = |topic: &Topic| -> Result<_, CliError> {
             if topic.source == SourceUri::Stdin {
-                let what = "standard input cannot be read again: name the file it came from";
+                let what = "standard input cannot be read again; name the file it came from";
                 return Err(CliError::Usage(what.to_owned()));
             }
             let settings = Settings {
@@ -145,7 +149,7 @@ impl LogArgs {
         }
     }
 
-    /// The input of the command line, with the scopes of the commit.
+    /// The input on the command line, with the scopes of the commit.
     fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
         let scopes = manifest.body.scopes.iter().flatten();
         let mut attributes: Vec<&str> =
@@ -158,7 +162,7 @@ impl LogArgs {
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
             log_time: None,
             kafka: KafkaOptions {
-                // No offset is committed for it, but clients that read want a name.
+                // Kafka clients that read need a group, though no offsets are committed.
                 group: "tagflow-reconcile".to_owned(),
                 properties: properties(&self.kafka)?,
                 ..KafkaOptions::default()

@@ -32,12 +32,6 @@ impl Output {
     }
 }
 
-/// Goes on where nobody reads the output any more: an exit code that tells what was found, and what
-/// there is to do, do not depend on it.
-pub(crate) fn unless_closed(written: Result<(), CliError>) -> Result<(), CliError> {
-    written.or_else(|error| if error.is_broken_pipe() { Ok(()) } else { Err(error) })
-}
-
 fn error() -> impl FnOnce(io::Error) -> CliError {
     CliError::io("cannot write to standard output")
 }

@@ -1,10 +1,10 @@
-//! `tagflow reconcile`: whether a commit holds what the log comes to, and what differs.
+//! `tagflow reconcile`: counts the log again and prints where a commit, or a store, differs.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use dataflow::reconcile::{Found, PARTS, ReconcileError, Report, Which};
+use dataflow::reconcile::{Findings, PARTS, ReconcileError, Report, Selection};
 use schemas::manifest::Manifest;
 use schemas::tags::Name;
 use sinks::commits::Snapshot;
@@ -13,22 +13,23 @@ use crate::error::CliError;
 use crate::host::worker_default;
 use crate::log_args::LogArgs;
 use crate::repairs::repair;
-use crate::served::Claim;
 use crate::state::{At, manifest};
 use crate::store_args::StoreArgs;
 
 mod after_retention;
+mod claim;
 mod output;
 
 use after_retention::{check, check_after_retention};
-use output::{tell, tell_repairs, with};
+use claim::Claim;
+use output::{print, print_repairs, with};
 
-/// Count the log afresh, and print what a commit holds otherwise
+/// Count the log again, and print where a commit differs
 #[derive(clap::Args)]
 #[command(
-    after_help = "With --store, the rows of a store are held against the commit that they claim to show, and that
-commit against the log where one is named.
-Exit code: 0 nothing differs, 1 something does, 2 it cannot be told.
+    after_help = "With --store, the rows of a store are checked against the commit that they claim to show, and
+that commit against the log if one is named.
+Exit code: 0 if nothing differs, 1 if something differs, 2 if the check is not possible.
 
 Examples:
   tagflow reconcile --input ./posts --state ./state
@@ -43,49 +44,49 @@ pub(crate) struct Args {
     log: LogArgs,
     #[command(flatten)]
     store: StoreArgs,
-    /// Read the log so many times, with a share of the keys in memory each time; by default as
-    /// many as keep that below about 2 GiB
+    /// Read the log N times, each time with a share of the keys in memory; by default as often as
+    /// keeps memory below about 2 GiB
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PARTS))]
     passes: Option<u64>,
-    /// Check these of 128 parts of the keys
+    /// Check only these of the 128 parts of the key space
     #[arg(long, value_name = "A..B", value_parser = parse_bins, default_value = "0..128")]
     bins: Range<u64>,
-    /// Check one key in so many
+    /// Check only one key in N
     #[arg(long, value_name = "1/N", value_parser = parse_sample)]
     #[arg(conflicts_with_all = ["bins", "passes"])]
     sample: Option<u64>,
-    /// Check these tags, in every scope
+    /// Check only these tags, in every scope
     #[arg(long, value_name = "TAG,…", value_delimiter = ',')]
     #[arg(conflicts_with_all = ["bins", "passes", "sample"])]
     tags: Vec<String>,
-    /// Worker threads; one less than there are cores by default
+    /// Worker threads; by default one less than there are cores
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Take this earlier commit on trust, and check what came after it
+    /// Trust this earlier commit, and check only what came after it
     #[arg(long, value_name = "COMMIT|TIME", conflicts_with_all = ["repair", "store"])]
     since: Option<At>,
-    /// Correct what differs through the job, and check it again
+    /// Have the job repair what differs, then check it again
     #[arg(long)]
     repair: bool,
-    /// Why, for the audit
+    /// The reason, for the list of repairs
     #[arg(long, value_name = "TEXT", requires = "repair", default_value = "")]
     #[arg(hide_default_value = true)]
     why: String,
-    /// One JSON object for every value that differs, then one for the result
+    /// Print one JSON object for each value that differs, then one for the result
     #[arg(long)]
     json: bool,
 }
 
-/// The events of one pass, unless `--passes` says otherwise: they take about 1.2 KiB each
+/// The events in memory at a time, without `--passes`: each takes about 1.2 KiB
 /// (docs/reconcile.md).
 const EVENTS_PER_PASS: u64 = 1_500_000;
 
 fn parse_bins(text: &str) -> Result<Range<u64>, String> {
     let (begin, end) = text.split_once("..").ok_or("write two numbers, as in 0..32")?;
-    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
     let bins = number(begin)?..number(end)?;
     if bins.is_empty() || bins.end > PARTS {
-        return Err(format!("the parts are those from 0 to below {PARTS}"));
+        return Err(format!("write a range of parts between 0 and {PARTS}"));
     }
     Ok(bins)
 }
@@ -103,60 +104,59 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     }
 }
 
-/// How many values differ.
+/// The number of values that differ.
 fn drift_of(mut args: Args) -> Result<u64, CliError> {
-    let which = which(&args)?;
+    let selection = selection(&args)?;
     let mut served = Report::default();
     if let Some(store) = args.store.settings() {
         let mut claim = Claim::read(store.with_environment()?, &args.log.job()?.1)?;
-        served = hold(&args, &mut claim, &which)?;
-        // The log is held against the same commit, unless another is asked for.
+        served = check_store(&args, &mut claim, &selection)?;
+        // The log is checked against the same commit, unless another one was given.
         args.log.at = args.log.at.or(Some(At::Commit(claim.commit())));
     }
     if args.store.store.is_some() && !args.log.names_a_log() {
         return Ok(served.drift);
     }
-    count_afresh(args, which, &served)
+    check_log(args, selection, &served)
 }
 
-/// Holds a store against the commit that it claims to show.
-fn hold(args: &Args, claim: &mut Claim, which: &Which) -> Result<Report, CliError> {
+/// Checks a store against the commit that it claims to show.
+fn check_store(args: &Args, claim: &mut Claim, selection: &Selection) -> Result<Report, CliError> {
     let alone = !args.log.names_a_log();
     let look = |claim: &Claim| -> Result<_, CliError> {
-        let (checked, values) = claim.check(which)?;
-        let (commit, drift) = (claim.commit(), values.len() as u64);
+        let (checked, differences) = claim.check(selection)?;
+        let (commit, drift) = (claim.commit(), differences.len() as u64);
         let events = claim.events();
         let report = Report { commit, events, checked, drift, ..Report::default() };
-        tell(&values, alone.then_some(&report), "the commit", args.json)?;
-        Ok((values, report))
+        print(&differences, alone.then_some(&report), "the commit", args.json)?;
+        Ok((differences, report))
     };
-    let (values, mut report) = look(claim)?;
+    let (differences, mut report) = look(claim)?;
     if alone {
-        is_answer(&report, which, "the store")?;
+        require_answer(&report, selection, "the store")?;
     }
     if args.repair && report.drift > 0 {
-        let done = claim.mend(&args.log.mender(args.why.clone())?, &values)?;
-        tell_repairs(&done, args.json)?;
+        let done = claim.repair(&args.log.requester(args.why.clone())?, &differences)?;
+        print_repairs(&done, args.json)?;
         report = look(claim)?.1;
         if report.drift > 0 {
-            eprintln!(
-                "`tagflow store rebuild` writes the whole store again, and ends what is left"
-            );
+            eprintln!("`tagflow store rebuild` writes the whole store again and repairs the rest");
         }
     }
     Ok(report)
 }
 
-/// Holds a commit against the log: how many values differ, those that are `served` included.
-fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliError> {
+/// Checks a commit against the log. Returns the number of values that differ, including those that
+/// differ in the store.
+fn check_log(args: Args, selection: Selection, served: &Report) -> Result<u64, CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
     let whole = |report: &Report| with(report, served);
-    let mut request = args.log.request(which.clone(), workers)?;
+    let mut request = args.log.request(selection.clone(), workers)?;
     if args.since.is_some() {
         let since = manifest(&*request.storage, args.since)?;
         request.since = Some(Arc::new(Snapshot::open(&*request.storage, since, None)?));
     }
-    if let (Which::Bins { passes, bins }, None) = (&mut request.which, args.passes) {
+    if let (Selection::Bins { passes, bins }, None) = (&mut request.selection, args.passes) {
         let events = request.snapshot.manifest.body.counters.records();
         *passes = (events * (bins.end - bins.start) / PARTS).div_ceil(EVENTS_PER_PASS).max(1);
     }
@@ -167,56 +167,56 @@ fn count_afresh(args: Args, which: Which, served: &Report) -> Result<u64, CliErr
         }
         other => other?,
     };
-    tell(&found.values, Some(&whole(&found.report)), "the log", args.json)?;
-    is_answer(&whole(&found.report), &which, "the log")?;
+    print(&found.differences, Some(&whole(&found.report)), "the log", args.json)?;
+    require_answer(&whole(&found.report), &selection, "the log")?;
     if args.repair && found.report.drift > 0 {
-        is_sure(&found.report)?;
-        let mender = args.log.mender(args.why)?;
-        let again = |taken: Manifest, before: &Found| {
-            check(args.log.request_at(taken, Which::Keys(before.keys.clone()), workers)?)
+        require_certainty(&found.report)?;
+        let requester = args.log.requester(args.why)?;
+        let check_again = |taken: Manifest, before: &Findings| {
+            check(args.log.request_at(taken, Selection::Keys(before.keys.clone()), workers)?)
         };
-        let (done, left) = repair(&mender, &*storage, base, found, again)?;
-        tell_repairs(&done, args.json)?;
-        tell(&left.values, Some(&whole(&left.report)), "the log", args.json)?;
+        let (done, left) = repair(&requester, &*storage, base, found, check_again)?;
+        print_repairs(&done, args.json)?;
+        print(&left.differences, Some(&whole(&left.report)), "the log", args.json)?;
         found = left;
     }
     Ok(found.report.drift + served.drift)
 }
 
-/// Whether something was compared. A commit that counts no event holds nothing, of all keys there
-/// may be none left, and that a tag is nowhere is an answer; but a part in which no key lies says
-/// nothing of any.
-fn is_answer(report: &Report, which: &Which, other: &str) -> Result<(), CliError> {
+/// Fails if nothing was compared. A commit without events has nothing to compare, there may be no
+/// keys at all, and a tag may be on neither side: these are answers. But a part without keys says
+/// nothing about any key.
+fn require_answer(report: &Report, selection: &Selection, other: &str) -> Result<(), CliError> {
     let Report { commit, events, checked, drift, .. } = report;
-    let is_by_name = matches!(which, Which::Tags(_));
-    if *events == 0 || checked + drift > 0 || which.is_all() || is_by_name {
+    let is_by_name = matches!(selection, Selection::Tags(_));
+    if *events == 0 || checked + drift > 0 || selection.is_all() || is_by_name {
         return Ok(());
     }
     Err(CliError::CannotTell(format!(
-        "no key of commit {commit} or of {other} lies in the part that was asked for, so nothing \
-         was compared; ask for a larger one"
+        "the selected part has no key of commit {commit} or of {other}, so nothing was compared; \
+         select a larger part"
     )))
 }
 
-/// Whether the state is at fault where it differs from the log.
-fn is_sure(report: &Report) -> Result<(), CliError> {
+/// Fails if the state may be right where it differs from the log.
+fn require_certainty(report: &Report) -> Result<(), CliError> {
     let why = match (report.ambiguous, report.read_otherwise) {
         (0, None) => return Ok(()),
         (0, Some(commit)) => format!(
-            "up to commit {commit} records were read with another mapping or horizon; --since \
-             {commit} checks what came after, and `tagflow replay` counts all of it afresh"
+            "records up to commit {commit} were read with another mapping or horizon; --since \
+             {commit} checks what came after, and `tagflow replay` counts all of it again"
         ),
         (copies, _) => format!(
-            "{copies} events came in copies that differ, and any may count; --tags repairs tags \
-             that none of them carries"
+            "{copies} events came in copies that differ, and any copy may count; --tags repairs \
+             tags that none of them carries"
         ),
     };
-    Err(CliError::CannotTell(format!("{why}; nothing was corrected")))
+    Err(CliError::CannotTell(format!("{why}; nothing was repaired")))
 }
 
-fn which(args: &Args) -> Result<Which, CliError> {
+fn selection(args: &Args) -> Result<Selection, CliError> {
     if let Some(one_in) = args.sample {
-        return Ok(Which::Sample(one_in));
+        return Ok(Selection::Sample(one_in));
     }
     let key = |name: &String| match Name::parse(name) {
         Ok(parsed) => Ok(parsed.key().to_owned()),
@@ -224,7 +224,7 @@ fn which(args: &Args) -> Result<Which, CliError> {
     };
     let tags = args.tags.iter().map(key).collect::<Result<BTreeSet<_>, _>>()?;
     if tags.is_empty() {
-        return Ok(Which::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
+        return Ok(Selection::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
     }
-    Ok(Which::Tags(tags))
+    Ok(Selection::Tags(tags))
 }

@@ -1,11 +1,12 @@
-//! `tagflow repairs`: what was done to a state on somebody's word, and the repair of what differs.
+//! `tagflow repairs`: the repairs that were requested of a state, and the loop that repairs what
+//! differs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::reconcile::Found;
+use dataflow::reconcile::Findings;
 use dataflow::{Ask, Repair, Settings, ask, repairs};
 use schemas::control::{Asker, Control};
 use schemas::manifest::{Header, Manifest};
@@ -16,10 +17,10 @@ use sinks::storage::Storage;
 
 use crate::error::CliError;
 use crate::host::host_name;
-use crate::output::Output;
+use crate::printer::{Print, Printer};
 use crate::state::{At, StateArg, manifest, open};
 
-/// List what was done to a state on somebody's word: who, when, why, before and after
+/// List the repairs of a state: who requested them, when and why, and the values before and after
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow repairs ls --state ./state --json")]
 pub(crate) struct Args {
@@ -29,14 +30,14 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// List corrections, rows that were written again, and records that were delivered again
+    /// List corrections, rows written again, and records delivered again
     Ls {
         #[command(flatten)]
         state: StateArg,
-        /// The commit, or the last one at a time; the visible one by default
+        /// The commit, or the last commit at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
         at: Option<At>,
-        /// One JSON object a line
+        /// Print one JSON object a line
         #[arg(long)]
         json: bool,
     },
@@ -47,46 +48,46 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let What::Ls { state, at, json } = args.what;
     let storage = open(&state.state)?;
     let all = repairs(&*storage, &manifest(&*storage, at)?)?;
-    let mut output = Output::new();
-    all.iter().try_for_each(|repair| tell(&mut output, repair, json))?;
-    output.flush()
+    let mut printer = Printer::new(json);
+    all.iter().try_for_each(|repair| printer.print(repair))?;
+    printer.flush()
 }
 
-/// Prints one of them.
-pub(crate) fn tell(output: &mut Output, repair: &Repair, json: bool) -> Result<(), CliError> {
-    if json {
-        return output.json(repair);
+impl Print for Repair {
+    fn lines(&self) -> Vec<String> {
+        let Repair { commit, kind, scope, key, position, before, after, who, why, when, .. } = self;
+        let row = match position {
+            Some(position) => format!("{scope}/{key} at {position}"),
+            None if scope.is_empty() => key.clone(),
+            None => format!("{key} in {scope}"),
+        };
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        let when = format_ms(*when);
+        let mut lines = vec![format!("commit {commit}: {kind} {row}, by {who} at {when}{why}")];
+        if let (Value::Object(before), Value::Object(after)) = (before, after) {
+            lines.extend(before.iter().map(|(field, was)| {
+                format!("  {field} was {was}, is {}", after.get(field).unwrap_or(&Value::Null))
+            }));
+        }
+        lines
     }
-    let Repair { commit, kind, scope, key, position, before, after, who, why, when, .. } = repair;
-    let place = match position {
-        Some(position) => format!("{scope}/{key} at {position}"),
-        None if scope.is_empty() => key.clone(),
-        None => format!("{key} in {scope}"),
-    };
-    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    output
-        .line(format!("commit {commit}: {kind} {place}, by {who} at {}{why}", format_ms(*when)))?;
-    let (Value::Object(before), Value::Object(after)) = (before, after) else { return Ok(()) };
-    before.iter().try_for_each(|(field, was)| {
-        output.line(format!("  {field} was {was}, is {}", after.get(field).unwrap_or(&Value::Null)))
-    })
 }
 
-/// Who asks for repairs, and of which job.
-pub(crate) struct Mender {
+/// Who requests repairs, and of which job.
+pub(crate) struct Requester {
     /// The state folder.
     pub(crate) state: PathBuf,
-    /// What the records of its inputs call the fields of an event.
+    /// The names that the records of each input give to the fields of an event.
     pub(crate) mappings: BTreeMap<String, Mapping>,
     /// The job's settings.
     pub(crate) settings: Settings,
-    /// Why.
+    /// The reason.
     pub(crate) why: String,
 }
 
-impl Mender {
-    /// Asks for `records`, which were made from the commit of `base`, and waits for them: the
-    /// visible commit that has taken them, and what was done.
+impl Requester {
+    /// Requests `records`, which were made from the commit of `base`, and waits for them. Returns
+    /// the visible commit that has taken them, and what was done.
     pub(crate) fn ask(
         &self,
         base: &Header,
@@ -113,34 +114,35 @@ impl Mender {
     }
 }
 
-/// Repairs what a check has found, and checks the same keys again, until nothing differs or a round
-/// brings nothing: events that come meanwhile may hide what a row was.
+/// Repairs what a check has found and checks the same keys again, until nothing differs or there is
+/// nothing left to try: events that arrive meanwhile may hide what a row was.
 pub(crate) fn repair(
-    mender: &Mender,
+    requester: &Requester,
     storage: &dyn Storage,
     mut base: Header,
-    mut found: Found,
-    mut again: impl FnMut(Manifest, &Found) -> Result<Found, CliError>,
-) -> Result<(Vec<Repair>, Found), CliError> {
+    mut found: Findings,
+    mut check_again: impl FnMut(Manifest, &Findings) -> Result<Findings, CliError>,
+) -> Result<(Vec<Repair>, Findings), CliError> {
     let mut all = Vec::new();
-    // Corrections of a commit before a rollback would be passed over.
+    // The job ignores corrections that were made from a commit before a rollback.
     let newest = manifest(storage, None)?.header;
     if base.history != newest.history {
         let (at, commit) = (base.commit, newest.commit);
-        let what = format!("the state was rolled back after commit {at}; check commit {commit}");
+        let what =
+            format!("the state was rolled back after commit {at}; check commit {commit} instead");
         return Err(CliError::Failed(what));
     }
     for _ in 0..ROUNDS {
         if found.controls.is_empty() {
             break;
         }
-        let (taken, done) = mender.ask(&base, &found.controls)?;
+        let (taken, done) = requester.ask(&base, &found.controls)?;
         all.extend(done);
         base = taken.header.clone();
-        found = again(taken, &found)?;
+        found = check_again(taken, &found)?;
     }
     Ok((all, found))
 }
 
-/// How often what still differs is repaired again.
+/// How many times to repair what still differs.
 const ROUNDS: usize = 5;

@@ -5,11 +5,11 @@
 
 pub mod active;
 pub mod commits;
-pub mod compare;
 pub mod cql;
+pub mod difference;
 pub mod invariants;
 pub mod publish;
-pub mod served;
-
 pub mod storage;
 pub mod store;
+pub mod store_check;
+pub mod tag_diff;

@@ -1,4 +1,4 @@
-//! `tagflow dead-letters replay`: refused records go through the job again, each once.
+//! `tagflow dead-letters replay`: delivers refused records to the job again, each once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,12 +16,12 @@ use sinks::commits::open_table;
 use super::replayed::{reasons, replayed};
 use crate::error::CliError;
 use crate::job::Job;
-use crate::output::{Output, unless_closed};
-use crate::repairs::Mender;
+use crate::printer::{Print, Printer};
+use crate::repairs::Requester;
 use crate::state::{manifest, open};
 
 #[derive(clap::Args)]
-#[command(after_help = "Exit code: 0 all of them count now, 1 some are still refused.
+#[command(after_help = "Exit code: 0 if all of them count now, 1 if some are still refused.
 
 Examples:
   tagflow dead-letters replay --state ./state --reason missing_field --map caption=text
@@ -33,32 +33,32 @@ pub(super) struct Args {
     /// The job's state folder
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// What the records call the fields of an event, where no job lives that was told
+    /// The names that the records give to the fields of an event, if no job is running
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
     map: String,
-    /// Only those refused for this reason, such as not_json
+    /// Only records refused for this reason, such as not_json
     #[arg(long, value_parser = reasons())]
     reason: Option<String>,
-    /// Only those of this input
+    /// Only records of this input
     #[arg(long, value_name = "NAME")]
     input: Option<String>,
-    /// Only those of this partition
+    /// Only records of this partition
     #[arg(long)]
     partition: Option<String>,
-    /// Only those from this position on
+    /// Only records from this position on
     #[arg(long, value_name = "POSITION")]
     from: Option<u64>,
-    /// Only those before this position
+    /// Only records before this position
     #[arg(long, value_name = "POSITION")]
     to: Option<u64>,
-    /// What to count instead, and of nothing else: NDJSON of input, partition, position and record
+    /// Deliver only these records, repaired: NDJSON of input, partition, position and record
     #[arg(long, value_name = "FILE")]
     repaired: Option<PathBuf>,
-    /// Why, for the audit
+    /// The reason, for the list of repairs
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     why: String,
-    /// The result as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -79,17 +79,27 @@ fn only_input() -> String {
 
 type Records = BTreeMap<(String, String, u64), String>;
 
-/// What became of them.
+/// What became of the records.
 #[derive(Default, Serialize)]
-struct Told {
+struct Outcome {
     commit: u64,
     counted: usize,
     duplicates: usize,
     refused: usize,
 }
 
+impl Print for Outcome {
+    fn lines(&self) -> Vec<String> {
+        let Self { commit, counted, duplicates, refused } = self;
+        vec![format!(
+            "commit {commit}: {counted} records counted, {duplicates} were duplicates, \
+             {refused} are refused again"
+        )]
+    }
+}
+
 /// Runs the command.
-pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), CliError> {
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let job = args.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
     let state = args.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
     let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
@@ -109,30 +119,23 @@ pub(super) fn run(args: &Args, output: &mut Output) -> Result<(), CliError> {
     let wanted: Vec<_> = rows().filter(|row| args.wants(row) && open(row)).collect();
     let records: Vec<Control> =
         wanted.iter().filter_map(|row| redeliver(row, repaired.as_ref())).collect();
-    let mut told = Told { commit: base.header.commit, ..Told::default() };
-    // What is no text cannot be read as it is.
-    told.refused = wanted.len() - records.len();
+    let mut outcome = Outcome { commit: base.header.commit, ..Outcome::default() };
+    // A record that is not text cannot be delivered.
+    outcome.refused = wanted.len() - records.len();
     if !records.is_empty() {
         let mappings = args.mappings(job.as_ref(), &base)?;
         let settings = job.map_or_else(Settings::default, |job| job.settings);
-        let mender = Mender { state, mappings, settings, why: args.why.clone() };
-        let (taken, done) = mender.ask(&base.header, &records)?;
-        told.commit = taken.header.commit;
-        told.duplicates = done.iter().filter(|repair| repair.kind == "duplicate").count();
-        told.counted = done.len() - told.duplicates;
-        told.refused += records.len() - done.len();
+        let requester = Requester { state, mappings, settings, why: args.why.clone() };
+        let (taken, done) = requester.ask(&base.header, &records)?;
+        outcome.commit = taken.header.commit;
+        outcome.duplicates = done.iter().filter(|repair| repair.kind == "duplicate").count();
+        outcome.counted = done.len() - outcome.duplicates;
+        outcome.refused += records.len() - done.len();
     }
-    let written = if args.json {
-        output.json(&told)
-    } else {
-        let Told { commit, counted, duplicates, refused } = &told;
-        output.line(format!(
-            "commit {commit}: {counted} records counted, {duplicates} were duplicates, \
-             {refused} are refused again"
-        ))
-    };
-    unless_closed(written.and_then(|()| output.flush()))?;
-    match told.refused {
+    let mut printer = Printer::new(args.json);
+    printer.print(&outcome)?;
+    printer.flush()?;
+    match outcome.refused {
         0 => Ok(()),
         refused => {
             Err(CliError::Failed(format!("{refused} records are refused again; see the job's log")))
@@ -150,7 +153,7 @@ impl Args {
             && self.to.is_none_or(|to| row.position < to)
     }
 
-    /// What the records of each input call the fields of an event.
+    /// The names that the records of each input give to the fields of an event.
     fn mappings(
         &self,
         job: Option<&Job>,
@@ -179,7 +182,7 @@ fn is_counted(row: &DeadLetterRow<'_>) -> bool {
     row.detail.parse() == Ok(BelowFloor::Counted)
 }
 
-/// The repaired records of a file.
+/// The repaired records in a file.
 fn read(file: &Path) -> Result<Records, CliError> {
     let name = file.display().to_string();
     let text = fs::read_to_string(file).map_err(CliError::io(format!("cannot read {name}")))?;
@@ -196,7 +199,7 @@ fn read(file: &Path) -> Result<Records, CliError> {
     lines.map(record).collect()
 }
 
-/// Checks that every repaired record stands for one that was refused.
+/// Checks that every repaired record replaces a refused one.
 fn all_refused<'r>(
     repaired: &Records,
     rows: impl Iterator<Item = DeadLetterRow<'r>>,
@@ -211,7 +214,7 @@ fn all_refused<'r>(
     }
 }
 
-/// What to deliver in place of a refused record; none where it is no text.
+/// The record to deliver for a refused one; `None` if it is not text.
 fn redeliver(row: &DeadLetterRow<'_>, repaired: Option<&Records>) -> Option<Control> {
     let record = match repaired {
         Some(repaired) => repaired.get(&key(row))?.clone(),

@@ -1,4 +1,4 @@
-//! Which records were refused, for what, and which of them have been delivered again.
+//! Why records are refused, and which refused records have been delivered again.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use dataflow::Repair;
 use schemas::event::Reject;
 use schemas::rows::{BEYOND_HORIZON, FUTURE};
 
-/// Every reason there is.
+/// Every reason to refuse a record.
 pub(super) fn reasons() -> PossibleValuesParser {
     Reject::CODES.into_iter().chain([FUTURE, BEYOND_HORIZON]).collect::<Vec<_>>().into()
 }

@@ -1,22 +1,22 @@
-//! What is left of a check where retention has overtaken the log: what came after the oldest kept
-//! commit that the log still reaches back to.
+//! What `reconcile` does if retention has removed a part of the log that the commit counts: it checks
+//! what came after the oldest kept commit that the log still reaches back to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dataflow::reconcile::{Found, Progress, ReconcileError, Report, Request, reconcile};
+use dataflow::reconcile::{Findings, Progress, ReconcileError, Report, Request, reconcile};
 use schemas::manifest::{Manifest, Position};
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
 
-use super::output::{tell, with};
+use super::output::{print, with};
 use crate::error::CliError;
 use crate::progress::LiveLine;
 
-/// Where the log of each partition begins, as far as that was met.
+/// Where the log of each partition begins, as far as a check has run into it.
 type Begins = BTreeMap<String, u64>;
 
-/// Counts the log afresh, with a line that tells how far that is.
-pub(super) fn check(request: Request) -> Result<Found, CliError> {
+/// Counts the log again, showing progress.
+pub(super) fn check(request: Request) -> Result<Findings, CliError> {
     let progress = Arc::new(Progress::default());
     let live = LiveLine::reconciling(Arc::clone(&progress));
     let found = reconcile(request, &progress);
@@ -24,9 +24,9 @@ pub(super) fn check(request: Request) -> Result<Found, CliError> {
     Ok(found?)
 }
 
-/// Checks what can be checked, and tells it; how many values differ, those that are `served`
-/// included. Where none does the answer is still that it cannot be told: the content of the earlier
-/// commit was taken on trust.
+/// Checks what can be checked, and prints the result. Returns the number of values that differ,
+/// including those that differ in the store. If none do, that is still an error: the content of the
+/// earlier commit was not checked.
 pub(super) fn check_after_retention(
     request: Request,
     overtaken: ReconcileError,
@@ -37,20 +37,20 @@ pub(super) fn check_after_retention(
         return Err(overtaken.into());
     };
     let report = with(&found.report, served);
-    tell(&found.values, Some(&report), "the log", json)?;
-    let told = format!("{overtaken}; what came after commit {since} was checked instead");
+    print(&found.differences, Some(&report), "the log", json)?;
+    let note = format!("{overtaken}; what came after commit {since} was checked instead");
     if report.drift > 0 {
-        eprintln!("{told}");
+        eprintln!("{note}");
         return Ok(report.drift);
     }
-    Err(CliError::CannotTell(format!("{told}, and nothing of that differs")))
+    Err(CliError::CannotTell(format!("{note}, and nothing of it differs")))
 }
 
-/// The check from the oldest commit on that allows one; none where none does.
+/// A check since the oldest commit that allows it; `None` if there is no such commit.
 fn from_oldest_commit(
     mut request: Request,
     overtaken: &ReconcileError,
-) -> Result<Option<(u64, Found)>, CliError> {
+) -> Result<Option<(u64, Findings)>, CliError> {
     let mut begins = Begins::new();
     note(overtaken, &mut begins);
     let storage = Arc::clone(&request.storage);
@@ -59,7 +59,7 @@ fn from_oldest_commit(
             break;
         }
         let since = match load(&*storage, commit) {
-            // It went meanwhile, or only its header is left.
+            // Retention has removed the commit, or all but its header.
             Err(CommitError::Missing(_)) => continue,
             other => other?,
         };
@@ -81,12 +81,12 @@ fn from_oldest_commit(
 
 fn note(error: &ReconcileError, begins: &mut Begins) {
     if let ReconcileError::Overtaken { partition, begins: at, .. } = error {
-        let known = begins.entry(partition.clone()).or_default();
+        let known = begins.entry(partition.clone()).or_insert(0);
         *known = (*known).max(*at);
     }
 }
 
-/// Whether all that came after a commit can be in the log.
+/// Whether everything after a commit may still be in the log.
 fn is_reached(commit: &Manifest, begins: &Begins) -> bool {
     begins.iter().all(|(partition, begins)| {
         let mut inputs = commit.body.inputs.values();

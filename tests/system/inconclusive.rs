@@ -56,7 +56,7 @@ fn different_log_is_reported_and_repairs_nothing() {
     let state = folder.path().join("state");
     change(&state, |manifest| manifest.body.mappings.clear());
     let error = fails(&format!("{line} --map event_id=other --repair --why no"), 2);
-    assert!(error.contains("is the mapping that of the job?"), "{error}");
+    assert!(error.contains("is this the mapping of the job?"), "{error}");
     no_drift(&line);
     assert_eq!(findings(&line).1["commit"], 2, "it made no commit");
 }
@@ -257,7 +257,7 @@ fn checking_nothing_is_an_error() {
     // The first commit counts nothing, and there is nothing to count.
     assert_eq!(no_drift(&format!("{line} --at 1")), 0);
     let text = ok(&format!("{line} --at 1").replace("--json", ""));
-    assert!(text.contains("commit 1 counts no event: there is nothing to check"), "{text}");
+    assert!(text.contains("commit 1 counts no events: there is nothing to check"), "{text}");
     let part = format!("{line} --sample 1/1000000007");
     let error = fails(&part, 2);
     assert!(error.contains("no key of commit 2 or of the log lies in the part"), "{error}");
@@ -266,7 +266,7 @@ fn checking_nothing_is_an_error() {
     let tag = format!("{line} --tags nobodywritesthis");
     assert_eq!(no_drift(&tag), 0);
     let text = ok(&tag.replace("--json", ""));
-    assert!(text.contains("commit 2: what was asked for is on neither side"), "{text}");
+    assert!(text.contains("commit 2: neither side has the selected keys"), "{text}");
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use schemas::manifest::Manifest;
 use serde_json::{Value, json};
 use sinks::commits::{Snapshot, load, visible};
+use sinks::difference::RowKey;
 use sinks::publish::JobRow;
-use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::DiskStorage;
 use sinks::store::{ServedBoard, ServedTag};
+use sinks::store_check::{ClaimError, Selects, StoreCheck, claimed};
 
 use super::harness::{append, folder, ok};
 
@@ -68,25 +69,30 @@ impl Store {
         self.found(state, &|_, _| true)
     }
 
-    fn found(&self, state: &Path, mine: sinks::served::Mine<'_>) -> Vec<String> {
+    fn found(&self, state: &Path, mine: Selects<'_>) -> Vec<String> {
         let storage = DiskStorage::open_existing(state).unwrap();
         let manifest = claimed(&storage, &self.job).unwrap();
         let snapshot = Arc::new(Snapshot::open(&storage, manifest, None).unwrap());
-        let mut check = Check::new(&storage, Arc::clone(&snapshot), mine);
-        self.tags.iter().for_each(|row| check.tag(row).unwrap());
-        self.boards.iter().for_each(|row| check.board(row).unwrap());
-        check.job(&self.job);
+        let mut check = StoreCheck::new(&storage, Arc::clone(&snapshot), mine);
+        self.tags.iter().for_each(|row| check.check_tag(row).unwrap());
+        self.boards.iter().for_each(|row| check.check_board(row).unwrap());
+        check.check_job(&self.job);
         // Rows with an unknown version are read a second time, and then they must match.
-        let (unsure, boards) = check.unsure();
-        check.go_on(snapshot, true);
-        let unsure = |row: &&ServedTag| unsure.contains(&(row.scope.clone(), row.tag.clone()));
-        self.tags.iter().filter(unsure).for_each(|row| check.tag(row).unwrap());
-        self.boards.iter().filter(|_| boards).for_each(|row| check.board(row).unwrap());
-        let (checked, found) = check.end(true);
+        let unresolved = check.take_unresolved();
+        check.retry(snapshot, true);
+        let unsure =
+            |row: &&ServedTag| unresolved.tags.contains(&(row.scope.clone(), row.tag.clone()));
+        self.tags.iter().filter(unsure).for_each(|row| check.check_tag(row).unwrap());
+        self.boards
+            .iter()
+            .filter(|_| unresolved.boards)
+            .for_each(|row| check.check_board(row).unwrap());
+        let (checked, found) = check.finish(true);
         assert!(checked > 0);
         let told = found.into_iter().map(|d| {
-            let scope = if d.scope.is_empty() { String::new() } else { format!("{}/", d.scope) };
-            format!("{scope}{} {} {} {}", d.key, d.field, d.a, d.b)
+            let RowKey { scope, key, .. } = d.row;
+            let scope = if scope.is_empty() { scope } else { format!("{scope}/") };
+            format!("{scope}{key} {} {} {}", d.field, d.left, d.right)
         });
         told.collect()
     }
@@ -244,10 +250,10 @@ fn boards_are_checked_and_a_tag_filter_is_respected() {
     let mut job = Store::of(&before).job;
     job.version -= 1;
     let error = claimed(&storage, &job).unwrap_err();
-    assert!(matches!(error, ServedError::Foreign { .. }), "{error}");
+    assert!(matches!(error, ClaimError::Foreign { .. }), "{error}");
     job.published = 99;
     let error = claimed(&storage, &job).unwrap_err();
-    assert!(matches!(error, ServedError::NotKept { .. }), "{error}");
+    assert!(matches!(error, ClaimError::NotKept { .. }), "{error}");
     let told: Value = json!(error.to_string());
     assert!(told.as_str().unwrap().contains("commit 99"), "{told}");
 }

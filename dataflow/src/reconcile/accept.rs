@@ -1,7 +1,7 @@
-//! Which records of a partition count, by the rules of the horizon, restated.
+//! Which records of a partition count: the rules of the horizon, written a second time.
 //!
-//! Invariant: what is decided about a record depends on the records before it in its partition and
-//! on the decisions that the commit recorded (future events, and ids below the floor) alone.
+//! Invariant: whether a record counts depends only on the records before it in its partition, and
+//! on the decisions that the commit recorded (future events, and ids below the floor).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,36 +18,36 @@ use super::splits::Split;
 use crate::sources::Record;
 use schemas::config::{Beyond, LogTimeSource, Scope};
 
-/// A decision about a record that the log alone does not tell.
+/// A decision about a record that is not a function of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Dated too far ahead of the clock.
+    /// Its event is dated too far ahead of the clock.
     Future,
-    /// Below the floor.
+    /// Its event is below the floor.
     Beyond,
-    /// Refused for another reason, and delivered again: another record stands for it.
-    Again,
+    /// Refused for another reason and delivered again; that record counts instead.
+    Redelivered,
 }
 
-/// The decisions that a commit recorded, by the keys of its dead letters.
+/// The recorded decisions of a commit, by the keys of its dead letters.
 pub(super) type Decisions = HashMap<KeyHash, Decision>;
 
-/// Reads the decisions out of the dead letters.
+/// Reads the decisions from the dead letters.
 pub(super) fn decisions<'s>(
     segments: impl Iterator<Item = &'s Segment<DeadLetters>>,
-    again: &HashSet<KeyHash>,
+    redelivered: &HashSet<KeyHash>,
 ) -> Decisions {
     let rows = segments.flat_map(Segment::iter);
     rows.filter_map(|(hash, row)| match row.reason {
         FUTURE => Some((hash, Decision::Future)),
         BEYOND_HORIZON => Some((hash, Decision::Beyond)),
-        _ => again.contains(&hash).then_some((hash, Decision::Again)),
+        _ => redelivered.contains(&hash).then_some((hash, Decision::Redelivered)),
     })
     .collect()
 }
 
-/// The clock of a partition: the k-th largest time so far, k = 1 + min(63, n / 2) of n, or the
-/// largest stamp where the log stamps its records.
+/// The clock of a partition: the k-th largest of the n times so far, k = 1 + min(63, n / 2), or the
+/// largest append time if the log stamps its records.
 #[derive(Debug, Default)]
 struct LogTime {
     largest: BTreeMap<i64, u64>,
@@ -57,18 +57,18 @@ struct LogTime {
 }
 
 impl LogTime {
-    /// Goes on from what a commit says of a partition.
+    /// Continues from what a commit recorded about a partition.
     fn from(then: &log_time::LogTime) -> Self {
         let mut largest = BTreeMap::new();
-        then.largest().for_each(|ts_ms| *largest.entry(ts_ms).or_default() += 1);
+        then.largest().for_each(|ts_ms| *largest.entry(ts_ms).or_insert(0) += 1);
         let kept = largest.values().sum();
         Self { largest, kept, seen: then.events(), value_ms: then.value_ms() }
     }
 
-    fn see(&mut self, ts_ms: i64) {
+    fn observe(&mut self, ts_ms: i64) {
         self.seen += 1;
         self.kept += 1;
-        *self.largest.entry(ts_ms).or_default() += 1;
+        *self.largest.entry(ts_ms).or_insert(0) += 1;
         if self.kept > 64
             && let Some(mut least) = self.largest.first_entry()
         {
@@ -78,6 +78,7 @@ impl LogTime {
                 least.remove();
             }
         }
+        debug_assert_eq!(self.kept, self.largest.values().sum::<u64>(), "times kept");
         let mut left = 1 + (self.seen / 2).min(63);
         for (ts_ms, number) in self.largest.iter().rev() {
             if *number >= left {
@@ -88,7 +89,7 @@ impl LogTime {
         }
     }
 
-    fn see_stamp(&mut self, stamp_ms: i64) {
+    fn observe_append(&mut self, stamp_ms: i64) {
         self.value_ms = self.value_ms.max(Some(stamp_ms));
     }
 }
@@ -104,7 +105,7 @@ pub(super) struct Rules {
     pub(super) horizon_ms: Option<i64>,
     pub(super) beyond: Beyond,
     pub(super) until_ms: Option<i64>,
-    /// The commit's floor: no event at or above it can have been below an earlier one.
+    /// The commit's floor. It never falls, so an event above it was never below it.
     pub(super) floor_ms: Option<i64>,
     pub(super) decisions: Arc<Decisions>,
 }
@@ -112,18 +113,18 @@ pub(super) struct Rules {
 /// An event that counts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
-    /// The hash of its id; none where it counts as it is.
+    /// The hash of its id; `None` if it counts without deduplication.
     pub(super) id: Option<KeyHash>,
     pub(super) event_id: String,
     pub(super) ts_ms: i64,
-    /// Key and spelling of each of its tags.
+    /// The key and spelling of each of its tags.
     pub(super) tags: Vec<(String, String)>,
-    /// Its scopes: the whole stream `""`, and those of its attributes.
+    /// Its scopes: `""` for the whole stream, and those of its attributes.
     pub(super) scopes: Vec<String>,
 }
 
 impl Accepted {
-    /// The key of each tag in each scope, with scope, tag and spelling.
+    /// For each tag in each scope: the key of the row, the scope, the tag and the spelling.
     pub(super) fn uses<'a>(
         &'a self,
         hasher: &'a Hasher,
@@ -138,12 +139,12 @@ impl Accepted {
     }
 }
 
-/// Decides about the records of one partition, in their order.
+/// Decides which records of a split count, in their order.
 pub(super) struct Accept {
     rules: Rules,
     partition: u64,
     salt: u64,
-    /// Whether events are held against the partition's log time. Not in blocks.
+    /// Whether the horizon applies; blocks are read out of order, so it does not there.
     ordered: bool,
     log_time: LogTime,
 }
@@ -159,7 +160,7 @@ impl Accept {
         }
     }
 
-    /// The event that `record` holds, if it counts.
+    /// The event in `record`, if it counts.
     pub(super) fn take(&mut self, record: Record<'_>) -> Option<Accepted> {
         let rules = &self.rules;
         if record.size > RECORD_BYTES_MAX as u64 {
@@ -170,7 +171,7 @@ impl Accept {
             return None;
         }
         let decision = rules.decisions.get(&record_hash(self.partition, record.position));
-        if matches!(decision, Some(Decision::Future | Decision::Again)) {
+        if matches!(decision, Some(Decision::Future | Decision::Redelivered)) {
             return None;
         }
         let behind = match (rules.horizon_ms, self.log_time.value_ms) {
@@ -178,8 +179,8 @@ impl Accept {
             _ => false,
         };
         match record.stamp_ms.filter(|_| rules.log_time != Some(LogTimeSource::Event)) {
-            Some(stamp_ms) => self.log_time.see_stamp(stamp_ms),
-            None => self.log_time.see(event.ts_ms),
+            Some(stamp_ms) => self.log_time.observe_append(stamp_ms),
+            None => self.log_time.observe(event.ts_ms),
         }
         let below = rules.floor_ms.is_some_and(|floor_ms| event.ts_ms < floor_ms);
         let beyond = behind || (below && decision == Some(&Decision::Beyond));
@@ -190,20 +191,20 @@ impl Accept {
     }
 }
 
-/// The event of a refused record that was delivered again, and counted; `plain` reads it as it was
-/// written down, without a mapping.
-pub(super) fn again(
+/// The event of a refused record that was delivered again and counted. `canonical` decodes it: the
+/// record was stored without the job's mapping.
+pub(super) fn redelivered_event(
     rules: &Rules,
-    plain: &Decoder,
+    canonical: &Decoder,
     record: &str,
-    as_it_is: bool,
+    skip_dedup: bool,
 ) -> Option<Accepted> {
-    let event = plain.decode(record.as_bytes()).ok()?;
+    let event = canonical.decode(record.as_bytes()).ok()?;
     let salt = rules.hasher.input_salt(&rules.input);
-    Some(accepted(rules, salt, event, as_it_is))
+    Some(accepted(rules, salt, event, skip_dedup))
 }
 
-fn accepted(rules: &Rules, salt: u64, event: Event<'_>, as_it_is: bool) -> Accepted {
+fn accepted(rules: &Rules, salt: u64, event: Event<'_>, skip_dedup: bool) -> Accepted {
     let mut tags: Vec<(String, String)> = Vec::new();
     limited(&event.caption, key, |o, key, _| {
         match tags.iter_mut().find(|(known, _)| *known == *key) {
@@ -218,7 +219,7 @@ fn accepted(rules: &Rules, salt: u64, event: Event<'_>, as_it_is: bool) -> Accep
         Some(format!("{}={value}", scope.attribute))
     });
     Accepted {
-        id: (!as_it_is).then(|| rules.hasher.event(salt, &event.event_id)),
+        id: (!skip_dedup).then(|| rules.hasher.event(salt, &event.event_id)),
         ts_ms: event.ts_ms,
         tags,
         scopes: std::iter::once(String::new()).chain(scopes).collect(),
@@ -226,8 +227,7 @@ fn accepted(rules: &Rules, salt: u64, event: Event<'_>, as_it_is: bool) -> Accep
     }
 }
 
-/// What copies of an event have in common where they are alike, apart from their time: a digest of
-/// all tags, one after the other.
+/// Adds a tag to the digest of an event's tags, by which copies of it are compared.
 pub(super) fn digest(before: u64, key: KeyHash, spelling: &str) -> u64 {
     xxh3_64_with_seed(spelling.as_bytes(), before ^ key.lo)
 }
@@ -237,19 +237,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_time_is_the_kth_largest() {
+    fn log_time_is_the_kth_largest_time() {
         let mut clock = LogTime::default();
         let mut all = Vec::new();
         for i in 0..500_i64 {
             let ts_ms = i * 7919 % 1009;
-            clock.see(ts_ms);
+            clock.observe(ts_ms);
             all.push(ts_ms);
             all.sort_unstable_by(|a, b| b.cmp(a));
             let k = 1 + (all.len() / 2).min(63);
             assert!(clock.value_ms >= Some(all[k - 1]), "after {i}");
         }
         assert_eq!(clock.value_ms, Some(all[63]));
-        clock.see_stamp(2000);
+        clock.observe_append(2000);
         assert_eq!(clock.value_ms, Some(2000));
     }
 }

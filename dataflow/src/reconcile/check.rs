@@ -1,18 +1,20 @@
-//! What the workers of a check share: the commit, open, and the log as the rules read it.
+//! What the workers of a check share: the commit, open, and the log, read by the job's rules.
 //!
-//! Invariant: every event that `look_up` shows counts, by the same rules as in a pass.
+//! Invariant: `look_up` shows exactly the events that the passes count.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use schemas::hash::{Hasher, KeyHash};
 use schemas::mapping::Mapping;
 use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{OpenSegment, Snapshot, open_table};
+use sinks::difference::RecordPosition;
 
-use super::accept::{Accept, Accepted, Rules, again, decisions};
+use super::accept::{Accept, Accepted, Rules, decisions, redelivered_event};
 use super::compatibility::{check_inputs, check_mappings, check_partitions};
-use super::difference::Place;
 use super::program::{Fact, Kept};
 use super::since::Since;
 use super::splits::Split;
@@ -23,31 +25,33 @@ use crate::operators::controls::REDELIVERED;
 use crate::settings::{Settings, scopes};
 use crate::sources::Log;
 
-/// The records read before the other operators have their turn.
+/// The records to read before the operators run again.
 const TURN_RECORDS: usize = 4096;
 
-/// A partition that delivers nothing for so long ends a check.
+/// A check fails if a partition delivers nothing for this long.
 const SILENCE_US: u64 = 60_000_000;
+
+/// The nap of a reader that may not, or cannot, read now.
+const NAP: Duration = Duration::from_millis(5);
 
 /// What the workers of a check share.
 pub(super) struct Check {
     pub(super) splits: Vec<Split>,
-    /// The commit that the splits come on top of.
+    /// The earlier commit that the splits begin at.
     pub(super) since: Option<Since>,
-    /// By input name.
-    pub(super) logs: Vec<(Arc<dyn Log>, Rules)>,
+    logs: Vec<(Arc<dyn Log>, Rules)>,
     pub(super) request: Request,
     pub(super) ids: Vec<OpenSegment<Ids>>,
     /// Refused records that were delivered again and counted.
-    pub(super) again: Vec<(Accepted, Place)>,
+    pub(super) redeliveries: Vec<(Accepted, RecordPosition)>,
     pub(super) kept: Kept,
     pace: Pace,
     clock: SystemClock,
-    pub(super) progress: Arc<Progress>,
+    progress: Arc<Progress>,
     pub(super) found: Mutex<Vec<(Fact, isize)>>,
-    pub(super) checked: Mutex<u64>,
-    /// How many records were taken for events that count, copies included, in all passes.
-    pub(super) accepted: AtomicU64,
+    pub(super) checked: AtomicU64,
+    /// The number of records, copies included, that were events that count, in all passes.
+    accepted: AtomicU64,
     pub(super) failure: Mutex<Option<ReconcileError>>,
     pub(super) failed: AtomicBool,
 }
@@ -78,7 +82,7 @@ impl Check {
                 log_time: opened.log_time,
                 hasher: body.hash_key.hasher(),
                 scopes: settings.scopes.clone().into(),
-                // Blocks have no order; a state without a floor has had no horizon.
+                // A state without a floor never had a horizon.
                 horizon_ms: request.horizon_ms.filter(|_| body.floor_ms.is_some()),
                 beyond: request.beyond,
                 until_ms: body.finished.as_ref().and_then(|finished| finished.until_ms),
@@ -88,20 +92,22 @@ impl Check {
             logs.push((opened.log, rules));
         }
         check_mappings(&logs, manifest)?;
-        let plain = settings.decoder(&Mapping::default());
+        let canonical = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
-            let (_, rules) = logs.iter().find(|(_, rules)| rules.input == r.place.input)?;
-            let as_it_is = r.as_it_is.filter(|_| r.commit > after)?;
-            Some((again(rules, &plain, r.record, as_it_is)?, r.place.clone()))
+            let skip_dedup = r.skip_dedup.filter(|_| r.commit > after)?;
+            let rules = &input(&logs, &r.position.input).1;
+            let event = redelivered_event(rules, &canonical, r.record, skip_dedup)?;
+            Some((event, r.position.clone()))
         });
-        let again = counted.collect();
+        let redeliveries = counted.collect();
         let since = request.since.clone().map(|snapshot| Since::open(&*request.storage, snapshot));
         let since = since.transpose()?;
         let splits = since::splits(manifest, since.as_ref())?;
         check_partitions(&logs, body, &splits)?;
         let kept = Kept {
             windows: body.windows.clone(),
-            as_of_ms: body.as_of_ms.unwrap_or_default(),
+            // Before the first event there is no bucket.
+            as_of_ms: body.as_of_ms.unwrap_or(0),
             first_hour: stored::first_hour(body),
             part: Part::Bins(0..PARTS),
         };
@@ -109,7 +115,7 @@ impl Check {
             splits,
             since,
             ids: open_table::<Ids>(&*request.storage, manifest)?,
-            again,
+            redeliveries,
             pace: Pace::new(request.limit_rate, clock.mono_us()),
             logs,
             kept,
@@ -117,16 +123,16 @@ impl Check {
             progress,
             request,
             found: Mutex::default(),
-            checked: Mutex::default(),
+            checked: AtomicU64::default(),
             accepted: AtomicU64::default(),
             failure: Mutex::default(),
             failed: AtomicBool::default(),
         })
     }
 
-    /// Whether what was read can be what the commit counted: with another mapping than the job's
-    /// there are no events, and all the commit holds would be drift.
-    pub(super) fn is_the_log(&self) -> Result<(), ReconcileError> {
+    /// Fails if no record is an event though the commit counts some: with another mapping than the
+    /// job's, everything that the commit holds would differ.
+    pub(super) fn require_events(&self) -> Result<(), ReconcileError> {
         let events = |snapshot: &Snapshot| snapshot.manifest.body.counters.events;
         let before = self.request.since.as_deref().map_or(0, events);
         let counted = events(&self.request.snapshot).saturating_sub(before);
@@ -137,7 +143,7 @@ impl Check {
         Err(ReconcileError::NoEvents { records, counted })
     }
 
-    /// How much there is to read, in the units of [`Progress`].
+    /// How much there is to read, in the unit of [`Progress::read`].
     pub(super) fn span(&self) -> u64 {
         self.splits.iter().map(|split| split.end.saturating_sub(split.begin)).sum()
     }
@@ -147,18 +153,19 @@ impl Check {
         self.since.as_ref().zip(event.id).is_some_and(|(since, id)| since.remembers(id))
     }
 
-    pub(super) fn input(&self, split: &Split) -> Option<&(Arc<dyn Log>, Rules)> {
-        self.logs.iter().find(|(_, rules)| rules.input == split.input)
+    /// How the records of an input are read.
+    pub(super) fn rules(&self, name: &str) -> &Rules {
+        &input(&self.logs, name).1
     }
 
-    /// Reads a split; `each` gets the events that count, and `turn` is called now and then.
+    /// Reads a split. `each` gets the events that count; `turn` is called between reads.
     pub(super) fn read(
         &self,
         split: &Split,
         mut each: impl FnMut(Accepted, u64),
         mut turn: impl FnMut(),
     ) -> Result<(), ReconcileError> {
-        let Some((log, rules)) = self.input(split) else { return Ok(()) };
+        let (log, rules) = input(&self.logs, &split.input);
         let mut accept = Accept::new(rules.clone(), split);
         let mut reader = split.open(&**log)?;
         let (mut more, mut moved_us) = (true, self.clock.mono_us());
@@ -167,7 +174,7 @@ impl Check {
             if limit == 0 {
                 turn();
                 moved_us = self.clock.mono_us();
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
+                std::thread::park_timeout(NAP);
                 continue;
             }
             let (mut read, mut accepted, before) = (0, 0, reader.position());
@@ -187,7 +194,7 @@ impl Check {
                 let (partition, position) = (split.partition.clone(), reader.position());
                 return Err(ReconcileError::Silent { partition, position, end: split.end });
             } else if more {
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
+                std::thread::park_timeout(NAP);
             }
             self.progress.records.fetch_add(read as u64, Ordering::Relaxed);
             let forward = reader.position().saturating_sub(before);
@@ -197,61 +204,70 @@ impl Check {
         Ok(())
     }
 
-    /// Reads the log once more, for names and places.
+    /// Reads the log once more. `each` gets every event that counts, its position and the hasher of
+    /// its input.
     pub(super) fn look_up(
         &self,
-        mut each: impl FnMut(&Accepted, &dyn Fn() -> Place, &Hasher),
+        mut each: impl FnMut(&Accepted, &dyn Fn() -> RecordPosition, &Hasher),
     ) -> Result<(), ReconcileError> {
         for split in &self.splits {
-            let Some((_, rules)) = self.input(split) else { continue };
-            let of = |accepted: Accepted, position| {
-                if self.is_known(&accepted) {
+            let rules = self.rules(&split.input);
+            let counted = |event: Accepted, position| {
+                if self.is_known(&event) {
                     return;
                 }
-                let (input, partition) = (split.input.clone(), split.partition.clone());
-                let place =
-                    || Place { input: input.clone(), partition: partition.clone(), position };
-                each(&accepted, &place, &rules.hasher);
+                let (input, partition) = (&split.input, &split.partition);
+                let position = || RecordPosition {
+                    input: input.clone(),
+                    partition: partition.clone(),
+                    position,
+                };
+                each(&event, &position, &rules.hasher);
             };
-            self.read(split, of, || ())?;
+            self.read(split, counted, || ())?;
         }
-        for (accepted, place) in self.again.iter().filter(|(again, _)| !self.is_known(again)) {
-            let rules = self.logs.iter().find(|(_, rules)| rules.input == place.input);
-            if let Some((_, rules)) = rules {
-                each(accepted, &|| place.clone(), &rules.hasher);
-            }
+        for (event, position) in self.redeliveries.iter().filter(|(event, _)| !self.is_known(event))
+        {
+            each(event, &|| position.clone(), &self.rules(&position.input).hasher);
         }
         Ok(())
     }
 
+    /// Ends the check with `error`, or with an earlier one.
     pub(super) fn fail(&self, error: ReconcileError) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.failure.lock().get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
+}
+
+fn input<'l>(logs: &'l [(Arc<dyn Log>, Rules)], name: &str) -> &'l (Arc<dyn Log>, Rules) {
+    logs.iter()
+        .find(|(_, rules)| rules.input == name)
+        .unwrap_or_else(|| unreachable!("input {name:?} was not named: checked by check_inputs"))
 }
 
 /// A refused record that was delivered again.
 struct Redelivered<'s> {
     /// The key of its dead letter.
     key: KeyHash,
-    place: Place,
+    position: RecordPosition,
     record: &'s str,
     /// The commit that counted it.
     commit: u64,
-    /// Whether it counts without a look at its id; none where it was a duplicate.
-    as_it_is: Option<bool>,
+    /// Whether it counts without deduplication; `None` if it was a duplicate.
+    skip_dedup: Option<bool>,
 }
 
 fn redelivered(segments: &[OpenSegment<Repairs>]) -> Vec<Redelivered<'_>> {
     let rows = segments.iter().flat_map(|segment| segment.rows.iter());
-    let [counted, duplicate, as_it_is] = REDELIVERED;
+    let [counted, duplicate, beyond] = REDELIVERED;
     let redelivered = rows.filter_map(|(hash, row)| {
-        let kinds = [(counted, Some(false)), (duplicate, None), (as_it_is, Some(true))];
-        let (_, as_it_is) = kinds.into_iter().find(|(kind, _)| *kind == row.kind)?;
+        let kinds = [(counted, Some(false)), (duplicate, None), (beyond, Some(true))];
+        let (_, skip_dedup) = kinds.into_iter().find(|(kind, _)| *kind == row.kind)?;
         let (input, partition) = (row.scope.to_owned(), row.key.to_owned());
-        let place = Place { input, partition, position: row.lo };
+        let position = RecordPosition { input, partition, position: row.lo };
         let (key, commit) = (row.changed(hash), row.commit);
-        Some(Redelivered { key, place, record: row.after, commit, as_it_is })
+        Some(Redelivered { key, position, record: row.after, commit, skip_dedup })
     });
     redelivered.collect()
 }

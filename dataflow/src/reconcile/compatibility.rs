@@ -1,6 +1,6 @@
-//! Whether a log can be what a commit counted, as far as that shows before it is read.
+//! Whether a log can be the one that a commit counted, as far as can be told before reading it.
 //!
-//! Invariant: nothing is called drift that comes of another input, mapping, or set of tag rules.
+//! Invariant: another input, mapping or version of the tag rules is an error, never drift.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{ReconcileError, Request};
 use crate::settings::read_with;
 use crate::sources::Log;
 
-/// Checks that every input of the commit was named, and that tags are what they were.
+/// Checks that every input of the commit was named, and that the tag rules are the commit's.
 pub(super) fn check_inputs(request: &Request) -> Result<(), ReconcileError> {
     let Manifest { header, body } = &request.snapshot.manifest;
     let (commit, rules) = (header.commit, body.rules);
@@ -29,7 +29,7 @@ pub(super) fn check_inputs(request: &Request) -> Result<(), ReconcileError> {
     }
 }
 
-/// Checks that records are read as they were when the commit was made, where it says how.
+/// Checks that records are read as they were when the commit was made, if it says how.
 pub(super) fn check_mappings(
     logs: &[(Arc<dyn Log>, Rules)],
     manifest: &Manifest,
@@ -47,7 +47,7 @@ pub(super) fn check_mappings(
     Ok(())
 }
 
-/// Checks that logs have the partitions of the commit, and begin with what it knows of them.
+/// Checks that the logs have the commit's partitions, and begin as they did.
 pub(super) fn check_partitions(
     logs: &[(Arc<dyn Log>, Rules)],
     body: &Body,

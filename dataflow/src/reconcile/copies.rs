@@ -1,8 +1,8 @@
-//! Copies of an event that differ, where a check of some keys has not seen both of them.
+//! Finds events whose copies differ, for a check of some keys that has not seen all copies.
 //!
-//! A pass reads an event for its id or for a tag of it, so a copy whose tags are all outside the
-//! part escapes it. Where all keys are checked, the pass of the id has seen every copy.
-//! Invariant: of drift in a checked key it is known whether copies of its events differ.
+//! A pass takes an event for its id or for one of its tags, so it misses a copy if none of the
+//! copy's tags is selected. If all keys are checked, the pass of the id sees every copy.
+//! Invariant: for every selected key that differs, it is known whether copies of its events differ.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,14 +12,14 @@ use super::ReconcileError;
 use super::accept::digest;
 use super::check::Check;
 
-/// The events with one of `keys`, of which copies differ. Reads the log twice, and only where a
-/// part of it was checked and something differs: nothing else hangs on it.
+/// The events of `keys` whose copies differ. Reads the log twice, but only if some keys were
+/// checked and something differs: otherwise the answer is known or does not matter.
 pub(super) fn differing(
     check: &Check,
     keys: &BTreeSet<KeyHash>,
 ) -> Result<BTreeSet<KeyHash>, ReconcileError> {
     let mut differing = BTreeSet::new();
-    if keys.is_empty() || check.request.which.is_all() {
+    if keys.is_empty() || check.request.selection.is_all() {
         return Ok(differing);
     }
     let mut copies: HashMap<KeyHash, Option<(i64, u64)>> = HashMap::new();

@@ -1,7 +1,7 @@
 //! From facts that differ to values that differ, with the names of their tags and the events that
 //! explain them.
 //!
-//! Invariant: every fact that differs ends in at least one value of its key.
+//! Invariant: every row, bucket or id that differs becomes at least one value of its key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,58 +10,60 @@ use schemas::hash::KeyHash;
 use schemas::rows::Ids;
 use serde_json::json;
 use sinks::commits::{OpenSegment, Snapshot};
+use sinks::difference::{Difference, RecordPosition, RowKey, Table};
 
-use super::difference::{Differing, Drift, Found, Place};
+use super::difference::{Evidence, KeyFacts};
 use super::mend;
 use super::program::{Fact, Kept};
 
-/// The events listed for a value, at most.
+/// The most events listed for a value.
 const EVENTS_MAX: usize = 5;
-/// The keys that events are looked up for, at most.
+/// The most keys looked up in the log.
 const KEYS_MAX: usize = 10_000;
 
-/// What is looked for in the log again, and what was found.
+/// What the log says about the keys that are looked up.
 #[derive(Default)]
-pub(super) struct Wanted {
-    keys: HashMap<KeyHash, Found>,
+pub(super) struct LogEvidence {
+    keys: HashMap<KeyHash, Evidence>,
 }
 
-impl Wanted {
-    /// Whether anything is looked for.
+impl LogEvidence {
+    /// Whether no key is looked up.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Takes note of an event with this key.
-    pub(super) fn see(
+    /// Notes an event with this key, if the key is looked up.
+    pub(super) fn note(
         &mut self,
         key: KeyHash,
         (scope, name): (&str, &str),
         ts_ms: i64,
-        place: impl Fn() -> Place,
+        position: impl Fn() -> RecordPosition,
     ) {
-        let Some(found) = self.keys.get_mut(&key) else { return };
-        found.first_ms.get_or_insert(ts_ms);
-        found.name.get_or_insert_with(|| (scope.to_owned(), name.to_owned()));
-        if found.events.len() < EVENTS_MAX {
-            found.events.push(place());
+        let Some(evidence) = self.keys.get_mut(&key) else { return };
+        evidence.first_ms.get_or_insert(ts_ms);
+        evidence.name.get_or_insert_with(|| (scope.to_owned(), name.to_owned()));
+        if evidence.events.len() < EVENTS_MAX {
+            evidence.events.push(position());
         }
     }
 }
 
 /// The keys that differ.
 pub(super) struct Differences {
-    keys: BTreeMap<KeyHash, Differing>,
+    keys: BTreeMap<KeyHash, KeyFacts>,
 }
 
 impl Differences {
-    /// Sorts facts by key; `number` is 1 for what is stored and not recomputed. Also the ambiguous
-    /// events.
+    /// Groups facts by key; a fact counted 1 is only stored, one counted -1 only recomputed. Also
+    /// returns the ids of the ambiguous events.
     pub(super) fn new(facts: impl IntoIterator<Item = (Fact, isize)>) -> (Self, BTreeSet<KeyHash>) {
-        let mut keys = BTreeMap::<KeyHash, Differing>::new();
-        // Several passes may tell of one.
+        let mut keys = BTreeMap::<KeyHash, KeyFacts>::new();
+        // Several passes may report the same one.
         let mut ambiguous = BTreeSet::new();
         for (fact, number) in facts {
+            debug_assert!(number == 1 || number == -1, "{fact:?} counts {number}");
             let is_stored = number > 0;
             match fact {
                 Fact::Row { key, .. } => {
@@ -82,10 +84,10 @@ impl Differences {
         (Self { keys }, ambiguous)
     }
 
-    /// What has to be looked up in the log.
-    pub(super) fn wanted(&self) -> Wanted {
+    /// What to look up in the log.
+    pub(super) fn evidence(&self) -> LogEvidence {
         let keys = self.keys.keys().take(KEYS_MAX);
-        Wanted { keys: keys.map(|key| (*key, Found::default())).collect() }
+        LogEvidence { keys: keys.map(|key| (*key, Evidence::default())).collect() }
     }
 
     /// The keys that differ.
@@ -93,27 +95,34 @@ impl Differences {
         self.keys.keys().copied().collect()
     }
 
-    /// What has to be done about the keys that were looked up.
+    /// The repairs of the keys that were looked up.
     pub(super) fn controls(
         &self,
         snapshot: &Snapshot,
         kept: &Kept,
-        log: &Wanted,
+        log: &LogEvidence,
         ids: &[OpenSegment<Ids>],
     ) -> Vec<Control> {
         let of = self.keys.iter().filter_map(|(key, of)| Some((key, of, log.keys.get(key)?)));
-        of.filter_map(|(key, of, found)| match of.id {
-            Some(is_stored) => mend::id(*key, is_stored, found, ids),
-            None => mend::row(*key, of, found, snapshot, kept),
+        of.filter_map(|(key, of, evidence)| match of.id {
+            Some(is_stored) => mend::id(*key, is_stored, evidence, ids),
+            None => mend::row(*key, of, evidence, snapshot, kept),
         })
         .collect()
     }
 
     /// The values that differ, by scope and key.
-    pub(super) fn values(self, snapshot: &Snapshot, kept: &Kept, mut log: Wanted) -> Vec<Drift> {
-        let mut values = Vec::new();
+    pub(super) fn list(
+        self,
+        snapshot: &Snapshot,
+        kept: &Kept,
+        mut log: LogEvidence,
+    ) -> Vec<Difference> {
+        let mut differences = Vec::new();
         for (key, of) in self.keys {
-            let Found { name, events, .. } = log.keys.remove(&key).unwrap_or_default();
+            // Beyond KEYS_MAX a key was not looked up.
+            let Evidence { name, events, .. } = log.keys.remove(&key).unwrap_or_default();
+            let table = if of.id.is_some() { Table::Id } else { Table::Tag };
             let row = snapshot.tag(key).filter(|_| of.id.is_none());
             let stored = row.map(|row| (row.scope.to_owned(), row.tag.to_owned()));
             let misnamed = name.clone().zip(stored.clone()).filter(|_| of.misnamed);
@@ -124,16 +133,13 @@ impl Differences {
                 let wrong = names.into_iter().filter(|(_, stored, log)| stored != log);
                 fields.extend(wrong.map(|(f, s, l)| (f.to_owned(), json!(s), json!(l))));
             }
-            values.extend(fields.into_iter().map(|(field, stored, recomputed)| Drift {
-                scope: scope.clone(),
-                key: text.clone(),
-                field,
-                stored,
-                recomputed,
+            let row = RowKey { scope, key: text, table };
+            differences.extend(fields.into_iter().map(|(field, stored, recomputed)| Difference {
                 events: events.clone(),
+                ..Difference::new(row.clone(), field, stored, recomputed)
             }));
         }
-        values.sort_by(|a, b| (&a.scope, &a.key).cmp(&(&b.scope, &b.key)));
-        values
+        differences.sort_by(|a, b| a.row.cmp(&b.row));
+        differences
     }
 }

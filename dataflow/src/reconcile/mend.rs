@@ -1,7 +1,7 @@
-//! From what differs to what has to be done about it.
+//! From what differs to the control records that repair it.
 //!
-//! Invariant: a correction says what a row was and what it must be at the commit that was checked,
-//! so that what comes afterwards is not lost.
+//! Invariant: a correction says what a row was and must be at the commit that was checked, so
+//! nothing that was counted since is lost.
 
 use std::collections::BTreeMap;
 
@@ -10,38 +10,38 @@ use schemas::hash::KeyHash;
 use schemas::rows::{Ids, TagRow};
 use sinks::commits::{OpenSegment, Snapshot};
 
-use super::difference::{Differing, Found};
+use super::difference::{Evidence, KeyFacts};
 use super::program::{Fact, Kept};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// What has to be done about an id; `is_stored` tells whether it is too many.
+/// The repair of an id that is stored and should not be, or the other way round.
 pub(super) fn id(
     hash: KeyHash,
     is_stored: bool,
-    found: &Found,
+    evidence: &Evidence,
     stored: &[OpenSegment<Ids>],
 ) -> Option<Control> {
-    let text = found.name.as_ref().map_or_else(|| hash.to_string(), |(_, id)| id.clone());
+    let text = evidence.name.as_ref().map_or_else(|| hash.to_string(), |(_, id)| id.clone());
     if is_stored {
         let row = stored.iter().rev().find_map(|segment| segment.rows.get(hash))?;
         return Some(Control::Forget(Id { hash, text, hour: row.hour }));
     }
-    let hour = (found.first_ms?.max(0) / HOUR_MS) as u32;
+    let hour = (evidence.first_ms?.max(0) / HOUR_MS) as u32;
     Some(Control::Remember(Id { hash, text, hour }))
 }
 
-/// What has to be done about a tag's row.
+/// The repair of a tag's row.
 pub(super) fn row(
     hash: KeyHash,
-    differing: &Differing,
-    found: &Found,
+    facts: &KeyFacts,
+    evidence: &Evidence,
     snapshot: &Snapshot,
     kept: &Kept,
 ) -> Option<Control> {
     let row = snapshot.tag(hash);
     let stored = row.filter(|row| row.total != 0).map(values);
-    let recomputed = match (&differing.stored, &differing.recomputed) {
+    let recomputed = match (&facts.stored, &facts.recomputed) {
         (_, Some(Fact::Row { total, first_ms, last_ms, display, .. })) => Some(Values {
             total: *total,
             first_ms: *first_ms,
@@ -55,15 +55,15 @@ pub(super) fn row(
         let scopes = snapshot.manifest.body.scopes.iter().flatten();
         scopes.chain([&String::new()]).any(|known| known == scope)
     };
-    // A row of a scope that nobody counts goes from under the one that everything is counted in.
+    // A row of a scope that is not counted is removed as one of the whole stream.
     let of_row = || {
         row.map(|row| {
             let scope = if counted(row.scope) { row.scope } else { "" };
             (scope.to_owned(), row.tag.to_owned())
         })
     };
-    let (scope, key) = found.name.clone().or_else(of_row)?;
-    let buckets = spread(&differing.buckets, kept);
+    let (scope, key) = evidence.name.clone().or_else(of_row)?;
+    let buckets = spread(&facts.buckets, kept);
     Some(Control::Correct(Correction { hash, scope, key, stored, recomputed, buckets }))
 }
 
@@ -76,9 +76,9 @@ fn values(row: TagRow<'_>) -> Values {
     }
 }
 
-/// What has to be changed in one list of buckets, so that every window comes out right: first what
-/// the finest window says, then of each coarser one what that does not explain, which lies before
-/// the buckets of the finer ones.
+/// The changes to one list of buckets that make every window right: first those of the finest
+/// window, then, for each coarser window, what the finer changes do not explain, which lies before
+/// the finer buckets.
 fn spread(buckets: &BTreeMap<(u8, i64), (i64, i64)>, kept: &Kept) -> Vec<BucketChange> {
     let mut changes: Vec<BucketChange> = Vec::new();
     for (window, slide_ms) in kept.windows.iter().map(|window| window.slide_ms).enumerate() {
@@ -88,7 +88,8 @@ fn spread(buckets: &BTreeMap<(u8, i64), (i64, i64)>, kept: &Kept) -> Vec<BucketC
         for change in &changes {
             let live = kept.buckets(change.start_ms).find(|(w, _)| usize::from(*w) == window);
             if let Some((_, start)) = live {
-                wanted.entry(start).or_default();
+                // Right as it is stored, so a finer change here must be taken back.
+                wanted.entry(start).or_insert(0);
             }
         }
         let explained = |start: i64| {
@@ -115,10 +116,10 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
 
-    /// Posts at two sets of minutes before now: a list of the first set becomes one that has the
-    /// sums of the second, now and later.
+    /// Posts at two sets of minutes before now: the changes turn the list of the first set into one
+    /// with the sums of the second, now and later.
     #[test]
-    fn changes_of_one_list_make_all_windows_right() {
+    fn changes_to_one_list_make_every_window_right() {
         let windows = Windows::default();
         let (tiers, now_ms) = (windows.tiers(), 28_333_333 * MINUTE);
         let kept = Kept { windows, as_of_ms: now_ms, first_hour: 0, part: Part::Bins(0..PARTS) };

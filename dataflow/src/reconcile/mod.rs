@@ -1,12 +1,11 @@
-//! Reconcile: what the state of a commit must be, computed afresh from the log, against what it is.
+//! Reconcile: recomputes what a commit must hold from the log, and compares it with what it holds.
 //!
-//! The computation is a second, independent program (`program`): it shares with the job the
+//! The computation is a second, independent program (`program`). With the job it shares only the
 //! record types, the tag rules, and the decoders of manifests, rows and dead letters, which hold
-//! the positions and the recorded decisions. Invariant: what a report calls drift differs, and
-//! what it does not mention, of the keys it was asked to check, is equal.
+//! the positions and the recorded decisions. Invariant: every value that a report lists differs,
+//! and every other value of the selected keys is equal.
 
 mod accept;
-
 mod check;
 mod compatibility;
 mod copies;
@@ -25,7 +24,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use difference::{Drift, Place};
 pub use explain::{EventCount, ExplainedEvent, explain};
 pub use run::reconcile;
 use schemas::control::Control;
@@ -33,6 +31,7 @@ use schemas::hash::KeyHash;
 use schemas::tags::RULES_VERSION;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
+use sinks::difference::Difference;
 use sinks::storage::Storage;
 use thiserror::Error;
 
@@ -40,20 +39,20 @@ use crate::inputs::{InputError, InputSpec};
 use crate::sources::LogError;
 use schemas::config::Beyond;
 
-/// The parts that a check can be cut into: the top seven bits of a key's hash.
+/// The number of parts that the key space is divided into, by the top seven bits of a key's hash.
 pub const PARTS: u64 = 128;
 
-/// Which keys are checked.
+/// The keys to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Those of some of [`PARTS`] parts, in so many passes over the log.
+pub enum Selection {
+    /// The keys of some of the [`PARTS`] parts.
     Bins {
-        /// Which parts.
+        /// The parts.
         bins: Range<u64>,
-        /// The passes; each needs memory for its share of the keys.
+        /// How many times to read the log, each time with a share of the keys in memory.
         passes: u64,
     },
-    /// One key in so many.
+    /// One key in this many.
     Sample(u64),
     /// These tags, by their keys, in every scope.
     Tags(BTreeSet<String>),
@@ -61,14 +60,14 @@ pub enum Which {
     Keys(BTreeSet<KeyHash>),
 }
 
-impl Which {
-    /// Whether all keys are.
+impl Selection {
+    /// Whether every key is selected.
     pub fn is_all(&self) -> bool {
         matches!(self, Self::Bins { bins, .. } if *bins == (0..PARTS))
     }
 
-    /// Whether the key of a row of the tag `name` is one of them.
-    pub fn has(&self, key: KeyHash, name: &str) -> bool {
+    /// Whether the row with this key, of the tag `name`, is selected.
+    pub fn selects(&self, key: KeyHash, name: &str) -> bool {
         match self {
             Self::Bins { bins, .. } => Part::Bins(bins.clone()).has(key),
             Self::Sample(one_in) => Part::Sample(*one_in).has(key),
@@ -87,17 +86,17 @@ pub struct Request {
     pub storage: Arc<dyn Storage>,
     /// The commit, open.
     pub snapshot: Arc<Snapshot>,
-    /// An earlier commit, whose content is taken on trust: only what came after it is checked.
+    /// An earlier commit whose content is trusted; only what came after it is checked.
     pub since: Option<Arc<Snapshot>>,
-    /// The job's horizon; none where it keeps every id.
+    /// The job's horizon; `None` if it keeps every id.
     pub horizon_ms: Option<i64>,
-    /// What the job does with events beyond it.
+    /// What the job does with events beyond the horizon.
     pub beyond: Beyond,
-    /// Which keys to check.
-    pub which: Which,
-    /// Worker threads.
+    /// The keys to check.
+    pub selection: Selection,
+    /// The number of worker threads.
     pub workers: usize,
-    /// Records a second that are read at most.
+    /// The most records to read per second.
     pub limit_rate: Option<u64>,
 }
 
@@ -106,20 +105,20 @@ pub struct Request {
 pub struct Progress {
     /// Records read.
     pub records: AtomicU64,
-    /// What the units below are at the end of the last pass.
+    /// What `read` will be at the end of the last pass.
     pub all: AtomicU64,
-    /// Bytes of files and records of topics that have been read.
+    /// Bytes of files and records of topics read.
     pub read: AtomicU64,
 }
 
 /// What a check found.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// The values that differ.
-    pub values: Vec<Drift>,
+pub struct Findings {
+    /// The values that differ: the commit on the left, the log on the right.
+    pub differences: Vec<Difference>,
     /// The result.
     pub report: Report,
-    /// What has to be done about them, as far as the log names the keys.
+    /// The repairs of those keys that were found in the log.
     pub controls: Vec<Control>,
     /// The keys that differ.
     pub keys: BTreeSet<KeyHash>,
@@ -130,32 +129,32 @@ pub struct Found {
 pub struct Report {
     /// The commit.
     pub commit: u64,
-    /// The earlier commit from which on it was checked; left out where all of the log was counted.
+    /// The earlier commit that was trusted. Left out if all of the log was counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// The last commit before it whose records were read otherwise, by another mapping or horizon:
-    /// drift of what was counted so is no fault of the state. Left out where there is none.
+    /// The last earlier commit whose records were read with another mapping or horizon. What
+    /// differs in the events up to there is not the state's fault. Left out if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_otherwise: Option<u64>,
-    /// The events that it counts.
+    /// The events that the commit counts.
     #[serde(skip)]
     pub events: u64,
     /// The rows and ids that were compared.
     pub checked: u64,
-    /// The values that differ.
+    /// The number of values that differ.
     pub drift: u64,
-    /// Events of which two copies differ: which one counts is up to chance, so that drift of their
-    /// tags means nothing. Left out where there are none.
+    /// Events of which two copies differ. Any copy may count, so differences in their tags prove
+    /// nothing. Left out if there are none.
     #[serde(skip_serializing_if = "is_zero")]
     pub ambiguous: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// Why a check could not tell.
+/// Why a commit could not be checked.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
     /// An input could not be read.
@@ -167,7 +166,7 @@ pub enum ReconcileError {
     /// The commit could not be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The state has an input that the check was not given.
+    /// The commit counts an input that the check was not given.
     #[error("commit {commit} counts input {input:?}, which was not named")]
     Unnamed {
         /// The commit.
@@ -175,7 +174,7 @@ pub enum ReconcileError {
         /// The input.
         input: String,
     },
-    /// The input that was named has not all that the commit counts.
+    /// A partition that the commit counts is not in the input that was named.
     #[error(
         "the commit counts {partition} of input {input:?}, which is not in what was named for it; \
          name the file, folder or topic that the job reads"
@@ -186,7 +185,7 @@ pub enum ReconcileError {
         /// The partition.
         partition: String,
     },
-    /// The records would be read otherwise than they were.
+    /// Records would be read with another mapping or horizon than the job's.
     #[error(
         "commit {commit} was made from input {input:?} with {differing}; \
          give the --map and --horizon, or the dataflow.yaml, that the job was given"
@@ -196,13 +195,13 @@ pub enum ReconcileError {
         commit: u64,
         /// The input.
         input: String,
-        /// What is other, as [`schemas::mapping::differing`] has it.
+        /// What differs, as [`schemas::mapping::differing`] describes it.
         differing: String,
     },
-    /// Tags would be extracted otherwise than they were.
+    /// Tags would be extracted by other rules than the job's.
     #[error(
         "commit {commit} was made with tag rules {rules}, and this build has {RULES_VERSION}; \
-         use the build that made it, or count the log afresh with `tagflow replay`"
+         use the build that made it, or count the log again with `tagflow replay`"
     )]
     Rules {
         /// The commit.
@@ -212,8 +211,8 @@ pub enum ReconcileError {
     },
     /// No record is an event, though the commit counts some.
     #[error(
-        "none of {records} records is an event that counts, and the commit counts {counted}; \
-         is the mapping that of the job?"
+        "none of {records} records is an event that counts, but the commit counts {counted} \
+         events; is this the mapping of the job?"
     )]
     NoEvents {
         /// The records that were read.
@@ -221,31 +220,31 @@ pub enum ReconcileError {
         /// The events that the commit counts.
         counted: u64,
     },
-    /// Retention has removed what the commit counts.
+    /// Retention has removed records that the commit counts.
     #[error(
-        "{partition} begins at {begins} by now, and the commit counts it from {from} on: retention \
-         has removed the records in between"
+        "{partition} now begins at {begins}, but the commit counts it from {from}: retention has \
+         removed the records in between"
     )]
     Overtaken {
         /// The partition.
         partition: String,
         /// Where its log begins.
         begins: u64,
-        /// Where the commit begins to count.
+        /// The first position that is needed.
         from: u64,
     },
-    /// It cannot be checked from an earlier commit on.
-    #[error("commit {commit} cannot be checked from commit {since} on: {why}")]
+    /// The commit cannot be checked on top of the earlier one.
+    #[error("commit {commit} cannot be checked since commit {since}: {why}")]
     Since {
         /// The commit.
         commit: u64,
         /// The earlier one.
         since: u64,
-        /// What stands against it.
-        why: String,
+        /// What prevents it.
+        why: NotSince,
     },
     /// The log ends before the commit's position.
-    #[error("{partition} ends at {end}, and the commit covers it up to {position}")]
+    #[error("{partition} ends at {end}, but the commit covers it up to {position}")]
     Short {
         /// The partition.
         partition: String,
@@ -254,8 +253,8 @@ pub enum ReconcileError {
         /// The commit's position.
         position: u64,
     },
-    /// Nothing comes, though it should.
-    #[error("{partition} delivers nothing at {position}; the commit covers it up to {end}")]
+    /// A partition delivers nothing, though the commit covers more of it.
+    #[error("{partition} delivers nothing at {position}, but the commit covers it up to {end}")]
     Silent {
         /// The partition.
         partition: String,
@@ -267,9 +266,29 @@ pub enum ReconcileError {
     /// A row cannot be decoded.
     #[error("the row of tag {0:?} is damaged")]
     Row(String),
-    /// A worker thread ended abnormally.
+    /// A worker thread panicked.
     #[error("a worker failed: {0}")]
     Worker(String),
+}
+
+/// Why a commit cannot be checked on top of an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotSince {
+    /// It is not earlier.
+    #[error("it is not earlier")]
+    NotEarlier,
+    /// The state was rolled back in between.
+    #[error("the state was rolled back in between")]
+    RolledBack,
+    /// Records in between were read with another mapping or horizon.
+    #[error("records were read with another mapping or horizon up to commit {0}")]
+    ReadOtherwise(u64),
+    /// Corrections, which are not in the log, were made in between.
+    #[error("{0} corrections were made in between")]
+    Corrected(u64),
+    /// A partition has been read in order and in blocks.
+    #[error("{0} was read in another way")]
+    OtherWay(String),
 }
 
 /// The keys of one pass.
@@ -284,7 +303,7 @@ impl Part {
     fn has(&self, hash: KeyHash) -> bool {
         match self {
             Self::Bins(bins) => bins.contains(&(hash.hi >> (64 - PARTS.trailing_zeros()))),
-            // The high bits place a key; the low ones are as random, and free.
+            // The high bits decide where a key lives; the low bits are random and unused.
             Self::Sample(one_in) => hash.lo.is_multiple_of(*one_in),
             Self::Keys(keys) => keys.contains(&hash),
         }

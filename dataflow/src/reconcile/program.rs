@@ -1,50 +1,50 @@
-//! The second computation, in differential dataflow: of the copies of an event one counts; every
-//! tag of it, in every scope of it, has one more post; and what remains when this is taken from
-//! what is stored is the drift.
+//! The second computation, in differential dataflow: of the copies of an event, one counts; it adds
+//! one post to each of its tags in each of its scopes; the difference between that and what is
+//! stored is the drift.
 //!
-//! Where `distinct` and `count` would do, differences are summed up by a semigroup instead: those
-//! two arrange every record they are given, and keep it, while a consolidated sum keeps one entry a
-//! key. So the events of a share are gone before the next share comes.
+//! It sums differences in a semigroup instead of using `distinct` and `count`, which arrange and
+//! keep every record. A consolidated sum keeps one entry per key, so the events of a share are gone
+//! before the next share comes.
 //!
-//! Written to be checked by eye. Invariant: it keeps no state of its own and knows nothing of
-//! commits, workers, slices or the job's operators.
+//! Written to be checked by eye. Invariant: it keeps no state, and knows nothing of commits,
+//! workers, slices or the job's operators.
 
 use differential_dataflow::difference::{IsZero, Semigroup};
 use differential_dataflow::{AsCollection, ExchangeData, Hashable, VecCollection};
 use schemas::hash::KeyHash;
-use schemas::windows::Windows;
+use schemas::windows::{Window, Windows};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::operators::vec::Map;
 
 use super::Part;
 
-/// Everything happens at one time, `END`: the log up to the commit. But for the events, which come
-/// in shares of their ids, one share after the other, so that only one of them is taken apart at a
-/// time: what all events come to before it is added up would be many times as large as they are.
+/// Everything happens at one time, `END`, except for the events. They come in shares of their ids,
+/// one after the other, so that only one share is expanded at a time: the tags and buckets of all
+/// events, before they are added up, would need many times the memory of the events.
 pub(super) type Time = u64;
-/// The number of shares, and the time of what they come to.
+/// The number of shares, and the time of the result.
 pub(super) const END: Time = 32;
 /// A collection of this program.
 pub(super) type Collection<'s, D> = VecCollection<'s, Time, D, isize>;
 
-/// When an event is taken apart: by bits of its id that neither a pass nor a worker goes by, the
-/// same for all of its copies.
+/// The share of an event, by bits of its id that choose neither the pass nor the worker. Copies of
+/// an event are in the same share.
 pub(super) fn share(id: KeyHash) -> Time {
     (id.lo >> 32) % END
 }
 
-/// An event, as far as counting depends on it.
+/// What matters of an event for counting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Event {
     /// When it happened.
     pub(super) ts_ms: i64,
-    /// A hash of all its tags, of which a pass may not see all: two copies may differ in another.
+    /// A digest of all its tags, since copies may differ in a tag that this pass does not count.
     pub(super) digest: u64,
-    /// For each of its tags, in each of its scopes: the key, and the spelling.
+    /// The key and the spelling of each of its tags in each of its scopes.
     pub(super) uses: Box<[(KeyHash, Box<str>)]>,
 }
 
-/// The copies of an event: the least of them, and whether there is another that differs.
+/// The copies of an event: the least one, and whether any other differs from it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Copies {
     pub(super) event: Event,
@@ -66,22 +66,22 @@ impl Semigroup for Copies {
     }
 }
 
-/// One thing that is true of a commit.
+/// One statement about a commit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Fact {
-    /// A tag's row, but for its buckets.
+    /// A tag's row, without its buckets.
     Row { key: KeyHash, total: i64, first_ms: i64, last_ms: i64, display: Box<str> },
     /// The posts of a tag in one bucket of one window. `start` is in slides since 1970.
     Bucket { key: KeyHash, window: u8, start: i64, count: i64 },
-    /// An id that is remembered.
+    /// A remembered id.
     Id(KeyHash),
-    /// A tag's row whose scope or key is not what its hash stands for. Never recomputed.
+    /// A tag's row whose scope and key do not have its hash. Never recomputed.
     Misnamed(KeyHash),
     /// An event whose copies differ.
     Ambiguous(KeyHash),
 }
 
-/// A tag's posts: how many, the first with its spelling, the last.
+/// A tag's posts: their number, the first with its spelling, and the last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Tally {
     total: i64,
@@ -112,13 +112,13 @@ pub(super) struct Kept {
     pub(super) as_of_ms: i64,
     /// The first hour whose ids are remembered.
     pub(super) first_hour: i64,
-    /// The keys that are compared.
+    /// The keys to compare.
     pub(super) part: Part,
 }
 
 impl Kept {
-    /// The buckets that a post at `ts_ms` counts in, now or once stream time has come to them: one
-    /// of each window whose end it is not behind.
+    /// The buckets that a post at `ts_ms` counts in, now or later: one for each window that it has
+    /// not left.
     pub(super) fn buckets(&self, ts_ms: i64) -> impl Iterator<Item = (u8, i64)> + '_ {
         let ts_ms = ts_ms.max(0);
         self.windows.iter().enumerate().filter_map(move |(i, window)| {
@@ -128,13 +128,21 @@ impl Kept {
         })
     }
 
+    /// A window by its number in [`Fact::Bucket`].
+    pub(super) fn window(&self, number: u8) -> Window {
+        self.windows
+            .iter()
+            .nth(number.into())
+            .unwrap_or_else(|| unreachable!("window {number} does not exist: see Kept::buckets"))
+    }
+
     /// Whether the id of an event at `ts_ms` is remembered.
     fn is_remembered(&self, id: KeyHash, ts_ms: i64) -> bool {
         self.part.has(id) && ts_ms.max(0) / 3_600_000 >= self.first_hour
     }
 }
 
-/// Every record once, with what its differences add up to.
+/// Every record once, with the sum of its differences.
 fn sums<'s, D, R>(of: VecCollection<'s, Time, D, R>) -> Collection<'s, (D, R)>
 where
     D: ExchangeData + Hashable,
@@ -143,22 +151,22 @@ where
     of.consolidate().inner.map(|(data, time, sum)| ((data, sum), time, 1)).as_collection()
 }
 
-/// What differs between `stored` and what `events` (the copies of each under its id, at its
-/// [`share`]) and `as_is` (counted without a look at their ids) come to on top of `before`, the
-/// facts of an earlier commit: facts that only the first has count 1, those that only the second
-/// has −1.
+/// What differs between `stored` and the recomputed facts. These are the facts of an earlier commit,
+/// `before`, plus `events` (the copies of each under its id, at its [`share`]) and `no_dedup`
+/// (events that count whatever their id). A fact that is only stored counts 1, one that is only
+/// recomputed counts -1.
 pub(super) fn drift<'s>(
     events: VecCollection<'s, Time, KeyHash, Copies>,
-    as_is: Collection<'s, Event>,
+    no_dedup: Collection<'s, Event>,
     before: Collection<'s, Fact>,
     stored: Collection<'s, Fact>,
     kept: &Kept,
 ) -> Collection<'s, Fact> {
     let first = sums(events).delay(|_| END);
-    let doubtful = first.clone().filter(|(_, copies)| copies.differ);
+    let ambiguous = first.clone().filter(|(_, copies)| copies.differ);
     let remember = kept.clone();
     let ids = first.clone().filter(move |(id, of)| remember.is_remembered(*id, of.event.ts_ms));
-    let counted = first.map(|(_, copies)| copies.event).concat(as_is);
+    let counted = first.map(|(_, copies)| copies.event).concat(no_dedup);
 
     let uses = counted.flat_map(|Event { ts_ms, uses, .. }| {
         uses.into_iter().map(move |(key, spelling)| (key, ts_ms, spelling))
@@ -200,16 +208,17 @@ pub(super) fn drift<'s>(
     });
     let ids = ids.map(|(id, _)| Fact::Id(id)).concat(ids_before);
     let recomputed = rows.concat(buckets).concat(ids);
-    let ambiguous = doubtful.map(|(id, _)| Fact::Ambiguous(id));
+    let ambiguous = ambiguous.map(|(id, _)| Fact::Ambiguous(id));
     stored.concat(recomputed.negate()).concat(ambiguous).consolidate()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use differential_dataflow::input::Input as _;
+    use parking_lot::Mutex;
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
 
@@ -218,23 +227,23 @@ mod tests {
 
     const HOUR: i64 = 3_600_000;
     const NOW: i64 = 1_700_000_000_000;
-    /// A delivery: the number of the id, of which few are there; none where it counts as it is.
+    /// A delivery: the number of its id, or `None` if it counts without deduplication.
     type Delivery = (Option<u8>, Event);
 
     fn id(number: u8) -> KeyHash {
-        // Over the shares, and the parts.
+        // Spread over shares and parts.
         KeyHash { hi: u64::from(number) << 61, lo: u64::from(number) << 32 }
     }
 
     fn kept() -> Kept {
         let first_hour = (NOW - 2 * HOUR) / HOUR;
-        // Of eight ids six are checked.
+        // Six of eight ids are checked.
         let part = Part::Bins(0..PARTS * 3 / 4);
         Kept { windows: Windows::default(), as_of_ms: NOW, first_hour, part }
     }
 
     fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
-        // Few of everything, so that copies are often alike, and differ often: in their time, in
+        // Few of everything, so that copies are often equal, and often differ: in their time, in
         // what other passes see, and in a tag. A key stands for a tag in a scope.
         let ts = prop_oneof![Just(0), Just(1), Just(HOUR), Just(3 * HOUR), Just(30 * HOUR)];
         let uses = btree_map((0..3_u64, 0..2_u64), "[ab]", 0..3);
@@ -246,7 +255,7 @@ mod tests {
         vec((proptest::option::weighted(0.9, 0..8_u8), event), 0..40)
     }
 
-    /// What the deliveries come to, counted without dataflow.
+    /// The facts that the deliveries give, counted without dataflow, and the ambiguous ids.
     fn oracle(deliveries: &[Delivery], kept: &Kept) -> (BTreeSet<Fact>, BTreeSet<Fact>) {
         let mut copies = BTreeMap::<u8, BTreeSet<&Event>>::new();
         let mut counted = Vec::new();
@@ -289,7 +298,7 @@ mod tests {
         (facts, ambiguous)
     }
 
-    /// What the program finds on so many workers, each of which reads some of the deliveries.
+    /// What the program finds on `workers` workers, each of which reads some of the deliveries.
     fn found(
         before: &BTreeSet<Fact>,
         deliveries: &[Delivery],
@@ -305,13 +314,15 @@ mod tests {
             let (index, peers, sink) = (worker.index(), worker.peers(), Arc::clone(&sink));
             worker.dataflow::<Time, _, _>(|scope| {
                 let (mut events_in, events) = scope.new_collection::<KeyHash, Copies>();
-                let (mut as_is_in, as_is) = scope.new_collection::<Event, isize>();
+                let (mut no_dedup_in, no_dedup) = scope.new_collection::<Event, isize>();
                 let (mut before_in, earlier) = scope.new_collection::<Fact, isize>();
                 let (mut stored_in, held) = scope.new_collection::<Fact, isize>();
-                drift(events, as_is, earlier, held, &kept()).inspect(move |(fact, _, number)| {
-                    *sink.lock().unwrap().entry(fact.clone()).or_default() += number;
-                });
-                as_is_in.advance_to(END);
+                drift(events, no_dedup, earlier, held, &kept()).inspect(
+                    move |(fact, _, number)| {
+                        *sink.lock().entry(fact.clone()).or_default() += number;
+                    },
+                );
+                no_dedup_in.advance_to(END);
                 before_in.advance_to(END);
                 stored_in.advance_to(END);
                 for (number, event) in deliveries.iter().skip(index).step_by(peers) {
@@ -320,7 +331,7 @@ mod tests {
                         Some(id) => {
                             events_in.update_at(id, share(id), Copies { event, differ: false });
                         }
-                        None => as_is_in.insert(event),
+                        None => no_dedup_in.insert(event),
                     }
                 }
                 before.iter().skip(index).step_by(peers).cloned().for_each(|f| before_in.insert(f));
@@ -328,7 +339,7 @@ mod tests {
             });
         });
         guards.unwrap().join().into_iter().for_each(|result| result.unwrap());
-        let mut found = Arc::into_inner(all).unwrap().into_inner().unwrap();
+        let mut found = Arc::into_inner(all).unwrap().into_inner();
         found.retain(|_, number| *number != 0);
         found
     }
@@ -336,10 +347,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Of a state that holds some of what it must and some of another, exactly the rest is
-        /// drift, on any number of workers, and wherever it begins.
+        /// If a state holds some of the right facts and some wrong ones, the drift is exactly the
+        /// missing and the wrong ones, on any number of workers and from any earlier commit.
         #[test]
-        fn the_program_finds_what_a_plain_count_does(
+        fn program_agrees_with_plain_count(
             deliveries in deliveries(),
             others in deliveries(),
             dropped in vec(any::<bool>(), 200),
@@ -358,18 +369,18 @@ mod tests {
             want.extend(of(&stored, &right, 1));
             want.extend(ambiguous.into_iter().map(|fact| (fact, 1)));
             prop_assert_eq!(&found(&BTreeSet::new(), &deliveries, &stored, workers), &want);
-            // The same where some events are in an earlier commit, of which nobody tells any more
-            // whether their copies differed.
+            // The same if some events are in an earlier commit, which no longer tells whether their
+            // copies differed.
             let is_early = |(number, _): &Delivery| number.is_some_and(|number| number < begin);
             let (early, late): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_early);
-            let (before, doubtful) = oracle(&early, &kept);
-            want.retain(|fact, _| !doubtful.contains(fact));
+            let (before, ambiguous) = oracle(&early, &kept);
+            want.retain(|fact, _| !ambiguous.contains(fact));
             prop_assert_eq!(found(&before, &late, &stored, workers), want);
         }
     }
 
     #[test]
-    fn of_copies_the_least_counts_in_whatever_order_they_come() {
+    fn least_copy_counts_in_any_order() {
         let copy = |ts_ms| Copies {
             event: Event { ts_ms, digest: 0, uses: Box::default() },
             differ: false,
@@ -386,6 +397,10 @@ mod tests {
         let (mut one, mut other) = (copy(5), copy(5));
         other.plus_equals(&copy(7));
         one.plus_equals(&other);
-        assert_eq!((one.event.ts_ms, one.differ), (5, true), "a sum of sums knows of the third");
+        assert_eq!(
+            (one.event.ts_ms, one.differ),
+            (5, true),
+            "a sum of sums remembers the third copy"
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! The commit that a check begins from, where it does not begin with the log: what came after it,
-//! on top of it, must be the commit that is checked.
+//! The earlier commit that a check starts from, if it does not start with the log: with the events
+//! after it, it must give the commit that is checked.
 //!
-//! Invariant: what lies between the two is told by the log alone, or nothing is told.
+//! Invariant: everything that changed between the two commits is in the log, or the check fails.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use sinks::storage::Storage;
 
 use super::program::{Fact, Kept};
 use super::splits::{self, Split};
-use super::{ReconcileError, stored};
+use super::{NotSince, ReconcileError, stored};
 
 /// An earlier commit, open.
 pub(super) struct Since {
@@ -32,13 +32,13 @@ impl Since {
         Ok(Self { ids: open_table(storage, &snapshot.manifest)?, snapshot, first_hour })
     }
 
-    /// Whether it has accepted an event with this id, and not forgotten it.
+    /// Whether it remembers an event with this id.
     pub(super) fn remembers(&self, id: KeyHash) -> bool {
         let newest = self.ids.iter().rev().find_map(|segment| segment.rows.get(id));
         newest.is_some_and(|row| !row.forgotten && i64::from(row.hour) >= self.first_hour)
     }
 
-    /// Calls `each` with its facts, of the keys that `mine` chooses, as a later commit keeps them.
+    /// Calls `each` with its facts about the keys that `mine` selects, as a later commit keeps them.
     pub(super) fn facts(
         &self,
         kept: &Kept,
@@ -51,40 +51,40 @@ impl Since {
     }
 }
 
-/// The splits of the log up to a commit, from the earlier one on where there is one.
+/// The splits of the log up to a commit, from the earlier commit if there is one.
 pub(super) fn splits(
     commit: &Manifest,
     since: Option<&Since>,
 ) -> Result<Vec<Split>, ReconcileError> {
     let before = since.map(|since| &since.snapshot.manifest);
-    let between = before.and_then(|before| between(before, commit));
-    let splits = match between {
-        Some(why) => Err(why),
-        None => splits::splits(&commit.body, before.map(|before| &before.body)),
+    let Some(before) = before else {
+        return Ok(splits::splits(&commit.body, None)
+            .unwrap_or_else(|_| unreachable!("only an earlier commit can prevent a check")));
     };
+    let splits =
+        between(before, commit).and_then(|()| splits::splits(&commit.body, Some(&before.body)));
     splits.map_err(|why| ReconcileError::Since {
         commit: commit.header.commit,
-        since: before.map_or(0, |before| before.header.commit),
+        since: before.header.commit,
         why,
     })
 }
 
-/// What happened between two commits that no log tells.
-fn between(before: &Manifest, commit: &Manifest) -> Option<String> {
+/// Fails if something happened between two commits that is not in the log.
+fn between(before: &Manifest, commit: &Manifest) -> Result<(), NotSince> {
     if before.header.commit >= commit.header.commit {
-        return Some("it does not come before".to_owned());
+        return Err(NotSince::NotEarlier);
     }
     if before.header.history != commit.header.history {
-        return Some("the state went back to an older commit in between".to_owned());
+        return Err(NotSince::RolledBack);
     }
     let read_otherwise = commit.body.read_otherwise.values();
     if let Some(last) = read_otherwise.max().filter(|last| **last > before.header.commit) {
-        let what = "records were read with another mapping or horizon up to commit";
-        return Some(format!("{what} {last}"));
+        return Err(NotSince::ReadOtherwise(*last));
     }
     let corrected = |commit: &Manifest| commit.body.counters.corrected;
     match corrected(commit).saturating_sub(corrected(before)) {
-        0 => None,
-        corrected => Some(format!("{corrected} corrections were made in between")),
+        0 => Ok(()),
+        corrected => Err(NotSince::Corrected(corrected)),
     }
 }

@@ -1,11 +1,11 @@
-//! What of the log a commit covers: splits of partitions, each read in order by one worker.
+//! The part of the log that a commit covers, in splits: each is read in order by one worker.
 //!
 //! Invariant: every record before the commit's positions lies in exactly one split.
 
 use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Blocks, Body, Partition, Position};
 
-use super::ReconcileError;
+use super::{NotSince, ReconcileError};
 use crate::sources::{Log, LogError, Next, Reader, Record};
 use kafka::TopicError;
 
@@ -14,26 +14,26 @@ use kafka::TopicError;
 pub(super) struct Split {
     /// The input's name.
     pub(super) input: String,
-    /// The partition's identity.
+    /// The partition.
     pub(super) partition: String,
-    /// The block it is, of a file of so many bytes; none for a whole partition.
+    /// The number of the block, and the size of its file; `None` for a whole partition.
     pub(super) block: Option<(u64, u64)>,
     /// The first position to read.
     pub(super) begin: u64,
     /// The first position that the commit does not cover.
     pub(super) end: u64,
-    /// The partition's log time there.
+    /// The partition's log time at `begin`.
     pub(super) log_time: LogTime,
 }
 
-/// The splits of a commit; those that `since`, an earlier one, has not read.
-pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, String> {
+/// The splits of a commit, without what `since`, an earlier commit, has read.
+pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, NotSince> {
     let mut splits = Vec::new();
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
             let before = since.and_then(|since| since.inputs.get(input)?.get(partition));
             let begins = before.map_or(Ok(Begin::At(state.begin)), |before| {
-                begin(before, state).ok_or_else(|| format!("{partition} was read in another way"))
+                begin(before, state).ok_or_else(|| NotSince::OtherWay(partition.clone()))
             })?;
             let log_time = match (&begins, before) {
                 (Begin::At(_), Some(before)) => before.log_time.clone(),
@@ -72,30 +72,30 @@ pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, St
     Ok(splits)
 }
 
-/// Where what is to be read of a partition begins.
+/// Where to begin reading a partition.
 #[derive(Clone, Copy)]
 enum Begin<'b> {
     /// At a position.
     At(u64),
-    /// Behind what of these blocks has been read.
+    /// After what has been read of these blocks.
     Blocks(&'b Blocks),
 }
 
-/// Where a partition goes on that an earlier commit has read to `before`; none where that cannot be
-/// told, since it is read in another way by now.
+/// Where to continue a partition that an earlier commit has read to `before`; `None` if it cannot
+/// be told, because the partition is now read in another way.
 fn begin<'b>(before: &'b Partition, now: &Partition) -> Option<Begin<'b>> {
     match (&before.position, &now.position) {
         (Position::Offset(end), Position::Offset(_)) => Some(Begin::At(*end)),
         (Position::Blocks(blocks), Position::Offset(_)) if blocks.are_done() => {
             Some(Begin::At(blocks.bytes))
         }
-        // A file that has grown: its last block is longer by now, and is read on.
+        // The file has grown, and with it the block that was its last.
         (Position::Blocks(blocks), Position::Blocks(_)) => Some(Begin::Blocks(blocks)),
         _ => None,
     }
 }
 
-/// Where block `number`, which begins at `first`, goes on; none where all of it had been read.
+/// Where to continue block `number`, which begins at `first`; `None` if it was read to its end.
 fn unread(before: &Blocks, number: u64, first: u64) -> Option<u64> {
     let done = match before.open.get(&number) {
         Some(open) if !open.done => return Some(open.offset),
@@ -106,16 +106,16 @@ fn unread(before: &Blocks, number: u64, first: u64) -> Option<u64> {
 }
 
 impl Split {
-    /// Opens it.
+    /// Opens the split for reading.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
         let opened = match self.block {
             None => log.open(&self.partition, self.begin),
             Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin),
         };
-        opened.map_err(|error| self.told(error))
+        opened.map_err(|error| self.error(error))
     }
 
-    /// Reads at most `limit` records; whether there is more.
+    /// Reads at most `limit` records; returns whether there are more.
     pub(super) fn read(
         &self,
         reader: &mut dyn Reader,
@@ -130,7 +130,7 @@ impl Split {
                 each(record);
             }
         });
-        let next = next.map_err(|error| self.told(error))?;
+        let next = next.map_err(|error| self.error(error))?;
         let position = reader.position();
         if position < self.end && next == Next::End {
             let (partition, end) = (self.partition.clone(), position);
@@ -140,8 +140,8 @@ impl Split {
         Ok(!done)
     }
 
-    /// What an error of its log means to a check.
-    fn told(&self, error: LogError) -> ReconcileError {
+    /// What an error of the log means to a check.
+    fn error(&self, error: LogError) -> ReconcileError {
         match error {
             LogError::Topic(TopicError::Lost { to, .. }) => ReconcileError::Overtaken {
                 partition: self.partition.clone(),
@@ -152,7 +152,7 @@ impl Split {
         }
     }
 
-    /// A block's last record may end behind it, and an open one is covered up to its offset.
+    /// A block's reader goes past its end, to the end of the last record that begins in it.
     fn is_covered(&self, position: u64) -> bool {
         position < self.end
     }

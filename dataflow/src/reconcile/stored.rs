@@ -1,6 +1,6 @@
 //! What a commit holds, as facts.
 //!
-//! Invariant: of a key that several segments hold, the newest row counts.
+//! Invariant: if several segments hold a key, its newest row counts.
 
 use schemas::hash::KeyHash;
 use schemas::manifest::Body;
@@ -17,7 +17,7 @@ pub(super) fn first_hour(body: &Body) -> i64 {
     body.floor_ms.map_or(0, |floor| floor.max(0) / 3_600_000)
 }
 
-/// Calls `each` with the facts of the tags that `mine` chooses.
+/// Calls `each` with the facts of the tags that `mine` selects; returns how many tags they are.
 pub(super) fn rows(
     snapshot: &Snapshot,
     kept: &Kept,
@@ -27,7 +27,7 @@ pub(super) fn rows(
     let mut number = 0;
     let hasher = snapshot.manifest.body.hash_key.hasher();
     for (key, row) in snapshot.tags_changed(0, None) {
-        // A tag that is gone has a row and no post.
+        // A tag without posts keeps its row.
         if !mine(key) || !kept.part.has(key) || row.total == 0 {
             continue;
         }
@@ -59,7 +59,7 @@ fn buckets(
     let mut counts = std::collections::BTreeMap::<(u8, i64), i64>::new();
     for (start_ms, count) in list.iter(&tiers) {
         for bucket in kept.buckets(start_ms) {
-            *counts.entry(bucket).or_default() += count;
+            *counts.entry(bucket).or_insert(0) += count;
         }
     }
     for ((window, start), count) in counts {
@@ -68,7 +68,7 @@ fn buckets(
     Ok(())
 }
 
-/// Calls `each` with the remembered ids that `mine` chooses.
+/// Calls `each` with the remembered ids that `mine` selects; returns how many they are.
 pub(super) fn ids(
     segments: &[OpenSegment<Ids>],
     kept: &Kept,

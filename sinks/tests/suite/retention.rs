@@ -11,9 +11,9 @@ use sinks::commits::{
     CommitError, Housekeeper, Retention, RetentionTask, Snapshot, create, list_commits, load,
     make_visible, manifest_name, newest, open_table, segment_name, visible,
 };
-use sinks::served::Check;
 use sinks::storage::{MemoryStorage, Storage};
 use sinks::store::ServedTag;
+use sinks::store_check::StoreCheck;
 
 const ALL: Retention = Retention { keep_ms: i64::MAX / 2, bytes: Some(u64::MAX), grace_ms: 0 };
 const NONE: Retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
@@ -437,8 +437,12 @@ fn store_check_skips_a_commit_removed_while_opening() {
     let version = Some(job.last.header.version);
     commit_unrelated(&mut job, 6);
     let racing = vanishing(&storage, &job);
-    let mut check = Check::new(&*racing, claimed, &|_, _| true);
+    let mut check = StoreCheck::new(&*racing, claimed, &|_, _| true);
     let (scope, tag) = key_of(1);
-    check.tag(&ServedTag { scope, tag, version, ..ServedTag::default() }).unwrap();
-    assert_eq!(check.unsure().0.len(), 1, "it is read again once the store shows a newer one");
+    check.check_tag(&ServedTag { scope, tag, version, ..ServedTag::default() }).unwrap();
+    assert_eq!(
+        check.take_unresolved().tags.len(),
+        1,
+        "it is read again once the store shows a newer one"
+    );
 }

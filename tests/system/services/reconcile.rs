@@ -71,7 +71,7 @@ fn truncated_topic_is_reported_with_its_first_offset() {
     expire(&brokers, &topic, 0, 150);
     for command in [line.clone(), line.replace("reconcile", "explain-count a")] {
         let error = fails(&command, 2);
-        let what = format!("{topic}/0 begins at 150 by now, and the commit counts it from 10 on");
+        let what = format!("{topic}/0 now begins at 150, but the commit counts it from 10");
         assert!(error.contains(&what) && error.contains("cannot tell"), "{error}");
         assert!(!error.contains("--on-lost") && !error.contains("instead"), "{error}");
     }
@@ -82,7 +82,7 @@ fn truncated_topic_is_reported_with_its_first_offset() {
     let output = run(&line);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");
-    let what = format!("after commit {before} was checked instead, and nothing of that differs");
+    let what = format!("after commit {before} was checked instead, and nothing of it differs");
     assert!(error.contains(&what) && error.contains("begins at 150"), "{error}");
     let last: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&last["since"], &last["drift"]), (&json!(before), &json!(0)), "{last}");

@@ -1,5 +1,5 @@
-//! The part of `tagflow reconcile` that looks at a store: its rows against the commit they claim to
-//! show.
+//! A store and the commit that it claims to show: the check of one against the other, and the repair
+//! of the store.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,28 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::reconcile::{Drift, Which};
+use dataflow::reconcile::Selection;
 use dataflow::{Repair, publish_rest};
 use schemas::control::Control;
 use sinks::commits::{CommitError, Snapshot};
-use sinks::compare::Difference;
 use sinks::cql::{CqlPublisher, CqlScan, CqlSettings};
+use sinks::difference::{Difference, RowKey, Table};
 use sinks::publish::JobRow;
-use sinks::served::{Check, ServedError, claimed};
 use sinks::storage::Storage;
+use sinks::store_check::{ClaimError, StoreCheck, Unresolved, claimed};
 
 use crate::error::CliError;
-use crate::repairs::Mender;
+use crate::repairs::Requester;
 use crate::signals::runtime;
 use crate::state::open;
 
-/// How long the rows of a commit may take to be in the store.
+/// How long publishing a commit may take.
 const PUBLISH_WAIT_US: u64 = 60_000_000;
 
-/// How often rows are read again whose commit is not kept any more.
+/// How many times to read rows again if their commit is no longer kept.
 const ROUNDS: u32 = 5;
-/// How long a store is given to show another commit.
-const AGAIN: Duration = Duration::from_millis(300);
+/// How long to wait for the store to show another commit.
+const RETRY_WAIT: Duration = Duration::from_millis(300);
 
 /// A store, and the commit that it claims to show.
 pub(crate) struct Claim {
@@ -39,13 +39,13 @@ pub(crate) struct Claim {
     snapshot: Arc<Snapshot>,
 }
 
-/// What it cannot be told without.
+/// An error that leaves the question open.
 fn untold(error: impl std::fmt::Display) -> CliError {
     CliError::CannotTell(error.to_string())
 }
 
 impl Claim {
-    /// Asks a store which commit it shows, and opens that one of the state.
+    /// Reads which commit a store shows, and opens that commit of the state.
     pub(crate) fn read(settings: CqlSettings, state: &Path) -> Result<Self, CliError> {
         let storage = open(state).map_err(untold)?;
         let runtime = runtime().map_err(untold)?;
@@ -63,32 +63,32 @@ impl Claim {
         self.job.published
     }
 
-    /// The events that it counts.
+    /// The events that the commit counts.
     pub(crate) fn events(&self) -> u64 {
         self.snapshot.manifest.body.counters.events
     }
 
-    /// Holds the rows that `which` chooses against it: how many, and what differs.
-    pub(crate) fn check(&self, which: &Which) -> Result<(u64, Vec<Drift>), CliError> {
-        let mine = |key, name: &str| which.has(key, name);
-        let mut check = Check::new(&*self.storage, Arc::clone(&self.snapshot), &mine);
+    /// Checks the selected rows of the store: how many they are, and what differs.
+    pub(crate) fn check(&self, selection: &Selection) -> Result<(u64, Vec<Difference>), CliError> {
+        let selects = |key, name: &str| selection.selects(key, name);
+        let mut check = StoreCheck::new(&*self.storage, Arc::clone(&self.snapshot), &selects);
         let runtime = runtime().map_err(untold)?;
-        runtime.block_on(self.hold(&mut check, which.is_all()))?;
-        let (checked, found) = check.end(which.is_all());
-        Ok((checked, found.into_iter().map(drift).collect()))
+        runtime.block_on(self.scan(&mut check, selection.is_all()))?;
+        Ok(check.finish(selection.is_all()))
     }
 }
 
 impl Claim {
-    /// Has the rows of `values` published again, through the job or, where none lives, by
-    /// ourselves, and all boards and the row of the job with them; then reads the claim anew. What
+    /// Has the differing tags published again, and with them all boards and the row of the job: by
+    /// the job, or by this process if no job is running. Then reads the claim again. Returns what
     /// was done.
-    pub(crate) fn mend(
+    pub(crate) fn repair(
         &mut self,
-        mender: &Mender,
-        values: &[Drift],
+        requester: &Requester,
+        differences: &[Difference],
     ) -> Result<Vec<Repair>, CliError> {
-        let (taken, done) = mender.ask(&self.snapshot.manifest.header, &again(values))?;
+        let (taken, done) =
+            requester.ask(&self.snapshot.manifest.header, &republish(differences))?;
         let wanted = taken.header.commit;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let began_us = clock.mono_us();
@@ -104,8 +104,8 @@ impl Claim {
             if clock.mono_us() - began_us > PUBLISH_WAIT_US && self.job.published < wanted {
                 let has = self.job.published;
                 return Err(CliError::Failed(format!(
-                    "commit {wanted} has the rows to be written again, and the store commit {has} \
-                     only: whatever publishes to it is behind, or there is nobody"
+                    "the rows to write again are in commit {wanted}, but the store only has commit \
+                     {has}: its publisher is behind, or not running"
                 )));
             }
             std::thread::park_timeout(Duration::from_millis(50));
@@ -115,14 +115,17 @@ impl Claim {
     }
 }
 
-/// What has rows written again: one record a row.
-fn again(values: &[Drift]) -> Vec<Control> {
-    let tags = values.iter().filter(|value| !value.key.is_empty() && value.field != "board");
+/// The requests to write the tags of `differences` again, one for each row.
+fn republish(differences: &[Difference]) -> Vec<Control> {
     let mut rows: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for Drift { scope, key, field, stored, .. } in tags {
+    for Difference { row: RowKey { scope, key, table }, field, left, .. } in differences {
+        // Boards and the row of the job are written with every repair.
+        if *table != Table::Tag {
+            continue;
+        }
         let display = rows.entry((scope, key)).or_insert(key);
-        if let ("display", Some(shown)) = (field.as_str(), stored.as_str()) {
-            *display = shown;
+        if let ("display", Some(served)) = (field.as_str(), left.as_str()) {
+            *display = served;
         }
     }
     let record = |((scope, key), display): ((&str, &str), &str)| Control::Republish {
@@ -134,45 +137,46 @@ fn again(values: &[Drift]) -> Vec<Control> {
 }
 
 impl Claim {
-    async fn hold(&self, check: &mut Check<'_>, boards: bool) -> Result<(), CliError> {
+    async fn scan(&self, check: &mut StoreCheck<'_>, boards: bool) -> Result<(), CliError> {
         let scan = CqlScan::open(&self.settings).await.map_err(untold)?;
-        let mut held = Held(Ok(()));
-        scan.tags(|row| held.note(check.tag(&row))).await.map_err(untold)?;
+        let mut first = FirstError(Ok(()));
+        scan.tags(|row| first.note(check.check_tag(&row))).await.map_err(untold)?;
         if boards {
-            check.job(&self.job);
-            scan.boards(|row| held.note(check.board(&row))).await.map_err(untold)?;
+            check.check_job(&self.job);
+            scan.boards(|row| first.note(check.check_board(&row))).await.map_err(untold)?;
         }
         for round in 1..=ROUNDS {
-            let (unsure, boards) = check.unsure();
-            if unsure.is_empty() && !boards {
+            let unresolved = check.take_unresolved();
+            if unresolved.is_empty() {
                 break;
             }
+            let Unresolved { tags, boards } = unresolved;
             let (_, snapshot) = shown(&scan, &*self.storage).await?;
-            check.go_on(snapshot, round == ROUNDS);
-            for (scope, tag) in unsure {
+            check.retry(snapshot, round == ROUNDS);
+            for (scope, tag) in tags {
                 let row = scan.tag(&scope, &tag).await.map_err(untold)?;
-                row.iter().for_each(|row| held.note(check.tag(row)));
+                row.iter().for_each(|row| first.note(check.check_tag(row)));
             }
             if boards {
-                scan.boards(|row| held.note(check.board(&row))).await.map_err(untold)?;
+                scan.boards(|row| first.note(check.check_board(&row))).await.map_err(untold)?;
             }
         }
-        held.0.map_err(untold)
+        first.0.map_err(untold)
     }
 }
 
 /// The first error of many rows.
-struct Held(Result<(), CommitError>);
+struct FirstError(Result<(), CommitError>);
 
-impl Held {
-    fn note(&mut self, held: Result<(), CommitError>) {
+impl FirstError {
+    fn note(&mut self, checked: Result<(), CommitError>) {
         if self.0.is_ok() {
-            self.0 = held;
+            self.0 = checked;
         }
     }
 }
 
-/// What a store claims to show now, open.
+/// The row of the job in the store, and the commit that it claims to show.
 async fn shown(scan: &CqlScan, storage: &dyn Storage) -> Result<(JobRow, Arc<Snapshot>), CliError> {
     let mut rounds = 0;
     loop {
@@ -180,17 +184,12 @@ async fn shown(scan: &CqlScan, storage: &dyn Storage) -> Result<(JobRow, Arc<Sna
         let opened = claimed(storage, &job)
             .and_then(|manifest| Ok(Arc::new(Snapshot::open(storage, manifest, None)?)));
         match opened {
-            // A living job's commits come and go: the store shows another one by now.
-            Err(ServedError::NotKept { .. } | ServedError::Commit(_)) if rounds < ROUNDS => {
+            // A running job removes old commits; the store shows a newer one by now.
+            Err(ClaimError::NotKept { .. } | ClaimError::Commit(_)) if rounds < ROUNDS => {
                 rounds += 1;
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_WAIT).await;
             }
             other => return Ok((job, other.map_err(untold)?)),
         }
     }
-}
-
-fn drift(difference: Difference) -> Drift {
-    let Difference { scope, key, field, a: stored, b: recomputed, .. } = difference;
-    Drift { scope, key, field, stored, recomputed, events: Vec::new() }
 }
