@@ -90,7 +90,7 @@ impl Keyspaces for Cluster {
         Ok(connection.line().job())
     }
 
-    fn trouble(what: String) -> String {
+    fn temporary(what: String) -> String {
         what
     }
 }
@@ -133,7 +133,7 @@ impl Promoter for Operator {
         }
     }
 
-    fn refusal(what: String) -> String {
+    fn permanent(what: String) -> String {
         what
     }
 }

@@ -1,52 +1,54 @@
-//! Which keyspace readers see: a pointer says so, which promotions change and readers follow.
+//! The active keyspace: the one that readers show. A pointer names it; promotions write the pointer,
+//! and readers follow it.
 //!
-//! Knows no database; what it needs of one it asks for, so that simulations run it as it is.
-//! Invariants: of two promotions the later one counts, whatever replica is asked; no keyspace is
-//! promoted that has nothing to show; what is shown changes in one moment, once the job's row of
-//! the other keyspace is there.
+//! Knows no database, only traits, so that simulations run this very code. Invariants: of two
+//! promotions the later one wins, whichever replica answers; no keyspace is promoted that has
+//! nothing to show; a reader switches in one moment, once it has the job's row of the new keyspace.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use schemas::planted::{Bug, planted};
 
 use crate::publish::JobRow;
 
-/// What readers are to see.
+/// Which keyspace readers should show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer {
     /// The keyspace.
     pub keyspace: String,
-    /// When that was said, in microseconds.
+    /// When it was written, in microseconds.
     pub written_us: i64,
 }
 
-/// A promotion that was made.
+/// A promotion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promoted {
-    /// The keyspace that readers were shown before.
+    /// The keyspace that was active before.
     pub before: String,
-    /// What they are shown now.
+    /// The row of the job in the keyspace that is active now.
     pub active: JobRow,
 }
 
 /// What a promotion needs of a database.
 pub trait Promoter {
-    /// Why it cannot be had.
+    /// Why the database failed.
     type Error;
-    /// Fails where a keyspace lacks a table.
+    /// Fails if a keyspace lacks a table.
     fn verify(&self, keyspace: &str) -> impl Future<Output = Result<(), Self::Error>>;
-    /// The row of a keyspace's job.
+    /// The job's row in a keyspace.
     fn job(&self, keyspace: &str) -> impl Future<Output = Result<Option<JobRow>, Self::Error>>;
     /// The pointer in the keyspace that readers were given.
     fn pointer(&self, given: &str) -> impl Future<Output = Result<Option<Pointer>, Self::Error>>;
-    /// Writes it, at its time.
+    /// Writes the pointer, at its time.
     fn point(&self, given: &str, to: &Pointer) -> impl Future<Output = Result<(), Self::Error>>;
-    /// An error that is no passing one.
-    fn refusal(what: String) -> Self::Error;
+    /// A permanent error.
+    fn permanent(what: String) -> Self::Error;
 }
 
-/// Shows `keyspace` to all readers that were given keyspace `given`. `wall_ms` is the host's clock.
+/// Makes `keyspace` active for all readers that were given keyspace `given`. `wall_ms` is this
+/// host's clock.
 pub async fn promote<P: Promoter>(
     database: &P,
     given: &str,
@@ -56,13 +58,13 @@ pub async fn promote<P: Promoter>(
     database.verify(given).await?;
     database.verify(keyspace).await?;
     let Some(active) = database.job(keyspace).await? else {
-        return Err(P::refusal(format!(
-            "keyspace {keyspace:?} has no published commit, so readers would see nothing: let a \
-             job or `tagflow store rebuild` fill it first"
+        return Err(P::permanent(format!(
+            "keyspace {keyspace:?} has no published commit, so readers would see nothing; fill it \
+             first, with a job or with `tagflow store rebuild`"
         )));
     };
     let before = database.pointer(given).await?;
-    // A clock that goes behind another's must not lose against it.
+    // Win even if another host's clock, which wrote the last pointer, is ahead.
     let after = before.as_ref().map_or(i64::MIN, |before| before.written_us + 1);
     let after = if planted(Bug::PromotedByClock) { i64::MIN } else { after };
     let written_us = after.max(wall_ms * 1000);
@@ -74,7 +76,7 @@ pub async fn promote<P: Promoter>(
 pub trait Keyspaces: Send + Sync {
     /// Connections to a keyspace.
     type Connection: Send + Sync;
-    /// Why it cannot be had.
+    /// Why the database failed.
     type Error: Send;
     /// The keyspace that readers were given.
     fn given(&self) -> &str;
@@ -83,19 +85,19 @@ pub trait Keyspaces: Send + Sync {
         &self,
         keyspace: &str,
     ) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
-    /// The pointer in the given keyspace, over whichever connection.
+    /// The pointer in the given keyspace, read over any connection.
     fn pointer(
         &self,
         connection: &Self::Connection,
     ) -> impl Future<Output = Result<Option<Pointer>, Self::Error>> + Send;
-    /// The job's row; its name once that is known.
+    /// The job's row; by its name, if that is known.
     fn job(
         &self,
         connection: &Self::Connection,
         name: Option<&str>,
     ) -> impl Future<Output = Result<Option<JobRow>, Self::Error>> + Send;
-    /// An error that passes.
-    fn trouble(what: String) -> Self::Error;
+    /// A temporary error.
+    fn temporary(what: String) -> Self::Error;
 }
 
 /// A keyspace and the connections to it.
@@ -107,15 +109,15 @@ pub struct Keyspace<C> {
 }
 
 struct Known<C> {
-    /// What is shown: it has a row below, or has never had one.
+    /// The active keyspace: it has a row below, or has never had one.
     active: Option<Arc<Keyspace<C>>>,
-    /// The newest row of the job in each keyspace that was ever shown.
+    /// The newest row of the job in each keyspace that was ever active.
     rows: BTreeMap<String, Arc<JobRow>>,
-    /// The last word on which keyspace is to be shown.
+    /// The latest pointer seen.
     pointer: Option<Pointer>,
 }
 
-/// What a reader shows.
+/// The keyspace that a reader shows.
 pub struct ActiveKeyspace<C>(Mutex<Known<C>>);
 
 impl<C> Default for ActiveKeyspace<C> {
@@ -125,26 +127,22 @@ impl<C> Default for ActiveKeyspace<C> {
 }
 
 impl<C: Send + Sync> ActiveKeyspace<C> {
-    fn known(&self) -> MutexGuard<'_, Known<C>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The keyspace that is shown, once there is one, and the newest row of its job.
+    /// The active keyspace, once there is one, and the newest row of its job.
     pub fn current(&self) -> Option<(Arc<Keyspace<C>>, Option<Arc<JobRow>>)> {
-        let known = self.known();
+        let known = self.0.lock();
         let active = known.active.clone()?;
         let row = known.rows.get(&active.name).cloned();
         Some((active, row))
     }
 
-    /// Connects where that is to be done or is to be done `anew`, follows a promotion, and reads
-    /// the job's row: whether the row of what is shown was read, and what went wrong.
+    /// Connects if there is no connection, or to `reconnect`; follows a promotion; reads the job's
+    /// row. Returns whether the row of the active keyspace was read, and what went wrong.
     pub async fn step<K: Keyspaces<Connection = C>>(
         &self,
         keyspaces: &K,
-        anew: bool,
+        reconnect: bool,
     ) -> (bool, Result<(), K::Error>) {
-        let active = self.known().active.clone().filter(|_| !anew);
+        let active = self.0.lock().active.clone().filter(|_| !reconnect);
         let active = match active {
             Some(active) => active,
             None => match connect(keyspaces, self.wanted(keyspaces)).await {
@@ -153,25 +151,25 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
             },
         };
         let moved = match self.follow(keyspaces, &active).await {
-            Ok(Some(promoted)) => self.look(keyspaces, promoted).await.map(|()| true),
+            Ok(Some(promoted)) => self.activate(keyspaces, promoted).await.map(|()| true),
             Ok(None) => Ok(false),
             Err(error) => Err(error),
         };
-        // What is shown goes on being shown where another cannot be.
-        let stays = moved.as_ref().map_or(self.known().active.is_some(), |moved| !moved);
-        if stays && let Err(error) = self.look(keyspaces, active).await {
+        // The active keyspace stays active if another one cannot replace it.
+        let stays = moved.as_ref().map_or(self.0.lock().active.is_some(), |moved| !moved);
+        if stays && let Err(error) = self.activate(keyspaces, active).await {
             return (false, Err(error));
         }
         (stays || moved.is_ok(), moved.map(drop))
     }
 
-    /// The keyspace that is to be shown, as far as that is known.
+    /// The keyspace that should be active, by the latest pointer seen.
     fn wanted<K: Keyspaces>(&self, keyspaces: &K) -> String {
-        let known = self.known();
+        let known = self.0.lock();
         known.pointer.as_ref().map_or(keyspaces.given(), |to| &to.keyspace).to_owned()
     }
 
-    /// The keyspace that was promoted in place of `shown`, if one was.
+    /// Connects to the keyspace that was promoted to replace `active`, if any.
     async fn follow<K: Keyspaces<Connection = C>>(
         &self,
         keyspaces: &K,
@@ -179,8 +177,8 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
     ) -> Result<Option<Arc<Keyspace<C>>>, K::Error> {
         let found = keyspaces.pointer(&active.connection).await?;
         {
-            let mut known = self.known();
-            // A replica that lags behind may show an older one.
+            let mut known = self.0.lock();
+            // A replica that lags may answer with an older pointer.
             let written_us = known.pointer.as_ref().map(|pointer| pointer.written_us);
             if found.as_ref().map(|found| found.written_us) > written_us {
                 known.pointer = found;
@@ -192,25 +190,25 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
         }
         let promoted = connect(keyspaces, wanted).await?;
         if planted(Bug::ShownTooEarly) {
-            self.known().active = Some(Arc::clone(&promoted));
+            self.0.lock().active = Some(Arc::clone(&promoted));
         }
         Ok(Some(promoted))
     }
 
-    /// Reads the job's row, and shows its keyspace from then on.
-    async fn look<K: Keyspaces<Connection = C>>(
+    /// Reads the job's row in a keyspace, and makes that the active one.
+    async fn activate<K: Keyspaces<Connection = C>>(
         &self,
         keyspaces: &K,
-        looked: Arc<Keyspace<C>>,
+        next: Arc<Keyspace<C>>,
     ) -> Result<(), K::Error> {
-        let Keyspace { name: keyspace, connection } = &*looked;
-        let name = self.known().rows.get(keyspace).map(|row| row.name.clone());
+        let Keyspace { name: keyspace, connection } = &*next;
+        let name = self.0.lock().rows.get(keyspace).map(|row| row.name.clone());
         let row = match keyspaces.job(connection, name.as_deref()).await? {
-            // Another job may have been published there meanwhile.
+            // Another job may have replaced this one there.
             None if name.is_some() => keyspaces.job(connection, None).await?,
             row => row,
         };
-        let mut known = self.known();
+        let mut known = self.0.lock();
         if row.is_none() {
             known.rows.remove(keyspace);
         }
@@ -220,10 +218,10 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
             known.rows.insert(keyspace.clone(), Arc::new(row));
         }
         if *keyspace != keyspaces.given() && !known.rows.contains_key(keyspace) {
-            let what = format!("keyspace {keyspace:?} was promoted, and shows no commit");
-            return Err(K::trouble(what));
+            let what = format!("keyspace {keyspace:?} was promoted, but has no published commit");
+            return Err(K::temporary(what));
         }
-        known.active = Some(looked);
+        known.active = Some(next);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The store that the API reads, in whichever form: commits on disk, a database, memory.
+//! The store that the API reads, in any form: commits on disk, a database, memory.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,16 +12,16 @@ use thiserror::Error;
 
 use crate::commits::{CommitError, Follower, Snapshot};
 
-/// Why a store gave no answer.
+/// Why a store did not answer.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There is no visible commit yet.
+    /// No commit is visible yet.
     #[error("no commit is visible yet")]
     Empty,
     /// The state is damaged or cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The database does not answer, or not as it should.
+    /// The database does not answer, or its answer makes no sense.
     #[error("the store does not answer: {0}")]
     Unavailable(String),
     /// A row is damaged.
@@ -29,14 +29,14 @@ pub enum StoreError {
     Row(String),
 }
 
-/// Which commit an answer comes from.
+/// The commit of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AsOf {
     /// The commit.
     pub commit: u64,
     /// Its version.
     pub version: i64,
-    /// The stream time that windows are evaluated at; none before the first event.
+    /// The stream time at which windows are evaluated; `None` before the first event.
     pub as_of_ms: Option<i64>,
     /// The wall clock of the job when it made the commit.
     pub wall_ms: i64,
@@ -70,7 +70,7 @@ pub struct Board {
     pub entries: Vec<BoardEntry>,
 }
 
-/// A row of table `tag` as it is there: any column may be missing.
+/// A row of table `tag` as it is read, of which any column may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServedTag {
     /// Primary key, first part.
@@ -87,24 +87,24 @@ pub struct ServedTag {
     pub first_seen: Option<i64>,
     /// The greatest event time.
     pub last_seen: Option<i64>,
-    /// The stream time that the buckets were folded at.
+    /// The stream time at which the buckets were folded.
     pub as_of: Option<i64>,
-    /// The version of the manifest it was read from.
+    /// The version of the manifest that it comes from.
     pub version: Option<i64>,
 }
 
 impl ServedTag {
-    /// The row as a commit would have it; what is missing is empty.
+    /// The row as in a commit; a missing column is empty.
     pub fn row(&self) -> TagRow<'_> {
         TagRow {
             scope: &self.scope,
             tag: &self.tag,
-            display: self.display.as_deref().unwrap_or_default(),
-            total: self.total.unwrap_or_default(),
-            recent: self.recent.as_deref().unwrap_or_default(),
-            first_seen: self.first_seen.unwrap_or_default(),
-            last_seen: self.last_seen.unwrap_or_default(),
-            as_of: self.as_of.unwrap_or_default(),
+            display: self.display.as_deref().unwrap_or(""),
+            total: self.total.unwrap_or(0),
+            recent: self.recent.as_deref().unwrap_or(&[]),
+            first_seen: self.first_seen.unwrap_or(0),
+            last_seen: self.last_seen.unwrap_or(0),
+            as_of: self.as_of.unwrap_or(0),
             commit: 0,
         }
     }
@@ -119,22 +119,22 @@ pub struct ServedBoard {
     pub window: String,
     /// The entries as JSON.
     pub doc: Option<Vec<u8>>,
-    /// The stream time that it was evaluated at.
+    /// The stream time at which it was evaluated.
     pub as_of: Option<i64>,
-    /// The version of the manifest it was read from.
+    /// The version of the manifest that it comes from.
     pub version: Option<i64>,
 }
 
-/// A future as this object-safe trait returns them.
+/// A boxed future, which keeps [`Reader`] object-safe.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// What the API asks of a store.
+/// What the API reads from a store.
 pub trait Reader: Send + Sync {
-    /// A tag of a scope; none where the store knows none, or none of its posts is left.
+    /// A tag of a scope; `None` if the store does not have it, or has no posts of it.
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)>;
     /// All boards of a scope, from one commit.
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)>;
-    /// Which commit is shown.
+    /// The commit that is shown.
     fn as_of(&self) -> Answer<'_, AsOf>;
 }
 
@@ -149,8 +149,8 @@ impl From<&Manifest> for AsOf {
     }
 }
 
-/// Evaluates a row at the larger of its own and the store's `as_of`, so that windows expire
-/// without a write.
+/// Evaluates a row at the later of its own and the store's `as_of`, so that windows expire without a
+/// write.
 pub fn evaluate(
     row: &TagRow<'_>,
     windows: &Windows,
@@ -185,7 +185,7 @@ impl CommitView {
         Self { snapshot, hasher }
     }
 
-    /// Which commit it is.
+    /// The commit.
     pub fn as_of(&self) -> AsOf {
         AsOf::from(&self.snapshot.manifest)
     }
@@ -199,7 +199,7 @@ impl CommitView {
         row.map(|row| evaluate(&row, &body.windows, body.as_of_ms)).transpose()
     }
 
-    /// All boards of a scope: the windows', then that of all time.
+    /// All boards of a scope: those of the windows, then that of all time.
     pub fn boards(&self, scope: &str) -> Result<Vec<Board>, StoreError> {
         let windows =
             self.snapshot.manifest.body.windows.iter().map(schemas::windows::Window::name);

@@ -1,14 +1,14 @@
-//! Tests of what readers are shown, by a database that fails in every way.
+//! Tests of the active keyspace, with a database of which every answer can fail.
 
 use tokio::runtime::Builder;
 
 use super::*;
 
-/// A database of which everything that a reader asks for can fail.
+/// A database of which every answer can fail.
 struct Fake {
     pointer: Mutex<Result<Option<Pointer>, String>>,
     jobs: Mutex<BTreeMap<String, JobRow>>,
-    /// Keyspaces that cannot be connected to, and whose rows cannot be read.
+    /// Keyspaces that cannot be connected to, and those whose rows cannot be read.
     lost: Mutex<[Vec<&'static str>; 2]>,
     connected: Mutex<Vec<String>>,
 }
@@ -30,26 +30,26 @@ impl Keyspaces for Fake {
     }
 
     async fn connect(&self, keyspace: &str) -> Result<String, String> {
-        if self.lost.lock().unwrap()[0].contains(&keyspace) {
+        if self.lost.lock()[0].contains(&keyspace) {
             return Err(format!("no way to {keyspace}"));
         }
-        self.connected.lock().unwrap().push(keyspace.to_owned());
+        self.connected.lock().push(keyspace.to_owned());
         Ok(keyspace.to_owned())
     }
 
     async fn pointer(&self, _: &String) -> Result<Option<Pointer>, String> {
-        self.pointer.lock().unwrap().clone()
+        self.pointer.lock().clone()
     }
 
     async fn job(&self, at: &String, name: Option<&str>) -> Result<Option<JobRow>, String> {
-        if self.lost.lock().unwrap()[1].iter().any(|lost| lost == at) {
+        if self.lost.lock()[1].iter().any(|lost| lost == at) {
             return Err(format!("no row of {at}"));
         }
-        let row = self.jobs.lock().unwrap().get(at).cloned();
+        let row = self.jobs.lock().get(at).cloned();
         Ok(row.filter(|row| name.is_none_or(|name| name == row.name)))
     }
 
-    fn trouble(what: String) -> String {
+    fn temporary(what: String) -> String {
         what
     }
 }
@@ -57,97 +57,97 @@ impl Keyspaces for Fake {
 impl Fake {
     fn publish(&self, keyspace: &str, name: &str, version: i64) {
         let row = JobRow { name: name.to_owned(), version, ..JobRow::default() };
-        self.jobs.lock().unwrap().insert(keyspace.to_owned(), row);
+        self.jobs.lock().insert(keyspace.to_owned(), row);
     }
 
     fn promote(&self, keyspace: &str, written_us: i64) {
         let pointer = Pointer { keyspace: keyspace.to_owned(), written_us };
-        *self.pointer.lock().unwrap() = Ok(Some(pointer));
+        *self.pointer.lock() = Ok(Some(pointer));
     }
 
-    /// A step: whether a row was read, what went wrong, and what is shown then.
-    fn step(&self, shown: &ActiveKeyspace<String>, anew: bool) -> (bool, String, String) {
+    /// A step: whether a row was read, what went wrong, and what is active then.
+    fn step(&self, active: &ActiveKeyspace<String>, reconnect: bool) -> (bool, String, String) {
         let runtime = Builder::new_current_thread().build().unwrap();
-        let (read, done) = runtime.block_on(shown.step(self, anew));
-        let told = shown.current().map(|(keyspace, row)| {
+        let (read, done) = runtime.block_on(active.step(self, reconnect));
+        let now = active.current().map(|(keyspace, row)| {
             assert_eq!(keyspace.name, keyspace.connection);
             let row = row.map(|row| format!("{}@{}", row.name, row.version));
             format!("{} {}", keyspace.name, row.unwrap_or_default())
         });
-        (read, done.err().unwrap_or_default(), told.unwrap_or_default())
+        (read, done.err().unwrap_or_default(), now.unwrap_or_default())
     }
 }
 
-fn said(read: bool, error: &str, shown: &str) -> (bool, String, String) {
-    (read, error.to_owned(), shown.to_owned())
+fn expected(read: bool, error: &str, active: &str) -> (bool, String, String) {
+    (read, error.to_owned(), active.to_owned())
 }
 
 #[test]
-fn the_given_keyspace_is_shown_as_it_is_and_by_its_newest_row() {
-    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
-    fake.lost.lock().unwrap()[0].push("given");
-    assert_eq!(fake.step(&shown, false), said(false, "no way to given", ""));
-    fake.lost.lock().unwrap()[0].clear();
-    // Nothing was published yet: there is a keyspace to be shown all the same.
-    assert_eq!(fake.step(&shown, false), said(true, "", "given "));
+fn given_keyspace_is_active_and_shows_its_newest_row() {
+    let (fake, active) = (Fake::default(), ActiveKeyspace::default());
+    fake.lost.lock()[0].push("given");
+    assert_eq!(fake.step(&active, false), expected(false, "no way to given", ""));
+    fake.lost.lock()[0].clear();
+    // The given keyspace is active even before anything is published to it.
+    assert_eq!(fake.step(&active, false), expected(true, "", "given "));
     fake.publish("given", "a", 7);
-    assert_eq!(fake.step(&shown, false), said(true, "", "given a@7"));
+    assert_eq!(fake.step(&active, false), expected(true, "", "given a@7"));
     fake.publish("given", "a", 6);
-    assert_eq!(fake.step(&shown, false), said(true, "", "given a@7"), "an older replica");
-    // Another job's row takes the place of a job that is gone, once it is newer.
+    assert_eq!(fake.step(&active, false), expected(true, "", "given a@7"), "an older replica");
+    // Another job's row replaces it once it is newer.
     fake.publish("given", "b", 8);
-    assert_eq!(fake.step(&shown, false), said(true, "", "given b@8"));
-    fake.jobs.lock().unwrap().clear();
-    assert_eq!(fake.step(&shown, false), said(true, "", "given "));
+    assert_eq!(fake.step(&active, false), expected(true, "", "given b@8"));
+    fake.jobs.lock().clear();
+    assert_eq!(fake.step(&active, false), expected(true, "", "given "));
     fake.publish("given", "b", 9);
-    fake.lost.lock().unwrap()[1].push("given");
-    assert_eq!(fake.step(&shown, false), said(false, "no row of given", "given "));
-    fake.lost.lock().unwrap()[1].clear();
-    assert_eq!(fake.step(&shown, false), said(true, "", "given b@9"));
-    assert_eq!(fake.connected.lock().unwrap().len(), 1);
-    assert_eq!(fake.step(&shown, true), said(true, "", "given b@9"));
-    assert_eq!(fake.connected.lock().unwrap().len(), 2, "it was asked to connect anew");
+    fake.lost.lock()[1].push("given");
+    assert_eq!(fake.step(&active, false), expected(false, "no row of given", "given "));
+    fake.lost.lock()[1].clear();
+    assert_eq!(fake.step(&active, false), expected(true, "", "given b@9"));
+    assert_eq!(fake.connected.lock().len(), 1);
+    assert_eq!(fake.step(&active, true), expected(true, "", "given b@9"));
+    assert_eq!(fake.connected.lock().len(), 2, "it reconnects when told to");
 }
 
 #[test]
-fn a_promoted_keyspace_is_shown_once_it_has_something_to_show() {
-    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
+fn promoted_keyspace_becomes_active_once_it_has_something_to_show() {
+    let (fake, active) = (Fake::default(), ActiveKeyspace::default());
     fake.publish("given", "a", 7);
-    assert_eq!(fake.step(&shown, false), said(true, "", "given a@7"));
-    // Where the pointer cannot be read, what is shown goes on.
-    *fake.pointer.lock().unwrap() = Err("no pointer".to_owned());
+    assert_eq!(fake.step(&active, false), expected(true, "", "given a@7"));
+    // If the pointer cannot be read, the keyspace stays active.
+    *fake.pointer.lock() = Err("no pointer".to_owned());
     fake.publish("given", "a", 8);
-    assert_eq!(fake.step(&shown, false), said(true, "no pointer", "given a@8"));
+    assert_eq!(fake.step(&active, false), expected(true, "no pointer", "given a@8"));
     fake.promote("new", 5);
-    fake.lost.lock().unwrap()[0].push("new");
+    fake.lost.lock()[0].push("new");
     fake.publish("given", "a", 9);
-    assert_eq!(fake.step(&shown, false), said(true, "no way to new", "given a@9"));
-    fake.lost.lock().unwrap()[0].clear();
-    let empty = "keyspace \"new\" was promoted, and shows no commit";
-    assert_eq!(fake.step(&shown, false), said(true, empty, "given a@9"));
-    fake.lost.lock().unwrap()[1].push("given");
-    assert_eq!(fake.step(&shown, false), said(false, "no row of given", "given a@9"));
+    assert_eq!(fake.step(&active, false), expected(true, "no way to new", "given a@9"));
+    fake.lost.lock()[0].clear();
+    let empty = "keyspace \"new\" was promoted, but has no published commit";
+    assert_eq!(fake.step(&active, false), expected(true, empty, "given a@9"));
+    fake.lost.lock()[1].push("given");
+    assert_eq!(fake.step(&active, false), expected(false, "no row of given", "given a@9"));
     fake.publish("new", "c", 1);
-    assert_eq!(fake.step(&shown, false), said(true, "", "new c@1"));
-    fake.lost.lock().unwrap()[1].clear();
-    // Of two promotions the later one counts, whatever a replica says.
+    assert_eq!(fake.step(&active, false), expected(true, "", "new c@1"));
+    fake.lost.lock()[1].clear();
+    // The later of two promotions wins, whatever a replica answers.
     fake.promote("given", 4);
-    assert_eq!(fake.step(&shown, false), said(true, "", "new c@1"));
+    assert_eq!(fake.step(&active, false), expected(true, "", "new c@1"));
     fake.promote("given", 6);
-    assert_eq!(fake.step(&shown, false), said(true, "", "given a@9"));
+    assert_eq!(fake.step(&active, false), expected(true, "", "given a@9"));
 }
 
 #[test]
-fn a_reader_that_begins_behind_a_promotion_shows_nothing_before_it() {
-    let (fake, shown) = (Fake::default(), ActiveKeyspace::default());
+fn reader_started_after_promotion_never_shows_the_given_keyspace() {
+    let (fake, active) = (Fake::default(), ActiveKeyspace::default());
     fake.publish("given", "a", 7);
     fake.promote("new", 5);
-    let empty = "keyspace \"new\" was promoted, and shows no commit";
-    assert_eq!(fake.step(&shown, false), said(false, empty, ""));
+    let empty = "keyspace \"new\" was promoted, but has no published commit";
+    assert_eq!(fake.step(&active, false), expected(false, empty, ""));
     fake.publish("new", "c", 1);
-    assert_eq!(fake.step(&shown, false), said(true, "", "new c@1"));
-    // It connects to what is to be shown, not to what it was given.
-    fake.connected.lock().unwrap().clear();
-    assert_eq!(fake.step(&shown, true), said(true, "", "new c@1"));
-    assert_eq!(*fake.connected.lock().unwrap(), ["new"]);
+    assert_eq!(fake.step(&active, false), expected(true, "", "new c@1"));
+    // It reconnects to the promoted keyspace, not to the given one.
+    fake.connected.lock().clear();
+    assert_eq!(fake.step(&active, true), expected(true, "", "new c@1"));
+    assert_eq!(*fake.connected.lock(), ["new"]);
 }

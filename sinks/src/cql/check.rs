@@ -1,4 +1,4 @@
-//! Looking at a keyspace before a job depends on it: each finding with what it costs.
+//! Checks a keyspace before a job depends on it, and says what each finding costs.
 
 use std::fmt;
 
@@ -9,24 +9,24 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimestamp;
 
 use super::error::Failed;
-use super::schema::{self, Differences};
+use super::schema::{self, SchemaDiff};
 use super::session::{connect, consistency, datacenter, is_scylla, profile, query_rows};
 use super::wave::board_text;
 use super::{CqlError, CqlSettings, pointer};
 
-/// The scope of the row that is written on trial. Scopes of a job have a "=" in them.
+/// The scope of the test row. A scope of a job contains "=".
 pub(super) const PROBE: &str = "__probe";
-/// Clocks this far apart deserve a word: rows of two writers are told apart by them.
+/// Clocks that differ by more deserve a warning: the later of two writes wins by their clocks.
 const SKEW_MS: i64 = 1000;
-/// As long as a server's own rule may forbid times in the future.
+/// How far in the future a row must be accepted; a guardrail of the server may forbid it.
 const SKEW_MAX_MS: i64 = 60_000;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be.
+    /// All is well.
     Good,
-    /// It works, at a cost that the text names.
+    /// It works, at the cost that the text names.
     Warning,
     /// It does not work.
     Error,
@@ -43,12 +43,12 @@ impl Level {
     }
 }
 
-/// What was found.
+/// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// How much it matters.
     pub level: Level,
-    /// What, and what to do.
+    /// What was found, and what to do.
     pub what: String,
 }
 
@@ -72,7 +72,7 @@ impl Finding {
     }
 }
 
-/// Writes a row on trial at `version`, and reads back what time it got.
+/// Writes the test row at `version`.
 pub(super) async fn probe(
     session: &Session,
     upsert_board: &PreparedStatement,
@@ -90,7 +90,7 @@ pub(super) async fn probe(
     }
 }
 
-/// Looks at everything that a job and its readers need. `wall_ms` is this host's clock.
+/// Checks everything that a job and its readers need. `wall_ms` is this host's clock.
 pub async fn check(
     settings: &CqlSettings,
     wall_ms: impl Fn() -> i64,
@@ -99,21 +99,21 @@ pub async fn check(
     let mut findings = vec![servers(&session).await?];
     let keyspace = &settings.keyspace;
     let Some(found) = schema::tables(&session, keyspace).await? else {
-        let what = format!("there is no keyspace {keyspace:?}; `tagflow store init` makes it");
+        let what = format!("there is no keyspace {keyspace:?}; `tagflow store init` creates it");
         findings.push(Finding::error(what));
         return Ok(findings);
     };
-    let Differences { missing_tables, wrong, foreign } = schema::differences(&found);
-    let cure = "`tagflow store init` makes it";
+    let SchemaDiff { missing_tables, wrong, foreign } = schema::diff(&found);
+    let cure = "`tagflow store init` creates it";
     let missing = missing_tables.iter().map(|table| format!("there is no table {table}; {cure}"));
     findings.extend(missing.chain(wrong).map(Finding::error));
     if findings.iter().all(|finding| finding.level < Level::Error) {
         findings.push(Finding::good("the tables are those of this build".to_owned()));
         findings.push(write_and_read(&session, settings, wall_ms()).await?);
-        findings.push(shown(&session, keyspace).await?);
+        findings.push(active(&session, keyspace).await?);
     }
-    let besides = |what: String| Finding::warning(format!("{what}: Tagflow leaves it alone"));
-    findings.extend(foreign.into_iter().map(besides));
+    let additional = |what: String| Finding::warning(format!("{what}, which Tagflow ignores"));
+    findings.extend(foreign.into_iter().map(additional));
     findings.push(clocks(&session, &wall_ms).await?);
     findings.extend(replication_findings(&session, settings, None)?);
     Ok(findings)
@@ -129,10 +129,10 @@ async fn servers(session: &Session) -> Result<Finding, CqlError> {
     Ok(Finding::good(format!("{kind} {release} answers, {nodes} node(s) in all")))
 }
 
-/// What readers see who were given this keyspace.
-async fn shown(session: &Session, given: &str) -> Result<Finding, CqlError> {
+/// Which keyspace the readers see that were given this one.
+async fn active(session: &Session, given: &str) -> Result<Finding, CqlError> {
     let Some(pointer) = pointer::read(session, given).await? else {
-        return Ok(Finding::good(format!("readers of {given:?} see it: nothing was promoted")));
+        return Ok(Finding::good(format!("readers of {given:?} see it; no keyspace was promoted")));
     };
     let told = format!("readers of {given:?} see {:?}, which was promoted", pointer.keyspace);
     Ok(match schema::verify(session, &pointer.keyspace).await {
@@ -142,7 +142,7 @@ async fn shown(session: &Session, given: &str) -> Result<Finding, CqlError> {
     })
 }
 
-/// Whether a row gets the very time it is written at, now and a minute from now.
+/// Whether a row keeps the exact time it is written at, now and a minute from now.
 async fn write_and_read(
     session: &Session,
     settings: &CqlSettings,
@@ -162,7 +162,7 @@ async fn write_and_read(
         let rows = query_rows(session, text.as_str(), (PROBE, PROBE)).await?;
         let row = rows.maybe_first_row::<(i64,)>();
         let written = row.map_err(|e| CqlError::Unavailable(e.to_string()))?.map(|row| row.0);
-        // An earlier check may have left a newer one.
+        // An earlier check may have left a newer row.
         if written.is_none_or(|written| written < version) {
             let got = written.map_or("no row".to_owned(), |time| format!("time {time}"));
             return Ok(Finding::error(format!("a row written at {version} came back with {got}")));
@@ -183,13 +183,13 @@ async fn clocks(session: &Session, wall_ms: &impl Fn() -> i64) -> Result<Finding
     Ok(match skew.abs() {
         0..=SKEW_MS => Finding::good(told),
         _ => Finding::warning(format!(
-            "{told}; rows changed by hand there may win over the job's until its clock has passed"
+            "{told}; rows changed by hand there may win over the job's until the job's clock catches up"
         )),
     })
 }
 
-/// How many copies of a row there are, and what a lost node costs. `asked` is what was asked for
-/// when the keyspace was to be made.
+/// How many copies of a row there are, and what a lost node costs. `asked` is the replication that
+/// `store init` was given.
 pub(super) fn replication_findings(
     session: &Session,
     settings: &CqlSettings,
@@ -201,14 +201,14 @@ pub(super) fn replication_findings(
     let nodes = state.get_nodes_info().iter().filter(local).count();
     let (copies, all) = match state.get_keyspace(&settings.keyspace).map(|k| &k.strategy) {
         Some(Strategy::NetworkTopologyStrategy { datacenter_repfactors, .. }) => {
-            let local = datacenter_repfactors.get(&nearest).copied().unwrap_or_default();
+            let local = datacenter_repfactors.get(&nearest).copied().unwrap_or(0);
             (local, datacenter_repfactors.values().sum())
         }
         Some(Strategy::SimpleStrategy { replication_factor, .. }) => {
             (*replication_factor, *replication_factor)
         }
         _ => {
-            let what = "the replication of the keyspace is not known to the driver".to_owned();
+            let what = "the driver does not know the replication of the keyspace".to_owned();
             return Ok(vec![Finding::warning(what)]);
         }
     };
@@ -222,7 +222,7 @@ fn is_in(node: &scylla::cluster::Node, datacenter: &str) -> bool {
 /// The copies of a row.
 #[derive(Clone, Copy, Debug)]
 struct Copies {
-    /// The nodes of the nearest data centre.
+    /// The nodes in the nearest data centre.
     nodes: usize,
     /// The copies there.
     local: usize,
@@ -239,24 +239,25 @@ fn judge(
     let Copies { nodes, local, .. } = copies;
     let told = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
     let mut findings = vec![match local {
-        0 => Finding::error(format!("{told}: name the data centre that has them")),
-        _ if local > nodes => Finding::error(format!("{told}: more than there are nodes")),
+        0 => Finding::error(format!("{told}: name the data centre that has the copies")),
+        _ if local > nodes => Finding::error(format!("{told}: more copies than nodes")),
         1 | 2 => Finding::warning(format!(
-            "{told}: one node down and a part of the tags cannot be written or read; with three \
-             copies and LOCAL_QUORUM nothing is lost"
+            "{told}: with one node down, some tags cannot be written or read; with three copies and \
+             LOCAL_QUORUM, all can"
         )),
         _ => Finding::good(told),
     }];
     if let Some(asked) = asked.filter(|asked| *asked as usize != local) {
         findings.push(Finding::warning(format!(
-            "the keyspace was there with {local} copies, not {asked}: ALTER KEYSPACE changes that"
+            "the keyspace was there already, with {local} copies instead of {asked}; ALTER KEYSPACE \
+             changes that"
         )));
     }
     findings.extend(overlap(&settings.consistency, copies));
     findings
 }
 
-/// The tables of which a read may miss what a write has waited for, and what that costs.
+/// The tables whose reads may miss a finished write, and what that costs.
 fn overlap(levels: &ConsistencyPair, copies: Copies) -> Vec<Finding> {
     let tables = [
         ("job", (levels.write, levels.read)),
@@ -265,17 +266,17 @@ fn overlap(levels: &ConsistencyPair, copies: Copies) -> Vec<Finding> {
     ];
     let judged = tables.into_iter().filter_map(|(table, (write, read))| {
         let (w, r) = (replicas(write, copies), replicas(read, copies));
-        // Local levels overlap in their own data centre only, which is where both are asked.
+        // Local levels overlap only in their own data centre, where both are used.
         let of = if is_global(write) || is_global(read) { copies.all } else { copies.local };
         (w + r <= of).then(|| {
             let cost = if table == "job" {
-                "a commit may be shown some time after it is there"
+                "a commit may be shown some time after it is published"
             } else {
                 "a page may show an older count for a while after a commit"
             };
             Finding::warning(format!(
-                "table {table}: writes wait for {w} and reads ask {r} of {of} copies: {cost}; it \
-                 may not where both together exceed {of}"
+                "table {table}: writes wait for {w} and reads ask {r} of {of} copies: {cost}; raise \
+                 the levels until both together exceed {of}"
             ))
         })
     });
@@ -286,7 +287,7 @@ fn is_global(level: Consistency) -> bool {
     matches!(level, Consistency::One | Consistency::Quorum | Consistency::All)
 }
 
-/// How many copies a level asks.
+/// How many copies a level asks for.
 fn replicas(level: Consistency, copies: Copies) -> usize {
     match level {
         Consistency::One | Consistency::LocalOne => 1,
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lost_node_costs_is_told() {
+    fn cost_of_a_lost_node_is_reported() {
         let quorum = Consistency::LocalQuorum;
         let judged = |nodes, local| levels(quorum, quorum, Copies { nodes, local, all: local });
         assert_eq!(judged(3, 3), [Level::Good]);
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_that_may_miss_a_write_are_told() {
+    fn reads_that_may_miss_a_write_are_reported() {
         let three = Copies { nodes: 3, local: 3, all: 3 };
         let two_centres = Copies { nodes: 3, local: 3, all: 6 };
         let (one, quorum) = (Consistency::One, Consistency::LocalQuorum);

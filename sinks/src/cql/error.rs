@@ -1,5 +1,5 @@
-//! What goes wrong with a database, sorted by what can be done about it: wait, send the row
-//! elsewhere, or change something.
+//! What goes wrong with a database, sorted by what to do about it: wait, set the row aside, or change
+//! something.
 
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
@@ -10,22 +10,22 @@ use thiserror::Error;
 /// Why the database cannot be used now.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CqlError {
-    /// It does not answer, or not in time: that passes.
+    /// It does not answer, or not in time. Temporary.
     #[error("the database does not answer: {0}")]
     Unavailable(String),
-    /// Something has to be changed first.
+    /// Something must be changed first.
     #[error("{0}")]
     Fatal(String),
 }
 
-/// What is known of a request that failed.
+/// What is known about a request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// Whether it happened is unknown; too much was asked for at once.
+    /// It may have happened; the database is overloaded.
     Overload(String),
-    /// Whether it happened is unknown; the connection is gone.
+    /// It may have happened; the connection is gone.
     Broken(String),
-    /// It is wrong by itself: it would fail again.
+    /// It would fail again: this row is at fault.
     Refused(String),
     /// Every request would fail.
     Fatal(String),
@@ -64,17 +64,18 @@ fn from_database(error: &DbError, message: &str) -> Failed {
     let text = format!("{error}: {message}");
     match error {
         DbError::Invalid => Failed::Refused(message.to_owned()),
-        DbError::AuthenticationError if is_passing(message) => Failed::Broken(text),
+        DbError::AuthenticationError if is_starting(message) => Failed::Broken(text),
         DbError::AuthenticationError | DbError::Unauthorized => Failed::Fatal(format!(
-            "{text}; check TAGFLOW_CQL_USER and its password, and what the user may do"
+            "{text}; check TAGFLOW_CQL_USER, its password and its permissions"
         )),
         DbError::SyntaxError | DbError::ConfigError => Failed::Fatal(text),
         _ => Failed::Overload(text),
     }
 }
 
-/// A database that is starting cannot read its own users yet.
-fn is_passing(message: &str) -> bool {
+/// Whether the database cannot read its own users yet, because it is starting. The server gives no
+/// code for that, only this text.
+fn is_starting(message: &str) -> bool {
     message.contains("Unable to perform") || message.contains("Cannot achieve consistency")
 }
 
@@ -123,7 +124,7 @@ fn from_connection(error: &ConnectionError, text: String) -> CqlError {
             from_database(error, message).into()
         }
         ConnectionSetupRequestErrorKind::MissingAuthentication => CqlError::Fatal(
-            "the database asks who you are: set TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD".into(),
+            "the database requires a login: set TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD".into(),
         ),
         _ => CqlError::Unavailable(text),
     }

@@ -1,4 +1,4 @@
-//! Making the keyspace and its tables. Doing so again changes nothing.
+//! Creates the keyspace and its tables. Doing it again changes nothing.
 
 use scylla::client::session::Session;
 
@@ -7,20 +7,20 @@ use super::schema::{self, CASSANDRA, SCYLLA};
 use super::session::{connect, datacenter, is_scylla, profile};
 use super::{CqlError, CqlSettings};
 
-/// Makes what is missing of keyspace and tables, with `replication` copies in the nearest data
-/// centre. What is there and differs is an error that names it.
+/// Creates the keyspace and the tables that are missing, with `replication` copies in the nearest
+/// data centre. Fails if a table exists and differs from this build's.
 pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Finding>, CqlError> {
     let session = connect(settings, profile(settings).build()).await?;
     let keyspace = &settings.keyspace;
     let found = schema::tables(&session, keyspace).await?;
     let mut findings = Vec::new();
     if let Some(found) = &found {
-        let differences = schema::differences(found);
-        let wrong: Vec<_> = differences.wrong.into_iter().chain(differences.foreign).collect();
+        let diff = schema::diff(found);
+        let wrong: Vec<_> = diff.wrong.into_iter().chain(diff.foreign).collect();
         if !wrong.is_empty() {
             return Err(CqlError::Fatal(schema::wrong_tables(keyspace, &wrong)));
         }
-        findings.push(Finding::good(format!("keyspace {keyspace:?} was there")));
+        findings.push(Finding::good(format!("keyspace {keyspace:?} was there already")));
     }
     let nearest = datacenter(&session, settings)?;
     for statement in statements(&session, keyspace, &nearest, replication) {
@@ -33,7 +33,7 @@ pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Findin
     Ok(findings)
 }
 
-/// The statements of the database's file, with what belongs into them.
+/// The statements for this kind of database, with their parameters filled in.
 fn statements(
     session: &Session,
     keyspace: &str,
@@ -47,7 +47,7 @@ fn statements(
     let put = |statement: &str| {
         statement
             .replace("{keyspace}", keyspace)
-            // Names of data centres come from the servers: a quote in one stays inside the text.
+            // Names of data centres come from the servers and may contain a quote.
             .replace("{datacenter}", &datacenter.replace('\'', "''"))
             .replace("{replication}", &replication.to_string())
     };

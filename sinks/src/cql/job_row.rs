@@ -1,10 +1,11 @@
-//! The row of table `job`: which commit the keyspace holds, and what readers need to know of it.
+//! The row of table `job`: which commit the keyspace holds, and what readers need to know about it.
 
 use schemas::windows::{Window, Windows};
 use scylla::DeserializeRow;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, MaybeUnset};
+use serde::Serialize;
 
 use super::CqlError;
 use crate::publish::JobRow;
@@ -20,17 +21,17 @@ pub(super) fn upsert_text(keyspace: &str) -> String {
     )
 }
 
-/// The statement that reads the rows of all jobs: one, or else somebody shares the keyspace.
+/// The statement that reads two rows: there should be only one job in a keyspace.
 pub(super) fn select_all_text(keyspace: &str) -> String {
     format!("SELECT {COLUMNS} FROM \"{keyspace}\".job LIMIT 2")
 }
 
-/// The statement that reads one job's.
+/// The statement that reads the row of one job.
 pub(super) fn select_text(keyspace: &str) -> String {
     format!("SELECT {COLUMNS} FROM \"{keyspace}\".job WHERE name = ?")
 }
 
-/// What is bound to the statement that writes `row`.
+/// The values of the statement that writes the row.
 pub(super) type Values<'r> = (
     &'r str,
     i64,
@@ -45,13 +46,10 @@ pub(super) type Values<'r> = (
     i64,
 );
 
-/// What is bound to the statement that writes `row`. A value that is not known is not bound: a
+/// The values of the statement that writes `row`. A value that is not known is left unset, since a
 /// null would be a deletion.
 pub(super) fn values(row: &JobRow) -> Values<'_> {
     let windows: Vec<Window> = row.windows.clone().into();
-    // Numbers and texts always have a JSON form.
-    let windows = serde_json::to_string(&windows).unwrap_or_default();
-    let scopes = row.scopes.as_ref().map(serde_json::to_string);
     (
         &row.name,
         row.history as i64,
@@ -61,10 +59,15 @@ pub(super) fn values(row: &JobRow) -> Values<'_> {
         row.version,
         row.as_of_ms.map_or(MaybeUnset::Unset, |ms| MaybeUnset::Set(CqlTimestamp(ms))),
         CqlTimestamp(row.wall_ms),
-        windows,
-        scopes.and_then(Result::ok).map_or(MaybeUnset::Unset, MaybeUnset::Set),
+        json(&windows),
+        row.scopes.as_ref().map_or(MaybeUnset::Unset, |scopes| MaybeUnset::Set(json(scopes))),
         row.version,
     )
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value)
+        .unwrap_or_else(|error| unreachable!("numbers and texts have a JSON form: {error}"))
 }
 
 #[derive(DeserializeRow)]
@@ -91,9 +94,8 @@ impl Columns {
         let number = |value: Option<i64>, what| {
             value.and_then(|number| u64::try_from(number).ok()).ok_or_else(|| damaged(what))
         };
-        let windows = self.windows.as_deref().unwrap_or_default();
-        let windows: Windows =
-            serde_json::from_str(windows).map_err(|_| damaged("definition of its windows"))?;
+        let windows = self.windows.and_then(|windows| serde_json::from_str(&windows).ok());
+        let windows: Windows = windows.ok_or_else(|| damaged("definition of its windows"))?;
         let scopes = self.scopes.as_deref().map(serde_json::from_str).transpose();
         Ok(JobRow {
             history: number(self.history, "history")?,
@@ -110,7 +112,7 @@ impl Columns {
     }
 }
 
-/// The first rows of the table; `name` is for a statement that reads one job's.
+/// The rows that `select` finds; `name` is for the statement that reads the row of one job.
 pub(super) async fn read(
     session: &Session,
     select: &PreparedStatement,
@@ -127,7 +129,7 @@ pub(super) async fn read(
     rows.collect()
 }
 
-/// The row of the only job of a keyspace; none before anything was published.
+/// The row of the only job in a keyspace; `None` before anything is published.
 pub(super) async fn only(
     session: &Session,
     select_all: &PreparedStatement,
@@ -139,7 +141,7 @@ pub(super) async fn only(
         _ => {
             let names: Vec<_> = rows.iter().map(|row| format!("{:?}", row.name)).collect();
             Err(CqlError::Fatal(format!(
-                "keyspace {keyspace:?} holds the jobs {}; one keyspace holds one job",
+                "keyspace {keyspace:?} holds the jobs {}, but one keyspace is for one job",
                 names.join(" and ")
             )))
         }

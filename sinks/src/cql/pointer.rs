@@ -1,7 +1,7 @@
-//! The row of table `reader`: which keyspace those see who were given this one.
+//! The row of table `reader`: the active keyspace of the readers that were given this one.
 //!
-//! Invariant: the row is written at the time that its promotion counts from, so that the later one
-//! stays; what a promotion is, and how readers follow it, is in [`crate::active`].
+//! Invariant: the row is written at the time of its promotion, so the later of two promotions wins.
+//! What a promotion is, and how readers follow it, is in [`crate::active`].
 
 use scylla::client::session::Session;
 use scylla::statement::unprepared::Statement;
@@ -23,7 +23,7 @@ pub(super) fn select_text(keyspace: &str) -> String {
     )
 }
 
-/// The row, where anything was ever promoted.
+/// The row, if a keyspace was ever promoted.
 pub(super) async fn read(session: &Session, keyspace: &str) -> Result<Option<Pointer>, CqlError> {
     let mut select = Statement::new(select_text(keyspace));
     select.set_is_idempotent(true);
@@ -35,7 +35,7 @@ pub(super) async fn read(session: &Session, keyspace: &str) -> Result<Option<Poi
     }))
 }
 
-/// A session that promotes.
+/// A session for a promotion.
 struct Cql<'s> {
     session: Session,
     settings: &'s CqlSettings,
@@ -70,13 +70,13 @@ impl Promoter for Cql<'_> {
         Ok(())
     }
 
-    fn refusal(what: String) -> CqlError {
+    fn permanent(what: String) -> CqlError {
         CqlError::Fatal(what)
     }
 }
 
-/// Shows `keyspace` to all readers that were given the keyspace of `settings`. `wall_ms` is this
-/// host's clock.
+/// Makes `keyspace` active for all readers that were given the keyspace of `settings`. `wall_ms` is
+/// this host's clock.
 pub async fn promote(
     settings: &CqlSettings,
     keyspace: &str,

@@ -1,11 +1,12 @@
-//! The publisher to a database: connects when it is asked to do something, never before, and
-//! says "unknown" wherever the database does not answer.
+//! The publisher to a database. It connects with the first request, and an outcome is unknown if the
+//! database does not answer.
+
+use std::sync::Arc;
 
 use scylla::client::session::Session;
 use scylla::errors::DeserializationError;
 use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::statement::prepared::PreparedStatement;
-use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 
 use super::concurrency::Concurrency;
@@ -15,10 +16,10 @@ use super::wave::{self, Upserts};
 use super::{CqlError, CqlSettings, check, job_row, schema, session};
 use crate::publish::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 
-/// Rows in one call at most: enough to keep many in flight, few enough to stay small in memory.
+/// The most rows in one call: enough to keep many in flight, few enough to need little memory.
 const ROWS_MAX: usize = 16_384;
 
-/// Connections with their statements.
+/// A session, with its statements.
 struct Connected {
     session: Session,
     upserts: Upserts,
@@ -26,18 +27,18 @@ struct Connected {
     select_jobs: PreparedStatement,
 }
 
-/// What came of a request.
+/// The result of a request.
 type Answer<T> = Result<T, CqlError>;
 
 /// Publishes to a keyspace.
 pub struct CqlPublisher {
     settings: CqlSettings,
-    /// The driver's own thread; taken only when this is dropped.
+    /// The driver's thread; `None` only while this is being dropped.
     runtime: Option<Runtime>,
     connected: Option<Connected>,
     limit: Concurrency,
-    /// The trouble that was told last: each is told once.
-    told: String,
+    /// The last problem that was logged, so that each is logged once.
+    logged: String,
 }
 
 impl Connected {
@@ -82,7 +83,7 @@ impl CqlPublisher {
             runtime: Some(runtime),
             connected: None,
             limit: Concurrency::new(),
-            told: String::new(),
+            logged: String::new(),
         })
     }
 
@@ -95,12 +96,12 @@ impl CqlPublisher {
         })
     }
 
-    /// Runs a request; none where the database does not answer it.
+    /// Runs a request; `None` if the database does not answer.
     fn with<T>(
         &mut self,
         request: impl AsyncFnOnce(&Connected, &CqlSettings, &mut Concurrency) -> Answer<T>,
     ) -> Result<Option<T>, PublishError> {
-        let Some(runtime) = &self.runtime else { return Ok(None) };
+        let Some(runtime) = &self.runtime else { unreachable!("only Drop takes the runtime") };
         let (settings, limit) = (&self.settings, &mut self.limit);
         let kept = self.connected.take();
         let done = runtime.block_on(async {
@@ -117,27 +118,27 @@ impl CqlPublisher {
                 self.connected = Some(connected);
                 Ok(Some(answer))
             }
-            // The connections go as well: the next ones may find another way.
+            // Drop the connections too: new ones may find another way.
             Err(CqlError::Unavailable(why)) => {
-                self.tell(&why);
+                self.log(&why);
                 Ok(None)
             }
             Err(CqlError::Fatal(why)) => Err(PublishError::Fatal(why)),
         }
     }
 
-    fn tell(&mut self, trouble: &str) {
-        if self.told != trouble {
+    fn log(&mut self, trouble: &str) {
+        if self.logged != trouble {
             let store = self.settings.uri();
             tracing::warn!(%store, "the store does not answer, publishing waits: {trouble}");
-            trouble.clone_into(&mut self.told);
+            trouble.clone_into(&mut self.logged);
         }
     }
 }
 
 fn foreign(keyspace: &str, other: &str, name: &str) -> String {
     format!(
-        "keyspace {keyspace:?} holds the job {other:?}, not {name:?}; one keyspace holds one job: \
+        "keyspace {keyspace:?} holds the job {other:?}, not {name:?}, and one keyspace is for one job; \
          name another keyspace, or remove the row with DELETE FROM job WHERE name = '{other}'"
     )
 }
@@ -163,7 +164,7 @@ impl Publisher for CqlPublisher {
             if let Some(why) = sent.fatal {
                 return Err(CqlError::Fatal(why));
             }
-            // A row is poison only where another one at the same version is not.
+            // The row is at fault only if another row of the same version is taken.
             if sent.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_))) {
                 schema::verify(session, &settings.keyspace).await?;
                 let version = rows.first().map_or(0, |row| row.version);
@@ -175,9 +176,10 @@ impl Publisher for CqlPublisher {
             }
         })?;
         if sent.is_some() {
-            self.told.clear();
+            self.logged.clear();
         }
-        Ok(sent.unwrap_or_default())
+        // Without an answer the outcome of every row is unknown, as of rows that were not sent.
+        Ok(sent.unwrap_or_else(Vec::new))
     }
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
@@ -208,8 +210,8 @@ impl Publisher for CqlPublisher {
         if let Some((other, _)) = rows.iter().find(|(other, _)| other != name) {
             return Err(PublishError::Fatal(foreign(&self.settings.keyspace, other, name)));
         }
-        // A row without a version is one that was written by hand.
-        Ok(Some(rows.first().map(|(_, version)| version.unwrap_or_default())))
+        // A row without a version was written by hand; any version is newer.
+        Ok(Some(rows.first().map(|(_, version)| version.unwrap_or(0))))
     }
 
     fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
@@ -241,7 +243,7 @@ impl Publisher for CqlPublisher {
 impl Drop for CqlPublisher {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Requests under way may still arrive: they do no harm.
+            // Requests in flight may still arrive, which does no harm.
             runtime.shutdown_background();
         }
     }

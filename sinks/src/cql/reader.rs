@@ -1,12 +1,13 @@
-//! Reading the store: one row for a tag's page, and the job's row in the background.
+//! Reads the store: one row for a tag's page, and the job's row in the background.
 //!
-//! Invariants: an answer names the commit whose rows are all here, and the row may be newer, never
-//! older by a working quorum; no answer comes from an older commit of a keyspace than one before
-//! it. Which keyspace is shown is up to [`crate::active`].
+//! Invariants: an answer names a commit whose rows are all here; its own row may be newer, but with a
+//! working quorum never older. Within a keyspace, answers never go back to an older commit.
+//! [`crate::active`] decides which keyspace is read.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use schemas::rows::TagRow;
 use schemas::windows::Window;
 use scylla::DeserializeRow;
@@ -24,16 +25,16 @@ use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
 
 /// How often the job's row is read.
 const REFRESH: Duration = Duration::from_millis(200);
-/// From the first failed attempt to the next, doubled up to the last.
+/// The wait after the first failed attempt, doubled with each further one up to the second value.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
-/// After so many failures in a row the connections are made anew.
+/// After this many failures in a row the reader reconnects.
 const FAILURES_MAX: u32 = 3;
-/// A job's row older than this is no answer any more.
+/// A job's row that was read longer ago than this is stale.
 const STALE: Duration = Duration::from_secs(10);
-/// A read that takes longer is asked of another replica as well.
+/// A read that takes longer is sent to another replica as well.
 const SPECULATE: Duration = Duration::from_millis(50);
 
-/// Connections to one keyspace, with their statements.
+/// A session for one keyspace, with its statements.
 struct Connected {
     session: Session,
     keyspace: String,
@@ -43,23 +44,24 @@ struct Connected {
     select_job: PreparedStatement,
 }
 
-/// How the store does.
+/// Whether the store answers.
 #[derive(Default)]
-struct Known {
-    /// When the database last told.
-    at: Option<Instant>,
+struct Health {
+    /// When the job's row was last read.
+    read_at: Option<Instant>,
+    /// Why the last attempt to read it failed.
     trouble: Option<String>,
-    /// Failures since.
+    /// The failures in a row.
     failures: u32,
 }
 
 struct Shared {
     cluster: Cluster,
     active: ActiveKeyspace<Connected>,
-    known: Mutex<Known>,
+    health: Mutex<Health>,
 }
 
-/// Where the keyspaces are.
+/// The servers that have the keyspaces.
 struct Cluster(CqlSettings);
 
 impl Keyspaces for Cluster {
@@ -87,12 +89,12 @@ impl Keyspaces for Cluster {
         connection.job(name).await
     }
 
-    fn trouble(what: String) -> CqlError {
+    fn temporary(what: String) -> CqlError {
         CqlError::Unavailable(what)
     }
 }
 
-/// The rows of a keyspace as a store, or of the one that was promoted in its place.
+/// A keyspace as a store, or the keyspace that was promoted to replace it.
 pub struct CqlReader {
     shared: Arc<Shared>,
     refresh: JoinHandle<()>,
@@ -111,7 +113,7 @@ impl Connected {
         let read = async |text: String, level| {
             let mut statement = session.prepare(text).await?;
             statement.set_consistency(session::consistency(level));
-            // Only what may be asked twice is asked of a second replica.
+            // The driver sends only idempotent statements to a second replica.
             statement.set_is_idempotent(true);
             Ok::<_, CqlError>(statement)
         };
@@ -130,7 +132,7 @@ impl Connected {
         Ok(Self { session, keyspace, select_tag, select_board, select_jobs, select_job })
     }
 
-    /// The job's row; its name once that is known, which spares a scan.
+    /// The job's row; by its name if that is known, which avoids a scan.
     async fn job(&self, name: Option<&str>) -> Result<Option<JobRow>, CqlError> {
         match name {
             Some(_) => Ok(job_row::read(&self.session, &self.select_job, name).await?.pop()),
@@ -140,13 +142,13 @@ impl Connected {
 }
 
 impl CqlReader {
-    /// Connects, and reads the job's row from then on in the background of this runtime. A
-    /// database that does not answer is asked again and again; anything else is an error.
+    /// Connects, and then reads the job's row in the background of this runtime. Keeps trying if the
+    /// database does not answer; fails on anything else.
     pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
         let shared = Arc::new(Shared {
             cluster: Cluster(settings),
             active: ActiveKeyspace::default(),
-            known: Mutex::default(),
+            health: Mutex::default(),
         });
         match shared.step().await {
             Err(CqlError::Fatal(why)) => return Err(CqlError::Fatal(why)),
@@ -156,9 +158,9 @@ impl CqlReader {
         Ok(Self { shared, refresh })
     }
 
-    /// Why the last look at the job's row failed, if it did.
+    /// Why the last attempt to read the job's row failed, if it did.
     pub fn trouble(&self) -> Option<String> {
-        self.shared.known().trouble.clone()
+        self.shared.health.lock().trouble.clone()
     }
 }
 
@@ -180,40 +182,39 @@ async fn refresh(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Connects where that is to be done, follows a promotion, and reads the job's row.
+    /// Connects if necessary, follows a promotion, and reads the job's row.
     async fn step(&self) -> Result<(), CqlError> {
-        // One answer that is late is no reason.
-        let anew = self.known().failures >= FAILURES_MAX;
-        let (looked, done) = self.active.step(&self.cluster, anew).await;
-        if looked {
-            self.known().at = Some(Instant::now());
+        // A single late answer is no reason to reconnect.
+        let reconnect = self.health.lock().failures >= FAILURES_MAX;
+        let (was_read, done) = self.active.step(&self.cluster, reconnect).await;
+        if was_read {
+            self.health.lock().read_at = Some(Instant::now());
         }
         done
     }
 
-    /// Tells each trouble once.
+    /// Notes the result of a step, and logs each problem once.
     fn note(&self, trouble: Option<CqlError>) {
         let trouble = trouble.map(|error| error.to_string());
-        let mut known = self.known();
-        known.failures = if trouble.is_some() { known.failures + 1 } else { 0 };
-        if known.trouble != trouble {
+        let mut health = self.health.lock();
+        health.failures = if trouble.is_some() { health.failures + 1 } else { 0 };
+        if health.trouble != trouble {
             match &trouble {
                 Some(trouble) => tracing::error!(store = %self.cluster.0.uri(), "{trouble}"),
                 None => tracing::info!(store = %self.cluster.0.uri(), "the store answers"),
             }
         }
-        known.trouble = trouble;
+        health.trouble = trouble;
     }
 
-    /// The connections and the job's row, where both are there and fresh.
+    /// The session and the job's row, if both are there and the row is fresh.
     fn ready(&self) -> Result<(Arc<Keyspace<Connected>>, Arc<JobRow>), StoreError> {
-        let known = self.known();
-        let why = || StoreError::Unavailable(known.trouble.clone().unwrap_or_default());
-        if known.at.is_none_or(|at| at.elapsed() > STALE) {
+        let health = self.health.lock();
+        let why = || {
+            let silent = || format!("no answer for {} s", STALE.as_secs());
+            StoreError::Unavailable(health.trouble.clone().unwrap_or_else(silent))
+        };
+        if health.read_at.is_none_or(|at| at.elapsed() > STALE) {
             return Err(why());
         }
         let (active, row) = self.active.current().ok_or_else(why)?;
@@ -279,7 +280,7 @@ impl Connected {
         let damaged = || StoreError::Row(key.to_owned());
         let row = columns.row(scope, key).ok_or_else(damaged)?;
         let tag = evaluate(&row, &job.windows, job.as_of_ms)?;
-        // A row of the next commit may be here before the job's row is: the answer says so.
+        // The row may be of a newer commit than the job's row; the answer then names that version.
         let version = columns.version.ok_or_else(damaged)?;
         if version > at.version {
             at.version = version;
@@ -322,7 +323,7 @@ impl Connected {
 impl Reader for CqlReader {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
         Box::pin(async move {
-            // In this order: the row is as new as the job's, or newer.
+            // The job's row first, so that the tag's row is not older.
             let (active, job) = self.shared.ready()?;
             active.connection.tag(&job, scope, key).await
         })

@@ -1,7 +1,7 @@
-//! Reading everything that a keyspace serves, page by page.
+//! Reads everything that a keyspace serves, page by page.
 //!
-//! Invariant: rows are handed out as they are, also those with a column missing: whoever asks for
-//! all of them wants to know.
+//! Invariant: every row is passed on unchanged, even one with a column missing, since the callers
+//! look for such rows.
 
 use futures::TryStreamExt;
 use scylla::DeserializeRow;
@@ -16,16 +16,16 @@ use super::{CqlError, CqlSettings, job_row, schema};
 use crate::publish::JobRow;
 use crate::store::{ServedBoard, ServedTag};
 
-/// Rows that come in one answer.
+/// The rows in one page.
 const PAGE_ROWS: i32 = 1000;
 
-/// A keyspace that is read as a whole. Not the one that was promoted in its place.
+/// A keyspace to read as a whole. Does not follow promotions.
 pub struct CqlScan {
     session: Session,
     keyspace: String,
 }
 
-/// The same over connections that somebody has.
+/// The same with an existing session.
 pub(super) struct Scan<'s> {
     pub(super) session: &'s Session,
     pub(super) keyspace: &'s str,
@@ -61,7 +61,7 @@ impl CqlScan {
         Ok(Self { session, keyspace: settings.keyspace.clone() })
     }
 
-    /// The row of its job; an error where nothing was ever published.
+    /// The row of its job; an error if nothing was ever published.
     pub async fn job(&self) -> Result<JobRow, CqlError> {
         let keyspace = &self.keyspace;
         let select = self.session.prepare(job_row::select_all_text(keyspace)).await?;
@@ -114,7 +114,7 @@ impl Scan<'_> {
         let keyspace = self.keyspace;
         let text = format!("SELECT scope, win, doc, as_of, version FROM \"{keyspace}\".board");
         let of = |(scope, window, doc, as_of, version): Columns| {
-            // `store check` writes that one.
+            // `store check` writes this row.
             if scope != PROBE {
                 let as_of = as_of.map(|as_of| as_of.0);
                 each(ServedBoard { scope, window, doc, as_of, version });

@@ -1,4 +1,4 @@
-//! The tables as this build needs them, and how those of a keyspace differ.
+//! The tables that this build needs, and how the tables of a keyspace differ from them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use scylla::client::session::Session;
 use super::CqlError;
 use super::session::query_rows;
 
-/// The statements that make keyspace and tables on Cassandra.
+/// The statements that create the keyspace and the tables on Cassandra.
 pub(super) const CASSANDRA: &str = include_str!("../../../schemas/cql/cassandra.cql");
 /// The same on ScyllaDB.
 pub(super) const SCYLLA: &str = include_str!("../../../schemas/cql/scylla.cql");
@@ -72,33 +72,32 @@ pub(super) const TABLES: [(&str, &[Column]); 4] = [
 ];
 
 /// The tables of a keyspace: name → column → (type, kind).
-pub(super) type Found = BTreeMap<String, BTreeMap<String, (String, String)>>;
+pub(super) type Tables = BTreeMap<String, BTreeMap<String, (String, String)>>;
 
-/// How a keyspace differs from what is needed.
+/// How the tables of a keyspace differ from those that are needed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Differences {
-    /// Tables that are not there at all.
+pub(super) struct SchemaDiff {
+    /// The tables that are missing.
     pub(super) missing_tables: Vec<&'static str>,
-    /// Columns that are missing or of another kind.
+    /// The columns that are missing or different.
     pub(super) wrong: Vec<String>,
-    /// What is there besides.
+    /// Additional tables and columns.
     pub(super) foreign: Vec<String>,
 }
 
-/// Compares `found` with what is needed.
-pub(super) fn differences(found: &Found) -> Differences {
-    let mut differences = Differences::default();
+/// Compares the tables of a keyspace with those that are needed.
+pub(super) fn diff(found: &Tables) -> SchemaDiff {
+    let mut diff = SchemaDiff::default();
     for (table, columns) in TABLES {
         let Some(found) = found.get(table) else {
-            differences.missing_tables.push(table);
+            diff.missing_tables.push(table);
             continue;
         };
         for (name, kind, part) in columns {
             match found.get(*name) {
-                None => differences.wrong.push(format!("{table} has no column {name} {kind}")),
+                None => diff.wrong.push(format!("{table} has no column {name} {kind}")),
                 Some((found, place)) if found != kind || place != part => {
-                    differences
-                        .wrong
+                    diff.wrong
                         .push(format!("{table}.{name} is {found} ({place}), not {kind} ({part})"));
                 }
                 Some(_) => {}
@@ -106,20 +105,19 @@ pub(super) fn differences(found: &Found) -> Differences {
         }
         let known = |name: &str| columns.iter().any(|(known, ..)| *known == name);
         for (name, (kind, part)) in found.iter().filter(|(name, _)| !known(name)) {
-            let what = format!("{table} has a column {name} {kind} besides");
-            let list =
-                if part == REGULAR { &mut differences.foreign } else { &mut differences.wrong };
+            let what = format!("{table} has an additional column {name} {kind}");
+            let list = if part == REGULAR { &mut diff.foreign } else { &mut diff.wrong };
             list.push(what);
         }
     }
     let known = |name: &str| TABLES.iter().any(|(known, _)| *known == name);
     let tables = found.keys().filter(|name| !known(name));
-    differences.foreign.extend(tables.map(|name| format!("a table {name} besides")));
-    differences
+    diff.foreign.extend(tables.map(|name| format!("an additional table {name}")));
+    diff
 }
 
-/// The tables of `keyspace`; none where there is no such keyspace.
-pub(super) async fn tables(session: &Session, keyspace: &str) -> Result<Option<Found>, CqlError> {
+/// The tables of `keyspace`; `None` if it does not exist.
+pub(super) async fn tables(session: &Session, keyspace: &str) -> Result<Option<Tables>, CqlError> {
     let text = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
     let rows = query_rows(session, text, (keyspace,)).await?;
     if rows.rows_num() == 0 {
@@ -134,20 +132,20 @@ pub(super) async fn tables(session: &Session, keyspace: &str) -> Result<Option<F
         .rows_stream::<(String, String, String, String)>()
         .map_err(|error| broken(error.to_string()))?;
     let rows: Vec<_> = rows.try_collect().await.map_err(|error| broken(error.to_string()))?;
-    let mut found = Found::new();
+    let mut found = Tables::new();
     for (table, column, kind, part) in rows {
         found.entry(table).or_default().insert(column, (kind, part));
     }
     Ok(Some(found))
 }
 
-/// Refuses a keyspace that lacks anything which is needed.
+/// Fails if a keyspace lacks anything that is needed.
 pub(super) async fn verify(session: &Session, keyspace: &str) -> Result<(), CqlError> {
-    let cure = "`tagflow store init` makes what is missing";
+    let cure = "`tagflow store init` creates what is missing";
     let Some(found) = tables(session, keyspace).await? else {
         return Err(CqlError::Fatal(format!("there is no keyspace {keyspace:?}; {cure}")));
     };
-    let Differences { missing_tables, wrong, .. } = differences(&found);
+    let SchemaDiff { missing_tables, wrong, .. } = diff(&found);
     if !wrong.is_empty() {
         return Err(CqlError::Fatal(wrong_tables(keyspace, &wrong)));
     }
@@ -158,10 +156,10 @@ pub(super) async fn verify(session: &Session, keyspace: &str) -> Result<(), CqlE
     Ok(())
 }
 
-/// The message for tables that are not ours.
+/// The message about tables that are not this build's.
 pub(super) fn wrong_tables(keyspace: &str, wrong: &[String]) -> String {
     format!(
-        "keyspace {keyspace:?} has other tables than this build's: {}. Name another keyspace",
+        "the tables of keyspace {keyspace:?} are not those of this build: {}. Name another keyspace",
         wrong.join("; ")
     )
 }
@@ -170,9 +168,9 @@ pub(super) fn wrong_tables(keyspace: &str, wrong: &[String]) -> String {
 mod tests {
     use super::*;
 
-    /// The columns that the statements of a file make.
-    fn made(text: &str) -> Found {
-        let mut found = Found::new();
+    /// The tables that the statements of a file create.
+    fn made(text: &str) -> Tables {
+        let mut found = Tables::new();
         for statement in text.split("CREATE TABLE IF NOT EXISTS \"{keyspace}\".").skip(1) {
             let (name, rest) = statement.split_once(" (\n").unwrap();
             let (body, _) = rest.split_once("\n)").unwrap();
@@ -189,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn the_files_make_what_is_needed() {
+    fn statements_create_the_needed_tables() {
         for text in [CASSANDRA, SCYLLA] {
-            assert_eq!(differences(&made(text)), Differences::default());
+            assert_eq!(diff(&made(text)), SchemaDiff::default());
         }
     }
 
     #[test]
-    fn a_difference_is_named() {
+    fn every_difference_is_named() {
         let mut found = made(CASSANDRA);
         found.remove("board");
         found.insert("cats".into(), BTreeMap::new());
@@ -205,11 +203,14 @@ mod tests {
         tag.insert("recent".into(), ("text".into(), REGULAR.into()));
         tag.insert("mood".into(), ("text".into(), REGULAR.into()));
         tag.insert("day".into(), ("date".into(), "clustering".into()));
-        let named = differences(&found);
+        let named = diff(&found);
         assert_eq!(named.missing_tables, ["board"]);
         let wrong = "tag has no column total bigint; tag.recent is text (regular), not blob \
-                     (regular); tag has a column day date besides";
+                     (regular); tag has an additional column day date";
         assert_eq!(named.wrong.join("; "), wrong);
-        assert_eq!(named.foreign, ["tag has a column mood text besides", "a table cats besides"]);
+        assert_eq!(
+            named.foreign,
+            ["tag has an additional column mood text", "an additional table cats"]
+        );
     }
 }

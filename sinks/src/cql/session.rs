@@ -1,4 +1,4 @@
-//! Connections to a database, made with one set of rules for everyone who uses them.
+//! Sessions with a database, all made by the same rules.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,15 +18,14 @@ use scylla::statement::unprepared::Statement;
 
 use super::{CqlError, CqlSettings, tls};
 
-/// How long one connection may take to be made.
+/// How long it may take to make one connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
-/// How long all that precedes the first request may take.
+/// How long it may take until the first request can be sent.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-/// How long the driver waits for the answer to a request: the servers give up before.
+/// How long the driver waits for an answer; longer than the servers' own timeouts.
 pub(super) const REQUEST_WAIT: Duration = Duration::from_millis(2500);
 
-/// A password that may not leave this machine unencrypted goes to no other, whatever servers a
-/// server names.
+/// Without encryption a password goes to no other machine, whatever peers a server names.
 struct LoopbackOnly;
 
 impl HostFilter for LoopbackOnly {
@@ -35,7 +34,7 @@ impl HostFilter for LoopbackOnly {
     }
 }
 
-/// The consistency of requests by its name in a file.
+/// The driver's consistency for a configured one.
 pub(super) fn consistency(wanted: Wanted) -> Consistency {
     match wanted {
         Wanted::One => Consistency::One,
@@ -46,7 +45,7 @@ pub(super) fn consistency(wanted: Wanted) -> Consistency {
     }
 }
 
-/// What all requests have in common.
+/// The execution profile of all requests.
 pub(super) fn profile(settings: &CqlSettings) -> ExecutionProfileBuilder {
     let mut balancing = DefaultPolicy::builder();
     if let Some(datacenter) = &settings.datacenter {
@@ -58,7 +57,7 @@ pub(super) fn profile(settings: &CqlSettings) -> ExecutionProfileBuilder {
         .consistency(consistency(settings.consistency.read))
 }
 
-/// Connects; requests are made by `profile` unless they say otherwise.
+/// Connects; `profile` is the default for requests.
 pub(super) async fn connect(
     settings: &CqlSettings,
     profile: ExecutionProfile,
@@ -80,9 +79,9 @@ pub(super) async fn connect(
         }
         None => {}
     }
-    let made = tokio::time::timeout(OPEN_WAIT, builder.build()).await;
-    let waited = |_| CqlError::Unavailable(format!("no connection within {OPEN_WAIT:?}"));
-    let session = made.map_err(waited)??;
+    let connected = tokio::time::timeout(OPEN_WAIT, builder.build()).await;
+    let timed_out = |_| CqlError::Unavailable(format!("no connection within {OPEN_WAIT:?}"));
+    let session = connected.map_err(timed_out)??;
     datacenter(&session, settings)?;
     Ok(session)
 }
@@ -103,7 +102,7 @@ pub(super) fn datacenter(session: &Session, settings: &CqlSettings) -> Result<St
             1 => Ok(listed()),
             0 => Err(CqlError::Unavailable("no node names its data centre".to_owned())),
             _ => Err(CqlError::Fatal(format!(
-                "the cluster has the data centres {}: name the nearest with --datacenter (in a \
+                "the cluster has the data centres {}; name the nearest one with --datacenter (in a \
                  dataflow.yaml: datacenter, at the sink)",
                 listed()
             ))),
@@ -111,12 +110,12 @@ pub(super) fn datacenter(session: &Session, settings: &CqlSettings) -> Result<St
     }
 }
 
-/// Whether the servers are ScyllaDB's.
+/// Whether the servers are ScyllaDB.
 pub(super) fn is_scylla(session: &Session) -> bool {
     session.get_cluster_state().get_nodes_info().iter().any(|node| node.sharder().is_some())
 }
 
-/// The rows that answer a small query.
+/// The rows of a small query.
 pub(super) async fn query_rows(
     session: &Session,
     statement: impl Into<Statement>,

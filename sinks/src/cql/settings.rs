@@ -1,6 +1,6 @@
-//! How a database is reached: everything but what is asked of it.
+//! How to reach a database.
 //!
-//! Invariant: a password never leaves this machine unencrypted, and is in no message.
+//! Invariant: a password never leaves this machine unencrypted, and appears in no message.
 
 use std::path::PathBuf;
 use std::{env, fmt, fs};
@@ -9,38 +9,38 @@ use schemas::config::{ConsistencyPair, CqlSink, HostPort, StoreUri};
 
 use super::CqlError;
 
-/// The user's name, where the database wants one.
+/// The user's name, if the database requires a login.
 pub const USER_VARIABLE: &str = "TAGFLOW_CQL_USER";
-/// The password, or else a file that holds it.
+/// The user's password.
 pub const PASSWORD_VARIABLE: &str = "TAGFLOW_CQL_PASSWORD";
 /// A file whose first line is the password.
 pub const PASSWORD_FILE_VARIABLE: &str = "TAGFLOW_CQL_PASSWORD_FILE";
-/// A file of certificates that the servers' are signed by; the system's where it is unset.
+/// A file of trusted certificates; the system's if it is unset.
 pub const AUTHORITIES_VARIABLE: &str = "TAGFLOW_CQL_CA";
 
 /// How to reach a keyspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CqlSettings {
-    /// Servers to ask first, at least one.
+    /// The servers to connect to first, at least one.
     pub nodes: Vec<HostPort>,
     /// The keyspace of the tables.
     pub keyspace: String,
-    /// The nearest data centre; may be none where the cluster has one only.
+    /// The nearest data centre; only needed if the cluster has several.
     pub datacenter: Option<String>,
-    /// Who asks.
+    /// The user.
     pub credentials: Option<Credentials>,
     /// How many replicas must answer.
     pub consistency: ConsistencyPair,
-    /// Whether connections are encrypted.
+    /// How connections are encrypted, if they are.
     pub tls: Option<Tls>,
 }
 
 /// A user of the database.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name.
+    /// The user's name.
     pub user: String,
-    /// What proves it.
+    /// The user's password.
     pub password: String,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Debug for Credentials {
 /// How connections are encrypted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// A file of trusted certificates; none: those the system trusts.
+    /// A file of trusted certificates; `None` for those that the system trusts.
     pub authorities: Option<PathBuf>,
 }
 
@@ -84,7 +84,7 @@ impl From<&CqlSink> for CqlSettings {
 }
 
 impl CqlSettings {
-    /// Adds what the environment says: who asks, and whom to trust.
+    /// Adds what the environment holds: the user and the trusted certificates.
     pub fn with_environment(mut self) -> Result<Self, CqlError> {
         self.credentials = credentials(|name| env::var(name).ok())?;
         if let Some(tls) = &mut self.tls {
@@ -94,7 +94,7 @@ impl CqlSettings {
         Ok(self)
     }
 
-    /// Refuses what would show a password to whoever listens.
+    /// Fails if a password would be sent unencrypted.
     pub fn check(&self) -> Result<(), CqlError> {
         let is_local = |node: &&HostPort| {
             let host = node.host.trim_start_matches('[').trim_end_matches(']');
@@ -111,7 +111,7 @@ impl CqlSettings {
         Ok(())
     }
 
-    /// The store as the user writes it.
+    /// The address of the store, as users write it.
     pub fn uri(&self) -> StoreUri {
         StoreUri { nodes: self.nodes.clone(), keyspace: self.keyspace.clone() }
     }
@@ -125,7 +125,9 @@ fn credentials(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Crede
             let text = fs::read_to_string(&file).map_err(|error| {
                 CqlError::Fatal(format!("{PASSWORD_FILE_VARIABLE}: cannot read {file}: {error}"))
             })?;
-            text.lines().next().unwrap_or_default().to_owned()
+            let password = text.lines().next().map(str::to_owned);
+            let empty = || CqlError::Fatal(format!("{PASSWORD_FILE_VARIABLE}: {file} is empty"));
+            password.ok_or_else(empty)?
         }
         (None, None) => {
             let what = format!(
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_goes_nowhere_unencrypted() {
+    fn password_is_never_sent_unencrypted() {
         let known = Some(Credentials { user: "u".into(), password: "secret".into() });
         let local = CqlSettings { credentials: known, ..at("cql://127.0.0.1:1,[::1]:2/k") };
         local.check().unwrap();

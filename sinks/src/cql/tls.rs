@@ -1,11 +1,11 @@
-//! Encrypted connections: the server's certificate is always checked, against its address.
+//! Encrypted connections. The server's certificate is always verified, against its address.
 
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
 use scylla::client::session::TlsContext;
 
 use super::{CqlError, Tls};
 
-/// What connections are encrypted with.
+/// The TLS context of a session.
 pub(super) fn context(tls: &Tls) -> Result<TlsContext, CqlError> {
     let error = |error: openssl::error::ErrorStack| CqlError::Fatal(format!("TLS: {error}"));
     let mut builder = SslContext::builder(SslMethod::tls_client()).map_err(error)?;

@@ -1,8 +1,8 @@
-//! Sending rows: many at a time, as many as the database takes, each on its own.
+//! Sends rows, each in its own request, as many at a time as the database takes.
 //!
-//! Every row of `tag` and `board` is a partition of its own, so no batch would save anything: a
-//! batch over partitions only moves the fan-out to one coordinator. A row's outcome is
-//! acknowledged, refused or unknown; the driver repeats nothing, since the caller does.
+//! Every row of `tag` and `board` is a partition, so a batch would save nothing: it only moves the
+//! fan-out to one coordinator. The outcome of a row is acknowledged, refused or unknown. The driver
+//! retries nothing, since the caller does.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::concurrency::Concurrency;
 use super::error::Failed;
 use crate::publish::{Content, Outcome, PublishRow};
 
-/// The bytes in flight at most.
+/// The most bytes in flight.
 const IN_FLIGHT_BYTES: usize = 32 << 20;
-/// A longer row is not sent: servers close the connection over it instead of an answer.
+/// The largest row that is sent: servers close the connection if a row is too large.
 pub(super) const ROW_BYTES_MAX: usize = 8 << 20;
-/// What a row takes besides its texts.
+/// The bytes of a row besides its texts.
 const ROW_BYTES: usize = 128;
-/// So many failures without one answer among them: the database is gone, and the rest can wait.
+/// After this many failures without an answer the database is gone, and the rest can wait.
 const GONE_AFTER: usize = 256;
 
 /// The statements that write rows.
@@ -33,20 +33,20 @@ pub(super) struct Upserts {
     pub(super) board: PreparedStatement,
 }
 
-/// What came of a wave.
+/// The result of a wave.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// Of each row that was sent, in their order; those behind were not.
+    /// The outcomes of the rows that were sent, in their order; the rest were not sent.
     pub(super) outcomes: Vec<Outcome>,
-    /// Whether any row was answered at all.
+    /// Whether any row was answered.
     pub(super) answered: bool,
-    /// The last trouble that passes.
+    /// The last temporary problem.
     pub(super) trouble: Option<String>,
-    /// Why no row would be taken.
+    /// Why the database would take no row.
     pub(super) fatal: Option<String>,
 }
 
-/// Sends `rows`; returns when everything sent is answered or given up.
+/// Sends `rows`; returns once every row that was sent is answered or has failed.
 pub(super) async fn send(
     session: &Session,
     upserts: &Upserts,
@@ -113,7 +113,7 @@ impl Sent {
     }
 }
 
-/// About as many bytes as a row takes on the wire.
+/// About the bytes of a row on the wire.
 fn size(row: &PublishRow) -> usize {
     ROW_BYTES
         + match &row.content {
@@ -127,7 +127,9 @@ fn size(row: &PublishRow) -> usize {
 async fn upsert(session: &Session, upserts: &Upserts, row: &PublishRow) -> Result<(), Failed> {
     if size(row) > ROW_BYTES_MAX {
         let length = size(row);
-        return Err(Failed::Refused(format!("{length} bytes; at most {ROW_BYTES_MAX} are sent")));
+        return Err(Failed::Refused(format!(
+            "the row has {length} bytes, and the most is {ROW_BYTES_MAX}"
+        )));
     }
     let version = row.version;
     let done = match &row.content {

@@ -1,11 +1,11 @@
-//! How long to wait before asking a database again that did not answer.
+//! How long to wait before the next request to a database that does not answer.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
 
-/// Doubles from 50 ms to 5 s.
+/// Waits that double from 50 ms to 5 s.
 #[derive(Debug)]
 pub struct Backoff(Duration);
 
@@ -23,7 +23,7 @@ impl Backoff {
         wait
     }
 
-    /// It answered.
+    /// Starts again, after an answer.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_doubles_up_to_five_seconds() {
+    fn waits_double_up_to_five_seconds() {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..9).map(|_| backoff.next_wait().as_millis()).collect();
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);

@@ -1,4 +1,4 @@
-//! A versioned store in memory: what a database does with timestamped upserts.
+//! A versioned store in memory, which treats timestamped upserts as a database does.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use schemas::planted::{Bug, planted};
 
 use super::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 
-/// Rows by table and key; of two writes the one with the higher version stays.
+/// Rows by table and key; of two writes the one with the higher version wins.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     rows: BTreeMap<(bool, KeyHash), PublishRow>,
@@ -15,7 +15,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// Applies one write, in whatever order it arrives.
+    /// Applies a write; writes may arrive in any order.
     pub fn apply(&mut self, row: PublishRow) {
         let is_board = matches!(row.content, Content::Board { .. });
         let kept = self.rows.entry((is_board, row.hash)).or_insert_with(|| row.clone());
@@ -27,12 +27,12 @@ impl MemoryStore {
         }
     }
 
-    /// The version of a row of table `board`, or else of table `tag`.
+    /// The version of a row, by whether it is a board and its key.
     pub fn version(&self, (is_board, hash): (bool, KeyHash)) -> Option<i64> {
         self.rows.get(&(is_board, hash)).map(|row| row.version)
     }
 
-    /// A row of table `board`, or else of table `tag`.
+    /// A row, by whether it is a board and its key.
     pub fn row(&self, (is_board, hash): (bool, KeyHash)) -> Option<&PublishRow> {
         self.rows.get(&(is_board, hash))
     }
@@ -43,7 +43,7 @@ impl MemoryStore {
     }
 }
 
-/// What a store of counters would do.
+/// What a store that increments would do: a planted bug.
 fn add(row: &mut PublishRow, before: &PublishRow) {
     if let (Content::Tag { total, .. }, Content::Tag { total: old, .. }) =
         (&mut row.content, &before.content)

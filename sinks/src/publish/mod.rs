@@ -1,8 +1,8 @@
-//! Publishing: sending the rows that a commit changed to a database.
+//! Publishing: sends the rows that a commit changed to a database.
 //!
-//! Rows carry absolute values and the version of the manifest they come from, so that any write
-//! may be sent again, and the newest version wins. Invariant: only rows of visible commits are
-//! sent, and `published = n` is written when all rows of commits up to n are acknowledged.
+//! Rows carry absolute values and the version of the manifest they come from, so any write may be
+//! repeated, and the newest version wins. Invariant: only rows of visible commits are sent, and
+//! `published = n` is written once all rows of the commits up to n are acknowledged.
 
 mod backoff;
 mod memory;
@@ -27,7 +27,7 @@ use crate::storage::StorageError;
 pub struct PublishRow {
     /// Its key in the commits.
     pub hash: KeyHash,
-    /// The version of the manifest it was read from: the write's timestamp in microseconds.
+    /// The version of its manifest, which is the timestamp of the write, in microseconds.
     pub version: i64,
     /// Its columns.
     pub content: Content,
@@ -44,7 +44,7 @@ pub enum Content {
         tag: String,
         /// The display form.
         display: String,
-        /// The number of posts; 0 for a tag that is gone.
+        /// The number of posts; 0 if none is left.
         total: i64,
         /// The bucket list.
         recent: Vec<u8>,
@@ -52,7 +52,7 @@ pub enum Content {
         first_seen: i64,
         /// The greatest event time.
         last_seen: i64,
-        /// The stream time the buckets were folded at.
+        /// The stream time at which the buckets were folded.
         as_of: i64,
     },
     /// A row of table `board`.
@@ -84,14 +84,14 @@ impl From<TagRow<'_>> for Content {
 }
 
 impl Content {
-    /// A row of table `tag` that no post carries.
+    /// A row of table `tag` without posts.
     pub fn no_tag(scope: String, tag: String) -> Self {
         let (display, recent) = (tag.clone(), Vec::new());
         let [total, first_seen, last_seen, as_of] = [0; 4];
         Self::Tag { scope, tag, display, total, recent, first_seen, last_seen, as_of }
     }
 
-    /// A row of table `board` with nobody on it.
+    /// A row of table `board` without entries.
     pub fn no_board(scope: String, window: String) -> Self {
         Self::Board { scope, window, doc: "[]".to_owned(), as_of: 0 }
     }
@@ -116,8 +116,8 @@ impl From<BoardRow<'_>> for Content {
     }
 }
 
-/// The database's row of a job: the truth about what has been published, and what its readers
-/// need to know of that commit.
+/// The job's row in the database: what has been published, and what readers need to know about that
+/// commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobRow {
     /// The job's name.
@@ -126,9 +126,9 @@ pub struct JobRow {
     pub history: u64,
     /// The generation that published it.
     pub generation: u64,
-    /// The owner of that generation: no other state has had this one.
+    /// The owner of that generation, which is unique to its state.
     pub owner: String,
-    /// The last commit of which all rows are acknowledged.
+    /// The last commit whose rows are all acknowledged.
     pub published: u64,
     /// Its version.
     pub version: i64,
@@ -136,38 +136,38 @@ pub struct JobRow {
     pub as_of_ms: Option<i64>,
     /// The job's wall clock when it made the commit, in milliseconds.
     pub wall_ms: i64,
-    /// The windows that tag rows keep buckets for.
+    /// The windows of the tags' buckets.
     pub windows: Windows,
-    /// The scopes that it counts by besides the whole stream; none where that is not known.
+    /// The scopes besides the whole stream; `None` if they are not known.
     pub scopes: Option<Vec<String>>,
 }
 
-/// What is known of one write.
+/// What is known about a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is durable in the database.
     Acknowledged,
-    /// It may have happened or not; the same bytes are sent again.
+    /// It may have happened; the same row is sent again.
     Unknown,
     /// The database will never take it.
     Refused(String),
 }
 
-/// Why publishing cannot go on. Anything passing is an [`Outcome::Unknown`] instead.
+/// Why publishing cannot continue. A temporary problem is an [`Outcome::Unknown`] instead.
 #[derive(Debug, Error)]
 pub enum PublishError {
-    /// Something that always holds does not.
+    /// An invariant is broken.
     #[error(transparent)]
     Broken(#[from] Broken),
-    /// The database is not usable for this job.
+    /// The database cannot be used for this job.
     #[error("the store cannot be used: {0}")]
     Fatal(String),
-    /// The database does not answer, and nothing can be done without it.
+    /// The database does not answer, and nothing can be done without an answer.
     #[error("the store does not answer")]
     Unavailable,
-    /// What the database has is newer than anything this state could write.
+    /// The database has rows newer than anything this state can write.
     #[error(
-        "the store has rows of version {theirs}, newer than this state's {ours}: a clock was wrong, here or there. Name another keyspace"
+        "the store has rows of version {theirs}, which is newer than this state's {ours}, so a clock was wrong. Name another keyspace"
     )]
     Newer {
         /// The version there.
@@ -175,7 +175,7 @@ pub enum PublishError {
         /// The version here.
         ours: i64,
     },
-    /// A refused row could not be kept.
+    /// A refused row could not be saved.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The state's own commits could not be read.
@@ -183,40 +183,40 @@ pub enum PublishError {
     Commit(#[from] CommitError),
     /// The database has seen commits that this state does not have.
     #[error(
-        "the store has published commit {published} (generation {generation}), which is not one of this state, {}. Name another keyspace, or bring the state back that belongs to it, or {}",
+        "the store has published commit {published} (generation {generation}), which is not one of this state, {}. Name another keyspace, or bring back the state that belongs to it, or {}",
         match newest { 0 => "which is empty".to_owned(), n => format!("now at commit {n}") },
         match newest {
-            0 => "count without --store and then make the store follow: tagflow store rebuild",
-            _ => "make the store follow this state: tagflow store rebuild"
+            0 => "count without --store and then fill the store: tagflow store rebuild",
+            _ => "fill the store from this state: tagflow store rebuild"
         }
     )]
     StoreAhead {
-        /// What the store says.
+        /// The commit that the store shows.
         published: u64,
-        /// Of which generation.
+        /// The generation that published it.
         generation: u64,
-        /// The newest commit of the state; 0 where it is empty.
+        /// The newest commit of the state; 0 if it is empty.
         newest: u64,
     },
 }
 
 /// A database to publish to.
 pub trait Publisher: Send {
-    /// The row of job `name`; none where it never published here. The outer option is none where
-    /// the database does not answer now.
+    /// The row of job `name`: `Some(None)` if the job never published here, `None` if the database
+    /// does not answer.
     fn job(&mut self, name: &str) -> Result<Option<Option<JobRow>>, PublishError>;
-    /// Sends rows, of which no two have one key; the outcome of each, in their order.
+    /// Sends rows with distinct keys. Returns the outcome of each that was sent, in their order.
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError>;
     /// Writes the job's row, at its version.
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError>;
-    /// The version of job `name`'s row, whatever else that holds; as [`Self::job`] otherwise.
+    /// Like [`Self::job`], but reads only the version, and so accepts a damaged row.
     fn job_version(&mut self, name: &str) -> Result<Option<Option<i64>>, PublishError> {
         Ok(self.job(name)?.map(|row| row.map(|row| row.version)))
     }
-    /// Rows older than `version`, up to `most`, as rows that say that nothing is there. None where
+    /// Up to `most` rows older than `version`, emptied: as rows without posts or entries. `None` if
     /// the database does not answer.
     fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError>;
-    /// The most rows it is sent at once.
+    /// The most rows to send in one call.
     fn rows_max(&self) -> usize {
         4096
     }

@@ -1,7 +1,7 @@
-//! Rows that a database will never take, kept for people: one small file of each.
+//! The rows that a database permanently refuses, saved in one small file each for people to see.
 //!
 //! Invariant: a refused row is durable here before its commit counts as published. A row that is
-//! refused again replaces its file, so there are never more files than such rows.
+//! refused again replaces its file, so there are no more files than refused rows.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub const REFUSED: &str = "refused";
 /// How the names of the files end.
 const ENDING: &str = ".ndjson";
 
-/// What a file holds, as one line of JSON.
+/// The content of a file, one line of JSON.
 #[derive(Debug, Serialize)]
 #[serde(tag = "table", rename_all = "snake_case")]
 enum Refused<'r> {
@@ -22,7 +22,7 @@ enum Refused<'r> {
     Board { scope: &'r str, win: &'r str, bytes: usize, version: i64, why: &'r str },
 }
 
-/// The rows kept in a state, each as one line of JSON, in the order of their files' names.
+/// The refused rows of a state, each as one line of JSON, in the order of their files' names.
 pub fn refused(storage: &dyn Storage) -> Result<Vec<String>, StorageError> {
     let mut names = storage.list(REFUSED)?;
     names.sort_unstable();
@@ -33,7 +33,7 @@ pub fn refused(storage: &dyn Storage) -> Result<Vec<String>, StorageError> {
     names.into_iter().filter(|name| name.ends_with(ENDING)).map(line).collect()
 }
 
-/// Keeps a row that was refused.
+/// Saves a refused row.
 pub(super) fn keep(storage: &dyn Storage, row: &PublishRow, why: &str) -> Result<(), StorageError> {
     let version = row.version;
     let refused = match &row.content {
@@ -44,8 +44,8 @@ pub(super) fn keep(storage: &dyn Storage, row: &PublishRow, why: &str) -> Result
             Refused::Board { scope, win: window, bytes: doc.len(), version, why }
         }
     };
-    // Texts and numbers always have a JSON form.
-    let mut line = serde_json::to_vec(&refused).unwrap_or_default();
+    let mut line = serde_json::to_vec(&refused)
+        .unwrap_or_else(|error| unreachable!("numbers and texts have a JSON form: {error}"));
     line.push(b'\n');
     let table = if matches!(row.content, Content::Tag { .. }) { "tag" } else { "board" };
     let name = format!("{REFUSED}/{table}-{:016x}{:016x}{ENDING}", row.hash.hi, row.hash.lo);

@@ -1,9 +1,11 @@
 //! The background task that publishes commits, round by round.
 //!
-//! A round takes one visible commit and sends every row that changed after the last published
-//! one. Nothing waits in memory: the segments are the queue. A database that is slow or down makes
-//! the next round larger, and a key that changed ten times meanwhile is sent once. Where the job
-//! was asked for something in between, all boards are sent, which are few: so they are mended.
+//! A round takes one visible commit and sends every row that changed since the last published one.
+//! Nothing waits in memory: the segments are the queue. If the database is slow or down, the next
+//! round is larger, and a key that changed ten times meanwhile is sent once. If control records came
+//! in between, the round sends all boards, of which there are few, and so repairs them.
+//! Invariant: a commit counts as published only after every row of its round was acknowledged or
+//! saved as refused.
 
 use std::sync::Arc;
 
@@ -20,30 +22,30 @@ use crate::storage::Storage;
 /// What a task has done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Published {
-    /// The last commit of which all rows are acknowledged.
+    /// The last commit whose rows are all acknowledged.
     pub commit: u64,
-    /// When it was made, by the clock of the job that made it.
+    /// The wall clock of the job when it made the commit.
     pub wall_ms: i64,
     /// Rows acknowledged.
     pub rows: u64,
-    /// Writes sent again because their outcome was unknown.
+    /// Writes repeated because their outcome was unknown.
     pub resent: u64,
-    /// Rows that the database will never take.
+    /// Rows that the database permanently refused.
     pub refused: u64,
 }
 
 struct Round {
     snapshot: Arc<Snapshot>,
-    /// Rows that changed after this commit are sent.
+    /// Tags that changed after this commit are sent.
     after: u64,
-    /// The same for boards.
+    /// Boards that changed after this commit are sent.
     boards_after: u64,
-    /// Whether all tags have been taken up, and the last key that has been.
+    /// Whether all tags have been taken, and the last key that was.
     tags_done: bool,
     last: Option<KeyHash>,
-    /// Rows sent and not yet acknowledged.
+    /// Rows that are not known to be acknowledged.
     unknown: Vec<PublishRow>,
-    /// Rows that the state does not have, as they were taken up last.
+    /// The rows that the state does not have, as they were last taken.
     older: Vec<Content>,
 }
 
@@ -51,11 +53,11 @@ struct Round {
 pub struct PublishTask<P> {
     job: String,
     publisher: P,
-    /// None until the database has told.
+    /// The last published commit; `None` until the database has answered.
     published: Option<u64>,
-    /// Whether all rows are to be sent, whatever the database has.
+    /// Whether to send all rows, whatever the database has.
     rebuild: bool,
-    /// The state that is published; rows that are refused are kept there.
+    /// The state that is published; refused rows are saved there.
     state: Arc<dyn Storage>,
     round: Option<Round>,
     done: Published,
@@ -75,8 +77,8 @@ impl<P: Publisher> PublishTask<P> {
         }
     }
 
-    /// A task that sends every row of the first commit it is shown, whatever the database says it
-    /// has, even of another state.
+    /// A task that sends every row of the first commit it is given, whatever the database has, even
+    /// from another state.
     #[must_use]
     pub fn rebuilding(self) -> Self {
         Self { published: Some(0), rebuild: true, ..self }
@@ -98,14 +100,15 @@ impl<P: Publisher> PublishTask<P> {
         &mut self.publisher
     }
 
-    /// Does a piece of work; `newest` is the newest visible commit. False where all of it has been
-    /// published, or the database does not answer.
+    /// Does a part of the work; `newest` is the newest visible commit. Returns false if all of it is
+    /// published, or if the database does not answer.
     pub fn step(&mut self, newest: &Arc<Snapshot>) -> Result<bool, PublishError> {
         let Some(published) = self.ask(newest)? else { return Ok(false) };
         let mut round = match self.round.take() {
             Some(round) => round,
             None if self.rebuild || newest.manifest.header.commit > published => {
-                let boards_after = if self.asked_since(published, newest) { 0 } else { published };
+                let boards_after =
+                    if self.has_controls_since(published, newest) { 0 } else { published };
                 Round::new(Arc::clone(newest), published, boards_after)
             }
             None => return Ok(false),
@@ -126,19 +129,19 @@ impl<P: Publisher> PublishTask<P> {
         moved
     }
 
-    /// Whether control records may have been taken after commit `published`.
-    fn asked_since(&self, published: u64, newest: &Snapshot) -> bool {
+    /// Whether control records may have been taken since commit `published`.
+    fn has_controls_since(&self, published: u64, newest: &Snapshot) -> bool {
         let control = newest.manifest.body.control;
         load(&*self.state, published).map_or(true, |before| before.body.control != control)
     }
 
-    /// Takes up rows that the state does not have, to say that they are gone: what was there before
-    /// a rebuild is not to be seen any more. False where the database does not answer.
+    /// Takes the rows that the state does not have, to empty them: readers must not see what was
+    /// there before a rebuild. Returns false if the database does not answer.
     fn take_older(&mut self, round: &mut Round) -> Result<bool, PublishError> {
         let Manifest { header, body } = &round.snapshot.manifest;
         let most = self.publisher.rows_max();
         let Some(older) = self.publisher.older(header.version, most)? else { return Ok(false) };
-        // What is there again was refused.
+        // If emptying them left the same rows, they were refused.
         if older != round.older {
             let hasher = body.hash_key.hasher();
             let row = |content: &Content| PublishRow {
@@ -155,15 +158,16 @@ impl<P: Publisher> PublishTask<P> {
         Ok(true)
     }
 
-    /// Takes the rows off `rows` whose outcome is known; whether there were any.
+    /// Removes the rows whose outcome is known; returns whether there were any.
     fn learn(
         &mut self,
         rows: &mut Vec<PublishRow>,
         outcomes: Vec<Outcome>,
     ) -> Result<bool, PublishError> {
+        assert!(outcomes.len() <= rows.len(), "an outcome for a row that was not sent");
         let before = rows.len();
         let mut outcomes = outcomes.into_iter();
-        let mut kept = Ok(());
+        let mut saved = Ok(());
         rows.retain(|row| match outcomes.next() {
             Some(Outcome::Acknowledged) => {
                 self.done.rows += 1;
@@ -171,10 +175,10 @@ impl<P: Publisher> PublishTask<P> {
             }
             Some(Outcome::Refused(why)) => {
                 let (table, key) = row.content.place();
-                tracing::error!(table, key, why, "the store refused a row for good");
+                tracing::error!(table, key, why, "the store permanently refused a row");
                 self.done.refused += 1;
                 if let Err(error) = refused::keep(&*self.state, row, &why) {
-                    kept = Err(error);
+                    saved = Err(error);
                 }
                 false
             }
@@ -182,10 +186,10 @@ impl<P: Publisher> PublishTask<P> {
                 self.done.resent += 1;
                 true
             }
-            // It was not sent at all.
+            // It was not sent.
             None => true,
         });
-        kept?;
+        saved?;
         Ok(rows.len() < before)
     }
 
@@ -207,8 +211,8 @@ impl<P: Publisher> PublishTask<P> {
         Ok(self.published)
     }
 
-    /// Whether the database answers; an error where another state has published there meanwhile,
-    /// as two that began together on one empty keyspace do.
+    /// Whether the database answers. Fails if another state has published there meanwhile, as when
+    /// two jobs start at once on an empty keyspace.
     fn is_ours(&mut self) -> Result<bool, PublishError> {
         if self.rebuild {
             return Ok(true);
@@ -242,7 +246,7 @@ impl<P: Publisher> PublishTask<P> {
 }
 
 impl JobRow {
-    /// What a database that has all rows of `manifest` says.
+    /// The row of a database that has all rows of `manifest`.
     pub fn of(job: &str, manifest: &Manifest) -> Self {
         Self {
             name: job.to_owned(),
@@ -258,10 +262,10 @@ impl JobRow {
         }
     }
 
-    /// Fails where `state` cannot have written this row: nothing in it is of the generation that
-    /// did, or of the owner, or it went on from an earlier commit. The first commit of a
-    /// generation is never removed, so this can always be told. Versions rise from commit to
-    /// commit; against a higher one every write would be lost though it is acknowledged.
+    /// Fails if `state` cannot have written this row: it has no commit of the row's generation and
+    /// owner, or it continued from an earlier commit. The first commit of a generation is never
+    /// removed, so this can always be told. Versions rise from commit to commit; if the database
+    /// had a higher one, every write would be acknowledged and lost.
     pub fn check(&self, state: Option<&dyn Storage>) -> Result<(), PublishError> {
         let newest = state.map(newest).transpose()?.flatten().map(|newest| newest.header);
         let is_ours = match (state, &newest) {
@@ -283,8 +287,8 @@ impl JobRow {
         })
     }
 
-    /// Whether the last commit up to the published one that `state` still has is of the generation
-    /// that published. A start after that commit's would be there.
+    /// Whether the published commit, or the last one before it that `state` still has, is of the
+    /// generation that published. The first commit of a later generation would still be there.
     fn is_of(&self, state: &dyn Storage) -> Result<bool, CommitError> {
         let commits = list_commits(state)?;
         let last = commits.into_iter().take_while(|commit| *commit <= self.published).last();
@@ -307,7 +311,7 @@ impl Round {
         }
     }
 
-    /// Takes up the next rows that changed: tags, then boards.
+    /// Takes the next rows that changed: tags, then boards.
     fn take_rows(&mut self, most: usize) -> Result<(), Broken> {
         let Header { commit, version, .. } = self.snapshot.manifest.header;
         let mut changed = 0;
@@ -332,7 +336,7 @@ impl Round {
             }));
             self.last = self.unknown.last().map(|row| row.hash).or(self.last);
         }
-        let what = || format!("a row of commit {changed} is to be published from commit {commit}");
+        let what = || format!("a row of commit {changed} would be published from commit {commit}");
         check(Invariant::Committed, changed <= commit, what)
     }
 }

@@ -215,7 +215,7 @@ fn keyspace_of_another_state_is_refused() {
     let store = fixture.store(&fixture.keyspace);
     // An empty state, which is not even created.
     let error = fails(&fixture.line("empty", &store), 1);
-    assert!(error.contains("which is empty") && error.contains("bring the state back"), "{error}");
+    assert!(error.contains("which is empty") && error.contains("bring back the state"), "{error}");
     assert!(!fixture.path("empty").exists());
     // Another state that has come as far.
     let none = format!("run --input {} --bounded", fixture.path("posts.ndjson").display());
@@ -300,9 +300,9 @@ fn keyspace_errors_name_the_problem() {
     change("CREATE TABLE KS.cats (name text PRIMARY KEY)");
     change("ALTER TABLE KS.tag ADD mood text");
     let checked = ok(&format!("store check --store {}", store(keyspace)));
-    assert!(checked.contains("warning a table cats"), "{checked}");
+    assert!(checked.contains("warning an additional table cats"), "{checked}");
     let error = fails(&format!("store init --store {}", store(keyspace)), 1);
-    assert!(error.contains("a table cats") && error.contains("mood text"), "{error}");
+    assert!(error.contains("additional table cats") && error.contains("mood text"), "{error}");
     ok(&fixture.line("state", &store(keyspace)));
     // A missing column is an error.
     change("ALTER TABLE KS.tag DROP total");
