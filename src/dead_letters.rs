@@ -1,5 +1,5 @@
-//! `tagflow dead-letters`: the records of a commit that were not counted, and why; and a way to count
-//! them after all.
+//! `tagflow dead-letters`: the records of a commit that were not counted, and why; and a way to
+//! count them after all.
 
 use std::collections::BTreeMap;
 

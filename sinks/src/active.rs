@@ -1,5 +1,5 @@
-//! The active keyspace: the one that readers show. A pointer names it; promotions write the pointer,
-//! and readers follow it.
+//! The active keyspace: the one that readers show. A pointer names it; promotions write the
+//! pointer, and readers follow it.
 //!
 //! Knows no database, only traits, so that simulations run this very code. Invariants: of two
 //! promotions the later one wins, whichever replica answers; no keyspace is promoted that has

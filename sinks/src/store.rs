@@ -149,8 +149,8 @@ impl From<&Manifest> for AsOf {
     }
 }
 
-/// Evaluates a row at the later of its own and the store's `as_of`, so that windows expire without a
-/// write.
+/// Evaluates a row at the later of its own and the store's `as_of`, so that windows expire without
+/// a write.
 pub fn evaluate(
     row: &TagRow<'_>,
     windows: &Windows,

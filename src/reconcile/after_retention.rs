@@ -1,5 +1,5 @@
-//! What `reconcile` does if retention has removed a part of the log that the commit counts: it checks
-//! what came after the oldest kept commit that the log still reaches back to.
+//! What `reconcile` does if retention has removed a part of the log that the commit counts: it
+//! checks what came after the oldest kept commit that the log still reaches back to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

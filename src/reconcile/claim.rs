@@ -1,5 +1,5 @@
-//! A store and the commit that it claims to show: the check of one against the other, and the repair
-//! of the store.
+//! A store and the commit that it claims to show: the check of one against the other, and the
+//! repair of the store.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

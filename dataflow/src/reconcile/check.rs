@@ -13,7 +13,7 @@ use schemas::rows::{DeadLetters, Ids, Repairs};
 use sinks::commits::{OpenSegment, Snapshot, open_table};
 use sinks::difference::RecordPosition;
 
-use super::accept::{Accept, Accepted, Rules, decisions, redelivered_event};
+use super::accept::{Accept, Accepted, Decisions, Rules, decisions, redelivered_event};
 use super::compatibility::{check_inputs, check_mappings, check_partitions};
 use super::program::{Fact, Kept};
 use super::since::Since;
@@ -21,6 +21,7 @@ use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::context::Pace;
+use crate::inputs::InputSpec;
 use crate::operators::controls::REDELIVERED;
 use crate::settings::{Settings, scopes};
 use crate::sources::Log;
@@ -62,7 +63,7 @@ impl Check {
         let body = &manifest.body;
         check_inputs(&request)?;
         let settings = Settings {
-            scopes: scopes(body.scopes.as_deref().unwrap_or_default()),
+            scopes: scopes(body.scopes.as_deref().unwrap_or(&[])),
             ..Settings::default()
         };
         let dead = open_table::<DeadLetters>(&*request.storage, manifest)?;
@@ -73,24 +74,7 @@ impl Check {
         let decisions = Arc::new(decisions(dead.iter().map(|segment| &segment.rows), &keys));
         let clock = SystemClock::default();
         let shared: Arc<dyn Clock> = Arc::new(clock);
-        let mut logs = Vec::new();
-        for input in &request.inputs {
-            let opened = input.open(manifest.header.generation, &settings, &shared)?;
-            let rules = Rules {
-                input: input.name.clone(),
-                decoder: opened.decoder,
-                log_time: opened.log_time,
-                hasher: body.hash_key.hasher(),
-                scopes: settings.scopes.clone().into(),
-                // A state without a floor never had a horizon.
-                horizon_ms: request.horizon_ms.filter(|_| body.floor_ms.is_some()),
-                beyond: request.beyond,
-                until_ms: body.finished.as_ref().and_then(|finished| finished.until_ms),
-                floor_ms: body.floor_ms,
-                decisions: Arc::clone(&decisions),
-            };
-            logs.push((opened.log, rules));
-        }
+        let logs = open_logs(&request, &settings, &shared, &decisions)?;
         check_mappings(&logs, manifest)?;
         let canonical = settings.decoder(&Mapping::default());
         let counted = redelivered.iter().filter_map(|r| {
@@ -238,6 +222,35 @@ impl Check {
         self.failure.lock().get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
+}
+
+/// Opens the log of every input, with the rules by which the job read it.
+fn open_logs(
+    request: &Request,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    decisions: &Arc<Decisions>,
+) -> Result<Vec<(Arc<dyn Log>, Rules)>, ReconcileError> {
+    let manifest = &request.snapshot.manifest;
+    let body = &manifest.body;
+    let open = |input: &InputSpec| {
+        let opened = input.open(manifest.header.generation, settings, clock)?;
+        let rules = Rules {
+            input: input.name.clone(),
+            decoder: opened.decoder,
+            log_time: opened.log_time,
+            hasher: body.hash_key.hasher(),
+            scopes: settings.scopes.clone().into(),
+            // A state without a floor never had a horizon.
+            horizon_ms: request.horizon_ms.filter(|_| body.floor_ms.is_some()),
+            beyond: request.beyond,
+            until_ms: body.finished.as_ref().and_then(|finished| finished.until_ms),
+            floor_ms: body.floor_ms,
+            decisions: Arc::clone(decisions),
+        };
+        Ok((opened.log, rules))
+    };
+    request.inputs.iter().map(open).collect()
 }
 
 fn input<'l>(logs: &'l [(Arc<dyn Log>, Rules)], name: &str) -> &'l (Arc<dyn Log>, Rules) {

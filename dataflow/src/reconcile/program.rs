@@ -151,10 +151,10 @@ where
     of.consolidate().inner.map(|(data, time, sum)| ((data, sum), time, 1)).as_collection()
 }
 
-/// What differs between `stored` and the recomputed facts. These are the facts of an earlier commit,
-/// `before`, plus `events` (the copies of each under its id, at its [`share`]) and `no_dedup`
-/// (events that count whatever their id). A fact that is only stored counts 1, one that is only
-/// recomputed counts -1.
+/// What differs between `stored` and the recomputed facts. These are the facts of an earlier
+/// commit, `before`, plus `events` (the copies of each under its id, at its [`share`]) and
+/// `no_dedup` (events that count whatever their id). A fact that is only stored counts 1, one that
+/// is only recomputed counts -1.
 pub(super) fn drift<'s>(
     events: VecCollection<'s, Time, KeyHash, Copies>,
     no_dedup: Collection<'s, Event>,

@@ -38,7 +38,8 @@ impl Since {
         newest.is_some_and(|row| !row.forgotten && i64::from(row.hour) >= self.first_hour)
     }
 
-    /// Calls `each` with its facts about the keys that `mine` selects, as a later commit keeps them.
+    /// Calls `each` with its facts about the keys that `mine` selects, as a later commit keeps
+    /// them.
     pub(super) fn facts(
         &self,
         kept: &Kept,

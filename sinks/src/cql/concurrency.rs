@@ -1,7 +1,7 @@
 //! How many writes are in flight: as many as the database takes without falling behind.
 //!
-//! The limit rises while answers come in time, and is cut as soon as they do not, so it settles near
-//! what the database can take at the moment.
+//! The limit rises while answers come in time, and is cut as soon as they do not, so it settles
+//! near what the database can take at the moment.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What goes wrong with a database, sorted by what to do about it: wait, set the row aside, or change
-//! something.
+//! What goes wrong with a database, sorted by what to do about it: wait, set the row aside, or
+//! change something.
 
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,

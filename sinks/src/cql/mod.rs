@@ -1,7 +1,7 @@
 //! ScyllaDB and Cassandra as the store: a view of the commits for any number of readers.
 //!
-//! Invariants: rows carry absolute values and are written at their manifest's version, so writes may
-//! be repeated in any order; nothing is deleted; nothing here can block a job.
+//! Invariants: rows carry absolute values and are written at their manifest's version, so writes
+//! may be repeated in any order; nothing is deleted; nothing here can block a job.
 
 mod check;
 mod concurrency;

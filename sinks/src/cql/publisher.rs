@@ -1,5 +1,5 @@
-//! The publisher to a database. It connects with the first request, and an outcome is unknown if the
-//! database does not answer.
+//! The publisher to a database. It connects with the first request, and an outcome is unknown if
+//! the database does not answer.
 
 use std::sync::Arc;
 

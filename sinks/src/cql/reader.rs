@@ -1,7 +1,7 @@
 //! Reads the store: one row for a tag's page, and the job's row in the background.
 //!
-//! Invariants: an answer names a commit whose rows are all here; its own row may be newer, but with a
-//! working quorum never older. Within a keyspace, answers never go back to an older commit.
+//! Invariants: an answer names a commit whose rows are all here; its own row may be newer, but with
+//! a working quorum never older. Within a keyspace, answers never go back to an older commit.
 //! [`crate::active`] decides which keyspace is read.
 
 use std::sync::Arc;
@@ -142,8 +142,8 @@ impl Connected {
 }
 
 impl CqlReader {
-    /// Connects, and then reads the job's row in the background of this runtime. Keeps trying if the
-    /// database does not answer; fails on anything else.
+    /// Connects, and then reads the job's row in the background of this runtime. Keeps trying if
+    /// the database does not answer; fails on anything else.
     pub async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
         let shared = Arc::new(Shared {
             cluster: Cluster(settings),

@@ -2,8 +2,8 @@
 //!
 //! A round takes one visible commit and sends every row that changed since the last published one.
 //! Nothing waits in memory: the segments are the queue. If the database is slow or down, the next
-//! round is larger, and a key that changed ten times meanwhile is sent once. If control records came
-//! in between, the round sends all boards, of which there are few, and so repairs them.
+//! round is larger, and a key that changed ten times meanwhile is sent once. If control records
+//! came in between, the round sends all boards, of which there are few, and so repairs them.
 //! Invariant: a commit counts as published only after every row of its round was acknowledged or
 //! saved as refused.
 
@@ -100,8 +100,8 @@ impl<P: Publisher> PublishTask<P> {
         &mut self.publisher
     }
 
-    /// Does a part of the work; `newest` is the newest visible commit. Returns false if all of it is
-    /// published, or if the database does not answer.
+    /// Does a part of the work; `newest` is the newest visible commit. Returns false if all of it
+    /// is published, or if the database does not answer.
     pub fn step(&mut self, newest: &Arc<Snapshot>) -> Result<bool, PublishError> {
         let Some(published) = self.ask(newest)? else { return Ok(false) };
         let mut round = match self.round.take() {
