@@ -3,7 +3,8 @@
 use std::io;
 
 use dataflow::reconcile::ReconcileError;
-use dataflow::{InputError, JobError};
+use dataflow::sources::LogError;
+use dataflow::{InputError, JobError, RebuildError, RepairError};
 use schemas::config::ConfigError;
 use schemas::tags::NameError;
 use sinks::commits::CommitError;
@@ -31,9 +32,18 @@ pub(crate) enum CliError {
     /// The job could not start, or ended.
     #[error(transparent)]
     Job(#[from] JobError),
+    /// A repair was not made.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+    /// A store could not be filled.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
     /// An input cannot be opened.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// An input cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A commit cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -79,6 +89,7 @@ impl CliError {
             | Self::Untold(_)
             | Self::CannotTell(_) => 2,
             Self::Job(error) if error.is_fenced() => 3,
+            Self::Repair(error) if error.is_fenced() => 3,
             _ => 1,
         }
     }

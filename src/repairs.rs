@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::Findings;
-use dataflow::{Ask, Repair, Settings, ask, repairs};
+use dataflow::{Repair, RepairTarget, Settings, repairs, request_repairs};
 use schemas::control::{Asker, Control};
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
@@ -103,8 +103,14 @@ impl Requester {
             history: base.history,
         };
         let (mappings, settings) = (self.mappings.clone(), self.settings.clone());
-        let spec = Ask { state: self.state.clone(), mappings, settings, clock, host: host_name() };
-        let (taken, first) = ask(&spec, &asker, records)?;
+        let target = RepairTarget {
+            state: self.state.clone(),
+            mappings,
+            settings,
+            clock,
+            host: host_name(),
+        };
+        let (taken, first) = request_repairs(&target, &asker, records)?;
         let storage = open(&self.state)?;
         let mut done = repairs(&*storage, &taken)?;
         done.retain(|repair| {

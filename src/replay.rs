@@ -184,9 +184,7 @@ impl Args {
                 (Some(From::Time(ms)), ..) => Beginning::Time(*ms),
                 (_, Some(from), _) => {
                     let partitions = of(from, &topic.name)?;
-                    Beginning::Positions(
-                        Span::positions(partitions).map_err(dataflow::JobError::from)?,
-                    )
+                    Beginning::Positions(Span::positions(partitions)?)
                 }
                 (.., Some(began)) => {
                     let partitions = of(began, &topic.name)?.iter();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::{Rebuild, rebuild};
+use dataflow::{Rebuild, RebuildError, rebuild};
 use schemas::config::StoreUri;
 use schemas::time::{format_ms, parse_duration_ms};
 use sinks::active::Promoted;
@@ -174,8 +174,8 @@ fn fill(
     manifest(&*open(state)?, None)?;
     let uri = settings.uri();
     let mut publisher = CqlPublisher::new(settings)?;
-    let is_empty = publisher.is_empty().map_err(dataflow::JobError::from)?;
-    let is_empty = is_empty.ok_or(dataflow::JobError::from(PublishError::Unavailable))?;
+    let is_empty = publisher.is_empty().map_err(RebuildError::from)?;
+    let is_empty = is_empty.ok_or(RebuildError::from(PublishError::Unavailable))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (commit, publication) = rebuild(Rebuild {
         state: state.to_owned(),

@@ -53,9 +53,6 @@ pub enum JobError {
         "this state holds a finished run {0}; a run with another --until needs another state folder"
     )]
     OtherUntil(String),
-    /// A job lives on the state and does nothing.
-    #[error("the job that lives on this state has made no commit for a minute; stop it first")]
-    Stuck,
     /// No random bits.
     #[error(transparent)]
     Random(#[from] RandomError),

@@ -1,41 +1,39 @@
-//! Asking the job of a state for something: control records that a living job takes in one of its
-//! next commits, or that are taken in a commit of their own where no job lives.
+//! Requests to the job of a state: control records, which a running job takes in one of its next
+//! commits, and which are taken in a commit of our own if no job is running.
 //!
-//! Invariant: what is asked for is durable before anybody is waited for, so that a command which is
-//! killed loses nothing but its report.
+//! Invariant: a request is durable before anybody waits for it, so a command that is killed loses
+//! only its report.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use schemas::control::{Asker, Control};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
 use schemas::rows::Repairs;
 use serde::Serialize;
-use sinks::commits::{CommitError, load, newest, open_table, queue, visible};
-use sinks::storage::{DiskStorage, Storage};
+use sinks::commits::{CommitError, QueueError, newest, open_table, queue};
+use sinks::storage::{DiskStorage, Storage, StorageError};
+use thiserror::Error;
 
-use crate::acquire::{lives, owner};
-use crate::clock::Clock;
+use crate::acquire::owner;
+use crate::clock::{Clock, RandomError};
 use crate::error::JobError;
 use crate::inputs::{InputSpec, Origin};
+use crate::next_commit::{Stuck, next_commit};
 use crate::operators::controls::REDELIVERED;
 use crate::run::{Started, start};
 use crate::settings::{Settings, scopes};
 use crate::sources::{Found, Log, LogError, Reader};
 use crate::spec::{JobSpec, StateAt};
 
-/// A living job commits within seconds; one that has not for so long is stuck.
-const COMMIT_WAIT_US: u64 = 60_000_000;
-
-/// Whose job is asked.
-pub struct Ask {
+/// The job to request repairs of.
+pub struct RepairTarget {
     /// The state folder, which exists.
     pub state: PathBuf,
-    /// What the records of the job's inputs call the fields of an event, by the names of the
-    /// inputs, where refused ones are delivered again.
+    /// The names that the records of each input give to the fields of an event, if refused records
+    /// are delivered again.
     pub mappings: BTreeMap<String, Mapping>,
     /// The job's settings; scopes and windows are those of the state.
     pub settings: Settings,
@@ -45,12 +43,46 @@ pub struct Ask {
     pub host: String,
 }
 
-/// Something that was done on somebody's word.
+/// Why repairs could not be requested, or were not made.
+#[derive(Debug, Error)]
+pub enum RepairError {
+    /// The state cannot be opened.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A commit cannot be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The request cannot be written.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// There are no random bits for the name of the request.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The job that is running makes no commits.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+    /// No job is running, and a commit of our own failed.
+    #[error(transparent)]
+    Job(#[from] JobError),
+}
+
+impl RepairError {
+    /// Whether another job has taken over the state.
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Self::Job(error) => error.is_fenced(),
+            Self::Commit(error) => matches!(error, CommitError::Fenced { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// A repair that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Repair {
     /// The number of the request.
     pub request: u64,
-    /// The commit it was done in.
+    /// The commit that has it.
     pub commit: u64,
     /// What was done.
     pub kind: String,
@@ -61,75 +93,63 @@ pub struct Repair {
     /// The position of a record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
-    /// What was there before: an object of fields, or the record that was refused.
+    /// What was there before: an object of fields, or the refused record.
     pub before: serde_json::Value,
     /// What is there since.
     pub after: serde_json::Value,
-    /// Who asked for it.
+    /// Who requested it.
     pub who: String,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// When, in milliseconds.
+    /// When it was requested, in milliseconds.
     pub when: i64,
-    /// The commit it was made from.
+    /// The commit that it was made from.
     pub base: u64,
 }
 
-/// Asks for `records`: a visible commit that has taken all of them, and the number of the first
-/// request that may be theirs.
-pub fn ask(spec: &Ask, asker: &Asker, records: &[Control]) -> Result<(Manifest, u64), JobError> {
-    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&spec.state)?);
+/// Requests `records`, and waits for a visible commit that has taken all of them. Returns that
+/// commit, and the number of the first request that may be one of them.
+pub fn request_repairs(
+    target: &RepairTarget,
+    asker: &Asker,
+    records: &[Control],
+) -> Result<(Manifest, u64), RepairError> {
+    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&target.state)?);
     let before = newest(&*storage)?.ok_or(CommitError::Missing(0))?;
-    let id = owner(&spec.host, &*spec.clock)?.id;
+    let id = owner(&target.host, &*target.clock)?.id;
     let last = queue(&*storage, &id, asker, records)?;
-    Ok((taken(spec, &*storage, last)?, before.body.control))
+    let has_taken = |manifest: &Manifest| manifest.body.control > last;
+    let take = |newest| commit_controls(target, newest).map(|()| None);
+    let taken = next_commit((&target.state, &*storage), &*target.clock, has_taken, take)?;
+    Ok((taken, before.body.control))
 }
 
-/// Waits for a visible commit that has taken file `number`.
-fn taken(spec: &Ask, storage: &dyn Storage, number: u64) -> Result<Manifest, JobError> {
-    let began_us = spec.clock.mono_us();
-    while spec.clock.mono_us() - began_us < COMMIT_WAIT_US {
-        if let Some(shown) = visible(storage)? {
-            let shown = load(storage, shown)?;
-            if shown.body.control > number {
-                return Ok(shown);
-            }
-        }
-        let last = newest(storage)?.ok_or(CommitError::Missing(0))?;
-        if !lives(&spec.state, &last) {
-            mend(spec, last)?;
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-    Err(JobError::Stuck)
-}
-
-/// Takes the control records of a state where no job lives, in a commit of their own.
-fn mend(spec: &Ask, last: Manifest) -> Result<(), JobError> {
+/// Takes the control records of a state on which no job is running, in a commit of our own.
+fn commit_controls(target: &RepairTarget, newest: Manifest) -> Result<(), RepairError> {
     let settings = Settings {
-        scopes: scopes(last.body.scopes.as_deref().unwrap_or_default()),
-        windows: last.body.windows,
+        scopes: scopes(newest.body.scopes.as_deref().unwrap_or(&[])),
+        windows: newest.body.windows,
         live: false,
         until_ms: None,
         repair_only: true,
-        ..spec.settings.clone()
+        ..target.settings.clone()
     };
     let started = start(JobSpec {
         settings,
-        inputs: spec.mappings.iter().map(silent).collect(),
-        state: StateAt::Folder(spec.state.clone()),
+        inputs: target.mappings.iter().map(silent).collect(),
+        state: StateAt::Folder(target.state.clone()),
         workers: 1,
         take_over: false,
-        clock: Arc::clone(&spec.clock),
-        host: spec.host.clone(),
+        clock: Arc::clone(&target.clock),
+        host: target.host.clone(),
         publisher: None,
     });
     match started {
-        Ok(Started::Running(job)) => job.wait().map(drop),
+        Ok(Started::Running(job)) => Ok(job.wait().map(drop)?),
         Ok(Started::Finished(_) | Started::Publishing(..)) => Ok(()),
-        // A job has been started meanwhile, and takes them itself.
+        // A job was started meanwhile and takes the records itself.
         Err(error) if error.is_fenced() => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -164,14 +184,14 @@ impl Log for Silent {
     }
 }
 
-/// What was done on somebody's word up to a commit, in its order.
+/// The repairs up to a commit, in their order.
 pub fn repairs(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Repair>, CommitError> {
     let segments = open_table::<Repairs>(storage, manifest)?;
     let rows = segments.iter().flat_map(|segment| segment.rows.iter());
     let mut all: Vec<Repair> = rows
         .map(|(_, row)| {
             let is_record = REDELIVERED.contains(&row.kind);
-            // A record is shown as it is, JSON or not.
+            // A record is shown unchanged, JSON or not.
             let value = |text: &str| match serde_json::from_str(text) {
                 Ok(value) if !is_record => value,
                 _ => serde_json::Value::from(text),
