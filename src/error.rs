@@ -90,6 +90,7 @@ impl CliError {
             | Self::CannotTell(_) => 2,
             Self::Job(error) if error.is_fenced() => 3,
             Self::Repair(error) if error.is_fenced() => 3,
+            Self::Rebuild(error) if error.is_fenced() => 3,
             _ => 1,
         }
     }

@@ -42,6 +42,13 @@ pub enum RebuildError {
     Stuck(#[from] Stuck),
 }
 
+impl RebuildError {
+    /// Whether another job has taken over the state.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Commit(CommitError::Fenced { .. }))
+    }
+}
+
 /// A store to fill.
 pub struct Rebuild {
     /// The state folder, which exists.
