@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dataflow::Origin;
 use dataflow::clock::{Clock, SystemClock};
-use dataflow::sources::{FileLog, Found, Log, LogError, Next};
+use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
 use schemas::config::LogTimeSource;
 use schemas::config::SourceUri;
@@ -243,7 +243,7 @@ impl Sample {
     fn read(
         &mut self,
         log: &dyn Log,
-        found: &Found,
+        found: &Discovered,
         state: Option<&Partition>,
         first: bool,
         job: &Job,

@@ -10,7 +10,7 @@ use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Fingerprint, Partition, Posi
 
 use crate::records::Inputs;
 use crate::settings::Input;
-use crate::sources::{Found, LogError, Shape};
+use crate::sources::{Discovered, LogError, Shape};
 
 /// A partition that one worker reads in order.
 #[derive(Clone, Debug)]
@@ -118,14 +118,14 @@ fn continue_in_order(name: &str, state: &mut Partition) -> Result<u64, LogError>
     let offset = match &state.position {
         Position::Offset(offset) => *offset,
         Position::Blocks(blocks) if blocks.are_done() => blocks.bytes,
-        Position::Blocks(_) => return Err(LogError::HalfRead(name.to_owned())),
+        Position::Blocks(_) => return Err(LogError::ResumedInOrder(name.to_owned())),
     };
     state.position = Position::Offset(offset);
     Ok(offset)
 }
 
-fn ordered(input: usize, found: Found, offset: u64, state: &Partition) -> OrderedPart {
-    let Found { partition, share, .. } = found;
+fn ordered(input: usize, found: Discovered, offset: u64, state: &Partition) -> OrderedPart {
+    let Discovered { partition, share, .. } = found;
     let (log_time, fingerprint) = (state.log_time.clone(), state.fingerprint.clone());
     OrderedPart { input, partition, share, offset, log_time, begin: state.begin, fingerprint }
 }
@@ -279,7 +279,7 @@ mod tests {
         let mut all = at(Position::Blocks(done.clone()));
         assert_eq!(continue_in_order("a", &mut all).unwrap(), read);
         let mut half = at(Position::Blocks(Blocks { done: 2, ..done }));
-        assert!(matches!(continue_in_order("a", &mut half), Err(LogError::HalfRead(_))));
+        assert!(matches!(continue_in_order("a", &mut half), Err(LogError::ResumedInOrder(_))));
     }
 
     #[test]

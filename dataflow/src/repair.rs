@@ -25,7 +25,7 @@ use crate::next_commit::{Stuck, next_commit};
 use crate::operators::controls::REDELIVERED;
 use crate::run::{Started, start};
 use crate::settings::{Settings, scopes};
-use crate::sources::{Found, Log, LogError, Reader};
+use crate::sources::{Discovered, Log, LogError, Reader};
 use crate::spec::{JobSpec, StateAt};
 
 /// The job to request repairs of.
@@ -167,7 +167,7 @@ fn silent((name, mapping): (&String, &Mapping)) -> InputSpec {
 struct Silent;
 
 impl Log for Silent {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         Ok(Vec::new())
     }
 

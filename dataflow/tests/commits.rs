@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dataflow::clock::{Clock, RandomError};
 use dataflow::lockstep::Lockstep;
-use dataflow::sources::{Found, Log, LogError, Mode, Next, Reader, Record, Shape};
+use dataflow::sources::{Discovered, Log, LogError, Mode, Next, Reader, Record, Shape};
 use dataflow::{InputSpec, JobSpec, Origin, Settings, StateAt};
 use schemas::config::LogTimeSource;
 use schemas::manifest::{Fingerprint, Manifest};
@@ -62,8 +62,8 @@ enum Flow {
 struct Flows(Vec<Flow>, TestClock);
 
 impl Log for Flows {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
-        let found = |share: usize| Found {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
+        let found = |share: usize| Discovered {
             partition: share.to_string(),
             share: share as u64,
             shape: Shape::Ordered { bytes: None },

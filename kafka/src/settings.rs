@@ -1,7 +1,7 @@
-//! What is asked of a topic, and which properties of the client may be set.
+//! How a topic is read or written, and which properties of the client may be set.
 //!
-//! Invariants: no property that counts depend on can be changed; no credentials travel in clear to
-//! another machine; a property's value is never printed.
+//! Invariants: no property that counts depend on can be changed; no credentials travel in clear text
+//! to another machine; a property's value is never printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,19 +16,19 @@ use thiserror::Error;
 /// How a topic is read.
 #[derive(Clone)]
 pub struct KafkaSettings {
-    /// The brokers to ask first, as `host:port`.
+    /// The brokers to contact first, as `host:port`.
     pub brokers: Vec<String>,
     /// The topic.
     pub topic: String,
     /// Properties of the client.
     pub properties: BTreeMap<String, String>,
-    /// The group that offsets are committed for, for information; `group.id` overrides it.
+    /// The group that offsets are committed for, for lag tools; `group.id` overrides it.
     pub group: String,
-    /// Whether to read up to the ends found at the start.
+    /// Whether to read only up to the ends found at the start.
     pub bounded: bool,
     /// Whether a job without state begins at the end.
     pub from_end: bool,
-    /// What becomes of records that were removed before they were read.
+    /// What happens to records that were removed before they were read.
     pub on_lost: OnLost,
 }
 
@@ -46,27 +46,26 @@ impl fmt::Debug for KafkaSettings {
 /// Why a property cannot be set.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PropertyError {
-    /// Counts depend on it.
+    /// Counts depend on the property.
     #[error("the Kafka property {0} cannot be set: {1}")]
     Fixed(String, &'static str),
-    /// The client does not know it, or not this value.
+    /// The client does not know the property, or rejects the value.
     #[error("the Kafka property {0:?}: {1}")]
     Unusable(String, String),
-    /// A part of the client that this build lacks.
+    /// This build lacks TLS.
     #[error(
-        "the Kafka property {0} asks for TLS, which this build lacks; build it with `--features \
-         kafka-tls`"
+        "the Kafka property {0} needs TLS, which this build lacks; build with `--features kafka-tls`"
     )]
     NoTls(String),
-    /// A way to authenticate that the client does not have.
+    /// Kerberos, the default mechanism, is not built in.
     #[error(
-        "the Kafka property {0} does not say how to authenticate: set sasl.mechanism=PLAIN or \
+        "the Kafka property {0} does not say how to authenticate; set sasl.mechanism=PLAIN or \
          SCRAM-SHA-512"
     )]
     NoMechanism(&'static str),
-    /// Credentials that anybody on the way could read.
+    /// Credentials would be readable on the network.
     #[error(
-        "the Kafka property {property} would send credentials in clear to {broker}; use \
+        "the Kafka property {property} would send credentials in clear text to {broker}; use \
          security.protocol=sasl_ssl"
     )]
     InClear {
@@ -78,7 +77,7 @@ pub enum PropertyError {
 }
 
 impl PropertyError {
-    /// The property that it is about.
+    /// The property at fault.
     pub fn property(&self) -> &str {
         match self {
             Self::Fixed(property, _) | Self::Unusable(property, _) | Self::NoTls(property) => {
@@ -90,13 +89,13 @@ impl PropertyError {
     }
 }
 
-const BY_ADDRESS: &str = "the brokers are those of the kafka: address";
-const POSITIONS: &str = "positions come from the commits alone";
+const BY_ADDRESS: &str = "the kafka: address names the brokers";
+const POSITIONS: &str = "positions come from the commits only";
 const GROUPS: &str = "partitions are assigned by the job, not by a group";
 
 /// Properties that cannot be set, and why.
 const FIXED: [(&str, &str); 33] = [
-    ("allow.auto.create.topics", "a topic that is missing is an error"),
+    ("allow.auto.create.topics", "a missing topic is an error"),
     ("auto.commit.enable", POSITIONS),
     ("auto.commit.interval.ms", POSITIONS),
     ("auto.offset.reset", POSITIONS),
@@ -107,31 +106,31 @@ const FIXED: [(&str, &str); 33] = [
     ("enable.auto.commit", POSITIONS),
     ("enable.auto.offset.store", POSITIONS),
     ("enable.partition.eof", "the ends of partitions must be seen"),
-    ("enabled_events", "the job's own events must be seen"),
+    ("enabled_events", "the client needs its own events"),
     ("group.instance.id", GROUPS),
     ("group.protocol", GROUPS),
     ("group.protocol.type", GROUPS),
     ("group.remote.assignor", GROUPS),
     ("heartbeat.interval.ms", GROUPS),
     ("isolation.level", "only committed records count"),
-    ("log.queue", "logs are the job's"),
+    ("log.queue", "the client forwards its logs"),
     ("max.poll.interval.ms", GROUPS),
     ("metadata.broker.list", BY_ADDRESS),
     ("offset.store.method", POSITIONS),
     ("offset.store.path", POSITIONS),
     ("offset.store.sync.interval.ms", POSITIONS),
     ("partition.assignment.strategy", GROUPS),
-    ("plugin.library.paths", "no foreign code is loaded"),
+    ("plugin.library.paths", "no plugins are loaded"),
     ("session.timeout.ms", GROUPS),
-    ("statistics.interval.ms", "the job reads them itself"),
-    ("test.mock.broker.rtt", "brokers are real"),
-    ("test.mock.num.brokers", "brokers are real"),
+    ("statistics.interval.ms", "the client needs them"),
+    ("test.mock.broker.rtt", "only real brokers are used"),
+    ("test.mock.num.brokers", "only real brokers are used"),
     ("topic.blacklist", "it could hide the topic"),
     ("transactional.id", "nothing is written in transactions"),
-    ("enable.gapless.guarantee", "it is for programs that write"),
+    ("enable.gapless.guarantee", "it is for producers"),
 ];
 
-/// Properties that authenticate this client, which nobody else may read.
+/// Properties that hold secrets.
 const CREDENTIALS: [&str; 6] = [
     "sasl.password",
     "sasl.username",
@@ -141,7 +140,7 @@ const CREDENTIALS: [&str; 6] = [
     "sasl.oauthbearer.assertion.private.key.pem",
 ];
 
-/// Memory for records that were fetched and not read yet, over all partitions.
+/// Memory for records that were fetched but not read yet, over all partitions.
 const QUEUED_KIB: usize = 128 * 1024;
 
 impl KafkaSettings {
@@ -155,7 +154,7 @@ impl KafkaSettings {
         self.properties.get("group.id").unwrap_or(&self.group)
     }
 
-    /// Checks the properties, without asking anybody.
+    /// Checks the properties without connecting.
     pub fn check(&self) -> Result<(), PropertyError> {
         for name in self.properties.keys() {
             if let Some((name, why)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
@@ -163,7 +162,7 @@ impl KafkaSettings {
             }
         }
         if self.properties.get("group.id").is_some_and(String::is_empty) {
-            let what = "it cannot be empty: name a group, or leave the property out";
+            let what = "it cannot be empty; name a group or leave the property out";
             return Err(PropertyError::Unusable("group.id".to_owned(), what.to_owned()));
         }
         self.check_security()?;
@@ -193,7 +192,7 @@ impl KafkaSettings {
         self.check_mechanism()
     }
 
-    /// The client's default is Kerberos, which it is built without.
+    /// The client's default mechanism is Kerberos, which is not built in.
     fn check_mechanism(&self) -> Result<(), PropertyError> {
         let protocol = self.properties.get("security.protocol");
         let sasl = protocol.is_some_and(|text| text.to_ascii_lowercase().starts_with("sasl"));
@@ -225,22 +224,22 @@ impl KafkaSettings {
         config
     }
 
-    /// The configuration of a client that asks about the topic.
+    /// The configuration of a client that asks questions about the topic.
     pub(crate) fn asking(&self) -> ClientConfig {
         let mut config = self.client();
-        // The end of a partition is that of all its records, committed or not.
+        // A partition ends behind all its records, whether committed or not.
         config.set("isolation.level", "read_uncommitted");
         config
     }
 
-    /// The configuration of a consumer that reads about so many partitions.
+    /// The configuration of a consumer of this number of partitions.
     pub(crate) fn consumer(&self, partitions: usize) -> ClientConfig {
         let queued = (QUEUED_KIB / partitions.max(1)).clamp(1024, 16 * 1024);
         let mut config = ClientConfig::new();
         config
             .set("queued.max.messages.kbytes", queued.to_string())
             .set("queued.min.messages", "20000")
-            // A queue that was full is fetched for again soon after it has been read.
+            // A queue that was full is refilled soon after it has been read.
             .set("fetch.queue.backoff.ms", "50");
         let client = self.client();
         for (name, value) in client.config_map() {
@@ -261,7 +260,7 @@ impl KafkaSettings {
     }
 }
 
-/// What a client says of a property, without its value.
+/// The client's error about a property, without its value.
 pub(crate) fn unusable(error: &KafkaError) -> PropertyError {
     match error {
         KafkaError::ClientConfig(_, said, name, value) => {
@@ -273,7 +272,7 @@ pub(crate) fn unusable(error: &KafkaError) -> PropertyError {
     }
 }
 
-/// Whether a `host:port` is this machine.
+/// Whether a `host:port` is on this machine.
 fn is_loopback(broker: &str) -> bool {
     let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -305,7 +304,7 @@ mod tests {
     const FAR: &str = "kafka.example:9092";
 
     #[test]
-    fn properties_that_counts_depend_on_are_refused_by_name() {
+    fn properties_that_counts_depend_on_are_refused() {
         for (name, _) in FIXED {
             let error = refused(LOCAL, &[(name, "1")]);
             assert!(error.contains(name) && error.contains("cannot be set"), "{error}");
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_properties_and_values_are_named_without_the_value() {
+    fn errors_about_properties_do_not_show_the_value() {
         let error = refused(LOCAL, &[("fetch.mn.bytes", "7")]);
         assert!(error.contains("\"fetch.mn.bytes\": No such configuration property"), "{error}");
         let error = refused(LOCAL, &[("fetch.min.bytes", "hunter2")]);
@@ -322,27 +321,27 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_a_name_is_refused() {
+    fn empty_group_is_refused() {
         let error = refused(LOCAL, &[("group.id", "")]);
         assert!(error.contains("\"group.id\": it cannot be empty"), "{error}");
         assert_eq!(settings(LOCAL, &[("group.id", "g")]).check(), Ok(()));
     }
 
     #[test]
-    fn credentials_do_not_travel_in_clear() {
+    fn credentials_are_not_sent_in_clear_text() {
         let plain = [("sasl.mechanism", "PLAIN"), ("sasl.password", "hunter2")];
         let error = refused(FAR, &plain);
         assert!(error.contains("sasl.password") && error.contains(FAR), "{error}");
         assert!(!error.contains("hunter2"));
         let sasl = [plain[0], plain[1], ("security.protocol", "SASL_PLAINTEXT")];
-        assert!(refused(FAR, &sasl).contains("in clear"));
+        assert!(refused(FAR, &sasl).contains("in clear text"));
         assert_eq!(settings(LOCAL, &sasl).check(), Ok(()));
         assert_eq!(settings("[::1]:9092", &sasl).check(), Ok(()));
         assert!(!format!("{:?}", settings(LOCAL, &sasl)).contains("hunter2"));
     }
 
     #[test]
-    fn a_mechanism_is_asked_for() {
+    fn missing_mechanism_is_refused() {
         let kerberos = [("security.protocol", "sasl_plaintext"), ("sasl.mechanism", "GSSAPI")];
         for (number, property) in [(1, "security.protocol"), (2, "sasl.mechanism")] {
             let error = refused(LOCAL, &kerberos[..number]);
@@ -353,7 +352,7 @@ mod tests {
 
     #[cfg(not(feature = "kafka-tls"))]
     #[test]
-    fn tls_without_its_feature_is_told() {
+    fn tls_without_its_feature_is_refused() {
         for property in [
             ("security.protocol", "SSL"),
             ("security.protocol", "sasl_ssl"),
@@ -367,7 +366,7 @@ mod tests {
 
     #[cfg(feature = "kafka-tls")]
     #[test]
-    fn tls_is_there() {
+    fn tls_is_built_in() {
         let properties = [("security.protocol", "sasl_ssl"), ("sasl.mechanisms", "SCRAM-SHA-512")];
         let secret = [properties[0], properties[1], ("sasl.username", "u"), ("sasl.password", "p")];
         assert_eq!(settings(FAR, &secret).check(), Ok(()));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dataflow::sources::{Found, Log, LogError, Next, Reader, Record, Shape};
+use dataflow::sources::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 use schemas::manifest::Fingerprint;
 
 use crate::events::Made;
@@ -50,8 +50,8 @@ pub struct Subscribed {
 }
 
 impl Log for Subscribed {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
-        let found = |partition: usize| Found {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
+        let found = |partition: usize| Discovered {
             partition: partition_name(partition),
             share: partition as u64,
             shape: Shape::Ordered { bytes: None },

@@ -161,7 +161,7 @@ fn kafka_properties_are_checked_before_connecting() {
         ("fetch.mn.bytes=7", "fetch.mn.bytes"),
         ("group.instance.id=7", "group.instance.id cannot be set"),
         ("enable.auto.commit=true", "enable.auto.commit cannot be set"),
-        ("sasl.password=hunter2", "in clear to kafka.example:9092"),
+        ("sasl.password=hunter2", "in clear text to kafka.example:9092"),
         ("hunter2", "--kafka: write KEY=VALUE"),
     ] {
         let error = run(&format!("{far} --kafka {property}"));

@@ -9,7 +9,7 @@ const GAMMA_1: f64 = 0.81;
 const GAMMA_2: f64 = 1.41;
 const BEND: f64 = 18_145.0;
 
-/// A law of popularity over ranks 1 to the size of the vocabulary.
+/// A distribution over the ranks from 1 to the size of the vocabulary.
 #[derive(Clone, Debug)]
 pub(super) enum Popularity {
     Zipf(Zipf<f64>),
@@ -21,7 +21,7 @@ pub(super) enum Popularity {
 pub(super) struct Double {
     vocabulary: u64,
     bend: f64,
-    /// The weights before and behind the bend.
+    /// The weights before and after the bend.
     head: f64,
     tail: f64,
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_double_law_bends() {
+    fn double_power_law_bends() {
         let counts = counts(&Popularity::new(None, 1_000_000), 1_000_000);
         let (head, tail) = (slope(&counts, 30, 3000), slope(&counts, 40_000, 400_000));
         assert!((head - GAMMA_1).abs() < 0.08, "{head}");

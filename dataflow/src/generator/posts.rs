@@ -1,8 +1,8 @@
-//! Generated posts: a log whose every record is a function of a seed and its index.
+//! Generated posts, each a function of a seed and its index.
 //!
-//! The shape is that of real hashtag streams: popularity by a double power law or by Zipf, bursts,
-//! repeated deliveries, late and future events when asked for. Invariant: record `i` of a
-//! specification is always the same bytes, whoever asks and in whatever order.
+//! They have the shape of real hashtag streams: popularity by a double power law or by Zipf, bursts,
+//! repeated deliveries, and late and future events on request. Invariant: record `i` of a
+//! specification always has the same bytes, in whatever order records are generated.
 
 use std::fmt::Write;
 
@@ -42,7 +42,7 @@ impl Default for GeneratorSpec {
 }
 
 const TAGS_MAX: usize = 60;
-/// The rank of the hot tag, which is nobody else's: popularity begins with rank 1.
+/// The rank of the hot tag. No other tag has it, since popularity begins with rank 1.
 const HOT_RANK: u64 = 0;
 const REGIONS: [&str; 4] = ["us", "eu", "asia", "africa"];
 const HOUR_MS: i64 = 3_600_000;
@@ -53,7 +53,7 @@ const BURST_MS: i64 = 600_000;
 pub struct Generator {
     spec: GeneratorSpec,
     popularity: Popularity,
-    /// The share of posts with at most so many tags.
+    /// At index `n`, the share of posts with at most `n` tags.
     tags_up_to: Vec<f64>,
 }
 
@@ -81,7 +81,7 @@ impl Generator {
         &self.spec
     }
 
-    /// Writes record `index` to `out`, as one line of JSON without its newline.
+    /// Writes record `index` to `out`, as one line of JSON without the newline.
     pub fn record(&self, index: u64, out: &mut String) {
         out.clear();
         let event = self.event_of(index);
@@ -95,21 +95,21 @@ impl Generator {
             r#"{{"event_id":"{id:016x}","type":"post_published","post_id":"{event}","user_id":"u{user}","ts":{ts_ms},"region":"{region}","caption":""#,
             id = mix(self.spec.shape.seed ^ mix(event)),
         );
-        // Numbers of its own, so that what else a post has stays the same whatever the share is.
+        // Separate random numbers, so that the rest of a post does not depend on the share.
         let hot = self.spec.shape.hot_tag > 0.0
             && self.random(event, 2).random::<f64>() < self.spec.shape.hot_tag;
         self.caption(ts_ms, hot, &mut random, out);
         out.push_str("\"}");
     }
 
-    /// The event that record `index` delivers: its own, or an earlier one again.
+    /// The event that record `index` delivers: its own, or an earlier one.
     fn event_of(&self, mut index: u64) -> u64 {
         loop {
             let mut random = self.random(index, 0);
             if index == 0 || random.random::<f64>() >= self.spec.shape.duplicates {
                 return index;
             }
-            // Most repeats follow soon, some much later.
+            // Most redeliveries follow soon, some much later.
             let back = random.random::<f64>().powi(4) * index.min(100_000) as f64;
             index -= 1 + (back as u64).min(index - 1);
         }
@@ -141,7 +141,7 @@ impl Generator {
         let mut ranks = [0_u64; TAGS_MAX];
         let mut chosen = 0;
         for _ in 0..tags {
-            // A post rarely repeats a tag: try again a few times, then let it.
+            // Posts rarely repeat a tag, so draw again a few times.
             for attempt in 0..4 {
                 ranks[chosen] = self.rank(ts_ms, random);
                 if attempt == 3 || !ranks[..chosen].contains(&ranks[chosen]) {
@@ -161,12 +161,12 @@ impl Generator {
         }
     }
 
-    /// The popularity rank of a tag for a post at `ts_ms`: a burst's, or anybody's.
+    /// The popularity rank of a tag for a post at `ts_ms`; that of a burst, or any.
     fn rank(&self, ts_ms: i64, random: &mut Xoshiro256PlusPlus) -> u64 {
         if self.spec.shape.bursts {
             let dice = random.random::<f64>();
             let mut below = 0.0;
-            // The bursts of the last hour still sound, each half as loud after its half-life.
+            // Bursts of the last hour linger, each half as loud after its half-life.
             for ago in 0..6 {
                 let slot = ts_ms / BURST_MS - ago;
                 let kind = mix(self.spec.shape.seed ^ mix(slot as u64));
@@ -182,8 +182,8 @@ impl Generator {
     }
 }
 
-/// The shares of posts with at most 0, 1, 2 … tags: negative binomial with two failures, which
-/// spreads as tag numbers do, cut at 30 like the largest networks cut them.
+/// The shares of posts with at most 0, 1, 2 … tags: a negative binomial distribution, which spreads
+/// as tag numbers do, cut off at 30 as large networks do.
 fn tag_numbers(mean: f64) -> Vec<f64> {
     const FAILURES: f64 = 4.0;
     const CUT: u32 = 30;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_events_of_the_asked_shape() {
+    fn records_have_the_requested_shape() {
         let shape = PostShape { zipf: Some(1.05), late: 0.01, ..PostShape::default() };
         let spec = spec(50_000, shape);
         let lines = records(spec.clone());
@@ -242,7 +242,7 @@ mod tests {
         for (i, line) in lines.iter().enumerate() {
             let event = decoder.decode(line.as_bytes()).unwrap();
             let first = ids.entry(event.event_id.to_string()).or_insert_with(|| line.clone());
-            assert_eq!(first, line, "a redelivery is the same record");
+            assert_eq!(first, line, "a redelivery has the same bytes");
             let on_time = spec.start_ms + i as i64 * 600 / 1000;
             late += u32::from(event.ts_ms < on_time - 120_000);
             limited(&event.caption, key, |_, key, first| {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_records_and_another_gives_others() {
+    fn seed_determines_the_records() {
         let of = |seed| records(spec(100, PostShape { seed, ..PostShape::default() }));
         assert_eq!(of(5), of(5));
         assert_ne!(of(5), of(6));
@@ -279,9 +279,9 @@ mod tests {
         assert!(top(true) > 2 * top(false));
     }
 
-    /// The bytes of a seed are what other tests and old figures stand on.
+    /// Other tests and published figures rely on the bytes of a seed.
     #[test]
-    fn a_seed_gives_the_bytes_it_always_gave() {
+    fn seed_gives_the_bytes_it_always_gave() {
         let shape = PostShape { zipf: Some(1.05), late: 0.01, ..PostShape::default() };
         let sum = |shape| {
             let lines = records(spec(2000, shape)).join("\n");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hot_tag_is_in_its_share_of_posts_and_changes_nothing_else() {
+    fn hot_tag_replaces_the_first_tag_in_its_share_of_posts() {
         let shape = PostShape { vocabulary: 50, ..PostShape::default() };
         let cold = records(spec(20_000, shape.clone()));
         let hot = records(spec(20_000, PostShape { hot_tag: 0.9, ..shape }));
@@ -308,7 +308,7 @@ mod tests {
         for (cold, hot) in cold.iter().zip(&hot) {
             assert_eq!(cold.split("caption").next(), hot.split("caption").next());
             let (cold, hot) = (keys(cold), keys(hot));
-            assert!(!cold.contains(&name), "the hot tag is nobody else's");
+            assert!(!cold.contains(&name), "the hot tag is outside the vocabulary");
             if hot.contains(&name) {
                 posts += 1;
                 assert_eq!(hot.first(), Some(&name));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_numbers_are_named() {
+    fn numbers_out_of_range_are_named() {
         let error = |change: fn(&mut GeneratorSpec)| {
             let mut spec = GeneratorSpec::default();
             change(&mut spec);

@@ -1,6 +1,6 @@
 //! Words for generated posts: a sentence, and a tag's name from its popularity rank.
 //!
-//! Invariant: two ranks have two keys; variants of a tag's spelling have its key.
+//! Invariant: different ranks have different keys; all spellings of a rank have the same key.
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -57,7 +57,7 @@ pub(super) fn sentence(random: &mut Xoshiro256PlusPlus, out: &mut String) {
     }
 }
 
-/// Appends the tag of a rank; `variant` in [0, 1) picks its spelling, the usual one mostly.
+/// Appends the tag of a rank. `variant` in [0, 1) picks its spelling, mostly the usual one.
 pub(super) fn tag(rank: u64, variant: f64, out: &mut String) {
     let start = out.len();
     // About 12 % of tags are not in Latin script.
@@ -81,7 +81,7 @@ pub(super) fn tag(rank: u64, variant: f64, out: &mut String) {
     }
 }
 
-/// Writes a number's digits in some base, at least two, so that no tag is a single letter.
+/// Writes the digits of a number in some base, at least two, so that no tag is a single letter.
 fn digits(mut number: u64, base: u64, out: &mut String, mut digit: impl FnMut(&mut String, u64)) {
     for i in 0.. {
         digit(out, number % base);

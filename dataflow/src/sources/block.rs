@@ -1,4 +1,4 @@
-//! One block of a bounded file. A record belongs to the block it starts in.
+//! One block of a bounded file. A record belongs to the block that it starts in.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -28,9 +28,10 @@ impl BlockReader {
         let error = |source| LogError::Io { file: file.clone(), source };
         let start = number * BLOCK_BYTES;
         let stop = (start + BLOCK_BYTES).min(bytes);
+        assert!(offset >= start, "offset {offset} is not before block {number}");
         let mut source = File::open(path).map_err(error)?;
-        // The record that is under way where a block begins belongs to the block before; whether
-        // one is, the byte before tells.
+        // A record that straddles the block's start belongs to the previous block. The byte before
+        // the start tells whether there is one.
         let from = if offset == start { start.saturating_sub(1) } else { offset };
         source.seek(SeekFrom::Start(from)).map_err(error)?;
         let mut lines = Lines::new(source, from, false).until(stop);

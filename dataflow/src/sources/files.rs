@@ -1,7 +1,7 @@
 //! NDJSON files: one, or all of a folder, plain or compressed, bounded or tailed.
 //!
-//! A partition is a file, known by its path relative to the input. Positions are uncompressed
-//! bytes. A file is known again by its first 4 KiB.
+//! A partition is a file, named by its path relative to the input. Positions are uncompressed
+//! bytes. A file is recognised by its first 4 KiB.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::BlockReader;
 use super::lines::Lines;
-use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 
 const FINGERPRINT_BYTES: u64 = 4096;
 const EXTENSIONS: [&str; 3] = ["ndjson", "jsonl", "json"];
@@ -21,11 +21,11 @@ const EXTENSIONS: [&str; 3] = ["ndjson", "jsonl", "json"];
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// To their present end, block by block, by all workers.
+    /// Up to their present end, block by block, by all workers.
     Blocks,
-    /// To their present end, each in order by one worker.
+    /// Up to their present end, each in order by one worker.
     Ordered,
-    /// In order, and on as they grow and new ones appear.
+    /// In order, following them as they grow and new ones appear.
     Tail,
 }
 
@@ -33,7 +33,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct FileLog {
     root: PathBuf,
-    /// Set where the input is one file: its name.
+    /// The file's name, if the input is a single file.
     single: Option<String>,
     mode: Mode,
 }
@@ -54,6 +54,7 @@ impl FileLog {
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = name.ok_or_else(|| LogError::Empty(path.display().to_string()))?;
+        // A path with a file name has a parent, if only "".
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Self { root, single: Some(name), mode })
     }
@@ -78,7 +79,7 @@ impl FileLog {
                     continue;
                 }
                 let relative = folder.join(&file_name);
-                // Follows links, so that a link to a file or a folder is read as what it names.
+                // Follows links: one to a file or a folder is read as what it points to.
                 let meta = fs::metadata(entry.path()).map_err(|e| error(&entry.path(), e))?;
                 if meta.is_dir() {
                     folders.push(relative);
@@ -98,7 +99,7 @@ impl FileLog {
         let path = self.path(name);
         let meta = fs::metadata(&path).map_err(|e| error(&path, e))?;
         if !meta.is_file() {
-            return Err(LogError::NoFile(path.display().to_string()));
+            return Err(LogError::NotRegular(path.display().to_string()));
         }
         if packing(&path) != Packing::Plain {
             return Ok(Shape::Ordered { bytes: None });
@@ -125,7 +126,7 @@ fn packing(path: &Path) -> Packing {
     }
 }
 
-/// Whether a file of a folder is one to read, by its name.
+/// Whether a file of a folder is read, judging by its name.
 fn is_input(path: &Path) -> bool {
     let plain =
         if packing(path) == Packing::Plain { path.to_owned() } else { path.with_extension("") };
@@ -140,10 +141,10 @@ fn fingerprint(path: &Path, bytes: u64) -> Result<Fingerprint, LogError> {
 }
 
 impl Log for FileLog {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let found = self.names()?.into_iter().map(|name| {
             let shape = self.shape(&name)?;
-            Ok(Found { share: xxh3_64(name.as_bytes()), partition: name, shape })
+            Ok(Discovered { share: xxh3_64(name.as_bytes()), partition: name, shape })
         });
         found.collect()
     }
@@ -185,7 +186,7 @@ struct FileReader {
     path: PathBuf,
     tail: bool,
     packing: Packing,
-    /// Taken anew until the file has 4 KiB.
+    /// Taken again until the file has 4 KiB.
     fingerprint: Fingerprint,
 }
 
@@ -216,7 +217,7 @@ impl FileReader {
             }
         }
         let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
-        // A compressed file is written once: its end is its end, tailed or not.
+        // A compressed file does not grow, tailed or not.
         let grows = tail && packing == Packing::Plain;
         Ok(Self { lines: Lines::new(source, position, grows), path, tail, packing, fingerprint })
     }
@@ -237,7 +238,7 @@ impl Reader for FileReader {
             return Ok(None);
         }
         let bytes = match fs::metadata(&self.path) {
-            // Rotated away: what is open can still be read, and will not grow.
+            // Rotated away: the open file can still be read, and will not grow.
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.tail => return Ok(None),
             other => other.map_err(|e| error(&self.path, e))?.len(),
         };
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_by_name_and_compression() {
+    fn folder_is_read_in_name_order_whatever_the_compression() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("sub")).unwrap();
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tailed_file_waits_for_its_newline_and_grows() {
+    fn tailed_file_waits_for_newlines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "1\n2").unwrap();
@@ -327,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn blocks_share_a_file_without_gap_or_overlap() {
+    fn blocks_cover_a_file_without_gap_or_overlap() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ndjson");
         let mut text = String::new();
         let mut starts = Vec::new();
         let mut i = 0_u64;
         while (text.len() as u64) < 2 * BLOCK_BYTES + 1000 {
-            // Lengths are such that a record starts exactly at a block's first byte as well.
+            // The lengths make one record start exactly at a block's first byte.
             let left = BLOCK_BYTES - text.len() as u64 % BLOCK_BYTES;
             let length =
                 if i.is_multiple_of(5) && left < 4000 { left - 1 } else { 500 + i * 37 % 900 };
@@ -354,7 +355,7 @@ mod tests {
                 log.open_block("a.ndjson", bytes, number, number * BLOCK_BYTES).unwrap();
             let (records, next) = drain(&mut *reader);
             assert_eq!(next, Next::End);
-            // Resumed after its third record, it gives the rest.
+            // Resumed after its third record, a block yields the rest.
             if let Some((offset, _)) = records.get(3) {
                 let mut resumed = log.open_block("a.ndjson", bytes, number, *offset).unwrap();
                 assert_eq!(drain(&mut *resumed).0, records[3..]);
@@ -362,6 +363,9 @@ mod tests {
             read.extend(records.into_iter().map(|(position, r)| (position, r.len() as u64)));
         }
         assert_eq!(read, starts);
-        assert!(starts.iter().any(|(start, _)| *start == BLOCK_BYTES), "the edge case is there");
+        assert!(
+            starts.iter().any(|(start, _)| *start == BLOCK_BYTES),
+            "a record starts at the edge of a block"
+        );
     }
 }

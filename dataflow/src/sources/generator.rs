@@ -1,29 +1,29 @@
-//! A generator as a log: at a rate, or as fast as possible.
+//! Generated posts as a log, in real time or as fast as they are read.
 
 use std::sync::Arc;
 
 use schemas::config::OutOfRange;
 use schemas::manifest::Fingerprint;
 
-use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 use crate::clock::Clock;
 use crate::generator::{Generator, GeneratorSpec};
 
-/// Generated partitions. Positions are the indices of records; partition `p` of `n` has those with
+/// Generated posts. A position is the index of a record; partition `p` of `n` has the records with
 /// `index % n == p`.
 pub struct GeneratorLog {
     generator: Arc<Generator>,
-    /// Set where records come in real time: the clock that says which are there.
+    /// The clock that decides which records exist yet, if they come in real time.
     clock: Option<Arc<dyn Clock>>,
 }
 
 impl GeneratorLog {
-    /// Records as fast as they are read.
+    /// A log whose records all exist already.
     pub fn fast(spec: GeneratorSpec) -> Result<Self, OutOfRange> {
         Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: None })
     }
 
-    /// Records whose event time has come.
+    /// A log whose records appear at their event time.
     pub fn real_time(spec: GeneratorSpec, clock: Arc<dyn Clock>) -> Result<Self, OutOfRange> {
         Ok(Self { generator: Arc::new(Generator::new(spec)?), clock: Some(clock) })
     }
@@ -35,9 +35,9 @@ fn name(partition: u64) -> String {
 }
 
 impl Log for GeneratorLog {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let shape = Shape::Ordered { bytes: None };
-        let found = |p| Found { partition: name(p), share: p, shape: shape.clone() };
+        let found = |p| Discovered { partition: name(p), share: p, shape: shape.clone() };
         Ok((0..self.generator.spec().partitions).map(found).collect())
     }
 
@@ -69,7 +69,7 @@ struct GeneratorReader {
 }
 
 impl GeneratorReader {
-    /// The index behind the last record that is there.
+    /// The index behind the last record that exists.
     fn available(&self) -> u64 {
         let spec = self.generator.spec();
         let all = spec.posts.unwrap_or(u64::MAX);

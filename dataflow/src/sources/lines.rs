@@ -1,7 +1,7 @@
-//! Lines of a byte stream: one record a line, positions in bytes.
+//! Lines of a byte stream: one record per line, positions in bytes.
 //!
-//! Invariants: memory stays bounded whatever the line's length; blank lines are no records; a last
-//! line without a newline is a record only where the stream cannot grow.
+//! Invariants: memory stays bounded however long a line is; blank lines are not records; a last line
+//! without a newline is a record only if the stream cannot grow.
 
 use std::io::{self, Read};
 
@@ -11,7 +11,7 @@ use super::{Next, Record};
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A line that is too long to be kept: its head is.
+/// A line that is too long to keep; only its head is kept.
 struct Long {
     head: Vec<u8>,
     size: u64,
@@ -24,14 +24,14 @@ pub(super) struct Lines<R> {
     /// The unread part of the buffer.
     start: usize,
     end: usize,
-    /// How far behind `start` there is certainly no newline.
+    /// How many bytes from `start` on are known to hold no newline.
     searched: usize,
     /// The position of the next record.
     position: u64,
     long: Option<Long>,
-    /// Lines that start here or later belong to somebody else.
+    /// Lines that start here or later belong to another reader.
     stop: u64,
-    /// Whether the stream may still grow behind its present end.
+    /// Whether the stream may still grow.
     grows: bool,
 }
 
@@ -51,13 +51,13 @@ impl<R: Read> Lines<R> {
         }
     }
 
-    /// The same, without lines that start at `stop` or later.
+    /// The same, without the lines that start at `stop` or later.
     pub(super) fn until(mut self, stop: u64) -> Self {
         self.stop = stop;
         self
     }
 
-    /// From now on a last line without a newline is a record.
+    /// Makes a last line without a newline a record.
     pub(super) fn cannot_grow(&mut self) {
         self.grows = false;
     }
@@ -70,7 +70,7 @@ impl<R: Read> Lines<R> {
         &mut self.source
     }
 
-    /// Passes over everything up to and with the next newline.
+    /// Skips everything up to and including the next newline.
     pub(super) fn skip_line(&mut self) -> io::Result<()> {
         loop {
             if let Some(i) = memchr::memchr(b'\n', &self.buffer[self.start..self.end]) {
@@ -85,6 +85,7 @@ impl<R: Read> Lines<R> {
     }
 
     fn consume(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.end - self.start, "only buffered bytes can be consumed");
         self.start += bytes;
         self.position += bytes as u64;
         self.searched = 0;

@@ -1,6 +1,6 @@
-//! Sources: the logs that a job reads, partition by partition.
+//! The sources of a job: logs that are read partition by partition.
 //!
-//! Invariants: a record's position never changes; reading from a position gives the records from
+//! Invariants: a record's position never changes; reading from a position yields the records from
 //! there on; a reader never blocks for long.
 
 mod block;
@@ -27,60 +27,62 @@ use thiserror::Error;
 /// Why an input could not be read.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// The system refused.
+    /// The operating system reported an error.
     #[error("cannot read {file}: {source}")]
     Io {
         /// The file.
         file: String,
-        /// What the system said.
+        /// The error.
         source: io::Error,
     },
-    /// No record can come from there.
-    #[error("{0} holds no input: name an NDJSON file (.ndjson, .jsonl, .json, also .gz or .zst)")]
+    /// There is no file to read.
+    #[error(
+        "{0} holds no input; name an NDJSON file (.ndjson, .jsonl or .json, also with .gz or .zst)"
+    )]
     Empty(String),
-    /// Not a file: it might never end, or never begin.
-    #[error("{0} is no regular file; read it through standard input, `--input stdin:`")]
-    NoFile(String),
-    /// Not the file that had been read before.
-    #[error("{0} does not begin as the file that this state has read; it was replaced")]
+    /// Not a regular file: it may never end, or block before its first byte.
+    #[error("{0} is not a regular file; read it through standard input, `--input stdin:`")]
+    NotRegular(String),
+    /// Not the file that was read before.
+    #[error("{0} was replaced: its first bytes are not those that this state has read")]
     Changed(String),
-    /// Shorter than what had been read of it.
-    #[error("{file} has {bytes} bytes, of which {read} had been read; it was cut off")]
+    /// Shorter than what was read of it.
+    #[error("{file} was truncated: it has {bytes} bytes, but {read} bytes of it have been read")]
     Shorter {
         /// The file.
         file: String,
         /// Its size now.
         bytes: u64,
-        /// How far it had been read.
+        /// How far it was read.
         read: u64,
     },
-    /// Read by blocks, in whatever order, with some left.
+    /// A file that an unfinished run read by blocks cannot be continued in order.
     #[error(
-        "{0} was begun by a bounded run without a horizon, which has not ended; let such a run end, \
-         or use another state folder"
+        "{0} was partly read, in no particular order, by a bounded run without a horizon; finish \
+         that run, or use another state folder"
     )]
-    HalfRead(String),
-    /// Read by blocks, in whatever order, as the commit was made that a replay is to follow.
+    ResumedInOrder(String),
+    /// At the commit that a replay is to end with, a file read by blocks was not finished.
     #[error(
-        "{0} had been read here and there as that commit was made: its bounded run had not ended; \
-         name a later commit"
+        "{0} was only partly read at that commit, in no particular order, because its bounded run \
+         had not ended; name a later commit"
     )]
-    InNoOrder(String),
-    /// A replay has gone on behind the commit that it is to end with.
+    UnfinishedBlocks(String),
+    /// A replay has read past the commit that it is to end with.
     #[error(
-        "this state has read {partition} up to {read}, and the replay is to end at {end}; use \
-         another state folder"
+        "this state has read {partition} up to {read}, past the replay's end at {end}; use another \
+         state folder"
     )]
     Past {
         /// The partition.
         partition: String,
-        /// How far it has been read.
+        /// How far it was read.
         read: u64,
-        /// Where it is to end.
+        /// Where the replay ends.
         end: u64,
     },
-    /// A file with unread records is gone.
-    #[error("{0} is gone, and had not been read to its end")]
+    /// A partition with unread records is gone.
+    #[error("{0} is gone, but was not read to its end")]
     Gone(String),
     /// A topic cannot be read.
     #[error(transparent)]
@@ -89,10 +91,10 @@ pub enum LogError {
 
 /// A partition that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its identity.
+pub struct Discovered {
+    /// Its name, by which it is known again.
     pub partition: String,
-    /// Decides which worker reads it: worker = share % workers.
+    /// Worker `share % workers` reads it.
     pub share: u64,
     /// How it is read.
     pub shape: Shape,
@@ -103,7 +105,7 @@ pub struct Found {
 pub enum Shape {
     /// In order, by one worker.
     Ordered {
-        /// Its size in bytes where that is its end; none where it is not known.
+        /// Its size in bytes if that is where it ends; `None` if its end is unknown.
         bytes: Option<u64>,
     },
     /// Block by block, by any worker.
@@ -120,22 +122,22 @@ pub enum Shape {
 pub struct Record<'a> {
     /// Its position.
     pub position: u64,
-    /// Its bytes; cut where it is too large to be an event.
+    /// Its bytes, cut off if it is too large to be an event.
     pub bytes: &'a [u8],
-    /// Its whole size.
+    /// Its full size.
     pub size: u64,
-    /// When the log took it in, where the log says so.
+    /// When the log appended it, if the log stamps its records.
     pub stamp_ms: Option<i64>,
 }
 
-/// What there is to read behind the records just read.
+/// What follows the records just read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// More, now.
+    /// More records are there now.
     More,
-    /// Nothing now.
+    /// Nothing is there now.
     Wait,
-    /// Nothing, ever.
+    /// Nothing will ever follow.
     End,
 }
 
@@ -145,12 +147,12 @@ pub trait Reader: Send {
     fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError>;
     /// The position of the next record.
     fn position(&self) -> u64;
-    /// The position behind the last record that is there now; none where nobody knows.
+    /// The position behind the last record that is there now; `None` if unknown.
     fn end(&mut self) -> Result<Option<u64>, LogError>;
-    /// What the partition begins with, or the last record read of it, to know it again.
+    /// What the partition is recognised by: its first bytes, or the last record read.
     fn fingerprint(&self) -> Option<Fingerprint>;
 
-    /// How many records were removed before they could be read, since this was last asked.
+    /// How many records were removed before they could be read, since the last call.
     fn lost(&mut self) -> u64 {
         0
     }
@@ -159,16 +161,16 @@ pub trait Reader: Send {
 /// A named input.
 pub trait Log: Send + Sync {
     /// The partitions that exist now.
-    fn discover(&self) -> Result<Vec<Found>, LogError>;
-    /// Checks that a partition still begins with what it began with.
+    fn discover(&self) -> Result<Vec<Discovered>, LogError>;
+    /// Fails if a partition is not the one with fingerprint `known`.
     fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError>;
     /// Reads a partition from `position` on.
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError>;
-    /// Whether no partition will ever come or grow.
+    /// Whether no partition will ever be added or grow.
     fn is_bounded(&self) -> bool;
 
-    /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on; only where a
-    /// partition's shape is that of blocks.
+    /// Reads block `number` of the first `bytes` bytes of a file, from `offset` on. Only for
+    /// partitions of shape [`Shape::Blocks`].
     fn open_block(
         &self,
         partition: &str,
@@ -176,10 +178,10 @@ pub trait Log: Send + Sync {
         _number: u64,
         _offset: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
-        Err(LogError::Gone(partition.to_owned()))
+        unreachable!("{partition} has no blocks: this log never gives it that shape")
     }
 
-    /// Whether a later start finds the same partitions and records.
+    /// Whether a restarted job finds the same partitions and records.
     fn is_repeatable(&self) -> bool {
         true
     }
@@ -189,30 +191,29 @@ pub trait Log: Send + Sync {
         false
     }
 
-    /// Where a partition that the state does not know begins. `first`: it knows none of them.
+    /// Where a partition that is new to the state begins. `first`: the state knows none yet.
     fn beginning(&self, _partition: &str, _first: bool) -> Result<u64, LogError> {
         Ok(0)
     }
 
-    /// The position of the first record that the log took in at or after `ms`, or its end; none
-    /// where it does not find records by time.
+    /// The position of the first record that the log appended at or after `ms`, or its end; `None`
+    /// if the log cannot find records by time.
     fn position_at(&self, _partition: &str, _ms: i64) -> Result<Option<u64>, LogError> {
         Ok(None)
     }
 
-    /// Checks that a partition can be read on from where it was left.
+    /// Fails if a partition cannot be continued from where it was left.
     fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
         let known = state.fingerprint.as_ref();
         known.map_or(Ok(()), |known| self.verify(partition, known))
     }
 
-    /// What is wrong when a partition that the state knows does not exist any more, where that is
-    /// always wrong.
+    /// The error that a partition known to the state no longer exists, if that always is one.
     fn missing(&self, _partition: &str) -> Option<LogError> {
         None
     }
 
-    /// The same as [`Self::open`], for the worker of a number, whose partitions may share a client.
+    /// Like [`Self::open`], for a worker whose partitions may share a client.
     fn open_on(
         &self,
         _worker: usize,
@@ -222,10 +223,10 @@ pub trait Log: Send + Sync {
         self.open(partition, position)
     }
 
-    /// A commit that covers these partitions is durable. For information: nothing waits for it.
+    /// A commit that covers these partitions is durable. Nothing waits for this call's effect.
     fn committed(&self, _partitions: &BTreeMap<String, Partition>) {}
 
-    /// How often the log could not be reached, so far.
+    /// How often the log could not be reached so far.
     fn troubles(&self) -> u64 {
         0
     }

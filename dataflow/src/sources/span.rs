@@ -1,7 +1,7 @@
-//! A part of an input: what a replay reads, from given positions and up to those of a commit.
+//! A part of an input, as a replay reads it: from given positions up to those of a commit.
 //!
-//! Invariant: of the log inside, no record before the beginning or from the end on is handed out,
-//! and nothing is waited for that lies behind the end.
+//! Invariant: no record before the beginning, or at or after the end, is handed out, and nothing
+//! after the end is waited for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use std::sync::Arc;
 use schemas::event::Decoder;
 use schemas::manifest::{Fingerprint, Partition, Position};
 
-use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 
-/// The records that are looked at in one go for a time.
-const LOOK: usize = 4096;
+/// How many records are searched for a time in one call.
+const SEARCHED: usize = 4096;
 
-/// Where an input is begun.
+/// Where reading begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Beginning {
     /// With its oldest records.
     #[default]
     Oldest,
-    /// With the first record of each partition at or after a time: the log's own, where it finds
-    /// records by it, or else the events'. In milliseconds.
+    /// With the first record of each partition at or after a time in milliseconds: the time the
+    /// log appended it if the log can find records by time, else the event's time.
     Time(i64),
-    /// At these positions; partitions that are not among them with their oldest records.
+    /// At these positions; partitions without one begin with their oldest records.
     Positions(BTreeMap<String, u64>),
 }
 
 /// Which part of an input is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// Where it is begun.
+    /// Where reading begins.
     pub beginning: Beginning,
-    /// The partitions as a commit has them, where it ends with that commit.
+    /// The partitions of the commit that reading ends with, if it ends.
     pub end: Option<BTreeMap<String, Partition>>,
 }
 
@@ -46,12 +46,12 @@ impl Span {
     }
 }
 
-/// The position that all of a partition before has been read up to, and nothing behind.
+/// The position up to which all of a partition was read, and nothing after it.
 fn offset(name: &str, state: &Partition) -> Result<u64, LogError> {
     match &state.position {
         Position::Offset(offset) => Ok(*offset),
         Position::Blocks(blocks) if blocks.are_done() => Ok(blocks.bytes),
-        Position::Blocks(_) => Err(LogError::InNoOrder(name.to_owned())),
+        Position::Blocks(_) => Err(LogError::UnfinishedBlocks(name.to_owned())),
     }
 }
 
@@ -84,13 +84,13 @@ impl SpanLog {
     }
 
     /// The position of the first event at or after `ms`, or the end of what is there now.
-    fn look_for(&self, partition: &str, ms: i64) -> Result<u64, LogError> {
+    fn search(&self, partition: &str, ms: i64) -> Result<u64, LogError> {
         let mut reader = self.inner.open(partition, self.inner.beginning(partition, false)?)?;
         let mut found = None;
         loop {
-            let next = reader.read(LOOK, &mut |record| {
-                let is_it = || self.decoder.decode(record.bytes).is_ok_and(|e| e.ts_ms >= ms);
-                if found.is_none() && is_it() {
+            let next = reader.read(SEARCHED, &mut |record| {
+                let is_match = || self.decoder.decode(record.bytes).is_ok_and(|e| e.ts_ms >= ms);
+                if found.is_none() && is_match() {
                     found = Some(record.position);
                 }
             })?;
@@ -100,8 +100,8 @@ impl SpanLog {
         }
     }
 
-    /// What of a partition is there to be read; none where the span has none of it.
-    fn cut(&self, mut found: Found) -> Result<Option<Found>, LogError> {
+    /// The part of a partition that the span covers, if any.
+    fn cut(&self, mut found: Discovered) -> Result<Option<Discovered>, LogError> {
         let Some(ends) = &self.end else { return Ok(Some(found)) };
         let Some((end, state)) = ends.get(&found.partition) else { return Ok(None) };
         if let Some(known) = &state.fingerprint {
@@ -123,7 +123,7 @@ impl SpanLog {
 }
 
 impl Log for SpanLog {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let found = self.inner.discover()?;
         for (name, (end, state)) in self.end.iter().flatten() {
             if *end > state.begin && found.iter().all(|found| found.partition != *name) {
@@ -181,7 +181,7 @@ impl Log for SpanLog {
         match &self.beginning {
             Beginning::Time(ms) if first => match self.inner.position_at(partition, *ms)? {
                 Some(position) => Ok(position),
-                None => self.look_for(partition, *ms),
+                None => self.search(partition, *ms),
             },
             Beginning::Positions(known) if known.contains_key(partition) => Ok(known[partition]),
             _ => self.inner.beginning(partition, first),
@@ -267,7 +267,7 @@ mod tests {
     use super::super::{FileLog, Mode};
     use super::*;
 
-    /// A file with one event each second from 0 s on, and the positions of its lines.
+    /// A file with one event per second from 0 s on, and the positions of its lines.
     fn file(events: i64) -> (tempfile::TempDir, Vec<u64>) {
         let folder = tempfile::tempdir().unwrap();
         let (mut text, mut starts) = (String::new(), Vec::new());
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn no_record_behind_the_end_is_read() {
+    fn no_record_after_the_end_is_read() {
         let (folder, starts) = file(10);
         for mode in [Mode::Ordered, Mode::Tail] {
             for end in 0..=10 {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_with_the_first_event_of_a_time_or_at_a_position() {
+    fn span_begins_at_a_time_or_a_position() {
         let (folder, starts) = file(10);
         let begin = |beginning, first| {
             let span = span(&folder, Mode::Tail, &Span { beginning, end: None });
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(begin(Beginning::Time(3500), true), starts[4]);
         assert_eq!(begin(Beginning::Time(-1), true), 0);
         assert_eq!(begin(Beginning::Time(99_000), true), starts[10]);
-        assert_eq!(begin(Beginning::Time(3500), false), 0, "it came later");
+        assert_eq!(begin(Beginning::Time(3500), false), 0, "the partition was added later");
         let known = [("f.ndjson".to_owned(), starts[2])];
         assert_eq!(begin(Beginning::Positions(known.into()), true), starts[2]);
         assert_eq!(begin(Beginning::Positions(BTreeMap::new()), true), 0);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_or_in_no_order_is_told() {
+    fn missing_or_partly_read_partitions_are_errors() {
         let (folder, starts) = file(3);
         let ends = [("f.ndjson".to_owned(), at(starts[3])), ("g.ndjson".to_owned(), at(7))];
         let log = span(&folder, Mode::Tail, &Span { end: Some(ends.into()), ..Span::default() });
@@ -348,6 +348,6 @@ mod tests {
         let blocks = Blocks { bytes: 3 * BLOCK_BYTES, done: 1, ..Blocks::default() };
         let half = Partition { position: Position::Blocks(blocks), ..Partition::default() };
         let half = [("f.ndjson".to_owned(), half)].into();
-        assert!(matches!(Span::positions(&half), Err(LogError::InNoOrder(_))));
+        assert!(matches!(Span::positions(&half), Err(LogError::UnfinishedBlocks(_))));
     }
 }

@@ -1,15 +1,14 @@
-//! Standard input as a log of one partition. It cannot be read again, so every start of a job
-//! reads a partition of its own; what a user pipes in again is dropped as duplicates.
+//! Standard input as a log with one partition. It cannot be read again, so each run of a job reads
+//! a new partition; records that are piped in again are dropped as duplicates.
 
 use std::io::{self, Read};
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
+use parking_lot::Mutex;
 use schemas::manifest::Fingerprint;
 
 use super::lines::Lines;
-use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 
 const CHUNK_BYTES: usize = 256 * 1024;
 const CHUNKS_WAITING: usize = 8;
@@ -21,10 +20,10 @@ pub struct StdinLog {
 }
 
 impl StdinLog {
-    /// The standard input of the start that made takeover `generation`.
+    /// Standard input, for the run that made takeover `generation`.
     pub fn new(generation: u64) -> Self {
         let (sender, chunks) = sync_channel(CHUNKS_WAITING);
-        // The thread may stay blocked in a read when the job ends; it ends with the process.
+        // The thread may still block in a read when the job ends; it ends with the process.
         std::thread::spawn(move || pump(&mut io::stdin(), &sender));
         Self { partition: format!("stdin@{generation}"), chunks: Some(chunks).into() }
     }
@@ -45,9 +44,9 @@ fn pump(source: &mut dyn Read, chunks: &SyncSender<io::Result<Vec<u8>>>) {
 }
 
 impl Log for StdinLog {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let partition = self.partition.clone();
-        Ok(vec![Found { partition, share: 0, shape: Shape::Ordered { bytes: None } }])
+        Ok(vec![Discovered { partition, share: 0, shape: Shape::Ordered { bytes: None } }])
     }
 
     fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
@@ -55,14 +54,14 @@ impl Log for StdinLog {
     }
 
     fn open(&self, _: &str, _: u64) -> Result<Box<dyn Reader>, LogError> {
-        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let chunks = self.chunks.lock().take();
         let chunks = chunks.ok_or_else(|| LogError::Gone("stdin".into()))?;
         let pipe = Pipe { chunks, chunk: Vec::new(), read: 0, ended: false };
         Ok(Box::new(StdinReader { lines: Lines::new(pipe, 0, true), ended: false }))
     }
 
     fn is_bounded(&self) -> bool {
-        // Nothing can follow its end.
+        // Nothing follows its end.
         true
     }
 
@@ -71,7 +70,7 @@ impl Log for StdinLog {
     }
 }
 
-/// The receiving end of the channel as a stream that never blocks: 0 bytes mean "not now".
+/// The receiving end of the channel as a stream that never blocks; 0 bytes mean "not now".
 struct Pipe {
     chunks: Receiver<io::Result<Vec<u8>>>,
     chunk: Vec<u8>,
@@ -109,7 +108,7 @@ impl Reader for StdinReader {
         }
         let next = self.lines.read(limit, each).map_err(error)?;
         if next == Next::Wait && self.lines.source().ended {
-            // Nothing can follow: a last line without a newline is a record.
+            // Nothing follows, so a last line without a newline is a record.
             self.lines.cannot_grow();
             self.ended = true;
             return self.lines.read(limit, each).map_err(error);
@@ -135,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_gives_its_lines_as_they_come() {
+    fn lines_are_read_as_they_arrive() {
         let (sender, chunks) = sync_channel(CHUNKS_WAITING);
         let pipe = Pipe { chunks, chunk: Vec::new(), read: 0, ended: false };
         let mut reader = StdinReader { lines: Lines::new(pipe, 0, true), ended: false };

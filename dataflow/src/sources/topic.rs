@@ -7,7 +7,7 @@ use kafka::{PartitionReader, TopicReader};
 use schemas::manifest::{Fingerprint, Partition, Position};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Found, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 
 /// The number in a partition's name; `None` if it is of another topic.
 fn number(reader: &TopicReader, partition: &str) -> Option<i32> {
@@ -23,10 +23,10 @@ fn existing(reader: &TopicReader, partition: &str) -> Result<(i32, Range<u64>), 
 }
 
 impl Log for TopicReader {
-    fn discover(&self) -> Result<Vec<Found>, LogError> {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let settings = self.settings();
         let first = xxh3_64(settings.topic.as_bytes());
-        let found = self.partitions()?.into_iter().map(|(number, ends)| Found {
+        let found = self.partitions()?.into_iter().map(|(number, ends)| Discovered {
             partition: format!("{}/{number}", settings.topic),
             share: first.wrapping_add(number.unsigned_abs().into()),
             shape: Shape::Ordered { bytes: settings.bounded.then_some(ends.end) },
