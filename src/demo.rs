@@ -1,4 +1,4 @@
-//! `tagflow demo`: generator, job and API in one process, with nothing else installed.
+//! `tagflow demo`: generator, job and API in one process; nothing else needs to be installed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,24 +23,24 @@ use crate::progress::LiveLine;
 use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 
-/// The top tags that the live line names.
+/// How many top tags the live line names.
 const NAMED: usize = 3;
 
 /// Watch counts rise: generated posts, the job and its pages in one process
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow demo --seconds 30 --listen 127.0.0.1:0")]
 pub(crate) struct Args {
-    /// Leave after so many seconds
+    /// Exit after N seconds
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Keep the state in this folder; a temporary one by default
+    /// Keep the state in this folder [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Posts a second
+    /// Posts per second
     #[arg(long, value_name = "N", default_value_t = 1700)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: u64,
-    /// Worker threads; one less than there are cores by default
+    /// Worker threads [default: the number of cores minus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
     #[command(flatten)]
@@ -49,13 +49,13 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let temporary = args.state.is_none().then(temporary_folder).transpose()?;
-    let state = args.state.clone().or_else(|| temporary.clone()).unwrap_or_default();
-    let done = demo(&args, state);
-    if let Some(folder) = temporary {
-        // What cannot be removed is the system's to clear up.
-        let _ = fs::remove_dir_all(folder);
+    if let Some(state) = &args.state {
+        return demo(&args, state.clone());
     }
+    let temporary = temporary_folder()?;
+    let done = demo(&args, temporary.clone());
+    // The system clears up what cannot be removed here.
+    let _ = fs::remove_dir_all(temporary);
     done
 }
 
@@ -89,12 +89,12 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     }
     output.flush()?;
     drop(output);
-    eprintln!("open {} and watch counts rise; Ctrl-C ends", listeners.url);
+    eprintln!("open {} and watch counts rise; Ctrl-C stops", listeners.url);
     let (service, follower) = listeners.serve_state(&state, registry)?;
     let live = LiveLine::start(job.status(), move || top(&follower));
     let (ask, asked) = channel();
     on_stop(move || {
-        // The receiver is gone only when the demo ends anyway.
+        // The receiver is gone only once the demo is ending anyway.
         let _ = ask.send(());
     });
     let status = job.status();

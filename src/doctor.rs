@@ -1,6 +1,6 @@
-//! `tagflow doctor`: asks the real inputs, state, store and ports of a job what would fail.
+//! `tagflow doctor`: checks the real inputs, state, store and ports of a job for what would fail.
 //!
-//! It takes the arguments of `run`, and changes nothing but a row of the store written on trial.
+//! It takes the arguments of `run`, and writes nothing except one test row to the store.
 
 use std::fs;
 use std::path::Path;
@@ -28,35 +28,35 @@ use crate::run::{Args as RunArgs, job};
 use crate::service::Listeners;
 use crate::signals::runtime;
 
-/// Records that are decoded on trial, of every partition that is looked into.
+/// How many records of a partition to decode.
 const SAMPLE: usize = 100;
-/// Partitions of an input that are looked into.
+/// How many partitions of an input to sample.
 const PARTITIONS: usize = 3;
-/// How long records are waited for.
+/// How long to wait for records.
 const WAIT_US: u64 = 5_000_000;
-/// A topic that keeps records for less than this forgives no long stop.
+/// A topic that keeps records for less than this loses some if the job stops for long.
 const RETENTION_MS: i64 = 24 * 3_600_000;
 
-/// Ask the real inputs, state, store and ports of a job what would fail
+/// Check the real inputs, state, store and ports of a job for what would fail
 #[derive(clap::Args)]
 #[group(skip)]
-#[command(after_help = "Takes the arguments of run. Exit code: 1 where something would fail.
+#[command(after_help = "Takes the arguments of run. Exit code: 1 if something would fail.
 
 Examples:
   tagflow doctor dataflow.yaml
   tagflow doctor --input kafka://127.0.0.1:9092/posts --state ./state")]
-// The arguments of run have a group of this name already.
+// The arguments of run already have a group of this name.
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 }
 
-/// Findings, each with what it is about.
+/// Findings, each with its subject.
 #[derive(Default)]
 struct Findings(Vec<(String, Finding)>);
 
 #[derive(Serialize)]
-struct Told<'f> {
+struct Printed<'f> {
     about: &'f str,
     level: &'static str,
     what: &'f str,
@@ -80,7 +80,7 @@ impl Findings {
         for (about, finding) in &self.0 {
             if json {
                 let (level, what) = (finding.level.name(), finding.what.as_str());
-                output.json(&Told { about, level, what })?;
+                output.json(&Printed { about, level, what })?;
             } else {
                 let level = finding.level.name();
                 output.line(format!("{level:<8}{about}: {}", finding.what))?;
@@ -89,7 +89,7 @@ impl Findings {
         output.flush()?;
         match self.0.iter().filter(|(_, finding)| finding.level == Level::Error).count() {
             0 => Ok(()),
-            errors => Err(CliError::Failed(format!("{errors} finding(s) would end the job"))),
+            errors => Err(CliError::Failed(format!("{errors} finding(s) would stop the job"))),
         }
     }
 }
@@ -112,13 +112,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     findings.tell(args.run.json)
 }
 
-/// Looks at the state folder; its newest commit, if it has one.
+/// Checks the state folder; returns its newest commit, if it has one.
 fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
     let about = format!("state {}", job.state.display());
     let Some(storage) = DiskStorage::open_existing(&job.state) else {
         match writable(&job.state) {
-            Ok(()) => findings.good(&about, "is new, and can be made"),
-            Err(error) => findings.error(&about, format!("cannot be made: {error}")),
+            Ok(()) => findings.good(&about, "is new and can be created"),
+            Err(error) => findings.error(&about, format!("cannot be created: {error}")),
         }
         return None;
     };
@@ -135,17 +135,20 @@ fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
     let (commit, as_of) = (newest.header.commit, newest.body.as_of_ms);
     let as_of = as_of.map_or_else(|| "no event yet".to_owned(), format_ms);
     match Snapshot::open(&storage, newest.clone(), None) {
-        Ok(_) => findings.good(&about, format!("commit {commit} is whole, as of {as_of}")),
+        Ok(_) => findings.good(&about, format!("commit {commit} is complete, as of {as_of}")),
         Err(error) => findings.error(&about, error),
     }
     let scopes = job.settings.scopes_sorted();
     if newest.body.scopes.as_ref().is_some_and(|kept| *kept != scopes) {
-        findings.error(&about, "counts by other scopes than the job; they are fixed for its life");
+        findings.error(
+            &about,
+            "counts by other scopes than the job; the scopes of a state cannot change",
+        );
     }
     Some(newest)
 }
 
-/// Whether a file can be made in the folder, or in the nearest one above that exists.
+/// Whether a file can be created in the folder, or else in its nearest existing parent.
 fn writable(folder: &Path) -> std::io::Result<()> {
     let absolute = std::path::absolute(folder)?;
     let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(&absolute);
@@ -154,7 +157,7 @@ fn writable(folder: &Path) -> std::io::Result<()> {
     fs::remove_file(probe)
 }
 
-/// Looks at an input: its partitions, whether the state can go on with them, and some records.
+/// Checks an input: its partitions, whether the state can continue with them, and some records.
 fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Manifest>) {
     let about = format!("input {}", topic.name);
     let log: Arc<dyn Log> = match origin(topic, &job.settings, &job.state) {
@@ -164,7 +167,7 @@ fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Mani
             Ok(log) => Arc::new(log),
             Err(error) => return findings.error(&about, error),
         },
-        Ok(_) => return findings.good(&about, "needs nothing"),
+        Ok(_) => return findings.good(&about, "needs no check"),
     };
     let found = match log.discover() {
         Ok(found) => found,
@@ -192,7 +195,7 @@ fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Mani
     sample.tell(findings, &about);
 }
 
-/// What a topic keeps, and what its log time follows.
+/// Checks what a topic keeps, and what its log time follows.
 fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     let SourceUri::Kafka { brokers, topic: name } = &topic.source else { return };
     let log = match TopicReader::new(kafka_settings(brokers, name, &topic.kafka)) {
@@ -202,7 +205,7 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     let policy = match log.policy() {
         Ok(Some(policy)) => policy,
         Ok(None) => {
-            let what = "this user may not ask what the topic keeps (DescribeConfigs)";
+            let what = "this user may not read the topic's configuration (DescribeConfigs)";
             return findings.add(about, Level::Warning, what);
         }
         Err(error) => return findings.error(about, error),
@@ -210,14 +213,16 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     let stamped = policy.timestamp_type.as_deref() == Some("LogAppendTime");
     match (topic.log_time, stamped) {
         (Some(LogTimeSource::Event), _) => {
-            findings.good(about, "log time follows the events, as told");
+            findings.good(about, "log time follows event time, as configured");
         }
-        (_, true) => findings.good(about, "log time follows the brokers' stamps (LogAppendTime)"),
-        (None, false) => findings.good(about, "log time follows the events"),
+        (_, true) => {
+            findings.good(about, "log time follows the brokers' timestamps (LogAppendTime)");
+        }
+        (None, false) => findings.good(about, "log time follows event time"),
         (Some(LogTimeSource::Append), false) => {
             let what = format!(
-                "log_time is append, but brokers do not stamp the records ({}): the events' times \
-                 count; set message.timestamp.type=LogAppendTime, or leave log_time out",
+                "log_time is append, but brokers do not stamp the records ({}), so event time is used; \
+                 set message.timestamp.type=LogAppendTime, or leave log_time out",
                 policy.timestamp_type.as_deref().unwrap_or("type unknown")
             );
             findings.add(about, Level::Warning, what);
@@ -225,17 +230,17 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
     }
     if let Some(retention_ms) = policy.retention_ms.filter(|ms| (0..RETENTION_MS).contains(ms)) {
         let kept = format_duration_ms(retention_ms.max(1));
-        let what = format!("records are kept for {kept}: a job that stops for longer loses some");
+        let what = format!("records are kept for {kept}; a job that stops for longer loses some");
         findings.add(about, Level::Warning, what);
     }
 }
 
-/// Records that were read on trial.
+/// Records that were read to test the decoder.
 #[derive(Default)]
 struct Sample {
     events: usize,
     refused: usize,
-    /// Where the first refused record is, and why.
+    /// Where the first refused record is, and why it was refused.
     first: Option<String>,
 }
 
@@ -285,21 +290,24 @@ impl Sample {
     fn tell(&self, findings: &mut Findings, about: &str) {
         let Self { events, refused, first } = self;
         match first {
-            None if *events == 0 => findings.good(about, "holds no record to read now"),
+            None if *events == 0 => findings.good(about, "has no records to read now"),
             None => findings.good(about, format!("{events} of {events} records are events")),
             Some(first) if *events == 0 => findings.error(
                 about,
-                format!("none of {refused} records is an event; {first}; check the field names"),
+                format!("none of {refused} records is an event: {first}; check the field names"),
             ),
             Some(first) => {
-                let what = format!("{refused} of {} records are none; {first}", events + refused);
+                let what = format!(
+                    "{refused} of {} records are not events; the first: {first}",
+                    events + refused
+                );
                 findings.add(about, Level::Warning, what);
             }
         }
     }
 }
 
-/// Looks at the store, and whether it is this state's.
+/// Checks the store, and whether its rows are of this state.
 fn store(findings: &mut Findings, job: &Job) {
     let Some(settings) = &job.store else { return };
     let state = DiskStorage::open_existing(&job.state);

@@ -13,23 +13,23 @@ use sinks::storage::StorageError;
 use sinks::store::StoreError;
 use thiserror::Error;
 
-/// Why a command failed. Codes: 1 failed, 2 wrong usage or no telling, 3 fenced
-/// by another job.
+/// Why a command failed. Exit codes: 1 failed, 2 wrong usage or inconclusive, 3 superseded by
+/// another job.
 #[derive(Debug, Error)]
 pub(crate) enum CliError {
-    /// The arguments make no sense together.
+    /// The arguments do not make sense together.
     #[error("{0}")]
     Usage(String),
     /// A `dataflow.yaml` with mistakes.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Something that the command needs is not there.
+    /// Something went wrong that no other variant covers.
     #[error("{0}")]
     Failed(String),
     /// A name that no tag can have.
-    #[error("{name:?} is no tag's name: {error}")]
+    #[error("{name:?} is not a tag: {error}")]
     Name { name: String, error: NameError },
-    /// The job could not start, or ended.
+    /// The job could not start, or failed.
     #[error(transparent)]
     Job(#[from] JobError),
     /// A repair was not made.
@@ -53,16 +53,16 @@ pub(crate) enum CliError {
     /// The database cannot be used.
     #[error(transparent)]
     Cql(#[from] CqlError),
-    /// The store gave no answer.
+    /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A commit, or what a store shows of it, is not what it should be.
     #[error("{0} values differ from what they should be")]
     Drift(u64),
-    /// Whether it is cannot be told.
+    /// The check of a commit was inconclusive.
     #[error("cannot tell: {0}")]
     Untold(#[from] ReconcileError),
-    /// Whether a store shows what it should cannot be told.
+    /// Another check was inconclusive.
     #[error("cannot tell: {0}")]
     CannotTell(String),
     /// Two states differ.
@@ -95,8 +95,8 @@ impl CliError {
         }
     }
 
-    /// The same for a command whose code 1 says that something differs, where this says no such
-    /// thing.
+    /// The same for a command whose exit code 1 means that values differ: other failures become
+    /// inconclusive.
     pub(crate) fn untold(self) -> Self {
         let told = matches!(self, Self::Drift(_) | Self::Differ(_));
         if self.code() == 1 && !told {
@@ -105,7 +105,7 @@ impl CliError {
         self
     }
 
-    /// Whether the reader of our output has gone, which is no error.
+    /// Whether the reader of our output is gone, which is not an error.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
     }

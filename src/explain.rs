@@ -1,4 +1,5 @@
-//! `tagflow explain`: what a `dataflow.yaml` will do, what it promises and what state it will hold.
+//! `tagflow explain`: what the job of a `dataflow.yaml` does and promises, and how big its state
+//! gets.
 
 use std::path::{Path, PathBuf};
 
@@ -15,27 +16,27 @@ use crate::inputs::Topic;
 use crate::job::{Job, load};
 use crate::output::Output;
 
-/// Say what a dataflow.yaml will do and hold, without running anything
+/// Explain what the job of a dataflow.yaml does and how big its state gets, without running it
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   tagflow explain dataflow.yaml --posts 144000000 --tags-per-post 8 --distinct-tags 23000000")]
 pub(crate) struct Args {
-    /// The file
+    /// The dataflow.yaml
     #[arg(value_name = "CONFIG")]
     config: PathBuf,
     /// Explain a run with --bounded
     #[arg(long)]
     bounded: bool,
-    /// Estimate for so many posts: those within the horizon, or all of a bounded run
+    /// Estimate for N posts: those within the horizon, or all of a bounded run
     #[arg(long, value_name = "N", default_value_t = Load::default().ids)]
     posts: u64,
-    /// Their mean number of tags
+    /// The mean number of tags per post
     #[arg(long, value_name = "N", default_value_t = Load::default().tags_per_post)]
     tags_per_post: f64,
-    /// The number of different tags among them
+    /// The number of different tags
     #[arg(long, value_name = "N", default_value_t = Load::default().tags)]
     distinct_tags: u64,
-    /// The exponent of the tags' popularity
+    /// The Zipf exponent of the tags' popularity
     #[arg(long, value_name = "S", default_value_t = Load::default().zipf)]
     zipf: f64,
     /// Print one JSON object
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// A step of the graph and what it does here.
+/// A step of the graph and what it does in this job.
 #[derive(Serialize)]
 struct Step {
     operator: &'static str,
@@ -91,17 +92,17 @@ fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained
     let job = Job::of(config, bounded);
     let version = config.meta.version.iter().map(|version| format!(" {version}"));
     let retention = &job.settings.retention;
-    let bytes = retention.bytes.map(|bytes| format!("{} of them", size(bytes)));
+    let bytes = retention.bytes.map(size);
     Explained {
         job: std::iter::once(config.meta.name.clone()).chain(version).collect(),
         workers: job.workers,
         state: format!(
-            "{}: a commit every {}, {} while it lags; old ones stay for {}, at most {}",
+            "{}: a commit every {}, or {} while lagging; old ones are kept for {}, at most {}",
             job.state.display(),
             format_duration_ms(job.settings.every_ms.cast_signed()),
             format_duration_ms(job.settings.stretched_ms().cast_signed()),
             format_duration_ms(retention.keep_ms),
-            bytes.unwrap_or_else(|| "as many bytes again as the newest holds".to_owned()),
+            bytes.unwrap_or_else(|| "as many bytes as the newest one has".to_owned()),
         ),
         graph: graph(&job, bounded),
         exchanges: ["event_id: read to dedup", "tag: combine to tags"],
@@ -116,10 +117,10 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
     let step = |operator, does: String| Step { operator, does };
     let horizon = settings.horizon_ms.map_or("for ever".to_owned(), |ms| {
         let beyond = match settings.beyond {
-            Beyond::DeadLetter => "dead letters",
-            Beyond::Count => "counted as they are",
+            Beyond::DeadLetter => "become dead letters",
+            Beyond::Count => "are counted",
         };
-        format!("for {}; older events: {beyond}", format_duration_ms(ms))
+        format!("for {}; older events {beyond}", format_duration_ms(ms))
     });
     let windows = settings.windows.iter();
     let windows: Vec<String> =
@@ -132,12 +133,18 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
     let mut graph: Vec<Step> =
         job.topics.iter().map(|topic| step("source", source(topic, bounded))).collect();
     graph.extend([
-        step("read", "decodes events, extracts hashtags: at most 60 different ones a post".into()),
+        step(
+            "read",
+            "decodes events and extracts hashtags, at most 60 different ones per post".into(),
+        ),
         step("dedup", format!("by event_id within the topic, remembered {horizon}")),
         step("combine", "sums per (scope, tag, bucket) before the exchange".to_owned()),
         step("tags", format!("totals and windows {} of {}", windows.join(", "), scopes.join(", "))),
         step("boards", format!("top {} over {}", settings.top_k, boards.join(", "))),
-        step("commit", "segments, then the manifest, synced; then made visible".to_owned()),
+        step(
+            "commit",
+            "syncs segments, then the manifest; then makes the commit visible".to_owned(),
+        ),
     ]);
     if let Some(listen) = &job.listen {
         graph.push(step("serve", format!("http://{} from the newest commit", listen.listen)));
@@ -150,16 +157,16 @@ fn source(topic: &Topic, bounded: bool) -> String {
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
-            let begins = if kafka.from_end { ", at first from its end" } else { "" };
-            let ends = if bounded { ", to the ends found at the start" } else { "" };
+            let begins = if kafka.from_end { ", starting at its end" } else { "" };
+            let ends = if bounded { ", up to the ends found at the start" } else { "" };
             let lost = match kafka.on_lost {
                 OnLost::Error => "an error",
                 OnLost::Skip => "skipped and counted",
             };
             let time = match log_time {
-                None => "the topic's append times, else the events' own",
+                None => "the topic's append times if it has them, else by event time",
                 Some(LogTimeSource::Append) => "append times",
-                Some(LogTimeSource::Event) => "the events' own times",
+                Some(LogTimeSource::Event) => "event time",
             };
             let brokers = brokers.join(", ");
             format!(
@@ -167,18 +174,18 @@ fn source(topic: &Topic, bounded: bool) -> String {
                  {time}; records lost to retention are {lost}"
             )
         }
-        SourceUri::File(path) if bounded => format!("{}, to its present end", path.display()),
+        SourceUri::File(path) if bounded => format!("{}, up to its present end", path.display()),
         SourceUri::File(path) => format!("{}, and what is appended to it", path.display()),
         SourceUri::Stdin => "standard input".to_owned(),
         SourceUri::Generator(source) => match source.rate_per_s {
-            Some(rate) => format!("{rate} generated posts a second"),
+            Some(rate) => format!("{rate} generated posts per second"),
             None => "generated posts, as fast as they are read".to_owned(),
         },
     };
     format!("{name}: {place}; {}", fields(mapping))
 }
 
-/// Which record field is which, where they are not called alike.
+/// The fields of records that are not named like those of events.
 fn fields(mapping: &Mapping) -> String {
     let renamed = Field::ALL.into_iter().filter_map(|field| match mapping.name(field) {
         Some(name) if name == field.name() => None,
@@ -193,10 +200,10 @@ fn fields(mapping: &Mapping) -> String {
 fn guarantees(settings: &Settings, bounded: bool) -> Vec<String> {
     let ids = settings.horizon_ms.map(|ms| {
         let horizon = format_duration_ms(ms);
-        format!("an event counts once if its copies come within {horizon} of log time")
+        format!("an event counts once if its copies arrive within {horizon} of log time")
     });
     let mut all = vec![
-        ids.unwrap_or_else(|| "an event counts once, however late its copies come".to_owned()),
+        ids.unwrap_or_else(|| "an event counts once, however late its copies arrive".to_owned()),
         "a crash at any point loses nothing and counts nothing twice".to_owned(),
         "a restart may use any number of workers".to_owned(),
         "readers see whole commits, and never go back to an older one".to_owned(),

@@ -1,4 +1,4 @@
-//! `tagflow extract`: the tag rules on texts from standard input.
+//! `tagflow extract`: applies the tag rules to texts from standard input.
 
 use std::io::BufRead;
 
@@ -8,23 +8,23 @@ use serde::Serialize;
 use crate::error::CliError;
 use crate::output::Output;
 
-/// Print the hashtags of texts from standard input, one text a line
+/// Print the hashtags of texts from standard input, one text per line
 ///
-/// Prints one JSON array a line, with every occurrence: {"tag","key","start","end"}, where start
-/// and end count code points, from the sign to the end of the tag.
+/// Prints one JSON array per line, with every occurrence as {"tag","key","start","end"}. Start and
+/// end are in code points, from the hash sign to the end of the tag.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  echo 'Good #Morning' | tagflow extract")]
 pub(crate) struct Args {
-    /// Each line is a JSON string, for texts with line breaks
+    /// Read each line as a JSON string, for texts with line breaks
     #[arg(long)]
     json: bool,
-    /// Without the limits on the length of a tag and a text and on the number of tags
+    /// Lift the limits on the length of a tag, the length of a text and the number of tags
     #[arg(long)]
     no_limits: bool,
 }
 
 #[derive(Serialize)]
-struct Found {
+struct Extracted {
     tag: String,
     key: String,
     start: usize,
@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             let start = at.1 + text[at.0..o.start].chars().count();
             let end = start + text[o.start..o.end].chars().count();
             at = (o.end, end);
-            found.push(Found { tag: o.tag.to_owned(), key, start, end });
+            found.push(Extracted { tag: o.tag.to_owned(), key, start, end });
         };
         if args.no_limits {
             occurrences(&text, |o| add(o, key(o.tag).into_owned()));

@@ -1,4 +1,4 @@
-//! `tagflow generate`: posts shaped like real ones, to files, standard output or a Kafka topic.
+//! `tagflow generate`: writes posts shaped like real ones to files, standard output or a topic.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -15,7 +15,7 @@ use schemas::time::Millis;
 use crate::error::CliError;
 use crate::inputs::{KafkaOptions, kafka_settings, properties, refused};
 
-/// Generate posts shaped like a real stream's, reproducibly from a seed
+/// Generate posts shaped like those of a real stream, reproducibly from a seed
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow generate --posts 100000 --seed 1 --out posts.ndjson
@@ -29,31 +29,31 @@ pub(crate) struct Args {
     /// The number of records
     #[arg(long, value_name = "N")]
     posts: u64,
-    /// Event time from the first record to the last
+    /// The event time from the first record to the last
     #[arg(long, default_value_t = Millis(30 * 3_600_000))]
     span: Millis,
-    /// A file, a folder for one file each partition, or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`; - is
+    /// A file, a folder (one file per partition), `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, or - for
     /// standard output
     #[arg(long, value_name = "OUT")]
     out: PathBuf,
-    /// Write a folder of so many files, or make the topic with so many partitions
+    /// Write a folder of P files, or create the topic with P partitions
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     partitions: Option<u16>,
-    /// Write so many posts a second, dated now
+    /// Write N posts per second, dated now
     #[arg(long, value_name = "N", conflicts_with_all = ["span", "start_ms"])]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
-    /// A property of the Kafka client, as librdkafka names it; for secrets set
-    /// `TAGFLOW_KAFKA_SASL_PASSWORD` and the like
+    /// A property of the Kafka client, by its librdkafka name; pass secrets in variables such as
+    /// `TAGFLOW_KAFKA_SASL_PASSWORD`
     #[arg(long, value_name = "KEY=VALUE")]
     kafka: Vec<String>,
 }
 
 /// Where records go.
 enum Sink {
-    /// Files, in turn.
+    /// Files, one after the other in turn.
     Files(Vec<Box<dyn Write>>, PathBuf),
-    /// A topic, by the user.
+    /// A topic, partitioned by user.
     Topic(Box<TopicWriter>),
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut record = String::new();
     for index in 0..args.posts {
         if let Some(rate) = args.rate {
-            // Not by the step, which is whole microseconds: 300,000 a second would become 333,333.
+            // Not from the step: it is whole microseconds, so 300,000 a second would be 333,333.
             let due_us = start_us + index.saturating_mul(1_000_000) / rate;
             while let Some(wait) = due_us.checked_sub(clock.mono_us()).filter(|us| *us > 1000) {
                 sink.flush()?;
@@ -85,19 +85,19 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     sink.finish()
 }
 
-/// What `--out` names.
+/// Opens what `--out` names.
 fn sink(args: &Args) -> Result<Sink, CliError> {
     let text = args.out.to_string_lossy();
     if !text.starts_with("kafka:") {
         if !args.kafka.is_empty() {
-            let what = "--kafka is for kafka: outputs only; leave it out";
+            let what = "--kafka applies to kafka: outputs only; leave it out";
             return Err(CliError::Usage(what.to_owned()));
         }
         return Ok(Sink::Files(open(&args.out, args.partitions)?, args.out.clone()));
     }
     let source = text.parse().map_err(|error| CliError::Usage(format!("--out: {error}")))?;
     let SourceUri::Kafka { brokers, topic } = source else {
-        return Err(CliError::Usage(format!("--out: {text:?} is no Kafka topic")));
+        return Err(CliError::Usage(format!("--out: {text:?} is not a Kafka topic")));
     };
     let options = KafkaOptions { properties: properties(&args.kafka)?, ..KafkaOptions::default() };
     let opened = TopicWriter::open(kafka_settings(&brokers, &topic, &options), args.partitions);
@@ -106,9 +106,9 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
         WriterError::Topic(error) => CliError::Failed(error.to_string()),
     })?;
     match created {
-        Created::New(partitions) => eprintln!("made topic {topic} with {partitions} partitions"),
+        Created::New(partitions) => eprintln!("created topic {topic} with {partitions} partitions"),
         Created::Existing(there) if args.partitions.is_some_and(|p| usize::from(p) != there) => {
-            eprintln!("topic {topic} exists with {there} partitions; --partitions was left aside");
+            eprintln!("topic {topic} already has {there} partitions; --partitions was ignored");
         }
         Created::Existing(_) => {}
     }
@@ -127,7 +127,7 @@ impl Sink {
         }
     }
 
-    /// What was written is seen by others soon.
+    /// Makes what was written visible to others soon.
     fn flush(&mut self) -> Result<(), CliError> {
         match self {
             Self::Files(files, out) => {
@@ -141,7 +141,7 @@ impl Sink {
         self.flush()?;
         if let Self::Topic(writer) = self {
             let written = writer.finish().map_err(failed)?;
-            eprintln!("{written} records were acknowledged");
+            eprintln!("{written} records acknowledged");
         }
         Ok(())
     }
@@ -151,10 +151,12 @@ fn failed(error: TopicError) -> CliError {
     CliError::Failed(error.to_string())
 }
 
-/// The user of a generated record: what it is partitioned by.
+/// The user of a generated record, by which records are partitioned.
 fn user(record: &str) -> &str {
-    let rest = record.split_once("\"user_id\":\"").map_or("", |(_, rest)| rest);
-    rest.split_once('"').map_or("", |(user, _)| user)
+    let rest = record.split_once("\"user_id\":\"").map(|(_, rest)| rest);
+    let user = rest.and_then(|rest| rest.split_once('"')).map(|(user, _)| user);
+    let Some(user) = user else { unreachable!("{record}: every generated record has a user_id") };
+    user
 }
 
 fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {

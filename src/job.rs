@@ -1,4 +1,4 @@
-//! A job as a command line or a `dataflow.yaml` asks for it, before anything is opened.
+//! A job as a command line or a `dataflow.yaml` describes it, before anything is opened.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::host::{host_name, worker_default};
 use crate::inputs::{KafkaOptions, Topic, origin};
 use crate::service::ListenArgs;
 
-/// What a job is called that a command line asks for.
+/// The name of a job that is described by a command line.
 pub(crate) const JOB_NAME: &str = "hashtags";
 
 /// A job that could be started.
@@ -33,7 +33,7 @@ pub(crate) struct Job {
     pub(crate) workers: usize,
     /// Where to serve the counts, if anywhere.
     pub(crate) listen: Option<ListenArgs>,
-    /// Where to publish them, if anywhere.
+    /// Where to publish the counts, if anywhere.
     pub(crate) store: Option<CqlSettings>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn load(file: &Path) -> Result<Config, CliError> {
 }
 
 impl Job {
-    /// The job of a `dataflow.yaml`, which must ask for nothing that this build lacks.
+    /// The job of a `dataflow.yaml`, which may use nothing that this build lacks.
     pub(crate) fn read(file: &Path, bounded: bool) -> Result<Self, CliError> {
         let config = load(file)?;
         if config.missing_parts().is_empty() {
@@ -55,7 +55,7 @@ impl Job {
         Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")))
     }
 
-    /// The job of a checked configuration, as far as this build has its parts.
+    /// The job of a checked configuration, without the parts that this build lacks.
     pub(crate) fn of(config: &Config, bounded: bool) -> Self {
         let settings = Settings::default();
         let mut settings = if bounded { settings.bounded() } else { settings };
@@ -96,14 +96,14 @@ impl Job {
         }
     }
 
-    /// Checks what can be checked of its inputs without opening any.
+    /// Checks its inputs as far as possible without opening them.
     pub(crate) fn check(&self) -> Result<(), CliError> {
         let kafka = |topic: &&Topic| matches!(topic.source, SourceUri::Kafka { .. });
         let mut kafka = self.topics.iter().filter(kafka);
         kafka.try_for_each(|topic| origin(topic, &self.settings, &self.state).map(drop))
     }
 
-    /// What starts it.
+    /// The specification that starts it.
     pub(crate) fn spec(&self, take_over: bool) -> Result<JobSpec, CliError> {
         let inputs = self.topics.iter().map(|topic| {
             Ok(InputSpec {

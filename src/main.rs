@@ -1,4 +1,4 @@
-//! The `tagflow` command: parses, builds and calls; what it does is in the crates.
+//! The `tagflow` command: parses the command line and calls the crates that do the work.
 
 #![allow(clippy::print_stderr, reason = "a command talks to its user")]
 
@@ -115,17 +115,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_of_every_command_fit_together() {
+    fn arguments_of_every_command_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_silent_owner_is_watched_for_a_second_to_an_hour() {
+    fn silence_is_from_one_second_to_one_hour() {
         let silence = |text: &str| {
             let line = ["tagflow", "run", "--input", "a.ndjson", "--state", "s", "--silence", text];
             match Cli::try_parse_from(line).map(|cli| cli.command) {
                 Ok(Command::Run(args)) => Ok(run::job(&args, false).unwrap().settings.silent_ms),
-                Ok(_) => panic!("it is run"),
+                Ok(_) => panic!("the command is run"),
                 Err(error) => Err(error.to_string()),
             }
         };

@@ -1,4 +1,4 @@
-//! The live line on standard error: how far a job is, once a second.
+//! The live line on standard error: the progress of a job, once a second.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use dataflow::reconcile::Progress;
 use dataflow::{Publishing, Status};
 use schemas::time::format_ms;
 
-/// Posts from so long ago are read for their own sake, not followed.
+/// With older posts, a job reads history rather than following a stream, so no lag is shown.
 const DAY_MS: i64 = 86_400_000;
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ pub(crate) struct LiveLine {
 }
 
 impl LiveLine {
-    /// Prints what `status` says, and what `more` adds.
+    /// Shows `status`, followed by what `more` returns.
     pub(crate) fn start(status: Arc<Status>, more: impl Fn() -> String + Send + 'static) -> Self {
         let clock = SystemClock::default();
         let mut rate = Rate::new(clock, status.records());
@@ -33,7 +33,7 @@ impl LiveLine {
         })
     }
 
-    /// Prints how far a check is.
+    /// Shows the progress of a check.
     pub(crate) fn reconciling(progress: Arc<Progress>) -> Self {
         let clock = SystemClock::default();
         let started_us = clock.mono_us();
@@ -46,7 +46,7 @@ impl LiveLine {
         })
     }
 
-    /// Prints what `line` says. Rewrites one line on a terminal.
+    /// Shows what `line` returns; a terminal shows it in place.
     fn of(mut line: impl FnMut() -> String + Send + 'static) -> Self {
         let (end, ended) = channel();
         let thread = std::thread::spawn(move || {
@@ -67,7 +67,7 @@ impl LiveLine {
     }
 }
 
-/// How fast a number grows, from look to look.
+/// How fast a number grows between calls.
 struct Rate {
     clock: SystemClock,
     before: (u64, u64),
@@ -78,7 +78,7 @@ impl Rate {
         Self { before: (clock.mono_us(), number), clock }
     }
 
-    /// The growth a second since the last look.
+    /// The growth per second since the last call.
     fn next(&mut self, number: u64) -> f64 {
         let now = (self.clock.mono_us(), number);
         let seconds = (now.0 - self.before.0) as f64 / 1e6;
@@ -115,8 +115,8 @@ fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
     line + &status.publishing().map(store).unwrap_or_default()
 }
 
-/// How far a check is that has done so much of all in so many seconds. A pass begins with nothing
-/// to read, so the time that is left goes by the rate since the start.
+/// The progress of a check that has read `read` of `all` in `seconds`. Passes begin slowly, so the
+/// time left is estimated from the rate since the start.
 fn check(per_s: f64, seconds: f64, read: u64, all: u64) -> String {
     let share = (read as f64 / all.max(1) as f64).min(1.0);
     let line = format!("{per_s:.0} records/s, {:.0} %", share * 100.0);
@@ -126,12 +126,12 @@ fn check(per_s: f64, seconds: f64, read: u64, all: u64) -> String {
     format!("{line}, about {:.0} s left", seconds * (1.0 - share) / share)
 }
 
-/// How far the store is.
+/// The progress of the store.
 fn store(publishing: Publishing) -> String {
     let Publishing { commit, lag_commits, lag_ms, waiting, .. } = publishing;
     match (waiting, lag_commits) {
         (true, _) => format!(", waiting for the store, which has commit {commit}"),
-        // One is on its way all the time.
+        // One commit is always on its way.
         (false, 0..=1) => format!(", store {commit}"),
         (false, _) => format!(", store {commit}, {:.0} s behind", lag_ms as f64 / 1000.0),
     }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_left_of_a_check_goes_by_all_that_was_done() {
+    fn time_left_is_estimated_from_the_rate_since_the_start() {
         assert_eq!(check(5.0, 10.0, 40, 100), "5 records/s, 40 %, about 15 s left");
         assert_eq!(check(0.0, 10.0, 40, 100), "0 records/s, 40 %, about 15 s left");
         assert_eq!(check(0.0, 10.0, 0, 0), "0 records/s, 0 %");

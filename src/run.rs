@@ -1,4 +1,4 @@
-//! `tagflow run`: the job, until its input ends or it is asked to stop.
+//! `tagflow run`: runs the job until its input ends or it is told to stop.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 use crate::store_args::StoreArgs;
 
-/// Count the hashtags of an input, with commits that survive a crash
+/// Count the hashtags of an input, in commits that survive crashes
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow run dataflow.yaml
@@ -33,37 +33,37 @@ use crate::store_args::StoreArgs;
   tagflow run --input ./posts --map event_id=id,ts=created_at,caption=text --state ./state
   tagflow run --input kafka://127.0.0.1:9092/posts --state ./state --workers 2")]
 pub(crate) struct Args {
-    /// A dataflow.yaml, which says all that --input and its companions would
+    /// A dataflow.yaml, in place of --input and its options
     #[arg(value_name = "CONFIG", required_unless_present = "input")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     job: JobArgs,
-    /// The state folder, made where it does not exist
+    /// The state folder; created if it does not exist
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// How long a run waits at its end for a store that does not answer
+    /// How long to wait at the end of the run for a store that does not answer
     #[arg(long, value_name = "DURATION")]
     #[arg(default_value_t = Millis(Settings::default().store_wait_ms.cast_signed()))]
     store_wait: Millis,
-    /// Worker threads; one less than there are cores by default
+    /// Worker threads [default: the number of cores minus one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Read to the present end of the input and leave; without a horizon every id is kept
+    /// Read to the present end of the input and exit; without --horizon every id is kept
     #[arg(long)]
     pub(crate) bounded: bool,
     /// Read events up to this time, and evaluate windows at it
     #[arg(long, value_name = "MS", requires = "bounded")]
     #[arg(value_parser = clap::value_parser!(i64).range(0..10_000_000_000_000))]
     until: Option<i64>,
-    /// Read at most so many records a second
+    /// Read at most N records per second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,
-    /// Supersede a job that still lives on this state
+    /// Take the state over from a job that is still running on it
     #[arg(long)]
     take_over: bool,
-    /// How long a job that lives on this state may make no commit before it counts as gone
+    /// How long a running job may make no commit before it counts as gone
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, hide = true)]
     #[arg(default_value_t = Millis(Settings::default().silent_ms.cast_signed()))]
     silence: Millis,
@@ -72,7 +72,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
-/// A living job may well make no commit for less, and a start that waits for longer seems to hang.
+/// Running jobs may pause for less than this, and a start that waits for longer seems to hang.
 const SILENCE_MS: RangeInclusive<i64> = 1000..=3_600_000;
 
 fn parse_silence(text: &str) -> Result<Millis, String> {
@@ -80,51 +80,51 @@ fn parse_silence(text: &str) -> Result<Millis, String> {
     if SILENCE_MS.contains(&silence.0) { Ok(silence) } else { Err("from 1s to 1h".to_owned()) }
 }
 
-/// What a `dataflow.yaml` says otherwise.
+/// What a `dataflow.yaml` says instead.
 #[derive(clap::Args)]
 struct JobArgs {
     /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, stdin: or
     /// generator:?rate=1000
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
-    /// A property of the Kafka client, as librdkafka names it; for secrets set
-    /// `TAGFLOW_KAFKA_SASL_PASSWORD` and the like
+    /// A property of the Kafka client, by its librdkafka name; pass secrets in variables such as
+    /// `TAGFLOW_KAFKA_SASL_PASSWORD`
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
     kafka: Vec<String>,
-    /// What to do when a topic's retention removed records before they were read: error
-    /// (default) or skip, which counts them
+    /// What to do when retention removed records of a topic before they were read: error (the
+    /// default), or skip, which counts them
     #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_lost)]
     on_lost: Option<OnLost>,
-    /// What the records call the fields of an event, and how they write ts (ms, s, us, rfc3339)
+    /// The names that records use for the fields of an event, and the format of ts (ms, s, us or
+    /// rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
     map: String,
-    /// How long an event id is remembered; 24h, or for ever in a bounded run
+    /// How long an event id is remembered [default: 24h, or for ever with --bounded]
     #[arg(long, value_name = "DURATION", conflicts_with = "config")]
     horizon: Option<Millis>,
-    /// Count events beyond the horizon as they are instead of refusing them
+    /// Count events that are older than the horizon instead of refusing them
     #[arg(long, conflicts_with = "config")]
     count_beyond: bool,
-    /// Count within values of an attribute as well, such as region=us,eu
+    /// Also count within each of these values of an attribute, such as region=us,eu
     #[arg(long, value_name = "ATTRIBUTE=VALUE,…", value_parser = parse_scope)]
     #[arg(conflicts_with = "config")]
     scope: Vec<Scope>,
-    /// How long old commits stay
+    /// How long old commits are kept
     #[arg(long, value_name = "DURATION", conflicts_with = "config")]
     #[arg(default_value_t = Millis(State::default().keep_ms))]
     keep: Millis,
-    /// The most bytes that files may hold which only old commits need; by default as many as the
-    /// newest commit's
+    /// The most bytes that old commits may add [default: as many as the newest commit has]
     #[arg(long, value_name = "BYTES", conflicts_with = "config")]
     keep_bytes: Option<u64>,
-    /// How long files stay for readers after no commit needs them
+    /// How long files are kept for readers once no commit needs them
     #[arg(long, value_name = "DURATION", conflicts_with = "config")]
     #[arg(default_value_t = Millis(State::default().grace_ms.cast_signed()))]
     grace: Millis,
-    /// Serve the counts as well; port 0 takes a free one
+    /// Also serve the counts at this address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
     listen: Option<String>,
-    /// Serve /metrics as well, on a loopback address; port 0 takes a free one
+    /// Also serve /metrics, at a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", requires = "listen")]
     metrics: Option<String>,
 }
@@ -138,7 +138,7 @@ fn parse_scope(text: &str) -> Result<Scope, String> {
     let (attribute, values) = text.split_once('=').ok_or("write ATTRIBUTE=VALUE,…")?;
     let allow: Vec<String> = values.split(',').map(str::to_owned).collect();
     if attribute.is_empty() || allow.iter().any(String::is_empty) {
-        return Err("an attribute and its values cannot be empty".to_owned());
+        return Err("neither the attribute nor a value can be empty".to_owned());
     }
     Ok(Scope { attribute: attribute.to_owned(), allow })
 }
@@ -148,13 +148,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     go(&job(args, args.bounded)?, args, args.bounded)
 }
 
-/// Runs a job with the arguments that are not its own; whether it ends by itself.
+/// Runs a job. `ends`: it is bounded, so what the store lacks at its end is an error.
 pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     let listeners = job.listen.as_ref().map(Listeners::bind).transpose()?;
     let running = match start(job.spec(args.take_over)?)? {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
-            eprintln!("this run had been finished before; nothing was changed");
+            eprintln!("this run was already finished; nothing was changed");
             return tell(&manifest, None, args.json);
         }
         Started::Publishing(manifest, publication) => {
@@ -179,10 +179,10 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     drop(live);
     service.into_iter().for_each(|(service, _)| service.stop());
     let manifest = ended?;
-    // Nobody who listens no longer hides what the store lacks.
+    // A summary that cannot be printed does not hide what the store lacks.
     let told = tell(&manifest, Some(&status), args.json);
     match unpublished(&status, manifest.header.commit) {
-        // A bounded run promises that its counts can be read where it says.
+        // A bounded run promises that its counts can be read from the store.
         Some(what) if ends => Err(CliError::Failed(what)),
         Some(what) => {
             eprintln!("{what}");
@@ -192,9 +192,9 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     }
 }
 
-/// Publishes what the store may lack of a run that had been finished.
+/// Publishes what the store may lack of a finished run.
 fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<(), CliError> {
-    eprintln!("this run had been finished before; no event was read");
+    eprintln!("this run was already finished; no event was read");
     let (stop, status) = (publication.stop(), publication.status());
     on_stop(move || stop.set());
     let live = LiveLine::start(Arc::clone(&status), String::new);
@@ -214,18 +214,18 @@ pub(crate) fn unpublished(status: &Status, commit: u64) -> Option<String> {
             published => format!("commit {published}"),
         };
         format!(
-            "counts are committed up to commit {commit}; the store has {has} in full. `tagflow \
-             run` again or `tagflow store rebuild` publishes the rest"
+            "the job has committed up to commit {commit}; the store has {has} in full. Run it again, \
+             or run `tagflow store rebuild`, to publish the rest"
         )
     })
 }
 
-/// The job of the arguments, or of the file they name with what they say besides.
+/// The job of the arguments, or of the file they name with the arguments that override it.
 pub(crate) fn job(args: &Args, bounded: bool) -> Result<Job, CliError> {
     let mut job = match (&args.config, &args.job.input) {
         (Some(file), _) => Job::read(file, bounded)?,
         (None, Some(input)) => args.job.job(input, bounded)?,
-        (None, None) => return Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
+        (None, None) => return Err(CliError::Usage("give a dataflow.yaml or an --input".into())),
     };
     if let Some(state) = &args.state {
         job.state.clone_from(state);
@@ -278,9 +278,9 @@ impl JobArgs {
             let given =
                 [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
             return match given.iter().find(|(_, given)| *given) {
-                Some((name, _)) => {
-                    Err(CliError::Usage(format!("{name} is for kafka: inputs only; leave it out")))
-                }
+                Some((name, _)) => Err(CliError::Usage(format!(
+                    "{name} applies to kafka: inputs only; leave it out"
+                ))),
                 None => Ok(KafkaOptions::default()),
             };
         };

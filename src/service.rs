@@ -1,5 +1,4 @@
-//! The HTTP service of a state folder or a database: the API and the metrics, on a thread of their
-//! own.
+//! The HTTP service of a state folder or a database: the API and the metrics, on a separate thread.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -23,16 +22,16 @@ use crate::port::holder;
 use crate::signals::runtime;
 use crate::state::open;
 
-/// How often a followed state is looked at.
+/// How often to look for a new commit.
 const FOLLOW: Duration = Duration::from_millis(25);
 
 /// Where to listen.
 #[derive(clap::Args, Clone)]
 pub(crate) struct ListenArgs {
-    /// Where the API and the pages are served; port 0 takes a free one
+    /// Where to serve the API and the pages; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
-    /// Where /metrics is served, on a loopback address; port 0 takes a free one
+    /// Where to serve /metrics, on a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
 }
@@ -51,7 +50,7 @@ pub(crate) struct Service {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Bound listeners: taken before a job starts, so that a port in use is told first.
+/// Bound listeners. They are bound before a job starts, so that a port in use is reported first.
 pub(crate) struct Listeners {
     runtime: Runtime,
     public: TcpListener,
@@ -63,7 +62,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what `args` ask for.
+    /// Binds the addresses of `args`.
     pub(crate) fn bind(args: &ListenArgs) -> Result<Self, CliError> {
         let runtime = runtime().map_err(CliError::io("cannot start the service"))?;
         let public = runtime.block_on(bind(&args.listen))?;
@@ -76,21 +75,21 @@ impl Listeners {
         Ok(Self { runtime, public, admin, url, metrics_url })
     }
 
-    /// Serves the state in `state`, with `registry`'s metrics, and gives what follows it.
+    /// Serves the state in `state` and the metrics of `registry`; returns what follows the state.
     pub(crate) fn serve_state(
         self,
         state: &Path,
         registry: Registry,
     ) -> Result<(Service, Arc<Follower>), CliError> {
         let follower = Arc::new(Follower::new(open(state)?));
-        // A damaged state is told at once rather than to the first client.
+        // Report a damaged state now rather than to the first client.
         follower.step()?;
         let mut service = self.start(Arc::<Follower>::clone(&follower), registry);
         service.threads.push(follow(Arc::clone(&follower), Arc::clone(&service.stopped)));
         Ok((service, follower))
     }
 
-    /// Serves a database, with `registry`'s metrics.
+    /// Serves a database and the metrics of `registry`.
     pub(crate) fn serve_store(
         self,
         store: CqlSettings,
@@ -98,7 +97,7 @@ impl Listeners {
     ) -> Result<Service, CliError> {
         let reader = Arc::new(self.runtime.block_on(CqlReader::open(store))?);
         if let Some(trouble) = reader.trouble() {
-            eprintln!("warning: {trouble}; it is asked again until it does");
+            eprintln!("warning: {trouble}; retrying");
         }
         Ok(self.start(reader, registry))
     }
@@ -110,7 +109,7 @@ impl Listeners {
         let (stop, stopping) = watch::channel(false);
         let served = async move {
             let wait = |mut stopping: watch::Receiver<bool>| async move {
-                // The sender going away means the same as its word.
+                // A dropped sender means stop as well.
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
             let api = api::serve(public, reader, metrics, wait(stopping.clone()));
@@ -128,10 +127,10 @@ impl Listeners {
 }
 
 impl Service {
-    /// Ends it, after the answers under way.
+    /// Stops it once the answers in progress are sent.
     pub(crate) fn stop(self) {
         self.stopped.store(true, Ordering::Release);
-        // Where nobody listens any more it has ended already.
+        // Without a receiver it has already stopped.
         let _ = self.stop.send(true);
         for thread in self.threads {
             thread.thread().unpark();
@@ -143,11 +142,12 @@ impl Service {
 /// Keeps the newest visible commit open.
 fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut told = String::new();
+        let mut told: Option<String> = None;
         while !stopped.load(Ordering::Acquire) {
-            // The last good commit stays in view; each trouble is told once.
-            let trouble = follower.step().err().map(|error| error.to_string()).unwrap_or_default();
-            if trouble != told && !trouble.is_empty() {
+            // The last good commit stays visible; each trouble is logged once.
+            let trouble = follower.step().err().map(|error| error.to_string());
+            if let Some(trouble) = trouble.as_ref().filter(|trouble| told.as_ref() != Some(trouble))
+            {
                 tracing::error!("{trouble}");
             }
             told = trouble;
@@ -169,7 +169,8 @@ async fn bind(address: &str) -> Result<TcpListener, CliError> {
             && let Some(process) = holder(port)
         {
             // Writing to a String does not fail.
-            let _ = write!(doing, ", which {process} uses; try another port, or 0 for a free one");
+            let _ =
+                write!(doing, ", which {process} uses; choose another port, or 0 for a free one");
         }
         CliError::Io { doing, source }
     })
@@ -181,5 +182,7 @@ async fn bind_loopback(address: &str) -> Result<TcpListener, CliError> {
     if SocketAddr::ip(&bound).is_loopback() {
         return Ok(listener);
     }
-    Err(CliError::Usage(format!("--metrics {address}: metrics are served on loopback only")))
+    Err(CliError::Usage(format!(
+        "--metrics {address}: use a loopback address; metrics are not served on others"
+    )))
 }

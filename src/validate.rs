@@ -1,4 +1,4 @@
-//! `tagflow validate`: whether a `dataflow.yaml` is right, and runs on this build.
+//! `tagflow validate`: whether a `dataflow.yaml` is valid and this build can run it.
 
 use std::path::PathBuf;
 
@@ -15,13 +15,13 @@ use crate::output::Output;
   tagflow validate dataflow.yaml
   tagflow validate --schema > dataflow.schema.json")]
 pub(crate) struct Args {
-    /// The file
+    /// The dataflow.yaml
     #[arg(value_name = "CONFIG", required_unless_present = "schema")]
     config: Option<PathBuf>,
     /// Print the findings as one JSON object
     #[arg(long)]
     json: bool,
-    /// Print the JSON Schema of such files, for editors
+    /// Print the JSON Schema of dataflow.yaml, for editors
     #[arg(long, conflicts_with_all = ["config", "json"])]
     schema: bool,
 }
@@ -30,18 +30,18 @@ pub(crate) struct Args {
 struct Findings {
     file: String,
     valid: bool,
-    mistakes: Vec<Place>,
-    missing: Vec<Place>,
+    mistakes: Vec<Entry>,
+    missing: Vec<Entry>,
 }
 
 #[derive(Serialize)]
-struct Place {
+struct Entry {
     line: u64,
     column: u64,
     what: String,
 }
 
-impl From<&Finding> for Place {
+impl From<&Finding> for Entry {
     fn from(Finding { at, what }: &Finding) -> Self {
         Self { line: at.line, column: at.column, what: what.clone() }
     }
@@ -58,8 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let loaded = load(config);
     if args.json {
         let (mistakes, missing) = match &loaded {
-            Ok(config) => (Vec::new(), places(config.missing_parts())),
-            Err(CliError::Config(error)) => (places(&error.mistakes), Vec::new()),
+            Ok(config) => (Vec::new(), entries(config.missing_parts())),
+            Err(CliError::Config(error)) => (entries(&error.mistakes), Vec::new()),
             Err(_) => (Vec::new(), Vec::new()),
         };
         if matches!(loaded, Ok(_) | Err(CliError::Config(_))) {
@@ -80,6 +80,6 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     output.flush()
 }
 
-fn places(findings: &[Finding]) -> Vec<Place> {
-    findings.iter().map(Place::from).collect()
+fn entries(findings: &[Finding]) -> Vec<Entry> {
+    findings.iter().map(Entry::from).collect()
 }

@@ -1,7 +1,7 @@
 //! How a topic is read or written, and which properties of the client may be set.
 //!
-//! Invariants: no property that counts depend on can be changed; no credentials travel in clear text
-//! to another machine; a property's value is never printed.
+//! Invariants: no property that counts depend on can be changed; no credentials travel in clear
+//! text to another machine; a property's value is never printed.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,8 @@
-//! Where an input's records keep what an event needs: `event_id=id,ts=created_at:rfc3339`.
+//! Which fields of an input's records hold the fields of an event, as in
+//! `event_id=id,ts=created_at:rfc3339`.
 //!
-//! A field that is not mapped keeps its own name; an empty right side says that the records have
-//! no such field.
+//! A field that is not mapped keeps its own name; an empty right side means that records have no
+//! such field.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -16,9 +17,9 @@ use crate::time::{TimeError, TimeUnit};
 pub enum Field {
     /// The event's identity within its input.
     EventId,
-    /// What happened; a record without it is a `post_published`.
+    /// What happened; a record without a type is a `post_published`.
     Type,
-    /// The post it happened to; the event's id where a record has none.
+    /// The post it happened to; the event's id if a record has none.
     PostId,
     /// The author.
     UserId,
@@ -31,7 +32,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// All of them, in the order of their names' use.
+    /// All fields, in the order of their discriminants.
     pub const ALL: [Self; 7] = [
         Self::EventId,
         Self::Type,
@@ -42,7 +43,7 @@ impl Field {
         Self::ImageId,
     ];
 
-    /// Its name in Tagflow's own records and on the left of a mapping.
+    /// Its name in Tagflow's own records and on the left side of a mapping.
     pub fn name(self) -> &'static str {
         match self {
             Self::EventId => "event_id",
@@ -56,7 +57,7 @@ impl Field {
     }
 }
 
-/// Which record field supplies which field of the event, and how times are written.
+/// Which record field holds which field of the event, and how times are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     names: [String; Field::ALL.len()],
@@ -64,11 +65,11 @@ pub struct Mapping {
     unit: TimeUnit,
 }
 
-/// Why a mapping could not be read.
+/// Why a mapping cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MappingError {
     /// A part without `=`.
-    #[error("{0:?} is no mapping; write FIELD=NAME, for example event_id=id")]
+    #[error("{0:?} is not a mapping; write FIELD=NAME, for example event_id=id")]
     NoEquals(String),
     /// An unknown field on the left.
     #[error("an event has no field {0:?}{1}")]
@@ -76,7 +77,7 @@ pub enum MappingError {
     /// Mapped twice.
     #[error("{0} is mapped twice")]
     Twice(String),
-    /// A time unit on another field than `ts`, or an unknown one.
+    /// An unknown time unit.
     #[error(transparent)]
     Unit(#[from] TimeError),
     /// `event_id` and `ts` cannot be left out.
@@ -103,7 +104,7 @@ impl FromStr for Mapping {
 }
 
 impl Mapping {
-    /// Reads `FIELD=NAME,…`, where the names of `attributes` are fields as well.
+    /// Parses `FIELD=NAME,…`, where `attributes` are fields as well.
     pub fn parse(text: &str, attributes: &[&str]) -> Result<Self, MappingError> {
         let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
         let pairs = parts.map(|part| {
@@ -112,8 +113,8 @@ impl Mapping {
         Self::default().with(pairs.collect::<Result<Vec<_>, _>>()?, attributes)
     }
 
-    /// This mapping with `pairs` of (field, record name with an optional `:unit`) set; the names
-    /// of `attributes` are fields as well.
+    /// This mapping with `pairs` of (field, record name with an optional `:unit`) set;
+    /// `attributes` are fields as well.
     pub fn with<'p>(
         mut self,
         pairs: impl IntoIterator<Item = (&'p str, &'p str)>,

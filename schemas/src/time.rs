@@ -1,11 +1,11 @@
-//! Times and durations as users write them; inside, a time is milliseconds since 1970 in UTC.
+//! Times and durations as users write them. Internally, times are milliseconds since 1970 in UTC.
 
 use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Event times must lie in [1970, 2100): a slot of one second then fits 32 bits.
+/// Event times must lie in [1970, 2100), so that a slot of one second fits 32 bits.
 pub const TS_MS_END: i64 = 4_102_444_800_000;
 
 /// How a field writes its time.
@@ -22,20 +22,20 @@ pub enum TimeUnit {
     Rfc3339,
 }
 
-/// Why a time or a duration could not be read.
+/// Why a time or a duration cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TimeError {
     /// Not a number of the unit, or not RFC 3339.
-    #[error("{0:?} is no time in {1}")]
+    #[error("{0:?} is not a time in {1}")]
     Unreadable(String, TimeUnit),
     /// Before 1970 or from 2100 on.
-    #[error("{0} lies outside 1970 to 2100; is the unit right?")]
+    #[error("{0} is outside 1970 to 2100; is the unit right?")]
     OutOfRange(String),
     /// An unknown unit.
     #[error("unknown time unit {0:?}; use ms, s, us or rfc3339")]
     Unit(String),
     /// Not a duration.
-    #[error("{0:?} is no duration; write for example 90s, 10m, 24h")]
+    #[error("{0:?} is not a duration; write for example 90s, 10m, 24h")]
     Duration(String),
 }
 
@@ -65,7 +65,7 @@ impl FromStr for TimeUnit {
 }
 
 impl TimeUnit {
-    /// Reads a time of this unit as milliseconds; a finer fraction is cut off.
+    /// Parses a time of this unit as milliseconds; finer fractions are cut off.
     ///
     /// ```
     /// use schemas::time::TimeUnit;
@@ -92,7 +92,7 @@ impl TimeUnit {
     }
 }
 
-/// Reads a decimal number times `10^shift`, cut to an integer.
+/// Parses a decimal number times `10^shift`, truncated to an integer.
 fn decimal(text: &str, shift: i32) -> Option<i64> {
     let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if shift == 0 && all_digits(text) {
@@ -117,10 +117,10 @@ fn decimal(text: &str, shift: i32) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-/// Reads a duration such as `90s`, `10m`, `24h` or `7d` as milliseconds, at least one.
+/// Parses a duration such as `90s`, `10m`, `24h` or `7d` as milliseconds, at least one.
 pub fn parse_duration_ms(text: &str) -> Result<i64, TimeError> {
     let error = || TimeError::Duration(text.to_owned());
-    // The library leaves days out, since a calendar's are not all of 24 hours; here they are.
+    // The library rejects days, since calendar days vary in length; here a day has 24 hours.
     let days = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok());
     let ms = if let Some(days) = days {
         days.checked_mul(86_400_000)
@@ -131,7 +131,7 @@ pub fn parse_duration_ms(text: &str) -> Result<i64, TimeError> {
     ms.filter(|ms| *ms > 0).ok_or_else(error)
 }
 
-/// A duration in milliseconds that reads and writes itself as users write it: `90s`.
+/// A duration in milliseconds, parsed and displayed as users write it: `90s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Millis(pub i64);
 
@@ -149,14 +149,14 @@ impl fmt::Display for Millis {
     }
 }
 
-/// Writes a duration in its largest whole unit up to hours, as windows are named: `24h`, `90s`.
+/// Formats a duration in its largest whole unit up to hours, as windows are named: `24h`, `90s`.
 pub fn format_duration_ms(ms: i64) -> String {
     let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let unit = units.iter().find(|(unit, _)| ms % unit == 0 && ms > 0);
     unit.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
-/// Writes a time as RFC 3339 in UTC, for people to read.
+/// Formats a time as RFC 3339 in UTC, for people to read.
 pub fn format_ms(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |t| t.to_string())
 }

@@ -13,7 +13,7 @@ fn doctor_accepts_a_good_job_and_creates_nothing() {
     let line = format!("doctor --input {} --state {}", input.display(), state.display());
     let report = ok(&line);
     assert!(report.contains("100 of 100 records are events"), "{report}");
-    assert!(report.contains("is new, and can be made"), "{report}");
+    assert!(report.contains("is new and can be created"), "{report}");
     assert!(!state.exists());
     let names = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 1, "only the input is there");

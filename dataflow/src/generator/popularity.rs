@@ -46,6 +46,7 @@ impl Popularity {
 
 impl Double {
     fn new(vocabulary: u64) -> Self {
+        assert!(vocabulary > 0, "an empty vocabulary: checked by PostShape::check");
         let end = vocabulary as f64 + 1.0;
         let bend = BEND.min(end);
         let head = (bend.powf(1.0 - GAMMA_1) - 1.0) / (1.0 - GAMMA_1);

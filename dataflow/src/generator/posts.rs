@@ -1,6 +1,6 @@
 //! Generated posts, each a function of a seed and its index.
 //!
-//! They have the shape of real hashtag streams: popularity by a double power law or by Zipf, bursts,
+//! They are shaped like real hashtag streams: popularity by a double power law or by Zipf, bursts,
 //! repeated deliveries, and late and future events on request. Invariant: record `i` of a
 //! specification always has the same bytes, in whatever order records are generated.
 
@@ -154,6 +154,7 @@ impl Generator {
             ranks[0] = HOT_RANK;
             chosen = chosen.max(1);
         }
+        debug_assert!(chosen <= TAGS_MAX, "checked by PostShape::check");
         words::sentence(random, out);
         for rank in &ranks[..chosen] {
             out.push_str(" #");
@@ -187,6 +188,7 @@ impl Generator {
 fn tag_numbers(mean: f64) -> Vec<f64> {
     const FAILURES: f64 = 4.0;
     const CUT: u32 = 30;
+    assert!((0.0..=40.0).contains(&mean), "mean {mean}: checked by PostShape::check");
     let success = mean / (mean + FAILURES);
     let mut share = (1.0 - success).powf(FAILURES);
     let mut up_to = Vec::new();

@@ -59,6 +59,7 @@ pub(super) fn sentence(random: &mut Xoshiro256PlusPlus, out: &mut String) {
 
 /// Appends the tag of a rank. `variant` in [0, 1) picks its spelling, mostly the usual one.
 pub(super) fn tag(rank: u64, variant: f64, out: &mut String) {
+    debug_assert!((0.0..1.0).contains(&variant), "variant {variant}");
     let start = out.len();
     // About 12 % of tags are not in Latin script.
     match rank % 25 {

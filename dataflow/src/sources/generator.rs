@@ -84,6 +84,7 @@ impl Reader for GeneratorReader {
         let spec = self.generator.spec();
         let (step, all, available) =
             (spec.partitions, spec.posts.unwrap_or(u64::MAX), self.available());
+        debug_assert!(available <= all, "no post exists beyond the last one");
         for _ in 0..limit {
             if self.index >= available {
                 return Ok(if self.index >= all { Next::End } else { Next::Wait });

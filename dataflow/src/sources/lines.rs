@@ -1,7 +1,7 @@
 //! Lines of a byte stream: one record per line, positions in bytes.
 //!
-//! Invariants: memory stays bounded however long a line is; blank lines are not records; a last line
-//! without a newline is a record only if the stream cannot grow.
+//! Invariants: memory stays bounded however long a line is; blank lines are not records; a last
+//! line without a newline is a record only if the stream cannot grow.
 
 use std::io::{self, Read};
 
@@ -92,6 +92,7 @@ impl<R: Read> Lines<R> {
     }
 
     fn fill(&mut self) -> io::Result<usize> {
+        debug_assert!(self.start <= self.end && self.end <= self.buffer.len());
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;

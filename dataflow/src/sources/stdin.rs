@@ -88,6 +88,7 @@ impl Read for Pipe {
             }
             self.ended = self.chunk.len() == self.read;
         }
+        debug_assert!(self.read <= self.chunk.len(), "a chunk is read once");
         let n = out.len().min(self.chunk.len() - self.read);
         out[..n].copy_from_slice(&self.chunk[self.read..self.read + n]);
         self.read += n;

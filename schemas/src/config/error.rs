@@ -13,36 +13,36 @@ use thiserror::Error as ThisError;
 
 use crate::suggest::suggest;
 
-/// A larger file is no configuration.
+/// A larger file is not a configuration.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// A line and a column, both from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct LineColumn {
     /// The line.
     pub line: u64,
     /// The column, in characters.
     pub column: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LineColumn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }
 }
 
-impl From<Location> for Place {
+impl From<Location> for LineColumn {
     fn from(location: Location) -> Self {
-        // A location that is not known counts from 0; what is wrong then is the file as a whole.
+        // An unknown location is 0:0; the error then concerns the file as a whole.
         Self { line: location.line().max(1), column: location.column().max(1) }
     }
 }
 
-/// Something to say about a place in the file.
+/// A remark about a place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Where.
-    pub at: Place,
+    pub at: LineColumn,
     /// What, and what to do about it.
     pub what: String,
 }
@@ -53,14 +53,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Why a file is no configuration, as one line of `file:line:column: what` for each mistake.
+/// Why a file is not a valid configuration: one line of `file:line:column: what` per mistake.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[error("{}", lines(file, mistakes))]
 pub struct ConfigError {
     /// The file's name.
     pub file: String,
-    /// Its mistakes, at least one. The file is read up to the first that is one of form; the
-    /// others come together.
+    /// Its mistakes, at least one. Parsing stops at the first syntax error; all other mistakes are
+    /// reported together.
     pub mistakes: Vec<Finding>,
 }
 
@@ -68,31 +68,31 @@ fn lines(file: &str, mistakes: &[Finding]) -> String {
     mistakes.iter().map(|m| format!("{file}:{m}")).collect::<Vec<_>>().join("\n")
 }
 
-/// What the checks behind the parser have found.
+/// What the checks after parsing found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     /// What is wrong.
     pub(super) mistakes: Vec<Finding>,
-    /// What is right, but not in this build.
+    /// What is valid, but not in this build.
     pub(super) missing: Vec<Finding>,
 }
 
 impl Findings {
-    pub(super) fn mistake(&mut self, at: Place, what: impl fmt::Display) {
+    pub(super) fn mistake(&mut self, at: LineColumn, what: impl fmt::Display) {
         self.mistakes.push(Finding { at, what: what.to_string() });
     }
 
     /// Notes that `what`, such as "posts are", is missing.
-    pub(super) fn missing(&mut self, at: Place, what: &str) {
+    pub(super) fn missing(&mut self, at: LineColumn, what: &str) {
         self.missing.push(Finding { at, what: format!("{what} not in this build yet") });
     }
 }
 
-/// Reads a file's text within limits that no honest configuration meets.
+/// Parses a file's text, within limits that no honest configuration reaches.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Finding> {
     if text.len() > FILE_BYTES_MAX {
         let what = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are read", text.len());
-        return Err(Finding { at: Place { line: 1, column: 1 }, what });
+        return Err(Finding { at: LineColumn { line: 1, column: 1 }, what });
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -122,7 +122,7 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Finding> {
     })
 }
 
-/// `; did you mean …` where a known word is near, else all that are known.
+/// `; did you mean …` if a known word is close, else a list of all known words.
 pub(super) fn instead(word: &str, known: &[&str]) -> String {
     let near = suggest(word, known.iter().copied());
     if !near.is_empty() || known.is_empty() {
@@ -132,7 +132,7 @@ pub(super) fn instead(word: &str, known: &[&str]) -> String {
     format!("; use {}{}", if known.len() > 1 { "one of " } else { "" }, quoted.join(", "))
 }
 
-/// Says in the words of a configuration what the parser says in those of its library.
+/// Rephrases an error of the parser in terms of the configuration.
 fn explain(error: &Error, text: &str) -> String {
     match error.without_snippet() {
         Error::AliasError { error, .. } => explain(error, text),
@@ -142,10 +142,10 @@ fn explain(error: &Error, text: &str) -> String {
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             format!("{variant:?} is not known here{}", instead(variant, expected))
         }
-        // The place is the last key of the block.
+        // The location is the last key of the block.
         Error::SerdeMissingField { field, .. } => format!("{field:?} is missing in this block"),
         Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("{key:?} is there twice; remove one")
+            format!("{key:?} is given twice; remove one")
         }
         Error::SerdeInvalidType { unexpected, expected, .. } => {
             format!("{expected} is expected here, not {unexpected}")
@@ -160,20 +160,20 @@ fn explain(error: &Error, text: &str) -> String {
             "a single value is expected here".to_owned()
         }
         Error::InvalidScalar { location, .. } => {
-            format!("{:?} is no whole number", word_at(*location, text))
+            format!("{:?} is not a whole number", word_at(*location, text))
         }
         Error::MergeKeyNotAllowed { .. } => {
-            "merge keys (<<) are not read; write the keys out".into()
+            "merge keys (<<) are not supported; write the keys out".into()
         }
         Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
-            "a second key; begin a new entry of the list for it".to_owned()
+            "a second key; start a new list entry for it".to_owned()
         }
         Error::MultipleDocuments { .. } => "a second document; a file holds one job".to_owned(),
-        Error::Eof { .. } => "the file ends too early".to_owned(),
+        Error::Eof { .. } => "the file ends unexpectedly".to_owned(),
         other if is_limit(other) => {
-            "the file is nested too deep, or too large, for a configuration".to_owned()
+            "the file is too large or too deeply nested for a configuration".to_owned()
         }
-        // What is left is about YAML itself.
+        // The rest is about YAML itself.
         other => serde_saphyr::UserMessageFormatter.format_message(other).into_owned(),
     }
 }
@@ -193,16 +193,17 @@ fn is_limit(error: &Error) -> bool {
     }
 }
 
-/// The text of a scalar, which the library's error leaves out.
+/// The text of a scalar, which the parser's error leaves out.
 fn word_at(location: Location, text: &str) -> &str {
     let span = location.span();
     let word = span.byte_offset().zip(span.byte_len()).and_then(|(start, len)| {
         text.get(usize::try_from(start).ok()?..usize::try_from(start + len).ok()?)
     });
-    word.unwrap_or_default()
+    // A location without a span quotes nothing.
+    word.unwrap_or("")
 }
 
-/// A foreign text may quote the file: no line break or other control character gets through.
+/// The parser's text may quote the file, so line breaks and other control characters are replaced.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

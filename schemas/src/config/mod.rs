@@ -1,8 +1,8 @@
 //! `dataflow.yaml`: a job in the manner of Fluvio's stateful dataflows, parsed and checked.
 //!
-//! The parts below are what the file may say, word for word; their docs are those of the JSON
-//! Schema. Invariant: a [`Config`] has passed every check that needs no I/O, so who holds one need
-//! not look again, except at [`Config::missing_parts`].
+//! The types below mirror the file, and their docs are those of the JSON Schema. Invariant: a
+//! [`Config`] has passed every check that needs no I/O; only [`Config::missing_parts`] is left to
+//! look at.
 
 mod error;
 mod generator;
@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use self::error::{ConfigError, Finding, Place};
+pub use self::error::{ConfigError, Finding, LineColumn};
 pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, HORIZON_MS, Posts, Scope, Service, TOP_K, Top};
@@ -40,22 +40,22 @@ pub use self::window::{
 use self::error::{Findings, instead, read};
 use self::service::ServicePart;
 use self::topic::TopicPart;
-use self::value::{At, DURATION_MS_MAX, Duration, Name, Whole};
+use self::value::{DURATION_MS_MAX, Duration, Located, Name, Whole};
 
 /// A checked `dataflow.yaml`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// What the job is called.
     pub meta: Meta,
-    /// Worker threads; none: as many as the machine suggests.
+    /// Worker threads; `None` means as many as the machine suggests.
     pub workers: Option<usize>,
-    /// Where the commits are, and how long they stay.
+    /// Where the commits are, and how long they are kept.
     pub state: State,
     /// The topics that the service reads, in the order of its sources.
     pub topics: Vec<Topic>,
     /// What is counted of them.
     pub service: Service,
-    /// The API and its pages; none: they are not served.
+    /// The API and its pages; `None` means they are not served.
     pub serve: Option<Serve>,
     missing: Vec<Finding>,
 }
@@ -74,10 +74,10 @@ struct Dataflow {
     #[serde(default)]
     config: Runtime,
     /// Where records come from, by names of your own.
-    topics: BTreeMap<At<Name>, TopicPart>,
+    topics: BTreeMap<Located<Name>, TopicPart>,
     /// What is counted, under a name of your own; this build runs exactly one service.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
-    services: At<BTreeMap<At<Name>, ServicePart>>,
+    services: Located<BTreeMap<Located<Name>, ServicePart>>,
     /// The API and its pages. Without it they are not served.
     serve: Option<Serve>,
 }
@@ -150,7 +150,7 @@ impl Default for State {
 }
 
 impl Config {
-    /// Reads and checks the text of `file`, whose name the errors carry.
+    /// Parses and checks the text of `file`; errors carry its name.
     ///
     /// ```
     /// use schemas::config::{Config, SourceUri};
@@ -177,7 +177,7 @@ impl Config {
         checked.map_err(|mistakes| ConfigError { file: file.to_owned(), mistakes })
     }
 
-    /// What the file asks for and this build does not have yet, in the order of the checks.
+    /// What the file uses and this build lacks, in the order of the checks.
     pub fn missing_parts(&self) -> &[Finding] {
         &self.missing
     }
@@ -196,9 +196,9 @@ impl Dataflow {
             return Err(found.mistakes);
         };
         let topics = read_topics(&mut self.topics, &service, &mut found);
-        // A source that names no topic leaves one over: that is one mistake, not two.
+        // A misspelt source leaves a topic unread: that is one mistake, not two.
         if found.mistakes.is_empty() {
-            for (At { value: Name(name), at }, _) in self.topics {
+            for (Located { value: Name(name), at }, _) in self.topics {
                 let what = format!("nothing reads topic {name:?}; add it to sources or remove it");
                 found.mistake(at, what);
             }
@@ -216,9 +216,9 @@ impl Dataflow {
     }
 }
 
-/// Takes the topics out of `topics` that the sources of `service` name.
+/// Takes out of `topics` those that the sources of `service` name.
 fn read_topics(
-    topics: &mut BTreeMap<At<Name>, TopicPart>,
+    topics: &mut BTreeMap<Located<Name>, TopicPart>,
     service: &ServicePart,
     found: &mut Findings,
 ) -> Vec<Topic> {
@@ -228,9 +228,9 @@ fn read_topics(
     let scopes = service.scopes.value.iter();
     let attributes: Vec<_> = scopes.map(|scope| scope.value.attribute.as_str()).collect();
     let mut read: Vec<Topic> = Vec::new();
-    for At { value: id, at } in service.sources.value.iter().map(|source| &source.id) {
+    for Located { value: id, at } in service.sources.value.iter().map(|source| &source.id) {
         if read.iter().any(|topic| topic.name == *id) {
-            found.mistake(*at, format!("topic {id:?} is a source already; remove one"));
+            found.mistake(*at, format!("topic {id:?} is already a source; remove one"));
         } else if let Some(name) = topics.keys().find(|name| name.value.0 == *id).cloned()
             && let Some(topic) = topics.remove(&name)
         {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::error::{Findings, instead};
 use super::sink::CqlSink;
-use super::value::{At, DURATION_MS_MAX, Duration, Whole};
+use super::value::{DURATION_MS_MAX, Duration, Located, Whole};
 use super::window::Windowing;
 use crate::mapping::Field;
 use crate::tags::TAGS_PER_POST_MAX;
@@ -16,7 +16,7 @@ use crate::windows::{Window, Windows, window_named};
 pub const HORIZON_MS: i64 = 24 * 3_600_000;
 /// Places on a board, unless the file says otherwise.
 pub const TOP_K: usize = 100;
-/// More values of scopes than this would leave the range of a scope's number.
+/// More values of scopes would not fit a scope's number.
 const SCOPE_VALUES_MAX: usize = 10_000;
 
 /// What is counted, and what becomes of it.
@@ -28,7 +28,7 @@ pub struct Service {
     pub dedup: Dedup,
     /// Distinct tags of a post that count.
     pub tags_per_post_max: usize,
-    /// How long posts are remembered; none: edits and deletes are unsupported, and counted.
+    /// How long posts are remembered; `None` means edits and deletes are unsupported, and counted.
     pub posts: Option<Posts>,
     /// What counts are grouped by besides the tag.
     pub scopes: Vec<Scope>,
@@ -36,7 +36,7 @@ pub struct Service {
     pub window: Windowing,
     /// What is ranked.
     pub top: Top,
-    /// Where results go besides the commits; none: nowhere.
+    /// Where results go besides the commits, if anywhere.
     pub sink: Option<CqlSink>,
 }
 
@@ -47,28 +47,28 @@ pub struct Service {
 pub(super) struct ServicePart {
     /// The topics that are read.
     #[schemars(length(min = 1))]
-    pub(super) sources: At<Vec<Source>>,
+    pub(super) sources: Located<Vec<Source>>,
     /// How repeated events are known.
     #[serde(default)]
     dedup: Dedup,
     /// What is done with an event: the one step `extract-hashtags`, which is also the default.
     #[schemars(length(min = 1, max = 1))]
-    transforms: Option<At<Vec<Transform>>>,
+    transforms: Option<Located<Vec<Transform>>>,
     /// Posts are remembered, so that edits and deletes are followed. Without it they are
     /// unsupported, and counted.
-    posts: Option<At<Posts>>,
+    posts: Option<Located<Posts>>,
     /// What counts are grouped by besides the tag. Default: nothing.
     #[serde(default)]
-    pub(super) scopes: At<Vec<At<Scope>>>,
+    pub(super) scopes: Located<Vec<Located<Scope>>>,
     /// Windows over event time.
     #[serde(default)]
     window: Windowing,
     /// What is ranked. Default: the 100 largest counts of every window.
     #[schemars(length(min = 1, max = 1))]
-    top: Option<At<Vec<TopPart>>>,
+    top: Option<Located<Vec<TopPart>>>,
     /// Where results go besides the commits: at most one place in this build. Default: nowhere.
     #[serde(default)]
-    sinks: Vec<At<CqlSink>>,
+    sinks: Vec<Located<CqlSink>>,
 }
 
 /// A topic that is read.
@@ -79,7 +79,7 @@ pub(super) struct Source {
     #[serde(rename = "type")]
     _type: SourceType,
     /// The topic's name.
-    pub(super) id: At<String>,
+    pub(super) id: Located<String>,
 }
 
 /// The kinds of sources.
@@ -172,7 +172,7 @@ enum TransformUses {
 struct TransformWith {
     /// Distinct tags of a post that count; the others are counted as dropped. Default: `60`.
     #[schemars(extend("default" = 60))]
-    max_per_post: Option<At<Whole<1, 60>>>,
+    max_per_post: Option<Located<Whole<1, 60>>>,
 }
 
 /// How long posts are remembered.
@@ -221,7 +221,7 @@ struct TopPart {
     _by: RankedBy,
     /// Windows by their duration, such as `1h`, and `all`. Default: every window and `all`.
     #[schemars(length(min = 1))]
-    over: Option<At<Vec<At<String>>>>,
+    over: Option<Located<Vec<Located<String>>>>,
 }
 
 fn places() -> usize {
@@ -240,7 +240,7 @@ enum RankedBy {
 impl ServicePart {
     /// The checked service.
     pub(super) fn check(self, name: String, found: &mut Findings) -> Service {
-        if let Some(At { at, .. }) = self.posts {
+        if let Some(Located { at, .. }) = self.posts {
             found.missing(at, "posts: edits and deletes are");
         }
         if let Some(second) = self.sinks.get(1) {
@@ -260,8 +260,8 @@ impl ServicePart {
     }
 }
 
-/// The only entry of a list that holds one in this build.
-fn only<T>(list: At<Vec<T>>, what: &str, found: &mut Findings) -> Option<T> {
+/// The only entry of a list that has exactly one in this build.
+fn only<T>(list: Located<Vec<T>>, what: &str, found: &mut Findings) -> Option<T> {
     if list.value.len() != 1 {
         let number = list.value.len();
         let what = format!("{what} has {number} entries; this build takes exactly one");
@@ -270,9 +270,9 @@ fn only<T>(list: At<Vec<T>>, what: &str, found: &mut Findings) -> Option<T> {
     list.value.into_iter().next()
 }
 
-fn tags_per_post_max(transforms: Option<At<Vec<Transform>>>, found: &mut Findings) -> usize {
+fn tags_per_post_max(transforms: Option<Located<Vec<Transform>>>, found: &mut Findings) -> usize {
     let transform = transforms.and_then(|list| only(list, "transforms", found));
-    let Some(At { value, at }) = transform.and_then(|t| t.with.max_per_post) else {
+    let Some(Located { value, at }) = transform.and_then(|t| t.with.max_per_post) else {
         return TAGS_PER_POST_MAX;
     };
     if value.0 != TAGS_PER_POST_MAX {
@@ -281,24 +281,24 @@ fn tags_per_post_max(transforms: Option<At<Vec<Transform>>>, found: &mut Finding
     value.0
 }
 
-fn check_scopes(scopes: &At<Vec<At<Scope>>>, found: &mut Findings) {
+fn check_scopes(scopes: &Located<Vec<Located<Scope>>>, found: &mut Findings) {
     let mut attributes = Vec::new();
-    for At { value: Scope { attribute, allow }, at } in &scopes.value {
+    for Located { value: Scope { attribute, allow }, at } in &scopes.value {
         if attribute.is_empty() || attribute.contains(|c: char| c == '=' || c.is_control()) {
-            found.mistake(*at, format!("{attribute:?} is no attribute; write a field's name"));
+            found.mistake(*at, format!("{attribute:?} is not an attribute; write a field's name"));
         }
         if Field::ALL.iter().any(|field| field.name() == attribute) {
             let what = format!("{attribute:?} is a field of every event; it cannot be a scope");
             found.mistake(*at, what);
         }
         if attributes.contains(&attribute) {
-            found.mistake(*at, format!("{attribute:?} is a scope already; merge the two"));
+            found.mistake(*at, format!("{attribute:?} is already a scope; merge the two"));
         }
         attributes.push(attribute);
         let mut values: Vec<_> = allow.iter().collect();
         values.sort();
         if values.is_empty() || values.windows(2).any(|pair| pair[0] == pair[1]) {
-            found.mistake(*at, "allow lists the values that are counted, each once");
+            found.mistake(*at, "allow must list the values to count, each once");
         }
     }
     let values: usize = scopes.value.iter().map(|scope| scope.value.allow.len()).sum();
@@ -308,29 +308,30 @@ fn check_scopes(scopes: &At<Vec<At<Scope>>>, found: &mut Findings) {
     }
 }
 
-fn top(list: Option<At<Vec<TopPart>>>, windows: &Windows, found: &mut Findings) -> Top {
+fn top(list: Option<Located<Vec<TopPart>>>, windows: &Windows, found: &mut Findings) -> Top {
     let known: Vec<_> = windows.iter().map(Window::name).chain(["all".to_owned()]).collect();
     let part = list.and_then(|list| only(list, "top", found));
     let Some(TopPart { k, over, .. }) = part else {
         return Top { k: TOP_K, over: known };
     };
-    let Some(At { value: asked, at }) = over else { return Top { k, over: known } };
+    let Some(Located { value: asked, at }) = over else { return Top { k, over: known } };
     if asked.is_empty() {
-        found.mistake(at, "name a window or all, or leave over out for every one");
+        found.mistake(at, "name windows or all, or leave over out for all of them");
     }
     let mut over: Vec<String> = Vec::new();
-    for At { value: word, at } in asked {
-        // Not by its name: 60m is the window 1h.
+    for Located { value: word, at } in asked {
+        // Not by name: 60m is the window 1h.
         let window = window_named(windows, &word);
         let index = window.or_else(|| known.iter().position(|name| *name == word));
         match index.map(|index| &known[index]) {
             Some(name) if over.contains(name) => {
-                found.mistake(at, format!("{name:?} is there twice; remove one"));
+                found.mistake(at, format!("{name:?} is given twice; remove one"));
             }
             Some(name) => over.push(name.clone()),
             None => {
                 let known: Vec<_> = known.iter().map(String::as_str).collect();
-                let what = format!("{word:?} is no window of this job{}", instead(&word, &known));
+                let what =
+                    format!("{word:?} is not a window of this job{}", instead(&word, &known));
                 found.mistake(at, what);
             }
         }

@@ -128,7 +128,7 @@ impl Default for Serve {
 fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| {
-        D::Error::custom(format!("{text:?} is no address; write for example 127.0.0.1:8080"))
+        D::Error::custom(format!("{text:?} is not an address; write for example 127.0.0.1:8080"))
     })
 }
 
@@ -137,7 +137,7 @@ fn loopback<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D:
     if address.ip().is_loopback() {
         return Ok(Some(address));
     }
-    // Whoever reaches it sees what the job does, and may purge.
-    let what = format!("{address} is not of this machine alone; write 127.0.0.1:PORT");
+    // Anyone who reaches it sees what the job does, and may purge.
+    let what = format!("{address} is not a loopback address; write 127.0.0.1:PORT");
     Err(D::Error::custom(what))
 }

@@ -1,5 +1,5 @@
-//! Where a topic's records come from, as one word: `kafka://…`, `file:…`, `stdin:`,
-//! `generator:?…`. Files and command lines write it alike.
+//! Where a topic's records come from, as one address: `kafka://…`, `file:…`, `stdin:` or
+//! `generator:?…`. Files and command lines share the syntax.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use super::value::{HostPort, text};
 pub enum SourceUri {
     /// A Kafka topic: `kafka://HOST:PORT[,HOST:PORT]/TOPIC`.
     Kafka {
-        /// Servers to ask first, at least one.
+        /// Servers to contact first, at least one.
         brokers: Vec<HostPort>,
         /// The topic's name there.
         topic: String,
@@ -28,22 +28,22 @@ pub enum SourceUri {
     Generator(GeneratorSource),
 }
 
-/// Why a text names no source.
+/// Why a text is not a source.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceError {
-    /// Something before a colon that is no kind of source.
+    /// An unknown word before the colon.
     #[error("unknown kind of source {0:?}{1}")]
     Kind(String, String),
-    /// A `kafka:` that is not followed by servers and a topic.
-    #[error("{0:?} is no Kafka topic ({1}); write kafka://HOST:PORT[,HOST:PORT]/TOPIC")]
+    /// `kafka:` without servers and a topic.
+    #[error("{0:?} is not a Kafka topic ({1}); write kafka://HOST:PORT[,HOST:PORT]/TOPIC")]
     Kafka(String, &'static str),
     /// A file without a path, or with a host.
-    #[error("{0:?} names no file here; write file:PATH")]
+    #[error("{0:?} does not name a local file; write file:PATH")]
     File(String),
-    /// Standard input with something behind it.
+    /// `stdin:` followed by something.
     #[error("{0:?}: standard input is just stdin:")]
     Stdin(String),
-    /// A `generator:` that is not followed by parameters.
+    /// `generator:` followed by something other than parameters.
     #[error("{0:?}: write the parameters of a generator as generator:?rate=1000&seed=7")]
     Generator(String),
     /// A parameter of a generator that cannot be used.
@@ -60,7 +60,7 @@ impl FromStr for SourceUri {
         let (kind, rest) = match text.split_once(':') {
             None if text == "-" => ("stdin", ""),
             None => ("file", text),
-            // A colon behind a slash is part of a path.
+            // A colon after a slash is part of a path.
             Some((before, _)) if before.contains('/') => ("file", text),
             Some(parts) => parts,
         };
@@ -88,7 +88,7 @@ impl FromStr for SourceUri {
 }
 
 fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
-    // What stands before an @ may be a password, which no message may repeat.
+    // The part before an @ may hold a password, which no message may repeat.
     let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
     let error = |why| SourceError::Kafka(shown.to_owned(), why);
     if shown != text {
@@ -96,14 +96,14 @@ fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
             "user and password come from TAGFLOW_KAFKA_SASL_USERNAME and TAGFLOW_KAFKA_SASL_PASSWORD",
         ));
     }
-    let rest = rest.strip_prefix("//").ok_or_else(|| error("no // behind kafka:"))?;
+    let rest = rest.strip_prefix("//").ok_or_else(|| error("no // after kafka:"))?;
     let (brokers, topic) = rest.split_once('/').ok_or_else(|| error("no topic"))?;
     let brokers = brokers.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
-    let brokers = brokers.map_err(|_| error("a server that is no HOST:PORT"))?;
+    let brokers = brokers.map_err(|_| error("a server is not HOST:PORT"))?;
     let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    // Kafka keeps "." and ".." out.
+    // Kafka does not allow "." and "..".
     if topic.len() > 249 || !topic.chars().all(good) || topic.trim_matches('.').is_empty() {
-        return Err(error("no name that Kafka allows for a topic"));
+        return Err(error("Kafka does not allow that topic name"));
     }
     Ok(SourceUri::Kafka { brokers, topic: topic.to_owned() })
 }
@@ -163,20 +163,20 @@ mod tests {
         let kinds = r#"use one of "kafka:", "file:", "stdin:", "generator:""#;
         let example = "write the parameters of a generator as generator:?rate=1000&seed=7";
         for (text, said, cure) in [
-            ("", "names no file here", "write file:PATH"),
-            ("file:", "names no file here", "write file:PATH"),
-            ("file://host", "names no file here", "write file:PATH"),
+            ("", "does not name a local file", "write file:PATH"),
+            ("file:", "does not name a local file", "write file:PATH"),
+            ("file://host", "does not name a local file", "write file:PATH"),
             ("stdin:x", "standard input", "is just stdin:"),
             ("generater:?rate=1", "unknown kind of source", r#"did you mean "generator:"?"#),
             ("https://a/b", r#"unknown kind of source "https:""#, kinds),
-            ("kafka:a:1/b", "no // behind kafka:", kafka),
+            ("kafka:a:1/b", "no // after kafka:", kafka),
             ("kafka://a:1", "no topic", kafka),
-            ("kafka://a:1,b/c", "a server that is no HOST:PORT", kafka),
-            ("kafka://a:0/c", "a server that is no HOST:PORT", kafka),
-            ("kafka://::1:9/c", "a server that is no HOST:PORT", kafka),
-            ("kafka:///c", "a server that is no HOST:PORT", kafka),
-            ("kafka://a:1/b/c", "no name that Kafka allows for a topic", kafka),
-            ("kafka://a:1/..", "no name that Kafka allows for a topic", kafka),
+            ("kafka://a:1,b/c", "a server is not HOST:PORT", kafka),
+            ("kafka://a:0/c", "a server is not HOST:PORT", kafka),
+            ("kafka://::1:9/c", "a server is not HOST:PORT", kafka),
+            ("kafka:///c", "a server is not HOST:PORT", kafka),
+            ("kafka://a:1/b/c", "Kafka does not allow that topic name", kafka),
+            ("kafka://a:1/..", "Kafka does not allow that topic name", kafka),
             ("generator:rate=1", "generator:rate=1", example),
             ("generator:?sead=1", r#"no parameter "sead""#, r#"did you mean "seed"?"#),
             ("generator:?seed=1&seed=2", r#"parameter "seed""#, "is given twice"),

@@ -1,4 +1,4 @@
-//! Where a job's results go, as one word: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`.
+//! Where a job's results go, as one address: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,29 +10,29 @@ use super::value::HostPort;
 /// A keyspace of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreUri {
-    /// Servers to ask first, at least one.
+    /// Servers to contact first, at least one.
     pub nodes: Vec<HostPort>,
     /// The keyspace of the tables.
     pub keyspace: String,
 }
 
-/// Why a text names no store.
+/// Why a text is not a store.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreUriError {
-    /// It is not written as one.
-    #[error("{0:?} is no store ({1}); write cql://HOST:PORT[,HOST:PORT]/KEYSPACE")]
+    /// It is not written like one.
+    #[error("{0:?} is not a store ({1}); write cql://HOST:PORT[,HOST:PORT]/KEYSPACE")]
     Form(String, &'static str),
-    /// The keyspace's name cannot be one.
+    /// Its keyspace has an invalid name.
     #[error(transparent)]
     Keyspace(#[from] KeyspaceError),
 }
 
-/// Why a text is no keyspace's name.
+/// A text that is not a keyspace name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is no keyspace; use up to 48 of A-Z a-z 0-9 _, first a letter")]
+#[error("{0:?} is not a keyspace name; use up to 48 of A-Z a-z 0-9 _, first a letter")]
 pub struct KeyspaceError(String);
 
-/// Checks a keyspace's name: what both databases take, and never a word of another statement.
+/// Checks a keyspace's name: one that both databases accept and that cannot inject CQL.
 pub(super) fn keyspace(name: &str) -> Result<String, KeyspaceError> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first = name.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -53,7 +53,7 @@ impl FromStr for StoreUri {
     type Err = StoreUriError;
 
     fn from_str(text: &str) -> Result<Self, StoreUriError> {
-        // What stands before an @ may be a password, which no message may repeat.
+        // The part before an @ may hold a password, which no message may repeat.
         let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
         let error = |why| StoreUriError::Form(shown.to_owned(), why);
         if shown != text {
@@ -61,10 +61,11 @@ impl FromStr for StoreUri {
                 "user and password come from TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD",
             ));
         }
-        let rest = text.strip_prefix("cql://").ok_or_else(|| error("it begins otherwise"))?;
+        let rest =
+            text.strip_prefix("cql://").ok_or_else(|| error("it does not begin with cql://"))?;
         let (nodes, name) = rest.split_once('/').ok_or_else(|| error("no keyspace"))?;
         let nodes = nodes.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
-        let nodes = nodes.map_err(|_| error("a server that is no HOST:PORT"))?;
+        let nodes = nodes.map_err(|_| error("a server is not HOST:PORT"))?;
         Ok(Self { nodes, keyspace: keyspace(name)? })
     }
 }
@@ -91,16 +92,16 @@ mod tests {
     fn mistakes_name_the_part() {
         let form = "write cql://HOST:PORT[,HOST:PORT]/KEYSPACE";
         for (text, said, cure) in [
-            ("", "it begins otherwise", form),
-            ("127.0.0.1:9042/tags", "it begins otherwise", form),
+            ("", "it does not begin with cql://", form),
+            ("127.0.0.1:9042/tags", "it does not begin with cql://", form),
             ("cql://127.0.0.1:9042", "no keyspace", form),
-            ("cql://127.0.0.1/tags", "a server that is no HOST:PORT", form),
-            ("cql:///tags", "a server that is no HOST:PORT", form),
+            ("cql://127.0.0.1/tags", "a server is not HOST:PORT", form),
+            ("cql:///tags", "a server is not HOST:PORT", form),
             ("cql://u:secret@a:1/tags", "TAGFLOW_CQL_PASSWORD", form),
-            ("cql://a:1/", "is no keyspace", "first a letter"),
-            ("cql://a:1/2tags", "is no keyspace", "first a letter"),
-            ("cql://a:1/tags/x", "is no keyspace", "first a letter"),
-            ("cql://a:1/tags;drop", "is no keyspace", "first a letter"),
+            ("cql://a:1/", "is not a keyspace name", "first a letter"),
+            ("cql://a:1/2tags", "is not a keyspace name", "first a letter"),
+            ("cql://a:1/tags/x", "is not a keyspace name", "first a letter"),
+            ("cql://a:1/tags;drop", "is not a keyspace name", "first a letter"),
         ] {
             let error = text.parse::<StoreUri>().unwrap_err().to_string();
             assert!(error.contains(said) && error.ends_with(cure), "{text}: {error}");

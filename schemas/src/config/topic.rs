@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::error::Findings;
 use super::source_uri::SourceUri;
-use super::value::{At, Property};
+use super::value::{Located, Property};
 use crate::mapping::{Mapping, MappingError};
 
 /// A topic that the service reads.
@@ -21,7 +21,7 @@ pub struct Topic {
     pub mapping: Mapping,
     /// Where a job without state begins.
     pub start: Position,
-    /// What becomes of records that a Kafka topic's retention removed before they were read.
+    /// What happens to records that a Kafka topic's retention removed before they were read.
     pub on_lost: OnLost,
     /// Properties of the Kafka client.
     pub properties: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub(super) struct TopicPart {
     /// `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, `file:PATH` (a file or a folder), `stdin:`, or
     /// `generator:?rate=1000` with the parameters `rate`, `posts`, `seed`, `tags-mean`,
     /// `vocabulary`, `zipf`, `duplicates`, `late`, `future` and `bursts`.
-    source: At<SourceUri>,
+    source: Located<SourceUri>,
     /// How records are read.
     #[serde(default)]
     schema: RecordSchema,
@@ -46,7 +46,7 @@ pub(super) struct TopicPart {
     consumer: Consumer,
     /// What the log time of its partitions follows. Default: the log's own stamps where it makes
     /// them (Kafka topics with `LogAppendTime`), else the events.
-    log_time: Option<At<LogTimeSource>>,
+    log_time: Option<Located<LogTimeSource>>,
 }
 
 /// How records are read.
@@ -97,7 +97,7 @@ struct RecordValue {
     /// `created_at:rfc3339`: `ms` (the default), `s`, `us` or `rfc3339`. A field that is not named
     /// here has its own name; an empty text says that records have no such field.
     #[serde(default)]
-    fields: BTreeMap<At<String>, At<String>>,
+    fields: BTreeMap<Located<String>, Located<String>>,
 }
 
 /// What values are.
@@ -129,11 +129,11 @@ struct Consumer {
     /// Default: `error`.
     #[serde(default)]
     #[schemars(extend("default" = "error"))]
-    on_lost: At<OnLost>,
+    on_lost: Located<OnLost>,
     /// Properties of the Kafka client, as librdkafka names them. Secrets are better given by the
     /// environment, as in `TAGFLOW_KAFKA_SASL_PASSWORD`.
     #[serde(default)]
-    properties: BTreeMap<At<String>, Property>,
+    properties: BTreeMap<Located<String>, Property>,
 }
 
 /// What becomes of records that were removed before they were read.
@@ -154,7 +154,7 @@ struct StartingOffset {
     /// The position. Default: `Beginning`.
     #[serde(default)]
     #[schemars(extend("default" = "Beginning"))]
-    position: At<Position>,
+    position: Located<Position>,
 }
 
 /// Where a job without state begins.
@@ -179,7 +179,7 @@ pub enum LogTimeSource {
 }
 
 impl TopicPart {
-    /// The checked topic, whose records may supply `attributes` as well.
+    /// The checked topic; its records may have `attributes` as well.
     pub(super) fn check(self, name: String, attributes: &[&str], found: &mut Findings) -> Topic {
         let is_kafka = matches!(self.source.value, SourceUri::Kafka { .. });
         let position = self.consumer.default_starting_offset.position;
@@ -195,7 +195,7 @@ impl TopicPart {
             let what = "only a kafka: source has a client with properties; leave them out";
             found.mistake(name.at, what);
         }
-        if let Some(At { value: LogTimeSource::Append, at }) = self.log_time
+        if let Some(Located { value: LogTimeSource::Append, at }) = self.log_time
             && !is_kafka
         {
             let what = "only a kafka: source stamps its records; use event, or leave log_time out";
@@ -220,12 +220,12 @@ impl TopicPart {
 
 /// The mapping that `fields` describes.
 fn mapping(
-    fields: &BTreeMap<At<String>, At<String>>,
+    fields: &BTreeMap<Located<String>, Located<String>>,
     attributes: &[&str],
     found: &mut Findings,
 ) -> Mapping {
     let mut mapping = Mapping::default();
-    // One by one, so that a mistake has its place.
+    // One by one, so that each mistake has its location.
     for (left, right) in fields {
         let pair = (left.value.as_str(), right.value.as_str());
         mapping = mapping.with([pair], attributes).unwrap_or_else(|error| {

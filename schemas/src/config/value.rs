@@ -1,5 +1,5 @@
-//! The scalars of a configuration: each reads itself, refuses what is out of its range, and
-//! describes itself in the JSON Schema, so that both say the same.
+//! The scalars of a configuration. Each parses itself, checks its range and describes itself in the
+//! JSON Schema, so that parser and schema agree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,27 +10,27 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use super::error::Place;
+use super::error::LineColumn;
 use crate::time::{TimeError, format_duration_ms, parse_duration_ms};
 
-/// A longer duration would leave the range of times; a hundred years.
+/// A hundred years; a longer duration would leave the range of times.
 pub(super) const DURATION_MS_MAX: u64 = 36_500 * 86_400_000;
 
-/// A value and where the file has it.
+/// A value and its location in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
-    pub(super) at: Place,
+    pub(super) at: LineColumn,
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Located<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Spanned { value, referenced, .. } = Spanned::deserialize(deserializer)?;
         Ok(Self { value, at: referenced.into() })
     }
 }
 
-impl<T: JsonSchema> JsonSchema for At<T> {
+impl<T: JsonSchema> JsonSchema for Located<T> {
     fn inline_schema() -> bool {
         T::inline_schema()
     }
@@ -48,7 +48,7 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     }
 }
 
-/// Reads a text as what it stands for.
+/// Parses a text.
 pub(super) fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -57,7 +57,7 @@ where
     String::deserialize(deserializer)?.parse().map_err(Error::custom)
 }
 
-/// Implements reading and the JSON Schema of a type that is a text with a pattern.
+/// Implements parsing and the JSON Schema of a type that is a text with a pattern.
 macro_rules! text {
     ($type:ty, $pattern:expr) => {
         impl<'de> serde::Deserialize<'de> for $type {
@@ -83,11 +83,11 @@ macro_rules! text {
 }
 pub(super) use text;
 
-/// A property of a client: a text, a number or a truth value.
+/// A property of a client: a text, a number or a boolean.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Property(pub(super) String);
 
-/// It may be a secret.
+/// Its value may be a secret.
 impl fmt::Debug for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
@@ -160,13 +160,13 @@ impl FromStr for Name {
             return Ok(Self(text.to_owned()));
         }
         Err(format!(
-            "{text:?} is no name; use a letter or digit, then up to 99 of A-Z a-z 0-9 . _ -"
+            "{text:?} is not a valid name; use a letter or digit, then up to 99 of A-Z a-z 0-9 . _ -"
         ))
     }
 }
 
 impl Name {
-    /// Reads a name as a plain text.
+    /// Reads a name as plain text.
     pub(super) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
         Self::deserialize(from).map(|name| name.0)
     }
@@ -181,9 +181,9 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// Why a text is no [`HostPort`].
+/// A text that is not a [`HostPort`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no HOST:PORT; write for example 127.0.0.1:9042")]
+#[error("{0:?} is not HOST:PORT; write for example 127.0.0.1:9042")]
 pub struct HostPortError(String);
 
 text!(HostPort, r"^[^\s/,]+:[0-9]{1,5}$");
@@ -199,7 +199,7 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, HostPortError> {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        // A colon inside an address without its brackets would leave the port a guess.
+        // A colon inside an address without brackets would make the port ambiguous.
         let bracketed = host.starts_with('[') && host.ends_with(']');
         let bad = |c: char| c.is_whitespace() || "/,".contains(c) || (c == ':' && !bracketed);
         match port.parse() {
@@ -215,14 +215,14 @@ impl FromStr for HostPort {
 pub(super) struct Duration<const MIN: u64, const MAX: u64>;
 
 impl<const MIN: u64, const MAX: u64> Duration<MIN, MAX> {
-    /// Reads one as milliseconds.
+    /// Reads a duration as milliseconds.
     pub(super) fn ms<'de, D, T>(from: D) -> Result<T, D::Error>
     where
         D: Deserializer<'de>,
         T: TryFrom<u64, Error: fmt::Display>,
     {
         let text = String::deserialize(from)?;
-        // The library reads more than the schema can describe, such as "1h 30m" or "PT1H".
+        // The library accepts more than the schema describes, such as "1h 30m" or "PT1H".
         let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
         if !["ms", "s", "m", "h", "d"].contains(&unit) {
             return Err(D::Error::custom(TimeError::Duration(text)));
@@ -257,7 +257,7 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for Duration<MIN, MAX> {
 pub(super) struct Whole<const MIN: u64, const MAX: u64>(pub(super) usize);
 
 impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
-    /// Reads one as a plain number.
+    /// Reads a plain number.
     pub(super) fn read<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
         Self::deserialize(from).map(|number| number.0)
     }

@@ -90,7 +90,7 @@ struct Sliding {
     slide_ms: i64,
 }
 
-/// What [`Windows::default`] is in a file.
+/// How a file writes [`Windows::default`].
 fn default_horizons() -> Value {
     let windows = Windows::default();
     let sliding = windows.iter().map(|window| {

@@ -1,11 +1,11 @@
-//! Broken files with what is said about each: where, what, and what to do.
+//! Invalid files and the message about each: where, what, and what to do.
 
 use super::{EXAMPLE, LEAST, parse};
 
-/// The example with `-` replaced by `+`, once; `=` is what is said about it. `\n` ends a line.
+/// In the example, `-` is replaced by `+` once; `=` is the message. `\n` ends a line.
 const MISTAKES: &str = include_str!("mistakes.txt");
 
-/// What is said about `text` where `from` is replaced by `to`.
+/// The message about `text` with `from` replaced by `to`.
 fn said(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not there");
     let parsed = parse(&text.replacen(from, to, 1));
@@ -13,7 +13,7 @@ fn said(text: &str, from: &str, to: &str) -> String {
 }
 
 #[test]
-fn every_mistake_has_its_place_and_its_cure() {
+fn every_message_says_where_and_what_to_do() {
     let blocks = MISTAKES.split("\n\n").filter(|block| !block.starts_with('#'));
     let mut wrong = Vec::new();
     for block in blocks.clone() {
@@ -32,7 +32,7 @@ fn every_mistake_has_its_place_and_its_cure() {
 }
 
 #[test]
-fn mistakes_of_the_whole() {
+fn mistakes_that_concern_the_whole_file() {
     let services = "{count: {sources: [{type: topic, id: posts}]}}";
     let want = "f.yaml:4:11: a job needs a service; name one and its sources";
     assert_eq!(said(LEAST, services, "{}"), want);
@@ -45,7 +45,7 @@ fn mistakes_of_the_whole() {
 }
 
 #[test]
-fn mistakes_that_are_not_of_form_come_together() {
+fn all_mistakes_but_syntax_errors_are_reported_together() {
     let to = "source: x, log_time: append, \
               consumer: {default_starting_offset: {position: End}}";
     let want = "\
@@ -54,7 +54,7 @@ f.yaml:3:39: only a kafka: source stamps its records; use event, or leave log_ti
     assert_eq!(said(LEAST, "source: \"stdin:\"", to), want);
 }
 
-/// Keys of the example that are its own names, not words, and the variant of a horizon.
+/// Keys of the example that it chose itself, and the variant of a horizon.
 const NAMES: [&str; 6] = ["count-tags", "event_id", "ts", "caption", "user_id", "sliding"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! The vocabulary as a whole: the example of the design, defaults, the JSON Schema, hostile files.
+//! The format as a whole: an example with every key, defaults, the JSON Schema, hostile files.
 
 mod mistakes;
 
@@ -9,10 +9,10 @@ use super::*;
 use crate::mapping::{Field, Mapping};
 use crate::windows::{Window, Windows};
 
-/// The example of DESIGN.md, which shows every word.
+/// An example with every key.
 const EXAMPLE: &str = include_str!("example.yaml");
 
-/// As little as a file can say.
+/// The smallest valid file.
 const LEAST: &str = r#"apiVersion: tagflow/v1
 meta: {name: a}
 topics: {posts: {source: "stdin:"}}
@@ -24,7 +24,7 @@ fn parse(text: &str) -> Result<Config, String> {
 }
 
 #[test]
-fn the_example_says_what_it_says() {
+fn example_is_read_completely() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!(config.meta, Meta { name: "hashtags".into(), version: Some("1.0.0".into()) });
     assert_eq!((config.workers, &config.state), (Some(1), &State::default()));
@@ -63,7 +63,7 @@ fn the_example_says_what_it_says() {
 }
 
 #[test]
-fn what_this_build_lacks_is_named_with_its_place() {
+fn parts_missing_in_this_build_are_located() {
     let text = EXAMPLE.replace("post: 60", "post: 30").replace("[1h, 24h, all]", "[60m]");
     let config = parse(&text).unwrap();
     let missing: Vec<_> = config.missing_parts().iter().map(ToString::to_string).collect();
@@ -77,7 +77,7 @@ fn what_this_build_lacks_is_named_with_its_place() {
 }
 
 #[test]
-fn values_other_than_the_defaults() {
+fn values_other_than_the_defaults_are_read() {
     let text = r#"
 apiVersion: tagflow/v1
 meta: {name: a}
@@ -125,7 +125,7 @@ serve: {listen: "[::]:80", metrics: "127.0.0.1:9100"}
 }
 
 #[test]
-fn least_has_the_documented_defaults() {
+fn smallest_file_has_the_documented_defaults() {
     let config = parse(LEAST).unwrap();
     let topic = &config.topics[0];
     assert_eq!(
@@ -155,7 +155,7 @@ fn least_has_the_documented_defaults() {
     assert_eq!(of, (Consistency::LocalQuorum, Consistency::One));
 }
 
-/// What `part` of `schema` is where everything has its default, or its only value.
+/// `part` of `schema` with every default, or only possible value, filled in.
 fn defaults(schema: &Value, part: &Value) -> Value {
     if let Some(default) = part.get("default") {
         return default.clone();
@@ -176,7 +176,7 @@ fn defaults(schema: &Value, part: &Value) -> Value {
 }
 
 #[test]
-fn the_schema_states_the_defaults_that_hold() {
+fn schema_states_the_real_defaults() {
     let schema = json_schema();
     let part = |name: &str| defaults(&schema, &schema["$defs"][name]);
     let mut file = defaults(&schema, &schema);
@@ -217,7 +217,7 @@ fn objects(value: &Value, each: &mut impl FnMut(&Value)) {
 }
 
 #[test]
-fn the_schema_is_strict_and_its_texts_state_its_defaults() {
+fn schema_is_strict_and_descriptions_state_defaults() {
     let schema = json_schema();
     objects(&schema, &mut |part| {
         if part["type"] == "object" && part.get("properties").is_some() {
@@ -232,9 +232,9 @@ fn the_schema_is_strict_and_its_texts_state_its_defaults() {
     });
 }
 
-/// `TAGFLOW_WRITE_SCHEMA=1 cargo test -p tagflow-schemas schema_file` writes it anew.
+/// `TAGFLOW_WRITE_SCHEMA=1 cargo test -p tagflow-schemas schema_file` rewrites it.
 #[test]
-fn the_schema_file_is_the_schema() {
+fn schema_file_is_current() {
     let text = format!("{:#}\n", json_schema());
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dataflow.schema.json");
     if std::env::var_os("TAGFLOW_WRITE_SCHEMA").is_some() {
@@ -245,13 +245,13 @@ fn the_schema_file_is_the_schema() {
 }
 
 #[test]
-fn bombs_are_refused() {
+fn yaml_bombs_are_refused() {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(9000), close.repeat(9000));
     let double = |i: usize| format!("- &a{i} [*a{p}, *a{p}]\n", p = i - 1);
     let doubles: String = (1..60).map(double).collect();
     let doubles = format!("- &a0 [x, x]\n{doubles}");
     let many = |word: &str| format!("[&v x, {}]", word.repeat(200_000));
-    // As any YAML, so that no unknown key stops the reader before the limits do.
+    // Read as any YAML, so that the limits stop the parser before an unknown key does.
     for hostile in [
         deep("[", "]"),
         deep("{a: ", "}"),
@@ -272,13 +272,13 @@ fn bombs_are_refused() {
 }
 
 #[test]
-fn a_file_from_elsewhere() {
+fn files_of_other_programs_are_refused() {
     let marked = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
     assert_eq!(parse(&marked), parse(EXAMPLE));
     assert_eq!(parse("").unwrap_err(), "f.yaml:1:1: the file ends too early");
 }
 
-/// What may break a file.
+/// Pieces that may break a file.
 const TOKENS: [&str; 19] = [
     "", ":", "[", "}", "- ", "\n", "  ", "&a ", "*a", "!t ", "'", "\"", "~", "9", "#", "\t", "? ",
     "|", "é",
