@@ -1,31 +1,31 @@
-//! What must hold, whatever goes wrong. Every check has an id, which failures and docs name.
+//! The checks. Each has an id, which failures and docs/simulations.md name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-pub(crate) use recount::{At, Refused};
 use recount::{Key, Row, Rules, differing, recount};
-use schemas::manifest::{Manifest, Position};
+pub(crate) use recount::{RecordPosition, Refused};
+use schemas::manifest::Manifest;
 use schemas::rows::DeadLetters;
 use sinks::commits::{OpenSegment, Snapshot};
-use sinks::publish::{Content, PublishRow};
+use sinks::publish::{Content as RowContent, PublishRow};
 use sinks::storage::Storage;
 use sinks::store::{CommitView, evaluate};
 
-use crate::again::Delivered;
-use crate::log::{Retained, partition_name};
+use crate::log::{Retained, offset, partition_number, read_records};
+use crate::requests::Redelivered;
 
-/// How long ids are remembered, in simulations.
+/// How long ids are remembered.
 pub(crate) const HORIZON_MS: i64 = 2 * 3_600_000;
-/// How far ahead of the clock an event may be dated.
+/// How far ahead of the clock an event may lie.
 pub(crate) const FUTURE_MS: i64 = 5 * 60_000;
-/// Tags on a board, in simulations.
+/// Tags on a board.
 pub(crate) const TOP_K: usize = 3;
 
 pub use sinks::invariants::{Broken as Violation, Invariant as Check};
 
-/// Shorthand for a violation.
+/// A violation as an error.
 pub(crate) fn violated<T>(invariant: Check, what: impl Into<String>) -> Result<T, Violation> {
     Err(Violation { invariant, what: what.into() })
 }
@@ -46,21 +46,16 @@ pub(crate) fn refused(segments: &[OpenSegment<DeadLetters>]) -> Refused {
     rows.map(|(_, row)| ((row.partition.to_owned(), row.position), row.reason.to_owned())).collect()
 }
 
-/// The position of a partition that is read in order.
-pub(crate) fn offset(position: &Position) -> u64 {
-    if let Position::Offset(offset) = position { *offset } else { u64::MAX }
-}
-
 /// C4: nothing falls from one commit to the next.
 pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
-    let stands = |manifest: &Manifest| {
+    let numbers = |manifest: &Manifest| {
         let Manifest { header, body } = manifest;
         let numbers = [header.commit, header.generation, header.history, body.control];
         let counters = body.counters.named().map(|(_, count)| count);
         let times = [Some(header.version), body.as_of_ms, body.floor_ms];
         (numbers.to_vec(), counters.to_vec(), times.to_vec())
     };
-    let (was, is) = (stands(before), stands(next));
+    let (was, is) = (numbers(before), numbers(next));
     let fell = |a: &[u64], b: &[u64]| a.iter().zip(b).any(|(a, b)| b < a);
     let times_fell = was.2.iter().zip(&is.2).any(|(a, b)| b < a);
     if fell(&was.0, &is.0) || fell(&was.1, &is.1) || times_fell || is.2[0] == was.2[0] {
@@ -77,15 +72,15 @@ pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Viol
     Ok(())
 }
 
-/// What the time was, and how far clocks had been off: the slowest and the fastest.
+/// The time, and how far the slowest and the fastest clock had been off.
 #[derive(Clone, Copy)]
 pub(crate) struct Clocks {
     pub(crate) now_ms: i64,
     pub(crate) off_ms: (i64, i64),
 }
 
-/// C1, decisions that are no function of the log: whether a clock or the floor of the commit before
-/// could have made them for the records between two commits, and would have had to.
+/// C1, the decisions that do not follow from the log: checks, for the records between two commits,
+/// that some clock or the floor of the first commit allows or demands each of them.
 pub(crate) fn decisions(
     [before, next]: [&Manifest; 2],
     topic: &[Vec<Retained>],
@@ -101,15 +96,17 @@ pub(crate) fn decisions(
     };
     for (name, partition) in next.body.inputs.values().flatten() {
         let horizon_ms = partition.log_time.value_ms().map_or(i64::MIN, |now| now - HORIZON_MS);
-        let records = (0..topic.len()).find(|i| partition_name(*i) == *name).map(|i| &topic[i]);
+        let records = partition_number(name).and_then(|number| topic.get(number));
         for at in from(name)..offset(&partition.position) {
-            let Some(record) = records.and_then(|records| records.get(at as usize)) else { break };
-            let Some(ts_ms) = record.made.ts_ms else { continue };
+            let Some(retained) = records.and_then(|records| records.get(at as usize)) else {
+                break;
+            };
+            let Some(ts_ms) = retained.record.ts_ms else { continue };
             let reason = refused.get(&(name.clone(), at)).map(String::as_str);
             let holds = match reason {
-                Some("future") => ts_ms > record.at_ms + slowest_ms + FUTURE_MS,
+                Some("future") => ts_ms > retained.at_ms + slowest_ms + FUTURE_MS,
                 Some(_) => ts_ms < floor_ms.max(horizon_ms),
-                // Where clocks have been wrong events correct them, and nobody knows how far.
+                // Events correct a clock that is slow, by an unknown amount.
                 None if fastest_ms == 0 && ts_ms > now_ms + FUTURE_MS => false,
                 None => count_beyond || ts_ms >= floor_ms,
             };
@@ -122,8 +119,8 @@ pub(crate) fn decisions(
     Ok(())
 }
 
-/// C4, which no running process can know: what is behind holds stream time back, unless it had been
-/// further already.
+/// C4, the part that a running process cannot check: a partition that is behind holds stream time
+/// back, but stream time does not fall.
 pub(crate) fn held_back(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
     let behind = next.body.inputs.values().flatten().filter(|(_, p)| !p.at_end && !p.done);
     let least = behind.map(|(_, partition)| partition.log_time.value_ms()).min();
@@ -131,20 +128,23 @@ pub(crate) fn held_back(before: &Manifest, next: &Manifest) -> Result<(), Violat
     match least {
         Some(least) if is > was.max(least) => {
             let commit = next.header.commit;
-            violated(Check::Rises, format!("as_of of commit {commit} is ahead of what is behind"))
+            violated(
+                Check::Rises,
+                format!("as_of of commit {commit} is ahead of a partition that is behind"),
+            )
         }
         _ => Ok(()),
     }
 }
 
-/// What a commit shows: the rows of an export, and the boards of each scope.
-pub(crate) struct Shown {
+/// What readers see of a commit: the rows of an export, and the boards of each scope.
+pub(crate) struct Content {
     rows: BTreeMap<Key, Row>,
-    /// By scope and window, the tags and their counts.
+    /// Tags and their counts, by scope and window.
     boards: BTreeMap<(String, String), Vec<(String, i64)>>,
 }
 
-impl Shown {
+impl Content {
     /// Reads a commit.
     pub(crate) fn read(storage: &dyn Storage, manifest: &Manifest) -> Result<Self, String> {
         let text = |error: &dyn fmt::Display| error.to_string();
@@ -178,7 +178,7 @@ impl Shown {
         Ok(Self { rows, boards })
     }
 
-    /// The first thing that another commit shows otherwise.
+    /// The first difference to another commit.
     pub(crate) fn differs(&self, other: &Self) -> Option<String> {
         let row = differing(&self.rows, &other.rows).next();
         let row =
@@ -188,15 +188,15 @@ impl Shown {
     }
 }
 
-/// C1 and C10: what `manifest` shows against a recount of the log up to its positions, and of what
-/// was delivered again.
+/// C1 and C10: compares a commit with a recount of the log up to its positions and of the
+/// redelivered records.
 pub(crate) fn counts(
     storage: &dyn Storage,
     manifest: &Manifest,
     topic: &[Vec<Retained>],
-    again: &Delivered,
+    redelivered: &Redelivered,
     rules: &Rules<'_>,
-) -> Result<Shown, Violation> {
+) -> Result<Content, Violation> {
     let commit = manifest.header.commit;
     let fail = |what: String| Violation {
         invariant: Check::Recount,
@@ -205,56 +205,58 @@ pub(crate) fn counts(
     let body = &manifest.body;
     let mut records = Vec::new();
     for (name, partition) in body.inputs.values().flatten() {
-        let known = (0..topic.len()).find(|i| partition_name(*i) == *name);
-        let read = known.and_then(|i| topic[i].get(..offset(&partition.position) as usize));
-        let read = read.ok_or_else(|| fail(format!("{name} has not as many records")))?;
-        let at = |(at, record)| (name.as_str(), at as u64, record);
+        let read = read_records(topic, name, &partition.position);
+        let read = read.ok_or_else(|| fail(format!("{name} was read beyond its end")))?;
+        let at = |(at, retained)| (name.as_str(), at as u64, retained);
         records.extend(read.iter().enumerate().map(at));
     }
     let bytes = || {
-        // First, so that copies of their events in the log are duplicates; their clock is nobody's.
-        let again = again.records.iter().map(|(name, bytes)| (name.as_str(), 0, bytes));
-        let read = records.iter().map(|(name, at, record)| (*name, *at, &record.made.bytes));
-        again.chain(read)
+        // They come first, so that copies of their events in the log are duplicates. Each has a
+        // partition of its own, so that they move no log time.
+        let first = redelivered.records.iter().map(|(name, bytes)| (name.as_str(), 0, bytes));
+        let read = records.iter().map(|(name, at, retained)| (*name, *at, &retained.record.bytes));
+        first.chain(read)
     };
-    let as_of_ms = body.as_of_ms.unwrap_or_default();
+    // Without a time there is no event, and no window to evaluate.
+    let as_of_ms = body.as_of_ms.unwrap_or(0);
     let want = recount(bytes(), rules, as_of_ms, None).map_err(fail)?;
-    let shown = Shown::read(storage, manifest).map_err(fail)?;
-    if let Some(key) = differing(&want.rows, &shown.rows).next() {
+    let content = Content::read(storage, manifest).map_err(fail)?;
+    if let Some(key) = differing(&want.rows, &content.rows).next() {
         let evidence = recount(bytes(), rules, as_of_ms, Some(key)).map_err(fail)?.evidence;
-        let (want, got) = (want.rows.get(key), shown.rows.get(key));
+        let (want, got) = (want.rows.get(key), content.rows.get(key));
         return Err(fail(format!("{key:?}: want {want:?}, got {got:?}, events {evidence:?}")));
     }
     let c = &body.counters;
     let got = [c.events, c.duplicates, c.beyond_horizon, c.unsupported, c.dead_letters];
     let w = &want;
-    // The counters of records are about the log.
-    let events = w.events.wrapping_sub(again.records.len() as u64);
+    // The counters are about the log alone.
+    let events = w.events.checked_sub(redelivered.records.len() as u64);
+    let events = events.ok_or_else(|| fail("redelivered records were not counted".to_owned()))?;
     let sums = [events, w.duplicates, w.beyond_horizon, w.unsupported, w.dead_letters];
     if got != sums {
         let names = "events, duplicates, beyond, unsupported, dead letters";
         return Err(fail(format!("{names}: want {sums:?}, got {got:?}")));
     }
-    let elsewhere = records.iter().filter(|(_, _, record)| record.made.elsewhere);
+    let elsewhere = records.iter().filter(|(_, _, retained)| retained.record.elsewhere);
     let is_refused =
         |at: (&str, u64)| rules.refused.is_some_and(|r| r.contains_key(&(at.0.to_owned(), at.1)));
     let (all, kept) = elsewhere.fold((0, 0), |(all, kept), (name, at, _)| {
         (all + 1, kept + u64::from(!is_refused((name, *at))))
     });
-    let (all, kept) = (all + again.elsewhere, kept + again.elsewhere);
+    let (all, kept) = (all + redelivered.elsewhere, kept + redelivered.elsewhere);
     let others = [c.after_until, c.tags_too_long, c.tags_too_many, c.texts_truncated];
     if !(kept..=all).contains(&c.scope_overflow) || others != [0; 4] {
         return Err(fail(format!("{kept} to {all} from elsewhere: {c:?}")));
     }
     let boards = boards(&want.rows);
-    if boards != shown.boards {
-        let what = format!("commit {commit}: want {boards:?}, got {:?}", shown.boards);
+    if boards != content.boards {
+        let what = format!("commit {commit}: want {boards:?}, got {:?}", content.boards);
         return violated(Check::Boards, what);
     }
-    Ok(shown)
+    Ok(content)
 }
 
-/// C10: the top tags of each scope and window, by count descending, then by key.
+/// C10: the top tags of each scope and window, by descending count, then by key.
 fn boards(rows: &BTreeMap<Key, Row>) -> BTreeMap<(String, String), Vec<(String, i64)>> {
     let mut boards: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for ((scope, key), row) in rows {
@@ -266,24 +268,24 @@ fn boards(rows: &BTreeMap<Key, Row>) -> BTreeMap<(String, String), Vec<(String, 
         }
     }
     for board in boards.values_mut() {
-        // Keys came in order, which a stable sort keeps.
+        // The sort is stable, so equal counts stay in the order of their keys.
         board.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         board.truncate(TOP_K);
     }
     boards
 }
 
-/// C8: the rows of the store against the commit they show.
+/// C8: compares the rows of the store with a commit.
 pub(crate) fn stored<'s>(
     snapshot: &Snapshot,
     rows: impl Iterator<Item = &'s PublishRow>,
 ) -> Result<(), Violation> {
-    let is_board = |content: &Content| matches!(content, Content::Board { .. });
+    let is_board = |content: &RowContent| matches!(content, RowContent::Board { .. });
     let got: BTreeMap<_, _> =
         rows.map(|row| ((is_board(&row.content), row.hash), row.content.clone())).collect();
     let tags = snapshot.tags_changed(0, None).map(|(hash, row)| ((false, hash), row.into()));
     let boards = snapshot.boards_changed(0, None).map(|(hash, row)| ((true, hash), row.into()));
-    let want: BTreeMap<_, Content> = tags.chain(boards).collect();
+    let want: BTreeMap<_, RowContent> = tags.chain(boards).collect();
     let keys: BTreeSet<_> = want.keys().chain(got.keys()).collect();
     match keys.into_iter().find(|key| want.get(key) != got.get(key)) {
         Some(key) => {

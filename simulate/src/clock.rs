@@ -1,17 +1,18 @@
-//! Simulated time: it moves with the steps, and a process may be wrong about it.
+//! Simulated time: it advances with each step, and processes may read it wrong.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dataflow::clock::{Clock, RandomError};
+use parking_lot::Mutex;
 
 use crate::rng::Rng;
 
 /// When simulations begin: a whole number of hours since 1970.
 pub const START_MS: i64 = 1_699_999_200_000;
 
-/// The time that all processes share.
+/// The true time, shared by all processes.
 #[derive(Clone, Default)]
 pub struct Time {
     us: Arc<AtomicU64>,
@@ -20,7 +21,7 @@ pub struct Time {
 }
 
 impl Time {
-    /// Moves on.
+    /// Advances the time.
     pub fn pass(&self, us: u64) {
         self.us.fetch_add(us, Ordering::Relaxed);
     }
@@ -44,15 +45,15 @@ impl Time {
 /// The clock of one process.
 pub struct SimClock {
     time: Time,
-    /// How far it is off, besides the host's.
+    /// How far it is off, in addition to the host.
     skew_ms: i64,
-    /// The monotonic clock counts from the process's start.
+    /// When the process started: zero of its monotonic clock.
     since_us: u64,
     rng: Mutex<Rng>,
 }
 
 impl SimClock {
-    /// The clock of a process that starts now, `skew_ms` off; `seed` makes its random bits.
+    /// The clock of a process that starts now, `skew_ms` off; its random bits follow from `seed`.
     pub fn new(time: &Time, skew_ms: i64, seed: u64) -> Self {
         let since_us = time.us.load(Ordering::Relaxed);
         Self { time: time.clone(), skew_ms, since_us, rng: Mutex::new(Rng(seed)) }
@@ -73,7 +74,7 @@ impl Clock for SimClock {
     }
 
     fn random(&self) -> Result<u128, RandomError> {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rng = self.rng.lock();
         Ok(u128::from(rng.bits()) << 64 | u128::from(rng.bits()))
     }
 }

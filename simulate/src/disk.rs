@@ -1,14 +1,15 @@
-//! A disk that loses power: what was not synced may be there afterwards, or not, or in part.
+//! A disk that loses power: afterwards, what was not synced is there, missing, or there in part.
 //!
-//! Content is durable by `sync`, a name by `sync_folder`. After a crash each change of a name since
-//! its folder's last sync has happened or not, by itself: no order between them is promised. The
-//! bytes of a file behind its last sync are all there, cut off, or zeros.
+//! `sync` makes content durable, `sync_folder` makes names durable. After a loss of power, each
+//! change of a name since the last sync of its folder has happened or not, independently of the
+//! others. The bytes of a file after its last sync are all there, cut off, or zeros.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use sinks::storage::{Storage, StorageError, folder_of};
 
 use crate::rng::Rng;
@@ -16,7 +17,7 @@ use crate::rng::Rng;
 #[derive(Clone, Default)]
 struct File {
     bytes: Vec<u8>,
-    /// So many of them are durable.
+    /// How many of them are durable.
     synced: usize,
 }
 
@@ -31,31 +32,31 @@ enum Change {
 struct Disk {
     files: Vec<File>,
     names: BTreeMap<String, usize>,
-    /// The names that a loss of power cannot take.
+    /// The names that survive a loss of power.
     durable: BTreeMap<String, usize>,
-    /// What has happened to names since, by folder.
+    /// The changes of names since, by folder.
     pending: BTreeMap<String, Vec<Change>>,
     effects: usize,
-    /// The power goes before this effect.
+    /// The power fails before this effect.
     dies_at: Option<usize>,
 }
 
-/// Enumerates the outcomes of a number of choices, like a counter whose digits differ in base.
+/// Enumerates the outcomes of a series of choices, like a counter whose digits differ in base.
 #[derive(Default)]
 pub struct Choices {
     taken: Vec<(usize, usize)>,
     at: usize,
-    /// Takes outcomes at random instead.
+    /// Picks outcomes at random instead.
     rng: Option<Rng>,
 }
 
 impl Choices {
-    /// Outcomes that follow from `seed` alone.
+    /// Random outcomes that follow from `seed`.
     pub fn random(seed: u64) -> Self {
         Self { rng: Some(Rng(seed)), ..Self::default() }
     }
 
-    /// The outcome of the next choice between `of`.
+    /// The outcome of the next choice among `of`.
     fn pick(&mut self, of: usize) -> usize {
         if let Some(rng) = &mut self.rng {
             return rng.below(of as u64) as usize;
@@ -67,7 +68,7 @@ impl Choices {
         self.taken[self.at - 1].0
     }
 
-    /// Moves on to the next outcomes; false after the last.
+    /// Advances to the next series of outcomes; false after the last.
     pub fn move_on(&mut self) -> bool {
         self.at = 0;
         while let Some((value, of)) = self.taken.pop() {
@@ -104,12 +105,12 @@ impl Disk {
         }
     }
 
-    /// The disk after the power has come back.
+    /// The disk when the power is back.
     fn after_loss(&self, choices: &mut Choices) -> Self {
         let mut next = Self { files: self.files.clone(), ..Self::default() };
         next.names.clone_from(&self.durable);
         for change in self.pending.values().flatten() {
-            // What is under a temporary name means nothing: no need to try both.
+            // Nobody reads temporary names, so one outcome is enough.
             let idle = matches!(change, Change::Add(name, _) | Change::Remove(name)
                 if is_temporary(name));
             if idle || choices.pick(2) == 1 {
@@ -132,41 +133,41 @@ impl Disk {
     }
 }
 
-/// A disk whose power can go.
+/// A disk whose power can fail.
 #[derive(Default)]
 pub struct PowerDisk(Mutex<Disk>);
 
 impl PowerDisk {
-    /// A disk whose power goes before effect `n`.
+    /// A disk whose power fails before effect `n`.
     pub fn dying_at(n: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Disk { dies_at: Some(n), ..Disk::default() })))
     }
 
     /// The number of effects so far.
     pub fn effects(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).effects
+        self.0.lock().effects
     }
 
-    /// One of the states the disk may be in when the power has come back.
+    /// One of the states that the disk may be in when the power is back.
     pub fn after_loss(&self, choices: &mut Choices) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).after_loss(choices),
-        )))
+        Arc::new(Self(Mutex::new(self.0.lock().after_loss(choices))))
     }
 
-    /// Every name, and the bytes under it.
+    /// All files by name.
     pub fn content(&self) -> BTreeMap<String, Vec<u8>> {
-        let disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = self.0.lock();
         let names = disk.names.iter();
         names.map(|(name, file)| (name.clone(), disk.files[*file].bytes.clone())).collect()
     }
 
-    /// Gives a file another content, as no job does; the one it had.
+    /// Changes the content of a file, as no job ever does; returns what it was.
     pub fn overwrite(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = disk.names.get(name).copied() else { return Vec::new() };
-        let before = disk.files[file].bytes.clone();
-        change(&mut disk.files[file].bytes);
+        let mut disk = self.0.lock();
+        let file = disk.names.get(name).copied();
+        let file = file.unwrap_or_else(|| unreachable!("only existing files are changed"));
+        let bytes = &mut disk.files[file].bytes;
+        let before = bytes.clone();
+        change(bytes);
         before
     }
 
@@ -176,7 +177,7 @@ impl PowerDisk {
         name: &str,
         run: impl FnOnce(&mut Disk) -> Result<T, io::ErrorKind>,
     ) -> Result<T, StorageError> {
-        let mut disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut disk = self.0.lock();
         let error = |source| StorageError { doing, name: name.to_owned(), source };
         if disk.dies_at.is_some_and(|n| disk.effects >= n) {
             return Err(error(io::Error::other("no power")));
@@ -244,15 +245,14 @@ impl Storage for PowerDisk {
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
-        let disk = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = self.0.lock();
         let bytes = disk.names.get(name).map(|file| disk.files[*file].bytes.clone().into());
         let source = || io::ErrorKind::NotFound.into();
         bytes.ok_or_else(|| StorageError { doing: "open", name: name.to_owned(), source: source() })
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
-        let (disk, prefix) =
-            (self.0.lock().unwrap_or_else(PoisonError::into_inner), format!("{folder}/"));
+        let (disk, prefix) = (self.0.lock(), format!("{folder}/"));
         let names = disk.names.keys();
         Ok(names.filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
     }

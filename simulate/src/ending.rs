@@ -1,18 +1,18 @@
-//! The end of a world: all trouble ceases, and the job must catch up, publish and end.
+//! The end of a simulation: no more faults, and the job must catch up, publish and end.
 
 use schemas::manifest::Manifest;
-use sinks::invariants::Broken as Violation;
+use sinks::commits::Snapshot;
 
-use crate::checks::{Check, offset, stored, violated};
-use crate::log::partition_name;
+use crate::checks::{Check, Violation, stored, violated};
+use crate::log::{offset, partition_name};
 use crate::rng::Rng;
 use crate::world::World;
 
-/// Steps that a world without trouble may take to catch up, and to end.
+/// Steps in which a job without faults must catch up and end.
 const STEPS_MAX: u64 = 10_000;
 
 impl World<'_> {
-    /// All trouble has ended: the job must catch up with the log, publish it and end.
+    /// Stops all faults; the job must catch up with the log, publish its commit and end.
     pub(crate) fn drain(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         self.calm();
         let limit = self.outcome.steps + STEPS_MAX;
@@ -25,10 +25,11 @@ impl World<'_> {
             self.step(rng)?;
             if let Some(job) = &self.job {
                 if !healed {
-                    // What was on its way may still strike once.
+                    // Faults that are due may still strike once.
                     healed = true;
-                    let mut ills = job.process.ills();
-                    (ills.slow_reads, ills.left) = (0, ills.left.filter(|_| ills.dead));
+                    let mut faults = job.process.faults();
+                    (faults.slow_reads, faults.effects_left) =
+                        (0, faults.effects_left.filter(|_| faults.dead));
                 }
                 let latest = job.lockstep.latest().current();
                 let published = job.lockstep.published().map_or(0, |done| done.commit);
@@ -42,9 +43,9 @@ impl World<'_> {
             let late = wire.line().late.len();
             (0..late).for_each(|_| wire.line().deliver(0));
         }
-        self.shown_last(rng)?;
+        self.promotions.check_last(rng, &mut self.outcome.checks)?;
         self.outcome.checks.count(Check::Stored);
-        let opened = sinks::commits::Snapshot::open(&*self.disk, last, None);
+        let opened = Snapshot::open(&*self.disk, last, None);
         let Ok(snapshot) = opened else {
             return violated(Check::Stored, "the last commit cannot be opened");
         };
@@ -54,16 +55,16 @@ impl World<'_> {
 
     fn caught_up(&self, manifest: &Manifest) -> bool {
         let topic = self.topic.partitions();
-        let nothing_owed = !self.owes(manifest) && !self.owes_records(manifest);
+        let pending = self.correction_pending(manifest) || self.redelivery_pending(manifest);
         let read = |partition: usize| {
             let name = partition_name(partition);
             let known = manifest.body.inputs.values().find_map(|p| p.get(&name));
             known.map_or(0, |known| offset(&known.position))
         };
-        nothing_owed && topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
+        !pending && topic.iter().enumerate().all(|(i, records)| read(i) == records.len() as u64)
     }
 
-    /// Asks the job to end; its last commit.
+    /// Stops the job; returns its last commit.
     fn end(&mut self, rng: &mut Rng, limit: u64) -> Result<Manifest, Violation> {
         self.zombies.clear();
         if let Some(job) = &self.job {
@@ -75,7 +76,7 @@ impl World<'_> {
             }
             self.step(rng)?;
             let Some(job) = &self.job else {
-                return violated(Check::Drains, "the job failed while it was to end");
+                return violated(Check::Drains, "the job failed while it was ending");
             };
             let latest = job.lockstep.latest().current();
             let published = job.lockstep.published().map_or(0, |done| done.commit);

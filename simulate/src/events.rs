@@ -1,4 +1,4 @@
-//! The records that simulations produce: most are plain, some are what producers get wrong.
+//! The records that are produced: most are valid, some are wrong in the ways of real producers.
 
 use crate::rng::Rng;
 
@@ -10,34 +10,34 @@ const REGIONS: [&str; 3] = ["us", "eu", "mars"];
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
-/// Tags that few posts carry.
+/// How many rare tags there are.
 const RARE: u64 = 200;
 
-/// A record, and what its producer knows of it.
+/// A record, and what its producer knows about it.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct ProducedRecord {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The time of the post in it; none where there is no post.
+    /// The time of its event; `None` if it holds none that counts.
     pub ts_ms: Option<i64>,
-    /// Whether the post is from a region that is not counted by itself.
+    /// Whether the post is from a region that has no scope.
     pub elsewhere: bool,
 }
 
-/// Makes records; remembers them, so that some come again.
+/// Makes records, and remembers them so that some are repeated.
 #[derive(Default)]
 pub struct Producer {
-    made: Vec<Made>,
+    sent: Vec<ProducedRecord>,
 }
 
 impl Producer {
-    /// The next record, at time `now_ms`, and what is wrong with it, if anything.
-    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (Made, Option<&'static str>) {
+    /// The next record at time `now_ms`, and what is wrong with it, if anything.
+    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (ProducedRecord, Option<&'static str>) {
         let dice = rng.below(100);
-        if dice < 16 && !self.made.is_empty() {
-            return (rng.pick(&self.made).clone(), Some("repeated event"));
+        if dice < 16 && !self.sent.is_empty() {
+            return (rng.pick(&self.sent).clone(), Some("repeated event"));
         }
-        let id = self.made.len();
+        let id = self.sent.len();
         let caption = caption(rng);
         let region = rng.pick(&REGIONS);
         let late = |rng: &mut Rng, most_ms: i64| now_ms - rng.below(most_ms as u64) as i64;
@@ -47,17 +47,17 @@ impl Producer {
             25..30 => None,
             _ => Some(late(rng, 60_000)),
         };
-        let record = match dice {
-            25 => format!("{{\"event_id\":\"e{id}\",\"ts\":{now_ms}"),
-            26 => format!("{{\"ts\":{now_ms},\"caption\":\"#lost\"}}"),
-            27 => "[".repeat(200),
-            28 => format!("{{\"event_id\":\"e{id}\",\"type\":\"liked\",\"ts\":{now_ms}}}"),
-            29 => "\0\u{fffd}".to_owned(),
-            _ => event(id, ts_ms.unwrap_or_default(), &caption, region),
+        let bytes = match (ts_ms, dice) {
+            (Some(ts_ms), _) => event(id, ts_ms, &caption, region),
+            (None, 25) => format!("{{\"event_id\":\"e{id}\",\"ts\":{now_ms}"),
+            (None, 26) => format!("{{\"ts\":{now_ms},\"caption\":\"#lost\"}}"),
+            (None, 27) => "[".repeat(200),
+            (None, 28) => format!("{{\"event_id\":\"e{id}\",\"type\":\"liked\",\"ts\":{now_ms}}}"),
+            (None, _) => "\0\u{fffd}".to_owned(),
         };
         let elsewhere = ts_ms.is_some() && *region == REGIONS[2];
-        let made = Made { bytes: record.into_bytes(), ts_ms, elsewhere };
-        self.made.push(made.clone());
+        let record = ProducedRecord { bytes: bytes.into_bytes(), ts_ms, elsewhere };
+        self.sent.push(record.clone());
         let wrong = match dice {
             16..22 => Some("late event"),
             22..25 => Some("event ahead"),
@@ -65,31 +65,31 @@ impl Producer {
             25..30 => Some("broken event"),
             _ => None,
         };
-        (made, wrong)
+        (record, wrong)
     }
-}
 
-impl Producer {
-    /// What a record should have been: an event of its own, or one that was sent as well.
-    pub fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> Made {
-        let posts: Vec<&Made> = self.made.iter().filter(|made| made.ts_ms.is_some()).collect();
+    /// The repaired form of a refused record: a new event, or one that was sent as well.
+    pub fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> ProducedRecord {
+        let posts: Vec<&ProducedRecord> =
+            self.sent.iter().filter(|record| record.ts_ms.is_some()).collect();
         if rng.chance(40) && !posts.is_empty() {
             return (*rng.pick(&posts)).clone();
         }
-        let (id, caption, region) = (self.made.len(), caption(rng), rng.pick(&REGIONS));
+        let (id, caption, region) = (self.sent.len(), caption(rng), rng.pick(&REGIONS));
         let old_ms = if rng.chance(25) { 4 * HOUR_MS } else { MINUTE_MS };
         let ts_ms = now_ms - rng.below(old_ms as u64) as i64;
         let bytes = event(id, ts_ms, &caption, region).into_bytes();
-        let made = Made { bytes, ts_ms: Some(ts_ms), elsewhere: *region == REGIONS[2] };
-        // It may be sent as well, later.
-        self.made.push(made.clone());
-        made
+        let elsewhere = *region == REGIONS[2];
+        let record = ProducedRecord { bytes, ts_ms: Some(ts_ms), elsewhere };
+        // It may be sent later as well.
+        self.sent.push(record.clone());
+        record
     }
 }
 
 fn caption(rng: &mut Rng) -> String {
     let tags = (0..rng.below(5)).map(|_| {
-        // A few tags are in most posts, and many in one or two.
+        // A few tags are in most posts, many in only one or two.
         match rng.below(10) {
             0..5 => format!("#{}", TAGS[rng.below(4) as usize]),
             5..7 => format!("#{}", rng.pick(&TAGS)),

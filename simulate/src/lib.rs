@@ -1,10 +1,9 @@
-//! Simulations of Tagflow: a whole job, its restarts, its store and its readers, from a seed.
+//! Simulations of Tagflow: a whole job with its restarts, store and readers, from a seed.
 //!
-//! The code that runs in production is the code that runs here. Only its edges are simulated: the
-//! input log, the storage, the store and the clock. Who has the next turn, what is killed when and
-//! what goes wrong follow from the seed, so a failure can be had again.
+//! The code under test is the production code. Only its edges are simulated: the input log, the
+//! disk, the store and the clock. Whose turn it is, what is killed and which faults strike follow
+//! from the seed, so every failure can be repeated.
 
-mod again;
 pub mod checks;
 pub mod clock;
 pub mod disk;
@@ -15,10 +14,14 @@ pub mod outcome;
 pub mod plan;
 pub mod process;
 mod promotions;
+mod redelivery;
 mod repairs;
+mod requests;
 pub mod rng;
+pub mod run;
 pub mod seed;
 pub mod seeds;
+mod steps;
 mod watch;
 pub mod wire;
-pub mod world;
+mod world;

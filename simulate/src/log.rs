@@ -1,29 +1,30 @@
-//! A simulated input log: partitions of records that grow as the simulation says.
+//! The simulated input log: partitions that grow as the plan says.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use dataflow::sources::{Discovered, Log, LogError, Next, Reader, Record, Shape};
-use schemas::manifest::Fingerprint;
+use parking_lot::{Mutex, MutexGuard};
+use schemas::manifest::{Fingerprint, Position};
 
-use crate::events::Made;
+use crate::events::ProducedRecord;
 use crate::process::Process;
 
-/// A record that the topic retains.
+/// A record of the topic.
 pub struct Retained {
     /// The record.
-    pub made: Made,
+    pub record: ProducedRecord,
     /// When it was produced.
     pub at_ms: i64,
 }
 
-/// The retained records by partition, which all processes read.
+/// The records of all partitions, shared by all processes.
 #[derive(Clone, Default)]
 pub struct Topic(Arc<Mutex<Vec<Vec<Retained>>>>);
 
 impl Topic {
     /// The partitions.
     pub fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Retained>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Appends a record to a partition, which may be a new one.
@@ -41,6 +42,28 @@ pub fn partition_name(partition: usize) -> String {
     format!("p{partition}")
 }
 
+/// The number of the partition with this name.
+pub(crate) fn partition_number(name: &str) -> Option<usize> {
+    name.strip_prefix('p')?.parse().ok()
+}
+
+/// The position of a partition that is read in order.
+pub(crate) fn offset(position: &Position) -> u64 {
+    let Position::Offset(offset) = position else {
+        unreachable!("simulated partitions are read in order")
+    };
+    *offset
+}
+
+/// The records of a partition before a position; `None` if it has fewer.
+pub(crate) fn read_records<'t>(
+    topic: &'t [Vec<Retained>],
+    name: &str,
+    position: &Position,
+) -> Option<&'t [Retained]> {
+    topic.get(partition_number(name)?)?.get(..offset(position) as usize)
+}
+
 /// The topic as a process sees it.
 pub struct Subscribed {
     /// The topic.
@@ -51,12 +74,12 @@ pub struct Subscribed {
 
 impl Log for Subscribed {
     fn discover(&self) -> Result<Vec<Discovered>, LogError> {
-        let found = |partition: usize| Discovered {
+        let discovered = |partition: usize| Discovered {
             partition: partition_name(partition),
             share: partition as u64,
             shape: Shape::Ordered { bytes: None },
         };
-        Ok((0..self.topic.partitions().len()).map(found).collect())
+        Ok((0..self.topic.partitions().len()).map(discovered).collect())
     }
 
     fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
@@ -64,8 +87,8 @@ impl Log for Subscribed {
     }
 
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
-        let number = partition.strip_prefix('p').and_then(|number| number.parse().ok());
-        let partition = number.ok_or_else(|| LogError::Gone(partition.to_owned()))?;
+        let partition =
+            partition_number(partition).ok_or_else(|| LogError::Gone(partition.to_owned()))?;
         let (topic, process) = (self.topic.clone(), Arc::clone(&self.process));
         Ok(Box::new(Cursor { topic, process, partition, next: position as usize }))
     }
@@ -84,25 +107,25 @@ struct Cursor {
 
 impl Reader for Cursor {
     fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
-        let mut ills = self.process.ills();
-        if std::mem::take(&mut ills.read_fails) {
-            ills.struck = true;
+        let mut faults = self.process.faults();
+        if std::mem::take(&mut faults.read_fails) {
+            faults.struck = true;
             self.process.strike("read fails");
             let source = std::io::Error::other("broker not available");
             return Err(LogError::Io { file: partition_name(self.partition), source });
         }
-        if ills.slow_reads > 0 {
-            ills.slow_reads -= 1;
+        if faults.slow_reads > 0 {
+            faults.slow_reads -= 1;
             self.process.strike("slow read");
             return Ok(Next::Wait);
         }
-        drop(ills);
+        drop(faults);
         let partitions = self.topic.partitions();
         let records = &partitions[self.partition];
-        // Few at a time, so that slices and commits end between any two.
+        // Few at a time, so that a slice or a commit may end between any two records.
         let end = records.len().min(self.next + limit.min(7)).max(self.next);
-        for record in records.iter().take(end).skip(self.next) {
-            let bytes = &record.made.bytes;
+        for retained in records.iter().take(end).skip(self.next) {
+            let bytes = &retained.record.bytes;
             let (position, size) = (self.next as u64, bytes.len() as u64);
             each(Record { position, bytes, size, stamp_ms: None });
             self.next += 1;

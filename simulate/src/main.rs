@@ -10,10 +10,10 @@ use clap::Parser;
 use schemas::planted::{Bug, plant};
 use simulate::checks::{Check, Violation};
 use simulate::plan::{Plan, shorten};
+use simulate::run::run;
 use simulate::seeds::each_seed;
-use simulate::world::run;
 
-/// Run simulations, and say what fails
+/// Run simulations and report failures
 #[derive(Parser)]
 struct Args {
     /// The seeds, as FIRST..LAST, both included
@@ -22,10 +22,10 @@ struct Args {
     /// Run each seed twice and compare the traces
     #[arg(long)]
     twice: bool,
-    /// Plant this bug, and see which seeds catch it; `list` names the bugs
+    /// Plant this bug and count the seeds that catch it; `list` lists the bugs
     #[arg(long, value_name = "BUG", conflicts_with = "twice")]
     plant: Option<String>,
-    /// Say what each seed came to
+    /// Print the outcome of each seed
     #[arg(long)]
     verbose: bool,
 }
@@ -39,7 +39,7 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
     if range.is_empty() { Err("the last seed comes before the first".into()) } else { Ok(range) }
 }
 
-fn number_of(seeds: &RangeInclusive<u64>) -> u64 {
+fn count(seeds: &RangeInclusive<u64>) -> u64 {
     (seeds.end() - seeds.start()).saturating_add(1)
 }
 
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(seeds) = args.seeds.clone() else {
-        eprintln!("error: which seeds? Write them as FIRST..LAST");
+        eprintln!("error: no seeds; write them as FIRST..LAST");
         return ExitCode::from(2);
     };
     match &args.plant {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Some(name) => match Bug::ALL.into_iter().find(|bug| bug.name() == *name) {
             Some(bug) => catch(bug, seeds),
             None => {
-                eprintln!("error: no bug is called {name:?}; --plant list names them");
+                eprintln!("error: unknown bug {name:?}; --plant list lists them all");
                 ExitCode::from(2)
             }
         },
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn simulate(seeds: RangeInclusive<u64>, args: &Args) -> ExitCode {
-    let number = number_of(&seeds);
+    let number = count(&seeds);
     let (mut kills, mut faults, mut failures) = (0, 0, 0);
     each_seed(seeds, |plan, outcome| {
         kills += outcome.kills;
@@ -79,7 +79,7 @@ fn simulate(seeds: RangeInclusive<u64>, args: &Args) -> ExitCode {
             failures += 1;
         }
         if let Some(violation) = &outcome.violation {
-            tell(plan, violation);
+            report(plan, violation);
             failures += 1;
         }
     });
@@ -87,13 +87,13 @@ fn simulate(seeds: RangeInclusive<u64>, args: &Args) -> ExitCode {
     if failures > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Says what failed, how to have it again, and the least that it takes.
-fn tell(plan: &Plan, violation: &Violation) {
+/// Prints the failed check, the command that repeats it, and a short list of actions.
+fn report(plan: &Plan, violation: &Violation) {
     let seed = plan.seed;
-    println!("seed {seed}: {} does not hold: {}", violation.invariant, violation.what);
-    println!("  again: scripts/simulate {seed}..{seed}");
+    println!("seed {seed}: {} failed: {}", violation.invariant, violation.what);
+    println!("  repeat: scripts/simulate {seed}..{seed}");
     let short = shorten(plan, |plan| fails(plan, violation.invariant));
-    println!("  {} of {} actions are enough:", short.actions.len(), plan.actions.len());
+    println!("  {} of {} actions suffice:", short.actions.len(), plan.actions.len());
     for action in &short.actions {
         println!("    after {} steps {:?}", action.steps, action.act);
     }
@@ -105,7 +105,7 @@ fn fails(plan: &Plan, check: Check) -> bool {
 
 /// Counts the seeds that catch a planted bug.
 fn catch(bug: Bug, seeds: RangeInclusive<u64>) -> ExitCode {
-    let number = number_of(&seeds);
+    let number = count(&seeds);
     plant(Some(bug));
     let mut caught = Vec::new();
     each_seed(seeds, |plan, outcome| {
@@ -116,7 +116,7 @@ fn catch(bug: Bug, seeds: RangeInclusive<u64>) -> ExitCode {
         println!("caught by 0 of {number} seeds");
         return ExitCode::FAILURE;
     };
-    tell(&Plan::of(*seed), violation);
+    report(&Plan::of(*seed), violation);
     let checks: BTreeSet<String> = caught.iter().map(|(_, v)| v.invariant.id()).collect();
     let checks = checks.into_iter().collect::<Vec<_>>().join(" ");
     println!("caught by {} of {number} seeds, by {checks}, first {seed}", caught.len());

@@ -1,23 +1,23 @@
-//! What a simulation came to.
+//! The outcome of a simulation.
 
 use std::collections::BTreeMap;
 
 use crate::checks::{Tally, Violation};
 
-/// What a simulation came to.
+/// The outcome of a simulation.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// A hash of every effect and its order.
     pub trace: u64,
     /// Steps taken.
     pub steps: u64,
-    /// Jobs that were killed, by hand or by a loss of power.
+    /// Jobs that were killed or lost power.
     pub kills: u64,
     /// Records produced.
     pub records: u64,
-    /// Faults of each kind that struck.
+    /// How often each fault struck.
     pub faults: BTreeMap<&'static str, u64>,
-    /// What the state's upkeep took: cold reads and the like.
+    /// Cold reads and other upkeep of the state.
     pub work: BTreeMap<&'static str, u64>,
     /// How often each check was made.
     pub checks: Tally,
@@ -25,7 +25,7 @@ pub struct Outcome {
     pub violation: Option<Violation>,
 }
 
-/// What may become of a write on its way to the store.
+/// What can happen to a write on its way to the store.
 pub(crate) const STORE_FAULTS: [&str; 4] =
     ["write lost", "answer lost", "write late", "write twice"];
 

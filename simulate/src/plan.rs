@@ -1,5 +1,6 @@
-//! What happens in a simulation: a list of actions that follows from a seed, and that can be made
-//! shorter without the others changing.
+//! The plan of a simulation: a list of actions that follows from a seed.
+//!
+//! Invariant: each action has a seed of its own, so that removing one does not change the others.
 
 use std::ops::Range;
 
@@ -13,21 +14,21 @@ const KINDS: u64 = 15;
 /// Something that happens to the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Some records are produced to a partition.
+    /// Records are produced to a partition.
     Produce {
         /// Which partition.
         partition: usize,
         /// How many.
         records: u64,
     },
-    /// The job is killed before one of its next effects, and started again.
+    /// The job is killed before one of its next effects, and restarted.
     Kill {
-        /// Effects that it still has.
+        /// How many effects it still has.
         effects: u64,
     },
-    /// The power goes: what was not synced may be gone, whole or in part.
+    /// The power fails: what was not synced may be lost, wholly or in part.
     PowerLoss,
-    /// Another job takes the state over while the first one lives on.
+    /// Another job takes the state over while the first one keeps running.
     TakeOver,
     /// The disk is full for the job.
     DiskFull,
@@ -39,49 +40,49 @@ pub enum Act {
     ReadFails,
     /// Reading the log is slow.
     SlowReads {
-        /// Reads that find nothing.
+        /// How many reads return nothing.
         reads: u64,
     },
-    /// A bit of a file of the newest commit flips, or its end is cut off; the job must refuse it,
-    /// and the file is mended.
+    /// A bit of a file of the newest commit flips, or its end is cut off. The job must refuse the
+    /// file, which is then restored.
     Damage,
-    /// The wall clock jumps, to so many milliseconds off.
+    /// The wall clock jumps.
     Jump {
-        /// How far it is off.
+        /// How far it is off afterwards.
         wrong_ms: i64,
     },
-    /// The store's wire loses, delays and doubles so many percent of writes each.
+    /// The connection to the store loses, delays and repeats writes.
     BadWire {
-        /// Percent of writes for each kind of trouble.
+        /// The percentage of writes for each of these.
         percent: u64,
     },
-    /// The next change of a file's name fails, before it is made or after.
+    /// The next change of a file name fails, before it is made or after.
     NameFails {
-        /// Whether it has been made all the same.
+        /// Whether it is made all the same.
         made: bool,
     },
-    /// Nobody does anything for so many hours.
+    /// Nothing happens for hours.
     Idle {
         /// How many.
         hours: u64,
     },
-    /// All is well with the wire and the clock again.
+    /// The connection and the clock are well again.
     Calm,
-    /// A row or an id of the newest commit is changed behind the job's back, and the job is asked
-    /// to correct it.
+    /// A row or an id of the newest commit is changed behind the job's back, and a correction is
+    /// requested.
     Repair,
-    /// The job is asked to take some refused records after all.
+    /// The redelivery of some refused records is requested.
     Redeliver,
-    /// The other keyspace is filled, where that is the second one, and promoted.
+    /// The other keyspace is promoted; the second one is filled first.
     Promote,
 }
 
-/// An action, after so many steps of the jobs.
+/// An action, after some steps of the jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// Steps before it.
+    /// The steps before it.
     pub steps: u64,
-    /// The randomness of the action and of the steps before it.
+    /// The seed of the action and of the steps before it.
     pub seed: u64,
     /// What happens.
     pub act: Act,
@@ -90,7 +91,7 @@ pub struct Action {
 /// A whole simulation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The seed that it came from.
+    /// The seed that it follows from.
     pub seed: u64,
     /// Whether events beyond the horizon are counted.
     pub count_beyond: bool,
@@ -101,7 +102,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a seed: each kind of trouble is there or not, more or less of it.
+    /// The plan of a seed: each kind of fault occurs often, rarely or never.
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng(seed);
         let (count_beyond, skewed) = (rng.chance(20), rng.chance(50));
@@ -111,7 +112,7 @@ impl Plan {
                 kinds.push((1 + rng.below(8), kind));
             }
         }
-        // Kills are what this is about: no seed goes without.
+        // Kills matter most, so every seed has some.
         kinds.push((6, 1));
         let weight: u64 = kinds.iter().map(|(weight, _)| weight).sum();
         let mut actions = Vec::new();
@@ -123,7 +124,8 @@ impl Plan {
                 at = at.saturating_sub(*weight);
                 hit.then_some(*kind)
             });
-            let act = act(kind.unwrap_or_default(), &mut rng);
+            let kind = kind.unwrap_or_else(|| unreachable!("the number is below the sum"));
+            let act = act(kind, &mut rng);
             if let Act::Produce { records, .. } = act {
                 produced += records;
             }
@@ -136,13 +138,14 @@ impl Plan {
     }
 }
 
-/// Tell the randomness of what somebody asks for from the other of a plan, which came first.
+/// Seeds of the requests in a plan. They came later than the other actions, whose randomness they
+/// must not change.
 const REPAIRS: u64 = 0x7e9a_1f5c;
 const REDELIVERIES: u64 = 0x2c81_d03b;
 const PROMOTIONS: u64 = 0x51e6_9a27;
 
-/// In half of the plans somebody asks for something up to three times; in half of these cases the
-/// job is killed soon after.
+/// In half of the plans, adds a request up to three times; in half of these cases the job is killed
+/// soon after.
 fn add(act: Act, actions: &mut Vec<Action>, rng: &mut Rng) {
     let times = if rng.chance(50) { 1 + rng.below(3) } else { 0 };
     for _ in 0..times {
@@ -177,8 +180,8 @@ fn act(kind: u64, rng: &mut Rng) -> Act {
     }
 }
 
-/// Makes a failing plan shorter by leaving out what it fails without (delta debugging, Zeller and
-/// Hildebrandt 2002); `fails` runs a plan.
+/// Shortens a failing plan by removing actions that it fails without (delta debugging, Zeller and
+/// Hildebrandt 2002). `fails` runs a plan.
 pub fn shorten(plan: &Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
     let mut best = plan.clone();
     let mut chunk = best.actions.len().div_ceil(2);
@@ -203,7 +206,7 @@ pub fn shorten(plan: &Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
     join(best, fails)
 }
 
-/// Joins what is produced by neighbouring actions, where the plan still fails.
+/// Merges neighbouring actions that produce, if the plan still fails.
 fn join(mut best: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
     let mut at = 0;
     while at + 1 < best.actions.len() {
@@ -225,7 +228,7 @@ fn join(mut best: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
     best
 }
 
-/// The plan without some actions; their steps may stay, with what follows.
+/// The plan without some actions; their steps are dropped, or kept for the next action.
 fn without(plan: &Plan, which: Range<usize>, keep_steps: bool) -> Plan {
     let mut shorter = plan.clone();
     let left_out = shorter.actions.drain(which.clone());

@@ -1,13 +1,14 @@
-//! A simulated process: what dies with it, and what goes wrong for it alone.
+//! A simulated process, and the faults that strike it alone.
 //!
-//! Every effect of a process on the outside passes [`Process::effect`]: a kill lands between any
-//! two of them.
+//! Invariant: every effect of a process on disk and store passes [`Process::effect`], so that a
+//! kill can land between any two.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use schemas::manifest::{Header, decode};
 use sinks::publish::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher};
 use sinks::storage::{Storage, StorageError};
@@ -15,35 +16,35 @@ use sinks::storage::{Storage, StorageError};
 use crate::disk::PowerDisk;
 use crate::wire::{Wire, Write};
 
-/// What has gone over the edges of all processes, in order.
+/// Records the effects of all processes, in order.
 #[derive(Default)]
 pub struct Probe(Mutex<Seen>);
 
-/// What a [`Probe`] has seen.
+/// What a [`Probe`] has recorded.
 #[derive(Default)]
 pub struct Seen {
     /// A hash of every effect and its order.
     pub trace: u64,
-    /// Their number.
+    /// The number of effects.
     pub effects: u64,
-    /// How often each fault has struck a process.
+    /// How often each fault has struck.
     pub struck: BTreeMap<&'static str, u64>,
-    /// Headers of manifests that were created since somebody looked.
+    /// Headers of the manifests created since the last look.
     pub created: Vec<Header>,
 }
 
 impl Probe {
-    /// What it has seen so far.
+    /// What was recorded so far.
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
-    /// Notes that a fault has struck.
+    /// Counts a fault that has struck.
     pub fn strike(&self, fault: &'static str) {
         *self.seen().struck.entry(fault).or_default() += 1;
     }
 
-    /// Notes an effect, and what it writes.
+    /// Records an effect and the bytes that it writes.
     pub fn note(&self, doing: &str, name: &str, content: &[u8]) {
         let mut seen = self.seen();
         let text = doing.bytes().chain(name.bytes()).chain(content.iter().copied());
@@ -54,80 +55,80 @@ impl Probe {
     }
 }
 
-/// On which side of an effect its error comes.
+/// When a failing effect reports its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// It has not happened.
+    /// Before the effect, which does not happen.
     Before,
-    /// It has, and its maker does not know.
+    /// After the effect, which has happened.
     After,
 }
 
-/// What is wrong with a process.
+/// The faults that are due for a process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ills {
-    /// Effects until it is killed; none: it is not.
-    pub left: Option<u64>,
-    /// It was killed.
+pub struct ProcessFaults {
+    /// Effects until it is killed, if it is to be killed.
+    pub effects_left: Option<u64>,
+    /// It has been killed.
     pub dead: bool,
-    /// The disk is full for it.
+    /// The disk is full.
     pub full: bool,
     /// Syncing fails.
     pub sync_fails: bool,
-    /// The next change of a name fails: before it is made, or after.
+    /// The next change of a file name fails.
     pub names_fail: Option<Side>,
     /// The next file cannot be opened.
     pub open_fails: bool,
     /// The next read of the log fails.
     pub read_fails: bool,
-    /// So many reads of the log find nothing, though there is something.
+    /// How many of the next reads of the log return nothing.
     pub slow_reads: u64,
-    /// Something of the above has struck: an error is no surprise.
+    /// One of these faults has struck, so the process may end with an error.
     pub struck: bool,
 }
 
-/// One process.
+/// A process.
 pub struct Process {
-    ills: Mutex<Ills>,
+    faults: Mutex<ProcessFaults>,
     probe: Arc<Probe>,
 }
 
 impl Process {
-    /// A healthy one.
+    /// A process without faults.
     pub fn new(probe: Arc<Probe>) -> Arc<Self> {
-        Arc::new(Self { ills: Mutex::default(), probe })
+        Arc::new(Self { faults: Mutex::default(), probe })
     }
 
-    /// Notes that a fault has struck it.
+    /// Counts a fault that has struck.
     pub fn strike(&self, fault: &'static str) {
         self.probe.strike(fault);
     }
 
-    /// What is wrong with it.
-    pub fn ills(&self) -> MutexGuard<'_, Ills> {
-        self.ills.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The faults that are due.
+    pub fn faults(&self) -> MutexGuard<'_, ProcessFaults> {
+        self.faults.lock()
     }
 
-    /// An effect on the outside; an error where the process does not live to have it.
+    /// An effect on disk or store; an error if the process dies before it, or if it fails.
     pub fn effect(&self, doing: &str, name: &str, content: &[u8]) -> Result<(), io::Error> {
-        let mut ills = self.ills();
-        let dies = ills.left == Some(0) && !ills.dead;
+        let mut faults = self.faults();
+        let dies = faults.effects_left == Some(0) && !faults.dead;
         if dies {
-            ills.dead = true;
+            faults.dead = true;
             self.probe.strike("kill");
         }
-        ills.left = ills.left.map(|left| left.saturating_sub(1));
+        faults.effects_left = faults.effects_left.map(|left| left.saturating_sub(1));
         let fails = match doing {
-            "write" | "create" => ills.full,
-            "sync" => ills.sync_fails,
+            "write" | "create" => faults.full,
+            "sync" => faults.sync_fails,
             _ => false,
         };
-        ills.struck |= ills.dead || fails;
-        if ills.dead {
+        faults.struck |= faults.dead || fails;
+        if faults.dead {
             let kind = if dies { io::ErrorKind::Interrupted } else { io::ErrorKind::Other };
             return Err(io::Error::new(kind, "killed"));
         }
-        drop(ills);
+        drop(faults);
         if fails {
             self.probe.strike(if doing == "sync" { "sync fails" } else { "disk full" });
         }
@@ -135,19 +136,19 @@ impl Process {
         if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
-    /// A look at the outside.
-    fn look(&self, opens: bool) -> Result<(), io::Error> {
-        let mut ills = self.ills();
-        let fails = opens && std::mem::take(&mut ills.open_fails);
-        ills.struck |= ills.dead || fails;
+    /// A read from disk.
+    fn read(&self, opens: bool) -> Result<(), io::Error> {
+        let mut faults = self.faults();
+        let fails = opens && std::mem::take(&mut faults.open_fails);
+        faults.struck |= faults.dead || fails;
         if fails {
             self.probe.strike("open fails");
         }
-        if ills.dead || fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
+        if faults.dead || fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 }
 
-/// A disk as a process sees it.
+/// The disk as a process sees it.
 pub struct Mounted {
     /// The disk.
     pub disk: Arc<PowerDisk>,
@@ -165,17 +166,17 @@ impl Mounted {
         effect.map_err(|source| StorageError { doing, name: name.to_owned(), source })
     }
 
-    /// A change of a name, which may fail on either side.
-    fn name<T>(
+    /// A change of a file name, which may fail before or after it happens.
+    fn change_name<T>(
         &self,
         doing: &'static str,
         name: &str,
         change: impl FnOnce() -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
         self.effect(doing, name)?;
-        let fails = self.process.ills().names_fail.take();
+        let fails = self.process.faults().names_fail.take();
         if let Some(side) = fails {
-            self.process.ills().struck = true;
+            self.process.faults().struck = true;
             self.process.strike("name fails");
             if side == Side::After {
                 change()?;
@@ -186,9 +187,9 @@ impl Mounted {
         change()
     }
 
-    fn look(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
-        let look = self.process.look(doing == "open" && name.starts_with("segments/"));
-        look.map_err(|source| StorageError { doing, name: name.to_owned(), source })
+    fn read(&self, doing: &'static str, name: &str) -> Result<(), StorageError> {
+        let read = self.process.read(doing == "open" && name.starts_with("segments/"));
+        read.map_err(|source| StorageError { doing, name: name.to_owned(), source })
     }
 }
 
@@ -211,7 +212,7 @@ impl Storage for Mounted {
     }
 
     fn link(&self, from: &str, to: &str) -> Result<bool, StorageError> {
-        self.name("create", to, || {
+        self.change_name("create", to, || {
             let created = self.disk.link(from, to)?;
             if created && to.starts_with("commits/") {
                 let header = decode(&self.disk.open(to)?).map(|(header, _)| header);
@@ -222,7 +223,7 @@ impl Storage for Mounted {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        self.name("rename", to, || self.disk.rename(from, to))
+        self.change_name("rename", to, || self.disk.rename(from, to))
     }
 
     fn sync_folder(&self, folder: &str) -> Result<(), StorageError> {
@@ -231,16 +232,16 @@ impl Storage for Mounted {
     }
 
     fn unlink(&self, name: &str) -> Result<(), StorageError> {
-        self.name("remove", name, || self.disk.unlink(name))
+        self.change_name("remove", name, || self.disk.unlink(name))
     }
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
-        self.look("open", name)?;
+        self.read("open", name)?;
         self.disk.open(name)
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, StorageError> {
-        self.look("list", folder)?;
+        self.read("list", folder)?;
         self.disk.list(folder)
     }
 
@@ -249,9 +250,9 @@ impl Storage for Mounted {
     }
 }
 
-/// A store as a process sees it.
+/// The store as a process sees it.
 pub struct Connected {
-    /// The wire to it.
+    /// The connection to it.
     pub wire: Wire,
     /// The process.
     pub process: Arc<Process>,
@@ -291,7 +292,7 @@ impl Publisher for Connected {
     }
 
     fn rows_max(&self) -> usize {
-        // Few, so that a round takes several.
+        // Few, so that a round of publishing takes several calls.
         16
     }
 }

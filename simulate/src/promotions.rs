@@ -1,13 +1,12 @@
-//! Promotions: a second keyspace is filled beside the live one, readers are shown that one and the
-//! first one again, by somebody who may be killed between any two effects; a reader asks
-//! throughout.
+//! Promotions: a second keyspace is filled beside the live one and promoted, then the first one
+//! again. The process that promotes may be killed between any two effects. A reader keeps asking.
 //!
-//! Which keyspace is active is decided by the product's own code (`sinks::active`); only the
-//! requests are simulated, each a turn of its own, so that anything may happen between two of them.
+//! The product decides which keyspace readers use (`sinks::active`). Only the requests are
+//! simulated, each as a turn of its own, so that anything may happen between two of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use schemas::hash::KeyHash;
@@ -15,23 +14,23 @@ use sinks::active::{ActiveKeyspace, Keyspaces, Pointer, Promoter, promote};
 use sinks::commits::{Snapshot, load, visible};
 use sinks::publish::{Content, JobRow, Outcome, PublishTask};
 
-use crate::checks::{Check, Violation, violated};
+use crate::checks::{Check, Tally, Violation, violated};
+use crate::clock::Time;
 use crate::disk::PowerDisk;
-use crate::process::{Connected, Mounted, Process};
+use crate::process::{Connected, Mounted, Probe, Process};
 use crate::rng::Rng;
 use crate::wire::{Wire, Write};
-use crate::world::World;
 
-/// The keyspace that readers were given, and the one beside it.
+/// The keyspace that readers are configured with, and the second one.
 const KEYSPACES: [&str; 2] = ["live", "new"];
-/// Turns that a promotion may need where nothing goes wrong.
+/// Turns in which a promotion without faults must end.
 const TURNS_MAX: usize = 20_000;
-/// Turns in which a reader follows, and answers, where nothing goes wrong.
+/// Turns in which a reader without faults must follow and answer.
 const FOLLOW_TURNS: usize = 100;
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A request: others may have turns before it is made.
+/// Ready at the second poll: others may have turns before a request is made.
 #[derive(Default)]
 struct Turn(bool);
 
@@ -43,7 +42,7 @@ impl Future for Turn {
     }
 }
 
-/// Gives a task a turn; what it came to, where it has ended.
+/// Gives a task a turn; returns its result when it ends.
 fn poll<T>(task: &mut Option<Task<T>>) -> Option<T> {
     let done = task.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(done) = done else { return None };
@@ -51,7 +50,7 @@ fn poll<T>(task: &mut Option<Task<T>>) -> Option<T> {
     Some(done)
 }
 
-/// The database, as a reader sees it.
+/// The database as a reader sees it.
 #[derive(Clone)]
 struct Cluster([Wire; 2]);
 
@@ -60,7 +59,7 @@ impl Cluster {
         &self.0[usize::from(keyspace != KEYSPACES[0])]
     }
 
-    /// A request that may go unanswered.
+    /// A request, which may remain unanswered.
     async fn ask(&self, wire: &Wire) -> Result<(), String> {
         Turn::default().await;
         if wire.line().is_unanswered() { Err("no answer".to_owned()) } else { Ok(()) }
@@ -95,20 +94,20 @@ impl Keyspaces for Cluster {
     }
 }
 
-/// Somebody who promotes.
-struct Operator {
+/// The process that promotes.
+struct SimPromoter {
     cluster: Cluster,
     process: Arc<Process>,
 }
 
-impl Operator {
+impl SimPromoter {
     async fn effect(&self, doing: &str, keyspace: &str) -> Result<(), String> {
         Turn::default().await;
         self.process.effect(doing, keyspace, b"").map_err(|error| error.to_string())
     }
 }
 
-impl Promoter for Operator {
+impl Promoter for SimPromoter {
     type Error = String;
 
     async fn verify(&self, keyspace: &str) -> Result<(), String> {
@@ -129,7 +128,7 @@ impl Promoter for Operator {
         self.effect("point", &format!("{to:?}")).await?;
         match self.cluster.wire(given).line().send(Write::Pointer(to.clone())) {
             Outcome::Acknowledged => Ok(()),
-            _ => Err("whether it happened is unknown".to_owned()),
+            _ => Err("the outcome is unknown".to_owned()),
         }
     }
 
@@ -138,8 +137,8 @@ impl Promoter for Operator {
     }
 }
 
-/// What an operator does: fills the keyspace where that is the second one, and promotes it.
-struct Errand {
+/// A promotion: promotes the second keyspace after filling it, or the first one again.
+struct Promotion {
     cluster: Cluster,
     disk: Arc<PowerDisk>,
     snapshot: Arc<Snapshot>,
@@ -147,13 +146,13 @@ struct Errand {
     wall_ms: i64,
 }
 
-impl Errand {
+impl Promotion {
     async fn run(&self, process: Arc<Process>) -> Result<(), String> {
         if self.keyspace != KEYSPACES[0] {
             self.fill(&process).await?;
         }
-        let operator = Operator { cluster: self.cluster.clone(), process };
-        promote(&operator, KEYSPACES[0], self.keyspace, self.wall_ms).await.map(drop)
+        let promoter = SimPromoter { cluster: self.cluster.clone(), process };
+        promote(&promoter, KEYSPACES[0], self.keyspace, self.wall_ms).await.map(drop)
     }
 
     async fn fill(&self, process: &Arc<Process>) -> Result<(), String> {
@@ -169,32 +168,32 @@ impl Errand {
     }
 }
 
-/// What a reader was told.
-struct Told {
+/// An answer to a reader.
+struct Answer {
     keyspace: String,
     row: Arc<JobRow>,
-    /// A tag of a commit, and what the store has of it.
+    /// A tag, a commit that has it, and its total in the store.
     asked: Option<(KeyHash, u64)>,
     total: Option<i64>,
 }
 
-/// All that is about promotions.
+/// The promotions and the reader.
 pub(crate) struct Promotions {
     cluster: Cluster,
-    shown: Arc<ActiveKeyspace<Wire>>,
-    /// The reader's own look at the database, and an answer on its way.
+    active: Arc<ActiveKeyspace<Wire>>,
+    /// The reader's task that follows the database, and its request for a tag.
     step: Option<Task<()>>,
-    answer: Option<Task<Option<Told>>>,
-    /// Whether the reader has ever answered, and the newest commit and version by keyspace.
+    answer: Option<Task<Option<Answer>>>,
+    /// Whether there ever was an answer, and the newest commit and version by keyspace.
     answered: bool,
     newest: BTreeMap<String, (u64, i64)>,
-    /// Tags, and a commit that has them.
-    tags: Arc<Mutex<Vec<(KeyHash, u64)>>>,
-    /// A promotion that is under way; whether it was made.
-    errand: Option<Task<bool>>,
-    /// What the promotion under way shows, and what the last one did, while no other write that may
-    /// come later was known.
+    /// Tags, each with a commit that has it.
+    tags: Vec<(KeyHash, u64)>,
+    /// The promotion under way; returns whether it succeeded.
+    promotion: Option<Task<bool>>,
+    /// The keyspace of the latest promotion.
     wanted: &'static str,
+    /// The same once that promotion has succeeded, unless an earlier write may still arrive late.
     last: Option<&'static str>,
     /// Keys that were changed behind the job's back.
     pub(crate) drifted: BTreeSet<KeyHash>,
@@ -204,54 +203,53 @@ impl Promotions {
     pub(crate) fn new(live: Wire, new: Wire) -> Self {
         Self {
             cluster: Cluster([live, new]),
-            shown: Arc::default(),
+            active: Arc::default(),
             step: None,
             answer: None,
             answered: false,
             newest: BTreeMap::new(),
-            tags: Arc::default(),
-            errand: None,
+            tags: Vec::new(),
+            promotion: None,
             wanted: KEYSPACES[0],
             last: None,
             drifted: BTreeSet::new(),
         }
     }
 
-    /// The wires of both keyspaces.
+    /// The connections to both keyspaces.
     pub(crate) fn wires(&self) -> &[Wire; 2] {
         &self.cluster.0
     }
 
-    /// The host goes down that promotes.
+    /// The host of the process that promotes loses power.
     pub(crate) fn lose_power(&mut self) {
-        if self.errand.take().is_some() {
+        if self.promotion.take().is_some() {
             self.last = None;
         }
     }
 
-    fn begin_answer(&self, rng: &mut Rng) -> Task<Option<Told>> {
-        let tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = (!tags.is_empty()).then(|| *rng.pick(&tags));
-        let shown = Arc::clone(&self.shown);
+    fn begin_answer(&self, rng: &mut Rng) -> Task<Option<Answer>> {
+        let asked = (!self.tags.is_empty()).then(|| *rng.pick(&self.tags));
+        let active = Arc::clone(&self.active);
         Box::pin(async move {
-            let (shown, row) = shown.current()?;
-            let (keyspace, row) = (shown.name.clone(), row?);
+            let (active, row) = active.current()?;
+            let (keyspace, row) = (active.name.clone(), row?);
             Turn::default().await;
-            let line = shown.connection.line();
+            let line = active.connection.line();
             let found = asked.and_then(|(hash, _)| line.store.row((false, hash)));
             let total = found.and_then(|row| match row.content {
                 Content::Tag { total, .. } => Some(total),
                 Content::Board { .. } => None,
             });
-            Some(Told { keyspace, row, asked, total })
+            Some(Answer { keyspace, row, asked, total })
         })
     }
 
-    /// C14: what a reader was told.
-    fn told(&mut self, told: Option<Told>) -> Result<(), Violation> {
-        let Some(Told { keyspace, row, asked, total }) = told else {
+    /// C14 for one answer to the reader.
+    fn check(&mut self, answer: Option<Answer>) -> Result<(), Violation> {
+        let Some(Answer { keyspace, row, asked, total }) = answer else {
             if self.answered {
-                return violated(Check::Shown, "the reader has no answer any more");
+                return violated(Check::Shown, "the reader got no answer after it had got some");
             }
             return Ok(());
         };
@@ -274,95 +272,100 @@ impl Promotions {
             _ => Ok(()),
         }
     }
-}
 
-impl World<'_> {
-    /// Somebody promotes the keyspace that is not the last one promoted.
-    pub(crate) fn promote(&mut self, rng: &mut Rng) {
-        let shown = visible(&*self.disk).ok().flatten();
-        let manifest = shown.and_then(|commit| load(&*self.disk, commit).ok());
-        let snapshot = manifest.and_then(|m| Snapshot::open(&*self.disk, m, None).ok());
-        let Some(snapshot) = snapshot.filter(|_| self.promotions.errand.is_none()) else { return };
-        self.count("promotion");
+    /// Begins to promote the keyspace that was not promoted last, unless a promotion is under way
+    /// or there is no commit. Returns whether it began.
+    pub(crate) fn begin(
+        &mut self,
+        rng: &mut Rng,
+        disk: &Arc<PowerDisk>,
+        time: &Time,
+        probe: &Arc<Probe>,
+    ) -> bool {
+        let visible = visible(&**disk).ok().flatten();
+        let manifest = visible.and_then(|commit| load(&**disk, commit).ok());
+        let snapshot = manifest.and_then(|m| Snapshot::open(&**disk, m, None).ok());
+        let Some(snapshot) = snapshot.filter(|_| self.promotion.is_none()) else { return false };
         let rows = snapshot.tags_changed(0, None).filter(|(_, row)| row.total > 0);
         let rows: Vec<KeyHash> = rows.map(|(hash, _)| hash).collect();
         if !rows.is_empty() {
-            let tags = (0..4).map(|_| (*rng.pick(&rows), snapshot.manifest.header.commit));
-            self.promotions.tags.lock().unwrap_or_else(PoisonError::into_inner).extend(tags);
+            let commit = snapshot.manifest.header.commit;
+            self.tags.extend((0..4).map(|_| (*rng.pick(&rows), commit)));
         }
-        let to_new = self.promotions.wanted == KEYSPACES[0];
+        let to_new = self.wanted == KEYSPACES[0];
         let skew_ms = rng.below(120_000).cast_signed() - 60_000;
-        let errand = Errand {
-            cluster: self.promotions.cluster.clone(),
-            disk: Arc::clone(&self.disk),
+        let promotion = Promotion {
+            cluster: self.cluster.clone(),
+            disk: Arc::clone(disk),
             snapshot: Arc::new(snapshot),
             keyspace: KEYSPACES[usize::from(to_new)],
-            wall_ms: self.time.now_ms() + self.time.wrong_ms() + skew_ms,
+            wall_ms: time.now_ms() + time.wrong_ms() + skew_ms,
         };
-        let killed = Process::new(Arc::clone(&self.probe));
-        killed.ills().left = Some(rng.below(if to_new { 300 } else { 6 }));
-        let again = Process::new(Arc::clone(&self.probe));
-        // A write that comes later may count from later, where clocks differ.
-        let late = self.wire.line().late.iter().any(|write| matches!(write, Write::Pointer(_)));
-        (self.promotions.wanted, self.promotions.last) = (errand.keyspace, None);
-        self.promotions.errand = Some(Box::pin(async move {
-            let mut made = errand.run(killed).await.is_ok();
+        let killed = Process::new(Arc::clone(probe));
+        killed.faults().effects_left = Some(rng.below(if to_new { 300 } else { 6 }));
+        let healthy = Process::new(Arc::clone(probe));
+        // With clocks that differ, an earlier write that arrives late may win.
+        let live = self.cluster.wire(KEYSPACES[0]);
+        let late = live.line().late.iter().any(|write| matches!(write, Write::Pointer(_)));
+        (self.wanted, self.last) = (promotion.keyspace, None);
+        self.promotion = Some(Box::pin(async move {
+            let mut done = promotion.run(killed).await.is_ok();
             for _ in 0..20 {
-                made = made || errand.run(Arc::clone(&again)).await.is_ok();
+                done = done || promotion.run(Arc::clone(&healthy)).await.is_ok();
             }
-            made && !late
+            done && !late
         }));
+        true
     }
 
-    /// Somebody who promotes has a turn, or a reader.
-    pub(crate) fn promotions_step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
-        let promotions = &mut self.promotions;
-        if let Some(made) = poll(&mut promotions.errand) {
-            promotions.last = made.then_some(promotions.wanted);
+    /// Gives the promotion and the reader a turn.
+    pub(crate) fn step(&mut self, rng: &mut Rng, checks: &mut Tally) -> Result<(), Violation> {
+        if let Some(done) = poll(&mut self.promotion) {
+            self.last = done.then_some(self.wanted);
         }
         if rng.chance(50) {
-            let (shown, cluster) = (Arc::clone(&promotions.shown), promotions.cluster.clone());
+            let (active, cluster) = (Arc::clone(&self.active), self.cluster.clone());
             let anew = rng.chance(2);
-            promotions.step.get_or_insert_with(|| {
+            self.step.get_or_insert_with(|| {
                 Box::pin(async move {
-                    // Trouble passes: the reader looks again.
-                    drop(shown.step(&cluster, anew).await);
+                    // Errors pass: the reader tries again.
+                    drop(active.step(&cluster, anew).await);
                 })
             });
-            poll(&mut promotions.step);
+            poll(&mut self.step);
             return Ok(());
         }
-        if promotions.answer.is_none() {
-            promotions.answer = Some(promotions.begin_answer(rng));
+        if self.answer.is_none() {
+            self.answer = Some(self.begin_answer(rng));
         }
-        match poll(&mut promotions.answer) {
-            Some(told) => {
-                self.outcome.checks.count(Check::Shown);
-                self.promotions.told(told)
-            }
-            None => Ok(()),
-        }
+        let Some(answer) = poll(&mut self.answer) else { return Ok(()) };
+        checks.count(Check::Shown);
+        self.check(answer)
     }
 
-    /// C14, once all trouble has ended: readers see what was promoted last.
-    pub(crate) fn shown_last(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+    /// C14 without faults: readers see the keyspace that was promoted last.
+    pub(crate) fn check_last(
+        &mut self,
+        rng: &mut Rng,
+        checks: &mut Tally,
+    ) -> Result<(), Violation> {
         for _ in 0..TURNS_MAX {
-            if self.promotions.errand.is_none() {
+            if self.promotion.is_none() {
                 break;
             }
-            self.promotions_step(rng)?;
+            self.step(rng, checks)?;
         }
         for _ in 0..FOLLOW_TURNS {
-            self.promotions_step(rng)?;
+            self.step(rng, checks)?;
         }
-        let Promotions { shown, last, cluster, .. } = &self.promotions;
-        let pointer = cluster.0[0].line().pointer();
+        let pointer = self.cluster.wire(KEYSPACES[0]).line().pointer();
         let pointed = pointer.as_ref().map_or(KEYSPACES[0], |pointer| &pointer.keyspace);
-        let shown = shown.current().map(|(shown, _)| shown.name.clone());
-        if shown.as_deref() == Some(pointed) && last.is_none_or(|last| last == pointed) {
+        let seen = self.active.current().map(|(active, _)| active.name.clone());
+        let last = self.last;
+        if seen.as_deref() == Some(pointed) && last.is_none_or(|last| last == pointed) {
             return Ok(());
         }
-        let what = format!("readers see {shown:?}, {last:?} was promoted last, {pointer:?}");
+        let what = format!("readers see {seen:?}, {last:?} was promoted last, {pointer:?}");
         violated(Check::Shown, what)
     }
 }

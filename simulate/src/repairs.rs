@@ -1,7 +1,7 @@
-//! Repairs: a commit is changed behind the job's back, and the job is asked to correct it, twice.
+//! Repairs: a commit is changed behind the job's back, and the job is asked twice to correct it.
 //!
-//! What is planted is such that events that come before the correction cannot hide what is right: a
-//! check of the whole, as `reconcile --repair` makes it after every round, is not simulated.
+//! Only drift that later events cannot hide is planted, because the check of the whole state that
+//! `reconcile --repair` makes after every round is not simulated.
 
 use std::sync::Arc;
 
@@ -16,33 +16,26 @@ use sinks::storage::Storage;
 
 use crate::checks::{Check, Violation, violated};
 use crate::process::{Mounted, Process};
+use crate::requests::CorrectionRequest;
 use crate::rng::Rng;
 use crate::world::World;
 
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
-/// The last correction that was asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
-    /// The file it came in last.
-    number: u64,
-    /// What it corrects.
-    hash: KeyHash,
-    /// The commit it was made from.
-    base: u64,
-}
-
 impl World<'_> {
-    /// Changes the newest commit, where readers see it and no correction is under way, and asks for
-    /// a correction. No job lives then.
+    /// Stops all jobs, changes the newest commit and requests a correction of it, unless readers
+    /// see an older commit or a correction is pending.
     pub(crate) fn repair(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         (self.job, self.zombies) = (None, Vec::new());
         self.look(rng)?;
         let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
         let commit = manifest.header.commit;
         let is_last = list_commits(&*self.disk).is_ok_and(|all| all.last() == Some(&commit));
-        if !is_last || self.owes(&manifest) || visible(&*self.disk).ok().flatten() != Some(commit) {
+        if !is_last
+            || self.correction_pending(&manifest)
+            || visible(&*self.disk).ok().flatten() != Some(commit)
+        {
             return Ok(());
         }
         let Some((control, hash)) = self.plant(manifest, rng) else { return Ok(()) };
@@ -50,26 +43,26 @@ impl World<'_> {
         self.promotions.drifted.insert(hash);
         let history = newest(&*self.disk).ok().flatten().map_or(0, |m| m.header.history);
         let asker = Asker { who: "sim".into(), base: commit, history, ..Asker::default() };
-        // Whoever asks may be killed, and asks again.
+        // The first process that asks may be killed.
         let killed = Process::new(Arc::clone(&self.probe));
-        killed.ills().left = Some(rng.below(12));
+        killed.faults().effects_left = Some(rng.below(12));
         for process in [killed, Process::new(Arc::clone(&self.probe))] {
             let disk = Mounted { disk: Arc::clone(&self.disk), process };
             if let Ok(number) = queue(&disk, "sim", &asker, std::slice::from_ref(&control)) {
-                self.asked = Some(Asked { number, hash, base: commit });
+                self.correction = Some(CorrectionRequest { number, hash, base: commit });
             }
         }
         Ok(())
     }
 
-    /// Whether a commit has yet to take what was asked for.
-    pub(crate) fn owes(&self, manifest: &Manifest) -> bool {
-        self.asked.is_some_and(|asked| manifest.body.control <= asked.number)
+    /// Whether the requested correction is not yet in this commit.
+    pub(crate) fn correction_pending(&self, manifest: &Manifest) -> bool {
+        self.correction.is_some_and(|request| manifest.body.control <= request.number)
     }
 
-    /// C12: what was asked for last has been done once, and a row says so.
+    /// C12: the last requested correction was applied once, with an audit row.
     pub(crate) fn repaired_once(&mut self, manifest: &Manifest) -> Result<(), Violation> {
-        let Some(Asked { hash, base, .. }) = self.asked else { return Ok(()) };
+        let Some(CorrectionRequest { hash, base, .. }) = self.correction else { return Ok(()) };
         self.outcome.checks.count(Check::Repaired);
         let fail = |what: String| Violation { invariant: Check::Repaired, what };
         let segments = open_table::<Repairs>(&*self.disk, manifest);
@@ -80,11 +73,12 @@ impl World<'_> {
         if commits.len() == 1 {
             return Ok(());
         }
-        let what = format!("the correction of {hash} from commit {base} was done in {commits:?}");
+        let what =
+            format!("the correction of {hash} from commit {base} was applied in {commits:?}");
         violated(Check::Repaired, what)
     }
 
-    /// Puts something wrong into a commit; what corrects it, and what it is about.
+    /// Plants drift in a commit; returns its correction and the key that is wrong.
     fn plant(&self, manifest: Manifest, rng: &mut Rng) -> Option<(Control, KeyHash)> {
         let snapshot = Snapshot::open(&*self.disk, manifest.clone(), None).ok()?;
         let rows: Vec<_> = snapshot.tags_changed(0, None).filter(|(_, r)| r.total > 0).collect();
@@ -94,7 +88,7 @@ impl World<'_> {
             let hour = (manifest.body.floor_ms? / HOUR_MS) as u32 + 4;
             let mut ids = Rows::<Ids>::default();
             ids.push(hash, &IdRow { hash, hour, forgotten: false });
-            self.name(manifest.clone(), ids)?;
+            self.add_segment(manifest.clone(), ids)?;
             return Some((Control::Forget(Id { hash, text: hash.to_string(), hour }), hash));
         }
         let (hash, right) = *rows.get(rng.below(rows.len().max(1) as u64) as usize)?;
@@ -119,11 +113,11 @@ impl World<'_> {
         };
         let mut tags = Rows::<Tags>::default();
         tags.push(hash, &wrong);
-        self.name(manifest.clone(), tags)?;
+        self.add_segment(manifest.clone(), tags)?;
         Some((Control::Correct(correction), hash))
     }
 
-    /// The buckets of a row that is wholly missing, or too many.
+    /// How to correct the buckets, if the whole row is missing or should not exist.
     fn buckets(
         wrong: &TagRow<'_>,
         right: Option<&TagRow<'_>>,
@@ -144,8 +138,8 @@ impl World<'_> {
         Some(of.collect())
     }
 
-    /// Names one more file of rows in a commit, whose checksums are right.
-    fn name<T: Table>(&self, mut manifest: Manifest, rows: Rows<T>) -> Option<()> {
+    /// Adds a segment to a commit; all checksums are right.
+    fn add_segment<T: Table>(&self, mut manifest: Manifest, rows: Rows<T>) -> Option<()> {
         let (commit, mut bytes) = (manifest.header.commit, Vec::new());
         let (number, table, last_hour) = (rows.len() as u64, T::NAME, rows.last_hour());
         rows.encode(&mut bytes).ok()?;

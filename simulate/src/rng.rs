@@ -1,4 +1,4 @@
-//! A small generator of numbers: all randomness of a simulation comes from seeds of it.
+//! The random numbers of a simulation: all follow from its seed.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
@@ -14,17 +14,18 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`.
+    /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
+        assert!(n > 0, "there is no number below 0");
         self.bits() % n
     }
 
-    /// Whether something that happens in so many percent of cases does.
+    /// True in `percent` of cases.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of `choices`.
+    /// One of `choices`, which are not empty.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
     }

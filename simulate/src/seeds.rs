@@ -1,16 +1,18 @@
-//! Seeds in numbers, on all cores.
+//! Runs many seeds on all cores.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::outcome::Outcome;
 use crate::plan::Plan;
-use crate::world::run;
+use crate::run::run;
 
-/// Runs the plans of `seeds` on all cores; `each` is told of one after the other, in no order.
+/// Runs the plans of `seeds` on all cores and calls `each` for one outcome at a time, in no
+/// particular order.
 pub fn each_seed(seeds: RangeInclusive<u64>, each: impl FnMut(&Plan, &Outcome) + Send) {
-    // A world waits for its workers whenever a turn is handed on, so a core has room for two.
+    // A simulation often waits while it hands a turn to a worker, so a core has room for two.
     let cores = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (next, each) = (AtomicU64::new(*seeds.start()), Mutex::new(each));
     std::thread::scope(|scope| {
@@ -23,7 +25,7 @@ pub fn each_seed(seeds: RangeInclusive<u64>, each: impl FnMut(&Plan, &Outcome) +
                     }
                     let plan = Plan::of(seed);
                     let outcome = run(&plan);
-                    (each.lock().unwrap_or_else(PoisonError::into_inner))(&plan, &outcome);
+                    (each.lock())(&plan, &outcome);
                 }
             });
         }

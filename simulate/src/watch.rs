@@ -1,30 +1,28 @@
-//! What is checked while a world runs: commits as they are created, writes as they are sent, and
-//! what a reader sees.
-
-use sinks::commits::{CommitError, load, open_table, visible};
-use sinks::invariants::Broken as Violation;
+//! The checks while a simulation runs: of commits as they are created, of writes as they are sent,
+//! and of what a reader sees.
 
 use schemas::manifest::Manifest;
 use schemas::rows::DeadLetters;
+use sinks::commits::{CommitError, load, open_table, visible};
 
 use crate::checks::{
-    Check, Clocks, Shown, counts, decisions, held_back, never_falls, refused, violated,
+    Check, Clocks, Content, Violation, counts, decisions, held_back, never_falls, refused, violated,
 };
 use crate::rng::Rng;
 use crate::wire::{Wire, Write};
 use crate::world::World;
 
 impl World<'_> {
-    /// C1 and C10 for one commit, and the decisions about the records that came with it.
-    pub(crate) fn recount(&mut self, manifest: &Manifest) -> Result<Shown, Violation> {
+    /// C1 and C10 for one commit, and the decisions about the records that it added.
+    pub(crate) fn recount(&mut self, manifest: &Manifest) -> Result<Content, Violation> {
         let segments = open_table::<DeadLetters>(&*self.disk, manifest);
         let segments = segments
             .map_err(|error| Violation { invariant: Check::Recount, what: error.to_string() })?;
         let refused = refused(&segments);
-        let delivered = self.delivered(manifest, &refused)?;
-        if self.owes(manifest) {
+        let redelivered = self.redelivered(manifest, &refused)?;
+        if self.correction_pending(manifest) {
             let fail = |what| Violation { invariant: Check::Recount, what };
-            return Shown::read(&*self.disk, manifest).map_err(fail);
+            return Content::read(&*self.disk, manifest).map_err(fail);
         }
         self.repaired_once(manifest)?;
         self.outcome.checks.count(Check::Recount);
@@ -35,16 +33,16 @@ impl World<'_> {
             let clocks = Clocks { now_ms: self.time.now_ms(), off_ms: self.clocks_off_ms };
             decisions([before, manifest], &topic, &refused, clocks, self.plan.count_beyond)?;
         }
-        counts(&*self.disk, manifest, &topic, &delivered, &self.rules(&refused))
+        counts(&*self.disk, manifest, &topic, &redelivered, &self.rules(&refused))
     }
 
-    /// Checks what has happened at the edges since the last look.
+    /// Checks the effects since the last look.
     pub(crate) fn look(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         let created = std::mem::take(&mut self.probe.seen().created);
         for header in created {
             let manifest = match load(&*self.disk, header.commit) {
                 Ok(manifest) => manifest,
-                // It has been removed since, or shrunk.
+                // It has been removed or shrunk since.
                 Err(CommitError::Missing(_)) => continue,
                 Err(error) => return violated(Check::Refused, error.to_string()),
             };
@@ -65,8 +63,8 @@ impl World<'_> {
         if rng.chance(10) { self.read() } else { Ok(()) }
     }
 
-    /// C11: the first commit that a start makes of what it has loaded, on whatever number of
-    /// workers, has the sums of the log. Its takeover says nothing: it is made before.
+    /// C11: the first commit that a job makes after loading its state, on any number of workers,
+    /// agrees with the log. The takeover before it proves nothing: it is made before loading.
     fn first_own_commit(&mut self, manifest: &Manifest) -> Result<(), Violation> {
         let header = &manifest.header;
         if header.commit == header.generation || header.generation <= self.generation {
@@ -85,7 +83,7 @@ impl World<'_> {
 
     fn look_at_writes_to(&mut self, wire: &Wire) -> Result<(), Violation> {
         let sent = std::mem::take(&mut wire.line().sent);
-        let shown = if sent.is_empty() { None } else { visible(&*self.disk).ok().flatten() };
+        let newest = if sent.is_empty() { None } else { visible(&*self.disk).ok().flatten() };
         for write in sent {
             let version = match write {
                 Write::Row(row) => row.version,
@@ -93,7 +91,7 @@ impl World<'_> {
                 Write::Pointer(_) => continue,
             };
             self.outcome.checks.count(Check::Committed);
-            if self.versions.get(&version).is_none_or(|commit| Some(*commit) > shown) {
+            if self.versions.get(&version).is_none_or(|commit| Some(*commit) > newest) {
                 let what = format!("a row of version {version}, which no visible commit has");
                 return violated(Check::Committed, what);
             }
@@ -104,7 +102,7 @@ impl World<'_> {
         }
     }
 
-    /// C2: the reader looks at what is visible.
+    /// C2: the reader opens the newest visible commit, which is never older than the last one.
     pub(crate) fn read(&mut self) -> Result<(), Violation> {
         self.outcome.checks.count(Check::Monotone);
         if let Err(error) = self.follower.step() {
@@ -116,7 +114,7 @@ impl World<'_> {
                 && (now.commit < seen.commit || now.version < seen.version)
             {
                 let [seen, now] = [seen, now].map(|h| (h.commit, h.version));
-                return violated(Check::Monotone, format!("after {seen:?} came {now:?}"));
+                return violated(Check::Monotone, format!("the reader saw {seen:?}, then {now:?}"));
             }
             self.seen = Some(now.clone());
         }

@@ -1,68 +1,69 @@
-//! What lies between a publisher and its database: requests and answers get lost, writes come late
-//! or twice, long after the process that sent them has died.
+//! The connection between a publisher and its database: requests and answers get lost, and writes
+//! arrive twice, or late, long after the process that sent them has died.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use schemas::hash::KeyHash;
 use sinks::active::Pointer;
 use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, PublishRow, Publisher};
 
 use crate::rng::Rng;
 
-/// One write on its way.
+/// A write on its way.
 #[derive(Clone, Debug)]
 pub enum Write {
     /// A row of a table.
     Row(PublishRow),
-    /// The job's own row.
+    /// The row of the job.
     Job(JobRow),
-    /// Which keyspace readers are to see.
+    /// The keyspace that readers are to use.
     Pointer(Pointer),
 }
 
-/// How often what goes wrong, in percent.
+/// How often each fault strikes, in percent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// The write never happens.
+    /// The write does not happen.
     pub lost: u64,
-    /// It happens, and nobody is told.
+    /// The write happens, but the answer is lost.
     pub unanswered: u64,
-    /// It happens later, and nobody is told.
+    /// The write happens later, without an answer.
     pub late: u64,
-    /// It happens now and again later.
+    /// The write happens now and once more later.
     pub twice: u64,
-    /// The database does not say what has been published, or answers a part of the rows.
+    /// The database does not answer a read, or answers only some of the rows.
     pub silent: u64,
 }
 
-/// The wire, its database, and what has gone over it.
+/// The connection, its database, and the writes so far.
 pub struct Line {
     /// The database.
     pub store: MemoryStore,
-    /// How often what goes wrong.
+    /// How often each fault strikes.
     pub faults: Faults,
     /// Writes that have not arrived yet.
     pub late: Vec<Write>,
-    /// Every write that was sent since somebody looked.
+    /// The writes that were sent since the last look.
     pub sent: Vec<Write>,
     /// How often each fault has struck: lost, unanswered, late, twice, silent.
     pub struck: [u64; 5],
     /// The most rows in one call.
     pub most_rows: usize,
-    /// Calls that were as long as they may be.
+    /// Calls with as many rows as are allowed.
     pub full_calls: u64,
-    /// The newest version of each row that anybody could read, and of the job's.
+    /// The newest version of each row that could be read, and the newest published commit.
     versions: BTreeMap<(bool, KeyHash), i64>,
     published: u64,
-    /// The first row whose version or job whose commit went back.
+    /// The first version or published commit that went back.
     pub fell: Option<String>,
-    /// The pointer in this keyspace, and the one before.
+    /// The pointer in this keyspace, and its previous value.
     pointers: [Option<Pointer>; 2],
     rng: Rng,
 }
 
-/// A publisher at one end of the wire.
+/// One end of the connection.
 #[derive(Clone)]
 pub struct Wire(Arc<Mutex<Line>>);
 
@@ -79,8 +80,8 @@ impl Line {
                 }
             }
             Write::Job(row) => {
-                // A store in memory takes everything.
-                drop(self.store.set_job(&row));
+                let outcome = self.store.set_job(&row);
+                debug_assert!(outcome.is_ok(), "a store in memory accepts every write");
                 let now = self.job().map_or(0, |row| row.published);
                 if now < self.published {
                     let fell = format!("the job went from {} to {now}", self.published);
@@ -97,7 +98,7 @@ impl Line {
         }
     }
 
-    /// Sends a write; what its sender learns.
+    /// Sends a write; returns what the sender learns.
     pub fn send(&mut self, write: Write) -> Outcome {
         self.sent.push(write.clone());
         let Faults { lost, unanswered, late, twice, .. } = self.faults;
@@ -129,7 +130,7 @@ impl Line {
         silent
     }
 
-    /// Whether nobody answers a reader now.
+    /// Whether the request of a reader is not answered.
     pub fn is_unanswered(&mut self) -> bool {
         self.rng.chance(self.faults.lost)
     }
@@ -139,7 +140,7 @@ impl Line {
         self.pointers[0].clone()
     }
 
-    /// The same, by a replica that may lag behind.
+    /// The pointer as a replica has it that may lag behind.
     pub fn lagging_pointer(&mut self) -> Option<Pointer> {
         let lags = self.rng.chance(self.faults.late);
         self.pointers[usize::from(lags)].clone()
@@ -151,14 +152,15 @@ impl Line {
         self.apply(write);
     }
 
-    /// The row of job `job`.
+    /// The row of the only job.
     pub fn job(&mut self) -> Option<JobRow> {
-        self.store.job("job").ok().flatten().flatten()
+        let row = self.store.job("job");
+        row.unwrap_or_else(|error| unreachable!("a store in memory answers: {error}")).flatten()
     }
 }
 
 impl Wire {
-    /// A wire to an empty database.
+    /// A connection to an empty database.
     pub fn new(faults: Faults, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Line {
             store: MemoryStore::default(),
@@ -176,9 +178,9 @@ impl Wire {
         })))
     }
 
-    /// What there is on it.
+    /// Its state.
     pub fn line(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -193,7 +195,7 @@ impl Publisher for Wire {
         line.most_rows = line.most_rows.max(rows.len());
         let key = |row: &PublishRow| (matches!(row.content, Content::Tag { .. }), row.hash);
         let keys: BTreeSet<_> = rows.iter().map(key).collect();
-        debug_assert_eq!(keys.len(), rows.len(), "no two rows have one key");
+        assert_eq!(keys.len(), rows.len(), "two rows of a call have the same key");
         let mut outcomes: Vec<_> =
             rows.iter().map(|row| line.send(Write::Row(row.clone()))).collect();
         if line.is_silent() {

@@ -1,7 +1,7 @@
-//! Seeds in numbers: every check holds, every fault strikes often, and a seed is a whole run.
+//! Many seeds: every check holds, every fault strikes often, and a run follows from its seed.
 //!
-//! `TAGFLOW_SEEDS` sets how many, `TAGFLOW_SEED` the first. Seeds that once failed (`seeds.txt`)
-//! run as well.
+//! `TAGFLOW_SEEDS` sets the number of seeds, `TAGFLOW_SEED` the first one. The seeds that failed
+//! once (`seeds.txt`) run as well.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -12,14 +12,14 @@ use std::ops::RangeInclusive;
 use simulate::checks::Check;
 use simulate::outcome::Outcome;
 use simulate::plan::Plan;
+use simulate::run::run;
 use simulate::seed::seeds;
 use simulate::seeds::each_seed;
-use simulate::world::run;
 
-/// A full run, and what must have happened in it.
+/// The seeds of a full run, and what must happen in it.
 const SEEDS: u64 = 3000;
 const FAULTS_MIN: u64 = 100;
-/// The kinds of faults that there are: one that never strikes is missing among them.
+/// The number of kinds of faults. A kind that never strikes would be missing in the sums.
 const FAULT_KINDS: usize = 29;
 const CHECKS_MIN: u64 = 1000;
 /// Per seed: kills, records, and writes to the store that go wrong.
@@ -30,7 +30,7 @@ const STORE_FAULTS_MIN: f64 = 10.0;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What many seeds came to.
+/// The sums of many outcomes.
 #[derive(Debug, Default)]
 struct Sums {
     kills: u64,
@@ -64,14 +64,14 @@ impl Sums {
     }
 }
 
-/// Fails with all that are below `least`.
+/// Fails with everything that happened fewer than `least` times.
 fn all_reach<K: Debug>(what: &str, found: impl IntoIterator<Item = (K, u64)>, least: u64) {
     let rare: Vec<_> = found.into_iter().filter(|(_, n)| *n < least).collect();
     assert!(rare.is_empty(), "{what} fewer than {least} times: {rare:?}");
 }
 
 #[test]
-fn every_check_holds_whatever_goes_wrong() {
+fn checks_hold_under_all_faults() {
     let seeds = seeds(SEEDS);
     let sums = Sums::of(seeds.clone());
     let seeds = seeds.count() as u64;
@@ -89,13 +89,13 @@ fn every_check_holds_whatever_goes_wrong() {
         assert_eq!(sums.faults.len(), FAULT_KINDS, "{:?}", sums.faults.keys());
         all_reach("faults that struck", sums.faults, FAULTS_MIN);
         all_reach("kinds of upkeep", sums.work, FAULTS_MIN);
-        let checks = |check| (check, sums.checks.get(&check).copied().unwrap_or_default());
+        let checks = |check| (check, sums.checks.get(&check).copied().unwrap_or(0));
         all_reach("checks made", Check::ALL.map(checks), CHECKS_MIN);
     }
 }
 
 #[test]
-fn seeds_that_failed_once_do_not_fail_again() {
+fn seeds_that_failed_once_pass() {
     let lines = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
     let seeds: Vec<u64> = lines.map(|l| l.split(' ').next().unwrap().parse().unwrap()).collect();
     assert!(!seeds.is_empty());
@@ -106,7 +106,7 @@ fn seeds_that_failed_once_do_not_fail_again() {
 }
 
 #[test]
-fn a_seed_is_a_whole_run() {
+fn runs_follow_from_their_seed() {
     for seed in 1..=50 {
         let plan = Plan::of(seed);
         assert_eq!(run(&plan).trace, run(&plan).trace, "seed {seed}");

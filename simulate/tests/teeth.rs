@@ -1,18 +1,18 @@
-//! Planted bugs: each is caught within 300 seeds, and by few actions.
+//! Planted bugs: each is caught within 300 seeds and shown by few actions.
 //!
-//! A binary of its own, since a planted bug is there for the whole process.
+//! This is a binary of its own because a planted bug affects the whole process.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use schemas::planted::{Bug, plant};
 use simulate::plan::{Plan, shorten};
-use simulate::world::run;
+use simulate::run::run;
 
 const SEEDS: u64 = 300;
 const ACTIONS_MAX: usize = 20;
 
 #[test]
-fn every_planted_bug_is_caught_and_shown_by_few_actions() {
+fn planted_bugs_are_caught_and_shown_by_few_actions() {
     assert!(Bug::ALL.len() >= 12);
     for bug in Bug::ALL {
         plant(Some(bug));

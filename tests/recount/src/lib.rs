@@ -1,8 +1,8 @@
-//! The oracle: what a retained input counts to, record by record, in one thread and one map.
+//! The oracle: counts an input record by record, in one thread and one map.
 //!
-//! It shares record types and tag rules with the job, and no other code. Two decisions about an
-//! event are not functions of the input, since they hang on a clock and on when commits end; they
-//! are taken from the dead letters that they leave, and held against what such a decision may be.
+//! It shares only record types and tag rules with the job. Two decisions about an event do not
+//! follow from the input, because they depend on a clock and on when commits end. The oracle takes
+//! them from the dead letters and checks that they are possible.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,30 +12,30 @@ use serde::{Deserialize, Serialize};
 
 const MINUTE_MS: i64 = 60_000;
 
-/// A partition and a position in it.
-pub type At = (String, u64);
-/// Why records were refused.
-pub type Refused = BTreeMap<At, String>;
-/// A scope and a tag's key.
+/// Where a record is: a partition, and the position in it.
+pub type RecordPosition = (String, u64);
+/// The refused records, and why.
+pub type Refused = BTreeMap<RecordPosition, String>;
+/// A scope and the key of a tag.
 pub type Key = (String, String);
 
-/// What the job was told.
+/// The settings of the job.
 pub struct Rules<'r> {
-    /// How records are decoded, with the attributes of `scopes`, in their order.
+    /// Decodes records, with the attributes of `scopes` in their order.
     pub decoder: &'r Decoder,
-    /// Attributes that counts are grouped by, and their allowed values.
+    /// The attributes by which counts are grouped, and their allowed values.
     pub scopes: &'r [(String, Vec<String>)],
-    /// How long ids are remembered; `None`: for good.
+    /// How long ids are remembered; `None` means for ever.
     pub horizon_ms: Option<i64>,
-    /// Whether events beyond the horizon are counted as they are.
+    /// Whether events beyond the horizon are counted, without a check for duplicates.
     pub count_beyond: bool,
-    /// Later events are not read.
+    /// Later events are skipped.
     pub until_ms: i64,
-    /// The records that the job refused, where they are known.
+    /// The records that the job refused, if they are known.
     pub refused: Option<&'r Refused>,
 }
 
-/// A tag in a scope: a line of `tagflow checkpoint export`.
+/// The counts of a tag in a scope: a line of `tagflow checkpoint export`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "docs/operations.md has the fields")]
@@ -50,7 +50,7 @@ pub struct Row {
     pub c24h: i64,
 }
 
-/// What an input counts to: the rows of an export, and the counters of its last line.
+/// The counts of an input: the rows of an export, and the counters of its last line.
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "docs/operations.md has the counters")]
 pub struct Counted {
@@ -60,9 +60,9 @@ pub struct Counted {
     pub beyond_horizon: u64,
     pub unsupported: u64,
     pub dead_letters: u64,
-    /// The events of the one key that was asked for: where, id and time.
-    pub evidence: Vec<(At, String, i64)>,
-    /// The times of all posts that were read.
+    /// The events of the requested key: where, id and time.
+    pub evidence: Vec<(RecordPosition, String, i64)>,
+    /// The times of all posts.
     pub times: Vec<i64>,
 }
 
@@ -84,8 +84,8 @@ impl LogTime {
     }
 }
 
-/// Counts `records` (partition, position, bytes) in the order of each partition, with windows at
-/// `as_of_ms`, and keeps the evidence of one key. An error names the first decision that cannot be.
+/// Counts `records` (partition, position, bytes), which are in order within each partition, with
+/// windows at `as_of_ms`. Collects the events of key `of`. An error names an impossible decision.
 pub fn recount<'l, R: AsRef<[u8]>>(
     records: impl Iterator<Item = (&'l str, u64, R)>,
     rules: &Rules<'_>,
@@ -93,7 +93,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
     of: Option<&Key>,
 ) -> Result<Counted, String> {
     let mut counted = Counted::default();
-    let (mut seen, mut used) = (HashSet::<String>::new(), BTreeSet::<At>::new());
+    let (mut seen, mut used) = (HashSet::<String>::new(), BTreeSet::<RecordPosition>::new());
     let mut log_times: HashMap<&str, LogTime> = HashMap::new();
     for (partition, position, record) in records {
         let at = (partition.to_owned(), position);
@@ -101,7 +101,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
         used.extend(reason.map(|_| at.clone()));
         let event = match rules.decoder.decode(record.as_ref()) {
             Err(reject) if rules.refused.is_some() && reason != Some(reject.code()) => {
-                return Err(format!("{partition}@{position}: {reason:?}, not {reject}"));
+                return Err(format!("{partition}@{position}: {reject}, but refused as {reason:?}"));
             }
             Ok(event) if event.kind == Kind::PostPublished && reason != Some("future") => event,
             Ok(event) if event.kind != Kind::PostPublished => {
@@ -126,7 +126,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
             match (rules.count_beyond, rules.refused, reason) {
                 (true, ..) => {}
                 (false, Some(_), None) => {
-                    return Err(format!("{partition}@{position} not refused"));
+                    return Err(format!("{partition}@{position} is too late, but was not refused"));
                 }
                 _ => continue,
             }
@@ -144,10 +144,12 @@ pub fn recount<'l, R: AsRef<[u8]>>(
     }
     let mut refused = rules.refused.into_iter().flat_map(BTreeMap::keys);
     let unread = refused.find(|at| !used.contains(*at));
-    unread.map_or(Ok(counted), |(partition, at)| Err(format!("{partition}@{at} refused unread")))
+    unread.map_or(Ok(counted), |(partition, at)| {
+        Err(format!("{partition}@{at} was refused, but is not in the input"))
+    })
 }
 
-/// Adds an event to the rows of its tags; their keys.
+/// Adds an event to the rows of its tags; returns their keys.
 fn count(
     rows: &mut BTreeMap<Key, Row>,
     event: &Event<'_>,
@@ -189,7 +191,7 @@ fn count(
     keys
 }
 
-/// The keys of which two say different things.
+/// The keys whose rows differ.
 pub fn differing<'c>(
     want: &'c BTreeMap<Key, Row>,
     got: &'c BTreeMap<Key, Row>,

@@ -1,4 +1,4 @@
-//! `recount`: counts files of posts by itself, and says where an export of Tagflow's differs.
+//! `recount`: counts files of posts independently and compares an export of Tagflow.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to its user")]
 
@@ -16,40 +16,40 @@ use schemas::event::Decoder;
 use schemas::mapping::Mapping;
 use serde_json::{Value, json};
 
-/// Count files of posts in one thread, and hold an export of Tagflow's against it
+/// Count files of posts in one thread, and compare an export of Tagflow
 #[derive(Parser)]
 struct Args {
-    /// A file of records, one a line, or a folder of such files
+    /// A file with one record per line, or a folder of such files
     #[arg(long)]
     input: PathBuf,
-    /// Where fields are found, as in `tagflow run --map`
+    /// The names of the fields, as in `tagflow run --map`
     #[arg(long, default_value = "")]
     map: String,
-    /// Group by an attribute's values, as in `tagflow run --scope`: NAME=VALUE,VALUE
+    /// Group by the values of an attribute, as in `tagflow run --scope`: NAME=VALUE,VALUE
     #[arg(long)]
     scope: Vec<String>,
-    /// Read events up to this time, in milliseconds
+    /// Skip events after this time, in milliseconds
     #[arg(long, default_value_t = i64::MAX)]
     until: i64,
-    /// How long ids are remembered, in milliseconds [default: for good]
+    /// How long ids are remembered, in milliseconds [default: for ever]
     #[arg(long)]
     horizon_ms: Option<i64>,
-    /// Count events beyond the horizon as they are
+    /// Count events beyond the horizon without a check for duplicates
     #[arg(long)]
     count_beyond: bool,
-    /// The records that the job refused: what `tagflow dead-letters ls --json` prints
+    /// The records that the job refused: the output of `tagflow dead-letters ls --json`
     #[arg(long)]
     dead_letters: Option<PathBuf>,
-    /// The end of the windows, in milliseconds [default: that of the export]
+    /// The time at which windows are evaluated, in milliseconds [default: that of the export]
     #[arg(long, required_unless_present = "against")]
     as_of: Option<i64>,
-    /// What `tagflow checkpoint export` printed
+    /// The output of `tagflow checkpoint export`
     #[arg(long)]
     against: Option<PathBuf>,
 }
 
-/// The files of `path`, which is one or a folder below `root`, with the names that the job has for
-/// them.
+/// Collects the file `path`, or all files in the folder `path` below `root`, with the partition
+/// names that the job gives them.
 fn files(path: &Path, root: &Path, into: &mut Vec<(String, PathBuf)>) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     if path.is_dir() {
@@ -64,7 +64,7 @@ fn files(path: &Path, root: &Path, into: &mut Vec<(String, PathBuf)>) -> Result<
     Ok(())
 }
 
-/// The lines of a file that are not empty, with their byte offsets; none after an error.
+/// The lines of a file that are not empty, with their byte offsets. Stops at an error.
 fn lines(file: File, failed: &Cell<Option<io::Error>>) -> impl Iterator<Item = (u64, Vec<u8>)> {
     let lines = BufReader::new(file).split(b'\n');
     let read = lines.map_while(|line| line.map_err(|error| failed.set(Some(error))).ok());
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the counts agree, where there is an export to agree with.
+/// Prints the counts, or compares them with an export; false if they differ.
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let scopes = args.scope.iter().map(|scope| {
         let (name, values) = scope.split_once('=').ok_or("a scope is NAME=VALUE,VALUE")?;
@@ -122,7 +122,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
         failed.take().map_or(counted, |error| Err(error.to_string()))
     };
     let Some(against) = &args.against else {
-        let counted = count(args.as_of.unwrap_or_default(), None)?;
+        let counted = count(args.as_of.ok_or("--as-of is required without --against")?, None)?;
         for row in counted.rows.values() {
             println!("{}", serde_json::to_string(row)?);
         }
@@ -135,7 +135,8 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let keyed = rows.into_iter().map(|row| ((row.scope.clone(), row.key.clone()), row));
     let got: BTreeMap<Key, Row> = keyed.collect();
     let mut summary: Value = serde_json::from_str(summary)?;
-    let as_of_ms = args.as_of.or(summary["as_of"].as_i64()).unwrap_or_default();
+    // An export has no time if it has no events.
+    let as_of_ms = args.as_of.or(summary["as_of"].as_i64()).unwrap_or(0);
     let want = count(as_of_ms, None)?;
     let keys: Vec<&Key> = differing(&want.rows, &got).collect();
     if let Some(key) = keys.first() {
@@ -163,12 +164,15 @@ fn counters(counted: &Counted) -> Value {
     })
 }
 
+/// Reads the refused records.
 fn refused(path: &Path) -> Result<Refused, Box<dyn Error>> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let parsed = text.lines().map(|line| {
         let row: Value = serde_json::from_str(line)?;
-        let field = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
-        Ok(((field("partition"), row["position"].as_u64().unwrap_or_default()), field("reason")))
+        let missing = |name: &str| format!("{}: no {name} in {line}", path.display());
+        let field = |name: &str| row[name].as_str().map(str::to_owned).ok_or_else(|| missing(name));
+        let position = row["position"].as_u64().ok_or_else(|| missing("position"))?;
+        Ok(((field("partition")?, position), field("reason")?))
     });
     parsed.collect()
 }

@@ -1,0 +1,300 @@
+//! The steps of a simulation: actions of the plan, and turns of the jobs between them.
+
+use std::sync::Arc;
+
+use dataflow::lockstep::{Lockstep, Task};
+use dataflow::{Idle, InputSpec, JobError, JobSpec, Origin, Settings, StateAt};
+use schemas::config::{Beyond, LogTimeSource, Scope};
+use schemas::mapping::Mapping;
+use sinks::commits::{CommitError, Follower, Retention, list_commits, manifest_name, newest};
+use sinks::publish::PublishError;
+
+use crate::checks::{Check, Content, HORIZON_MS, TOP_K, Violation, violated};
+use crate::clock::SimClock;
+use crate::disk::Choices;
+use crate::log::{Retained, Subscribed};
+use crate::plan::{Act, Action};
+use crate::process::{Connected, Mounted, Process, ProcessFaults, Side};
+use crate::rng::Rng;
+use crate::wire::Faults;
+use crate::world::{Job, World};
+
+/// How far the clock of a process may be off.
+const SKEW_MS: i64 = 60_000;
+
+impl World<'_> {
+    /// Carries out an action.
+    pub(crate) fn act(&mut self, action: &Action, rng: &mut Rng) -> Result<(), Violation> {
+        match action.act {
+            Act::Produce { partition, records } => {
+                for _ in 0..records {
+                    let at_ms = self.time.now_ms();
+                    let (record, wrong) = self.producer.record(rng, at_ms);
+                    wrong.into_iter().for_each(|wrong| self.count(wrong));
+                    self.topic.produce(partition, Retained { record, at_ms });
+                }
+                self.outcome.records += records;
+            }
+            Act::Kill { effects } => self.inject(|faults| faults.effects_left = Some(effects)),
+            Act::PowerLoss => self.lose_power(rng)?,
+            Act::TakeOver => {
+                if let Some(job) = self.job.take() {
+                    self.count("takeover");
+                    self.zombies.push(job);
+                }
+            }
+            Act::DiskFull => self.inject(|faults| faults.full = true),
+            Act::SyncFails => self.inject(|faults| faults.sync_fails = true),
+            Act::OpenFails => self.inject(|faults| faults.open_fails = true),
+            Act::ReadFails => self.inject(|faults| faults.read_fails = true),
+            Act::SlowReads { reads } => self.inject(|faults| faults.slow_reads = reads),
+            Act::Damage => self.damage(rng)?,
+            Act::Jump { wrong_ms } => {
+                self.count("clock jump");
+                self.time.jump(wrong_ms);
+                self.clock_is_off(wrong_ms);
+            }
+            Act::BadWire { percent } => {
+                let [lost, unanswered, late, twice] = [percent; 4];
+                let faults = Faults { lost, unanswered, late, twice, silent: 0 };
+                self.promotions.wires().iter().for_each(|wire| wire.line().faults = faults);
+            }
+            Act::NameFails { made } => {
+                let side = if made { Side::After } else { Side::Before };
+                self.inject(|faults| faults.names_fail = Some(side));
+            }
+            Act::Idle { hours } => {
+                self.count("idle hours");
+                self.time.pass(hours * 3_600_000_000);
+            }
+            Act::Repair => self.repair(rng)?,
+            Act::Redeliver => self.redeliver(rng)?,
+            Act::Promote => {
+                if self.promotions.begin(rng, &self.disk, &self.time, &self.probe) {
+                    self.count("promotion");
+                }
+            }
+            Act::Calm => {
+                self.count("calm");
+                self.calm();
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers how far clocks have been off.
+    fn clock_is_off(&mut self, by_ms: i64) {
+        let (slowest, fastest) = self.clocks_off_ms;
+        self.clocks_off_ms = (slowest.min(by_ms - SKEW_MS), fastest.max(by_ms + SKEW_MS));
+    }
+
+    /// Makes a fault due for the job; it is counted when it strikes.
+    fn inject(&mut self, change: impl FnOnce(&mut ProcessFaults)) {
+        if let Some(job) = &self.job {
+            change(&mut job.process.faults());
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let scope = |(attribute, allow): &(String, Vec<String>)| Scope {
+            attribute: attribute.clone(),
+            allow: allow.clone(),
+        };
+        Settings {
+            every_ms: 900_000,
+            horizon_ms: Some(HORIZON_MS),
+            beyond: if self.plan.count_beyond { Beyond::Count } else { Beyond::DeadLetter },
+            scopes: self.scopes.iter().map(scope).collect(),
+            top_k: TOP_K,
+            retention: Retention { keep_ms: 1_800_000, bytes: None, grace_ms: 600_000 },
+            idle: Idle { commits: 1, parts: 1 },
+            ..Settings::default()
+        }
+    }
+
+    /// Starts a job on a random number of workers.
+    fn start(&mut self, rng: &mut Rng, process: &Arc<Process>) -> Result<Lockstep, JobError> {
+        let log = Subscribed { topic: self.topic.clone(), process: Arc::clone(process) };
+        let disk = Mounted { disk: Arc::clone(&self.disk), process: Arc::clone(process) };
+        let wire = Connected { wire: self.wire.clone(), process: Arc::clone(process) };
+        let input = InputSpec {
+            name: "input".to_owned(),
+            origin: Origin::Log(Arc::new(log)),
+            mapping: Mapping::default(),
+            log_time: Some(LogTimeSource::Event),
+            span: None,
+        };
+        let workers = 1 + rng.below(rng.clone().below(8) + 1) as usize;
+        let before = std::mem::replace(&mut self.workers, workers);
+        if before != 0 && before != workers {
+            self.count("rescale");
+        }
+        let mut skew_ms = 0;
+        if self.plan.skewed {
+            self.count("clock skew");
+            skew_ms = rng.below(2 * SKEW_MS as u64).cast_signed() - SKEW_MS;
+            self.clock_is_off(0);
+        }
+        let started = Lockstep::start(JobSpec {
+            settings: self.settings(),
+            inputs: vec![input],
+            state: StateAt::Storage(Arc::new(disk)),
+            workers,
+            take_over: true,
+            clock: Arc::new(SimClock::new(&self.time, skew_ms, rng.bits())),
+            host: "sim".to_owned(),
+            publisher: Some(("job".to_owned(), Box::new(wire))),
+        });
+        let lockstep = started?.unwrap_or_else(|| unreachable!("an endless job is never complete"));
+        self.statuses.push(lockstep.status());
+        Ok(lockstep)
+    }
+
+    fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        let process = Process::new(Arc::clone(&self.probe));
+        let before = newest(&*self.disk).ok().flatten();
+        let before = before.map(|manifest| Content::read(&*self.disk, &manifest));
+        match self.start(rng, &process) {
+            Ok(lockstep) => {
+                let takeover = lockstep.takeover().clone();
+                self.look(rng)?;
+                self.job = Some(Job { lockstep, process });
+                let Some(before) = before else { return Ok(()) };
+                let readable = |content: Result<Content, String>| {
+                    content.map_err(|what| Violation { invariant: Check::Sums, what })
+                };
+                let (before, now) =
+                    (readable(before)?, readable(Content::read(&*self.disk, &takeover))?);
+                match before.differs(&now) {
+                    Some(what) => violated(Check::Sums, format!("a takeover changed {what}")),
+                    None => Ok(()),
+                }
+            }
+            Err(error) => violated(Check::Caused, format!("a job failed to start: {error}")),
+        }
+    }
+
+    /// Gives a job, the reader or a promotion a turn.
+    pub(crate) fn step(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.outcome.steps += 1;
+        self.time.pass(rng.below(12_000_000));
+        for wire in self.promotions.wires() {
+            let late = wire.line().late.len() as u64;
+            if late > 0 && rng.chance(3) {
+                wire.line().deliver(rng.below(late) as usize);
+            }
+        }
+        if rng.chance(20) {
+            self.promotions.step(rng, &mut self.outcome.checks)?;
+        }
+        if !self.zombies.is_empty() && rng.chance(30) {
+            let which = rng.below(self.zombies.len() as u64) as usize;
+            if let Err(error) = turn(&mut self.zombies[which], rng) {
+                let zombie = self.zombies.swap_remove(which);
+                broken(&error)?;
+                self.outcome.checks.count(Check::Caused);
+                if !error.is_fenced() && !zombie.process.faults().struck {
+                    let what = format!("a superseded job ended with: {error}");
+                    return violated(Check::Caused, what);
+                }
+            }
+            return self.look(rng);
+        }
+        let Some(job) = &mut self.job else { return self.restart(rng) };
+        if let Err(error) = turn(job, rng) {
+            let struck = job.process.faults().struck;
+            self.outcome.kills += u64::from(job.process.faults().dead);
+            self.job = None;
+            broken(&error)?;
+            self.outcome.checks.count(Check::Caused);
+            if !struck {
+                return violated(Check::Caused, format!("the job failed without a fault: {error}"));
+            }
+        }
+        self.look(rng)
+    }
+
+    fn lose_power(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.count("power loss");
+        self.promotions.lose_power();
+        self.outcome.kills += u64::from(self.job.is_some());
+        (self.job, self.zombies) = (None, Vec::new());
+        self.look(rng)?;
+        self.disk = self.disk.after_loss(&mut Choices::random(rng.bits()));
+        self.follower = Follower::new(Arc::clone(&self.disk) as _);
+        let left = list_commits(&*self.disk);
+        let left = left.unwrap_or_else(|error| unreachable!("the disk has power again: {error}"));
+        let newest = left.last().copied().unwrap_or(0);
+        // A commit that was not synced may be gone; its number is free again.
+        let gone = self.manifests.split_off(&(newest + 1));
+        self.versions.retain(|_, commit| !gone.contains_key(commit));
+        self.outcome.checks.count(Check::Durable);
+        let published = self.wire.line().job().map_or(0, |row| row.published);
+        let known = self.seen.as_ref().map_or(0, |header| header.commit).max(published);
+        if known > newest {
+            let what =
+                format!("commit {known} had been seen; after the loss of power {newest} is newest");
+            return violated(Check::Durable, what);
+        }
+        Ok(())
+    }
+
+    /// Damages the newest commit while no job runs: the next job must refuse it.
+    fn damage(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        (self.job, self.zombies) = (None, Vec::new());
+        let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
+        let mut files = vec![manifest_name(manifest.header.commit)];
+        let tables = ["ids", "tags", "boards"];
+        let segments = manifest.body.segments.iter();
+        let loaded = segments.filter(|s| tables.contains(&s.table.as_str()));
+        files.extend(loaded.map(|segment| segment.name.clone()));
+        let (file, bits) = (rng.pick(&files).clone(), rng.bits() >> 16);
+        let cut = rng.chance(50);
+        self.count(if cut { "file cut off" } else { "bit flip" });
+        self.outcome.checks.count(Check::Refused);
+        let before = self.disk.overwrite(&file, |bytes| {
+            let bit = bits as usize % (bytes.len() * 8).max(1);
+            if cut {
+                bytes.truncate(bit / 8);
+            } else {
+                bytes.iter_mut().skip(bit / 8).take(1).for_each(|byte| *byte ^= 1 << (bit % 8));
+            }
+        });
+        let process = Process::new(Arc::clone(&self.probe));
+        let refused = match self.start(rng, &process) {
+            Err(error) => Some(error.to_string()),
+            // Some files are read at the first turns of the workers.
+            Ok(mut lockstep) => (0..64).find_map(|_| {
+                let task = *rng.pick(&lockstep.tasks());
+                lockstep.step(task).err().map(|error| error.to_string())
+            }),
+        };
+        self.disk.overwrite(&file, |bytes| *bytes = before);
+        self.look(rng)?;
+        let base = file.rsplit_once('/').map_or(file.as_str(), |(_, base)| base);
+        if refused.as_ref().is_some_and(|error| error.contains(base)) {
+            return Ok(());
+        }
+        violated(Check::Refused, format!("{file} was damaged, and the job said {refused:?}"))
+    }
+}
+
+/// No fault excuses a broken invariant.
+fn broken(error: &JobError) -> Result<(), Violation> {
+    match error {
+        JobError::Commit(CommitError::Broken(broken))
+        | JobError::Publish(PublishError::Broken(broken)) => Err(broken.clone()),
+        JobError::Worker(what) => violated(Check::Caused, format!("a worker panicked: {what}")),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a task of `job` a turn, most often a worker.
+fn turn(job: &mut Job, rng: &mut Rng) -> Result<bool, JobError> {
+    let mut tasks = job.lockstep.tasks();
+    if !rng.chance(15) {
+        tasks.retain(|task| *task != Task::Housekeeper);
+    }
+    let task = *rng.pick(&tasks);
+    job.lockstep.step(task)
+}
