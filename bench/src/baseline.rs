@@ -1,7 +1,7 @@
-//! What anybody would write first: one thread, two tables in memory, no windows and no commits.
+//! The baseline: one thread and two tables in memory, without windows and commits.
 //!
-//! It shares the tag rules and the allocator with the product and no other code, so that it shows
-//! what exactness through crashes costs.
+//! It shares only the tag rules and the allocator with the product, so that the difference is the
+//! price of exact counts through crashes.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -56,7 +56,7 @@ pub(crate) fn run(input: &Path) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, &sums)?;
     out.flush()?;
-    // Taking a million strings apart one by one would only cost the baseline time.
+    // Freeing a million strings one by one would only cost the baseline time.
     std::process::exit(0);
 }
 

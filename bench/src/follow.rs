@@ -1,7 +1,7 @@
-//! How long after a commit became visible another process serves it.
+//! Measures how long after a commit becomes visible another process serves it.
 //!
-//! One thread looks at the pointer file, another asks the API over one connection, each a thousand
-//! times a second; so a figure is right to two milliseconds.
+//! One thread reads the pointer file, another asks the API over one connection, each a thousand
+//! times per second, so the error is at most two milliseconds.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,34 +10,23 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::measure::now;
+use crate::measure::{Running, now};
 
 const LOOK: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_mins(1);
-/// A modest rate: commits then last the second that they take at least.
+/// At this modest rate a commit takes the minimum of one second.
 const RATE_MAX: u64 = 10_000;
-/// Seconds of input beyond those that the commits take.
+/// Seconds of input in addition to the time of the commits.
 const SPARE: u64 = 5;
 
 type Seen = BTreeMap<u64, Instant>;
-
-/// A process that does not outlive the measurement.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[derive(Deserialize)]
 struct Top {
@@ -46,11 +35,11 @@ struct Top {
 
 #[derive(Deserialize)]
 struct Board {
-    tags: Vec<Place>,
+    tags: Vec<BoardTag>,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct BoardTag {
     tag: String,
 }
 
@@ -76,7 +65,7 @@ pub(crate) fn lags(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let _job = Killed(job);
+    let _job = Running(job);
     let tag = until("a tag", || top_tag(tagflow, state))?;
     let (_serve, address) = serve(tagflow, state)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -86,11 +75,11 @@ pub(crate) fn lags(
     };
     let served = ask(&address, &tag, commits);
     stop.store(true, Ordering::Release);
-    let visible = watcher.join().map_err(|_| "the watcher of the pointer died")?;
+    let visible = watcher.join().map_err(|_| "the watcher of the pointer panicked")?;
     let served = served?;
-    // The first one of each was there before anybody looked.
+    // The first commit was there before the watch began.
     let lag = |(commit, visible): (&u64, &Instant)| {
-        // An answer of a later commit serves this one too.
+        // An answer from a later commit serves this one too.
         let (_, served) = served.range(commit..).next()?;
         Some(served.saturating_duration_since(*visible).as_secs_f64() * 1e3)
     };
@@ -99,7 +88,7 @@ pub(crate) fn lags(
     Ok(lags)
 }
 
-/// Polls until `ready` gives something.
+/// Polls until `ready` returns something.
 fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T, Box<dyn Error>> {
     let start = now();
     loop {
@@ -121,11 +110,11 @@ fn top_tag(tagflow: &Path, state: &Path) -> Option<String> {
 }
 
 /// The serving process and its address.
-fn serve(tagflow: &Path, state: &Path) -> Result<(Killed, String), Box<dyn Error>> {
+fn serve(tagflow: &Path, state: &Path) -> Result<(Running, String), Box<dyn Error>> {
     let mut command = Command::new(tagflow);
     command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(state);
-    let mut child = Killed(command.stdout(Stdio::piped()).spawn()?);
-    let out: ChildStdout = child.0.stdout.take().ok_or("serve has no output")?;
+    let mut child = Running(command.stdout(Stdio::piped()).spawn()?);
+    let out: ChildStdout = child.0.stdout.take().ok_or("no standard output")?;
     let mut url = String::new();
     BufReader::new(out).read_line(&mut url)?;
     let address = url.trim().strip_prefix("http://").ok_or("serve printed no URL")?;
@@ -153,7 +142,7 @@ fn pointer(folder: &Path) -> Option<u64> {
     fs::read_to_string(newest).ok()?.trim().parse().ok()
 }
 
-/// When each commit was first answered, until `commits` were.
+/// When each commit was first served, until `commits` of them were.
 fn ask(address: &str, tag: &str, commits: usize) -> Result<Seen, Box<dyn Error>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -176,7 +165,7 @@ fn ask(address: &str, tag: &str, commits: usize) -> Result<Seen, Box<dyn Error>>
     Ok(seen)
 }
 
-/// The body of the next answer of a connection that stays open.
+/// The body of the next response on a connection that stays open.
 fn body(reader: &mut impl BufRead) -> Result<Vec<u8>, Box<dyn Error>> {
     let (mut length, mut line) = (0, String::new());
     loop {

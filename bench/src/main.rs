@@ -1,14 +1,15 @@
-//! The benchmark: posts a second and peak memory for the workload W1 beside a plain program that
+//! The benchmark: posts per second and peak memory for the workload W1, beside a plain program that
 //! counts in memory, and how soon another process serves a commit. `scripts/bench` runs it.
 //!
-//! A package of its own and no `cargo bench` target: benches unwind where the release binary
-//! aborts, so cargo would build every dependency a second time for them.
+//! It is a package and not a `cargo bench` target: benches unwind while the release binary aborts,
+//! so cargo would build every dependency twice.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints what it finds")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints its results")]
 
 mod baseline;
 mod follow;
 mod measure;
+mod paths;
 mod peers;
 mod plot;
 mod reconcile;
@@ -19,61 +20,54 @@ mod workload;
 
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use measure::median;
+use paths::Paths;
 use workload::{Program, Workload};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measure posts/s and peak memory for W1, and how soon a commit is served
+/// Measure posts/s and peak memory for W1, and how soon commits are served
 #[derive(Parser)]
 struct Args {
-    /// Records of the workload
+    /// Posts in the workload
     #[arg(long, default_value_t = 2_000_000)]
     posts: u64,
     /// Runs of each program
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Commits to follow; 0 leaves this out
+    /// Commits to follow; 0 skips this part
     #[arg(long, default_value_t = 20)]
     commits: usize,
-    /// Measure checks of the workload as well
+    /// Measure replays and checks of the workload as well
     #[arg(long)]
     reconcile: bool,
-    /// Measure how speed changes with the load instead, and draw it
+    /// Measure how speed depends on the load instead, and draw charts
     #[arg(long, conflicts_with_all = ["services", "reconcile"])]
     shapes: bool,
-    /// With --shapes, the folder for the charts; data/plots by default
+    /// The folder for the charts of --shapes; data/plots by default
     #[arg(long, value_name = "DIR", requires = "shapes")]
     plots: Option<PathBuf>,
-    /// Measure between a real Kafka and a real database instead
+    /// Measure with a real Kafka and a real database instead
     #[arg(long)]
     services: bool,
-    /// With --services, how long each rate of the load lasts
+    /// How long each rate of --services lasts
     #[arg(long, default_value_t = 30, value_name = "N")]
     seconds: u64,
-    /// Measure beside `DuckDB` in this Python instead; `scripts/bench-peers` does
+    /// Compare with `DuckDB` in this Python instead; see `scripts/bench-peers`
     #[arg(long, hide = true, value_name = "PYTHON")]
     peers: Option<PathBuf>,
-    /// Be the bare consumer of this topic
+    /// Run as the bare consumer of this topic
     #[arg(long, hide = true)]
     consume: Option<String>,
-    /// Be the baseline program for this file
+    /// Run as the baseline for this file
     #[arg(long, hide = true)]
     baseline: Option<PathBuf>,
-}
-
-/// Where things are.
-struct Place {
-    /// This program, which is the baseline as well.
-    this: PathBuf,
-    tagflow: PathBuf,
-    data: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -93,59 +87,38 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
-    let place = Place::find()?;
+    let paths = Paths::find()?;
     let Args { posts, runs, seconds, .. } = *args;
     if args.services {
-        return services::run(&place, services::Sizes { posts, runs, seconds });
+        return services::run(&paths, services::Sizes { posts, runs, seconds });
     }
     if args.shapes {
-        let plots = args.plots.clone().unwrap_or_else(|| place.data.join("plots"));
-        return shapes::run(&place, (posts, runs), &plots);
+        let plots = args.plots.clone().unwrap_or_else(|| paths.data.join("plots"));
+        return shapes::run(&paths, (posts, runs), &plots);
     }
     if let Some(python) = &args.peers {
-        return peers::run(&place, python, (posts, runs));
+        return peers::run(&paths, python, (posts, runs));
     }
-    let mut w1 = Workload::w1(&place, posts)?;
+    let mut w1 = Workload::w1(&paths, posts)?;
     let cores = std::thread::available_parallelism()?;
     println!("W1 of {posts} posts, {runs} runs of each, {cores} cores\n");
     for run in 1..=runs {
         eprintln!("run {run}/{runs}");
-        w1.round(&place)?;
+        w1.round(&paths)?;
     }
-    println!("{}\n", w1.sums.as_ref().ok_or("nothing was counted")?.told());
+    println!("{}\n", w1.sums.as_ref().ok_or("nothing was counted")?.summary());
     print_table(&w1)?;
     if args.commits > 0 {
-        let state = place.fresh_state()?;
+        let state = paths.fresh_state()?;
         let size = (posts, args.commits);
-        let lags = follow::lags(&place.tagflow, &w1.input, &state, size)?;
+        let lags = follow::lags(&paths.tagflow, &w1.input, &state, size)?;
         fs::remove_dir_all(state)?;
         print_lags(&lags)?;
     }
     if args.reconcile {
-        reconcile::print(&place, &w1.input, (posts, runs))?;
+        reconcile::print(&paths, &w1.input, (posts, runs))?;
     }
     Ok(())
-}
-
-impl Place {
-    fn find() -> Result<Self, Box<dyn Error>> {
-        let this = std::env::current_exe()?;
-        let tagflow = this.with_file_name("tagflow");
-        if !tagflow.is_file() {
-            return Err(format!("{} is not built; scripts/bench does", tagflow.display()).into());
-        }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no folder above")?;
-        let data = root.join("data");
-        Ok(Self { this, tagflow, data })
-    }
-
-    fn fresh_state(&self) -> Result<PathBuf, Box<dyn Error>> {
-        let state = self.data.join("bench-state");
-        if state.exists() {
-            fs::remove_dir_all(&state)?;
-        }
-        Ok(state)
-    }
 }
 
 fn print_table(w1: &Workload) -> Result<(), Box<dyn Error>> {
@@ -160,7 +133,7 @@ fn print_table(w1: &Workload) -> Result<(), Box<dyn Error>> {
 
 fn print_lags(lags: &[f64]) -> Result<(), Box<dyn Error>> {
     let last = lags.len().checked_sub(1).ok_or("no commit was followed")?;
-    // The least value that 99 of 100 do not exceed.
+    // The smallest value that 99 of 100 do not exceed.
     let p99 = lags[(lags.len() * 99).div_ceil(100) - 1];
     println!(
         "\nFrom visible to served by another process, over {} commits: p50 {:.1} ms, \

@@ -1,25 +1,25 @@
-//! A child process, its wall time and its peak memory; and what several runs come to.
+//! Runs child processes, and measures their wall time and peak memory.
 
 use std::error::Error;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How often a child's memory is read. The kernel keeps the peak, so only a rise within the last
-/// of these before its end is missed.
+/// How often a child's memory is read. The kernel keeps the peak, so only a rise after the last
+/// look is missed.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What a child took.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     pub(crate) seconds: f64,
-    /// Peak resident memory in KiB; none where the system does not tell.
+    /// Peak resident memory in KiB; `None` if the system does not report it.
     pub(crate) peak_kib: Option<u64>,
 }
 
-/// The posts a second of several runs, and the most memory that one of them took.
+/// The posts per second of several runs, and the highest peak memory of any.
 pub(crate) struct Rates {
     pub(crate) median: f64,
     pub(crate) min: f64,
@@ -32,14 +32,14 @@ impl Rates {
         let mut rates: Vec<f64> = costs.iter().map(|cost| posts as f64 / cost.seconds).collect();
         rates.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (rates.first().copied(), rates.last().copied()) else {
-            return Err("nothing was run".into());
+            return Err("there were no runs".into());
         };
         let peak_kib = costs.iter().filter_map(|cost| cost.peak_kib).max();
         Ok(Self { median: median(&rates), min, max, peak_kib })
     }
 }
 
-/// Four columns of a table.
+/// Formats four columns of a table.
 impl Display for Rates {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { median, min, max, peak_kib } = self;
@@ -48,8 +48,9 @@ impl Display for Rates {
     }
 }
 
-/// The middle of ascending numbers, of which there is one at least.
+/// The median of ascending numbers, of which there is at least one.
 pub(crate) fn median(sorted: &[f64]) -> f64 {
+    assert!(!sorted.is_empty(), "nothing has no median");
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 {
         sorted[middle]
@@ -64,7 +65,18 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Runs `command`, which must succeed and print little: its standard output and its cost.
+/// A child process that is killed when this is dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have exited already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs `command`, which must succeed and print little; returns its standard output and its cost.
 pub(crate) fn measure(command: &mut Command) -> Result<(String, Cost), Box<dyn Error>> {
     let start = now();
     let mut child = command
@@ -73,9 +85,9 @@ pub(crate) fn measure(command: &mut Command) -> Result<(String, Cost), Box<dyn E
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot run {command:?}: {error}"))?;
-    let mut error = child.stderr.take().ok_or("a child has no standard error")?;
-    // Read beside it: a full pipe would stop the child.
-    let told = std::thread::spawn(move || {
+    let mut error = child.stderr.take().ok_or("no standard error")?;
+    // Read meanwhile: a full pipe would block the child.
+    let errors = std::thread::spawn(move || {
         let mut text = String::new();
         error.read_to_string(&mut text).map(|_| text)
     });
@@ -89,15 +101,15 @@ pub(crate) fn measure(command: &mut Command) -> Result<(String, Cost), Box<dyn E
         std::thread::park_timeout(LOOK);
     };
     let mut out = String::new();
-    child.stdout.take().ok_or("a child has no output")?.read_to_string(&mut out)?;
-    let told = told.join().map_err(|_| "the reader of standard error died")??;
+    child.stdout.take().ok_or("no standard output")?.read_to_string(&mut out)?;
+    let errors = errors.join().map_err(|_| "the reader of standard error panicked")??;
     if !status.success() {
-        return Err(format!("{command:?} ended with {status}:\n{told}").into());
+        return Err(format!("{command:?} failed with {status}:\n{errors}").into());
     }
     Ok((out, Cost { seconds, peak_kib }))
 }
 
-/// The peak resident memory of a process, in KiB, by its status file.
+/// The peak resident memory of a process in KiB, from its status file.
 pub(crate) fn peak(status_file: &str) -> Option<u64> {
     let status = fs::read_to_string(status_file).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

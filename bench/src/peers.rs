@@ -1,8 +1,8 @@
-//! W1 beside a general database that counts it in batch: `DuckDB`, in a Python that has it.
+//! W1 beside a general database that counts it in one batch: `DuckDB` in Python.
 //!
-//! Its part is `bench/peers/duckdb_w1.py`: the same file, each event once, a regular expression for
-//! the tags, totals in memory. It knows no windows, no spellings, no times and no commits. What it
-//! counts otherwise is told and no error, because its tag rules are others.
+//! `bench/peers/duckdb_w1.py` counts the same file, each event once, with a regular expression for
+//! the tags and totals in memory. It has no windows, spellings, times or commits. Its tag rules
+//! differ, so different counts are printed and are not an error.
 
 use std::error::Error;
 use std::path::Path;
@@ -10,8 +10,8 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use crate::Place;
 use crate::measure::{Cost, Rates, measure};
+use crate::paths::Paths;
 use crate::sums::Sums;
 use crate::workload::{Program, Workload};
 
@@ -30,19 +30,19 @@ struct Peer {
     top: Vec<(String, i64)>,
 }
 
-/// All programs take turns; prints a table and what the peer counted otherwise.
+/// Runs all programs in turn; prints a table, and how the counts differ.
 pub(crate) fn run(
-    place: &Place,
+    paths: &Paths,
     python: &Path,
     (posts, runs): (u64, u64),
 ) -> Result<(), Box<dyn Error>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join("duckdb_w1.py");
-    let mut w1 = Workload::w1(place, posts)?;
+    let mut w1 = Workload::w1(paths, posts)?;
     let mut costs: [Vec<Cost>; THREADS.len()] = Default::default();
     let mut peer: Option<Peer> = None;
     for run in 1..=runs {
         eprintln!("run {run}/{runs}");
-        w1.round(place)?;
+        w1.round(paths)?;
         for (threads, costs) in THREADS.iter().zip(&mut costs) {
             let mut command = Command::new(python);
             command.arg(&script).arg(&w1.input).arg(threads.to_string());
@@ -52,7 +52,7 @@ pub(crate) fn run(
             peer = Some(serde_json::from_str(&out)?);
         }
     }
-    let peer = peer.ok_or("nothing was run")?;
+    let peer = peer.ok_or("there were no runs")?;
     let cores = std::thread::available_parallelism()?;
     println!("W1 of {posts} posts, {runs} runs of each, {cores} cores\n");
     println!("| program | posts/s (median) | min | max | peak MiB | speed / DuckDB, 1 thread |");

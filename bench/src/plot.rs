@@ -1,45 +1,45 @@
-//! Charts as small SVG files, for a reader with or without a dark page.
+//! Charts as small SVG files, for light and dark pages.
 //!
-//! Invariant: a chart brings its own background, so its text can be read on any page; and nothing
-//! is drawn outside of the frame, because the axes are made from the values.
+//! Invariant: a chart has its own background, so that its text is readable on any page. Nothing is
+//! drawn outside the frame, because the axes follow from the values.
 
 use std::fmt::Write;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
-/// The frame that values are drawn in.
+/// The frame around the values.
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = WIDTH - 24.0;
 const TOP: f64 = 94.0;
 const BOTTOM: f64 = HEIGHT - 60.0;
-/// Told apart in grey as well, and seen on both backgrounds.
+/// Distinct in grey as well, and visible on both backgrounds.
 const COLORS: [&str; 3] = ["#8b949e", "#2f81f7", "#e8710a"];
 const STYLE: &str = "<style>.b{fill:#fff}.g{stroke:#d8dee4}text{fill:#24292f}\
 .a{stroke:#24292f}text{font:13px sans-serif}.h{font-size:16px;font-weight:600}\
 @media(prefers-color-scheme:dark){.b{fill:#0d1117}.g{stroke:#30363d}text{fill:#e6edf3}\
 .a{stroke:#e6edf3}}</style>";
 
-/// Where values stand along the x-axis.
+/// How ticks are placed on the x-axis.
 #[derive(Clone, Copy)]
 pub(crate) enum Scale {
-    /// By their logarithms, joined by lines.
+    /// By the logarithms of their values; lines join the points.
     Log,
-    /// One beside the other, as bars.
+    /// At equal distances; the points are bars.
     Names,
 }
 
-/// One value of every series stands at each tick.
+/// A chart: each series has one point per tick.
 pub(crate) struct Chart<'a> {
     pub(crate) title: &'a str,
     pub(crate) x_title: &'a str,
     pub(crate) y_title: &'a str,
     pub(crate) scale: Scale,
-    /// What is written at the ticks, and where they stand on a logarithmic scale.
+    /// The labels of the ticks, and their values on a logarithmic scale.
     pub(crate) ticks: Vec<(String, f64)>,
     pub(crate) series: Vec<(String, Vec<Point>)>,
 }
 
-/// A median with the range that it came from.
+/// A median and its range.
 #[derive(Clone, Copy)]
 pub(crate) struct Point {
     pub(crate) median: f64,
@@ -48,8 +48,10 @@ pub(crate) struct Point {
 }
 
 impl Chart<'_> {
-    /// The text of the file.
+    /// The content of the file.
     pub(crate) fn svg(&self) -> String {
+        let complete = |(_, points): &(String, Vec<Point>)| points.len() == self.ticks.len();
+        assert!(self.series.iter().all(complete), "each series has one point per tick");
         let values = self.series.iter().flat_map(|(_, points)| points);
         let step = step(values.map(|point| point.max).fold(0.0, f64::max));
         let top = step.0 * f64::from(step.1);
@@ -88,7 +90,7 @@ impl Chart<'_> {
         out + "</svg>\n"
     }
 
-    /// The middle of a tick.
+    /// The x-coordinate of a tick.
     fn x(&self, tick: usize) -> f64 {
         let width = RIGHT - LEFT;
         match self.scale {
@@ -103,11 +105,11 @@ impl Chart<'_> {
         }
     }
 
-    /// Bars or a line, each value with its range.
+    /// Draws bars or a line, each point with its range.
     fn draw(&self, out: &mut String, number: usize, points: &[Point], y: &dyn Fn(f64) -> f64) {
         let color = COLORS[number % COLORS.len()];
         let all = self.series.len() as f64;
-        let place = 0.7 * (RIGHT - LEFT) / self.ticks.len() as f64 / all;
+        let slot = 0.7 * (RIGHT - LEFT) / self.ticks.len() as f64 / all;
         let mut line = String::new();
         for (tick, point) in points.iter().enumerate() {
             let (mut x, at) = (self.x(tick), y(point.median));
@@ -119,8 +121,8 @@ impl Chart<'_> {
                     format!("stroke=\"{color}\"")
                 }
                 Scale::Names => {
-                    x += place * (number as f64 + 0.5 - all / 2.0);
-                    let (left, width, height) = (x - 0.45 * place, 0.9 * place, BOTTOM - at);
+                    x += slot * (number as f64 + 0.5 - all / 2.0);
+                    let (left, width, height) = (x - 0.45 * slot, 0.9 * slot, BOTTOM - at);
                     let bar = format!("x=\"{left:.1}\" y=\"{at:.1}\" width=\"{width:.1}\"");
                     let _ = writeln!(out, "<rect {bar} height=\"{height:.1}\" fill=\"{color}\"/>");
                     "class=\"a\"".to_owned()
@@ -145,7 +147,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// A round step between grid lines, and how many reach `max`.
+/// A round step between grid lines, and how many steps reach `max`.
 fn step(max: f64) -> (f64, u32) {
     let max = max.max(1.0);
     let ten = 10.0_f64.powf((max / 5.0).log10().floor());
@@ -154,7 +156,7 @@ fn step(max: f64) -> (f64, u32) {
     (step, (max / step).ceil() as u32)
 }
 
-/// A number for an axis.
+/// The label of a value on the y-axis.
 fn short(value: f64) -> String {
     match value {
         _ if value >= 1e6 => format!("{} M", value / 1e6),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn more_is_higher_and_stays_within_the_frame() {
+    fn larger_values_are_higher_and_within_the_frame() {
         for (low, high) in [(1.0, 2.0), (9.0e5, 1.0e6), (0.0, 1.0), (123.0, 98_765.0)] {
             let lines = chart(Scale::Log, [low, high]);
             let (x, y) = (numbers(&lines, "cx"), numbers(&lines, "cy"));
@@ -190,7 +192,7 @@ mod tests {
             assert!(y.iter().all(|y| (TOP..=BOTTOM).contains(y)), "{y:?}");
             assert!(x.iter().all(|x| (LEFT..=RIGHT).contains(x)), "{x:?}");
             let bars = chart(Scale::Names, [low, high]);
-            // Behind the background and before the legend.
+            // Without the background and the legend.
             let heights = numbers(&bars, "height");
             let heights = &heights[1..heights.len() - 1];
             assert!(heights[0] < heights[1] && heights[1] <= BOTTOM - TOP, "{heights:?}");
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn grids_are_round_and_reach_the_largest_value() {
+    fn grid_steps_are_round_and_reach_the_maximum() {
         for max in [0.0, 1.0, 7.0, 99.0, 100.0, 726_445.0, 1_000_001.0] {
             let (step, lines) = step(max);
             assert!(step * f64::from(lines) >= max && (1..=5).contains(&lines), "{max}: {step}");

@@ -1,19 +1,19 @@
-//! What a replay and a check of the whole workload cost beside the job that made the commit.
+//! The cost of replaying and checking the whole workload, beside the job that made the commit.
 //!
-//! Each is held against a job that reads in the same way: with a horizon a file is read in order,
-//! by one worker; without one it is read in blocks, by all of them.
+//! Each is compared with a job that reads in the same way: with a horizon, one worker reads the
+//! file in order; without one, all workers read it in blocks.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::Place;
 use crate::measure::{Rates, measure};
+use crate::paths::Paths;
 use crate::sums::Sums;
 
-/// What is run, and on which state, in the order of a round. A job is what the lines up to the next
-/// job are held against; JOB stands for the first one's state.
+/// The name, arguments and state of each run, in the order of a round. The runs after a job are
+/// compared with it. JOB stands for the state of the first one.
 const LINES: [(&str, &str, &str); 7] = [
     ("job", "run --bounded", "job"),
     ("replay", "replay --until-commit JOB --decisions-from JOB", "replay"),
@@ -28,21 +28,21 @@ const LINES: [(&str, &str, &str); 7] = [
     ),
 ];
 
-/// Runs all of it on two workers, in turn, and prints a table. Fails where a check finds drift, or
-/// where a state does not hold the first job's counts.
+/// Runs each in turn on two workers and prints a table. Fails if a check finds drift, or if a state
+/// differs from that of the first job.
 pub(crate) fn print(
-    place: &Place,
+    paths: &Paths,
     input: &Path,
     (posts, runs): (u64, u64),
 ) -> Result<(), Box<dyn Error>> {
     let mut costs = LINES.map(|_| Vec::new());
     for run in 1..=runs {
-        let states = place.fresh_state()?;
+        let states = paths.fresh_state()?;
         fs::create_dir_all(&states)?;
         let mut first: Option<Sums> = None;
         for ((name, words, state), costs) in LINES.iter().zip(&mut costs) {
             let (fresh, state) = (!states.join(state).exists(), states.join(state));
-            let mut command = Command::new(&place.tagflow);
+            let mut command = Command::new(&paths.tagflow);
             for word in words.split(' ') {
                 if word == "JOB" {
                     command.arg(states.join("job"))
@@ -55,7 +55,7 @@ pub(crate) fn print(
             eprintln!("run {run}/{runs}: {name:<33} {:6.2} s", cost.seconds);
             costs.push(cost);
             if fresh {
-                let sums = Sums::of_state(&place.tagflow, &state)?;
+                let sums = Sums::of_state(&paths.tagflow, &state)?;
                 let first = first.get_or_insert_with(|| sums.clone());
                 if *first != sums {
                     return Err(format!("{name} counted {sums:?}, the job {first:?}").into());

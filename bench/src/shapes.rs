@@ -1,27 +1,27 @@
-//! How speed changes with the load: tags a post, how many tags there are, and how evenly they are
-//! used. Everything else is as in W1.
+//! How speed depends on the load: tags per post, the number of different tags, and the skew of
+//! their popularity. Everything else is as in W1.
 //!
-//! Each axis has three shapes that take turns, and the middle one is what the others are held
-//! against; so a slow spell of the machine meets them all.
+//! Each axis has three shapes; the others are compared with the middle one. They run in turn, so
+//! that a slow period of the machine affects them all.
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use crate::Place;
+use crate::paths::Paths;
 use crate::plot::{Chart, Point, Scale};
 use crate::workload::{Program, Shape, Workload};
 
 const W1: Shape = Shape::W1;
 
 struct Axis {
-    /// The name of its file.
+    /// The name of its chart file.
     name: &'static str,
     title: &'static str,
-    /// What its values count.
+    /// What is on the x-axis.
     unit: &'static str,
     scale: Scale,
-    /// What is written at a shape, where it stands, and what it is.
+    /// The label, x-value and shape of each tick.
     shapes: [(&'static str, f64, Shape); 3],
 }
 
@@ -63,7 +63,7 @@ const AXES: [Axis; 3] = [
 
 /// Measures every axis; prints its table and draws its chart into the folder `plots`.
 pub(crate) fn run(
-    place: &Place,
+    paths: &Paths,
     (posts, runs): (u64, u64),
     plots: &Path,
 ) -> Result<(), Box<dyn Error>> {
@@ -74,12 +74,12 @@ pub(crate) fn run(
         let mut workloads = Vec::new();
         for (number, (_, _, shape)) in axis.shapes.iter().enumerate() {
             let name = format!("{}-{number}", axis.name);
-            workloads.push(Workload::shaped(place, &name, shape, posts)?);
+            workloads.push(Workload::shaped(paths, &name, shape, posts)?);
         }
         for run in 1..=runs {
             for (workload, (at, ..)) in workloads.iter_mut().zip(&axis.shapes) {
                 eprintln!("run {run}/{runs}, {}: {at}", axis.name);
-                workload.round(place)?;
+                workload.round(paths)?;
             }
         }
         axis.print(&workloads)?;

@@ -1,4 +1,4 @@
-//! What a run counted, in a form that can be compared: a benchmark of wrong counts says nothing.
+//! What a run counted, in a form that can be compared: a benchmark of wrong counts is worthless.
 
 use std::error::Error;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 /// Sums over all counts of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sums {
-    /// Accepted first-time events.
+    /// Accepted events, each once.
     pub(crate) events: u64,
     pub(crate) duplicates: u64,
-    /// Different tags.
+    /// The number of different tags.
     pub(crate) keys: u64,
     /// The sum of all totals.
     pub(crate) total: i64,
     /// The sum of their squares.
     pub(crate) squares: i64,
-    /// The sum of the hashes of all rows: equal only where every count is.
+    /// The sum of the hashes of all rows: equal only if all counts are.
     rows: u64,
 }
 
-/// A line of `checkpoint export`: a row, or what closes them.
+/// A line of `checkpoint export`: a row, or the summary at the end.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
@@ -44,8 +44,8 @@ impl Sums {
         self.rows = self.rows.wrapping_add(hasher.finish());
     }
 
-    /// A line for people.
-    pub(crate) fn told(&self) -> String {
+    /// A summary to print.
+    pub(crate) fn summary(&self) -> String {
         let Self { events, duplicates, keys, total, .. } = self;
         format!(
             "All runs agree on {events} events, {duplicates} duplicates, {keys} tags, {total} uses."
@@ -59,7 +59,7 @@ impl Sums {
             .arg(state)
             .stdout(Stdio::piped())
             .spawn()?;
-        let out = export.stdout.take().ok_or("the export has no output")?;
+        let out = export.stdout.take().ok_or("no standard output")?;
         let mut sums = Self::default();
         for line in BufReader::new(out).lines() {
             match serde_json::from_str(&line?)? {
@@ -67,17 +67,21 @@ impl Sums {
                     sums.add(&key, total, first_seen, last_seen);
                 }
                 Line::Row { scope, .. } => {
-                    return Err(format!("scope {scope} was not asked").into());
+                    return Err(format!("the state has scope {scope}").into());
                 }
                 Line::End { events, duplicates, dead_letters, unsupported, beyond_horizon } => {
                     if dead_letters + unsupported + beyond_horizon > 0 {
-                        return Err("events were refused that the baseline counts".into());
+                        return Err("the job refused events that the baseline counts".into());
                     }
                     (sums.events, sums.duplicates) = (events, duplicates);
                 }
             }
         }
         let status = export.wait()?;
-        if status.success() { Ok(sums) } else { Err(format!("the export ended: {status}").into()) }
+        if status.success() {
+            Ok(sums)
+        } else {
+            Err(format!("the export failed with {status}").into())
+        }
     }
 }

@@ -1,17 +1,17 @@
-//! A generated file of posts, and what the programs took to count it.
+//! A generated file of posts, and the cost of counting it with each program.
 //!
-//! Invariant: all programs came to the same counts, or there are no figures.
+//! Invariant: there are no figures unless all programs agree on the counts.
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Place;
 use crate::measure::{Cost, Rates, measure};
+use crate::paths::Paths;
 use crate::sums::Sums;
 
-/// What is measured, in the order of a round.
+/// A program to measure, in the order of a round.
 #[derive(Clone, Copy)]
 pub(crate) enum Program {
     Baseline,
@@ -37,16 +37,16 @@ pub(crate) struct Shape {
     pub(crate) tags_mean: u32,
     pub(crate) vocabulary: u32,
     pub(crate) zipf: f64,
-    /// The share of posts that have one and the same tag in place of their first.
+    /// The share of posts whose first tag is always the same.
     pub(crate) hot_tag: f64,
 }
 
 impl Shape {
-    /// The workload that goals are set for.
+    /// The workload that has performance goals.
     pub(crate) const W1: Self =
         Self { tags_mean: 7, vocabulary: 1_000_000, zipf: 1.05, hot_tag: 0.0 };
 
-    /// `tagflow generate` of so many posts to `out`.
+    /// The command that generates posts to `out`.
     pub(crate) fn generate(&self, tagflow: &Path, posts: u64, out: &Path) -> Command {
         let Self { tags_mean, vocabulary, zipf, hot_tag } = self;
         let words = format!(
@@ -59,11 +59,11 @@ impl Shape {
     }
 }
 
-/// A workload and its figures.
+/// A workload and its results.
 pub(crate) struct Workload {
     pub(crate) input: PathBuf,
     posts: u64,
-    /// Whether the file stays.
+    /// Whether the file is kept.
     kept: bool,
     /// What the first run counted.
     pub(crate) sums: Option<Sums>,
@@ -73,57 +73,57 @@ pub(crate) struct Workload {
 impl Drop for Workload {
     fn drop(&mut self) {
         if !self.kept {
-            // Nothing is lost where it stays.
+            // If it cannot be removed, it only takes space.
             let _ = fs::remove_file(&self.input);
         }
     }
 }
 
 impl Workload {
-    /// W1, whose file stays for the next time.
-    pub(crate) fn w1(place: &Place, posts: u64) -> Result<Self, Box<dyn Error>> {
-        Self::new(place, "w1", &Shape::W1, posts, true)
+    /// W1, whose file is kept for the next time.
+    pub(crate) fn w1(paths: &Paths, posts: u64) -> Result<Self, Box<dyn Error>> {
+        Self::new(paths, "w1", &Shape::W1, posts, true)
     }
 
-    /// Posts of a shape; unless it is W1 the file is removed behind it.
+    /// Posts of a shape; the file is removed afterwards unless the shape is W1.
     pub(crate) fn shaped(
-        place: &Place,
+        paths: &Paths,
         name: &str,
         shape: &Shape,
         posts: u64,
     ) -> Result<Self, Box<dyn Error>> {
         if *shape == Shape::W1 {
-            return Self::w1(place, posts);
+            return Self::w1(paths, posts);
         }
-        Self::new(place, &format!("shape-{name}"), shape, posts, false)
+        Self::new(paths, &format!("shape-{name}"), shape, posts, false)
     }
 
-    /// Makes the file where it is not there.
+    /// Generates the file if it does not exist.
     fn new(
-        place: &Place,
+        paths: &Paths,
         name: &str,
         shape: &Shape,
         posts: u64,
         kept: bool,
     ) -> Result<Self, Box<dyn Error>> {
-        let input = place.data.join(format!("{name}-{posts}.ndjson"));
+        let input = paths.data.join(format!("{name}-{posts}.ndjson"));
         let workload = Self { input, posts, kept, sums: None, costs: Default::default() };
         if !workload.input.is_file() {
-            fs::create_dir_all(&place.data)?;
+            fs::create_dir_all(&paths.data)?;
             eprintln!("generating {}", workload.input.display());
-            // Renamed when it is whole, so that half a file is never taken for one.
+            // Renamed when complete, so that a partial file is never used.
             let partial = workload.input.with_extension("partial");
-            measure(&mut shape.generate(&place.tagflow, posts, &partial))?;
+            measure(&mut shape.generate(&paths.tagflow, posts, &partial))?;
             fs::rename(partial, &workload.input)?;
         }
         Ok(workload)
     }
 
-    /// Runs every program once: they take turns, so that a slow spell of the machine meets them
-    /// all.
-    pub(crate) fn round(&mut self, place: &Place) -> Result<(), Box<dyn Error>> {
+    /// Runs every program once. Programs run in turn, so that a slow period of the machine affects
+    /// them all.
+    pub(crate) fn round(&mut self, paths: &Paths) -> Result<(), Box<dyn Error>> {
         for (program, costs) in Program::ALL.into_iter().zip(&mut self.costs) {
-            let (sums, cost) = run(place, &self.input, program)?;
+            let (sums, cost) = run(paths, &self.input, program)?;
             let name = program.name();
             eprintln!("{name:<20} {:6.2} s", cost.seconds);
             costs.push(cost);
@@ -135,22 +135,22 @@ impl Workload {
         Ok(())
     }
 
-    /// The figures of each program, the baseline's first.
+    /// The rates of each program, the baseline first.
     pub(crate) fn rates(&self) -> Result<Vec<Rates>, Box<dyn Error>> {
         self.costs.iter().map(|costs| Rates::of(self.posts, costs)).collect()
     }
 }
 
-fn run(place: &Place, input: &Path, program: Program) -> Result<(Sums, Cost), Box<dyn Error>> {
+fn run(paths: &Paths, input: &Path, program: Program) -> Result<(Sums, Cost), Box<dyn Error>> {
     let Program::Tagflow { workers } = program else {
-        let (out, cost) = measure(Command::new(&place.this).arg("--baseline").arg(input))?;
+        let (out, cost) = measure(Command::new(&paths.this).arg("--baseline").arg(input))?;
         return Ok((serde_json::from_str(&out)?, cost));
     };
-    let state = place.fresh_state()?;
-    let mut command = Command::new(&place.tagflow);
+    let state = paths.fresh_state()?;
+    let mut command = Command::new(&paths.tagflow);
     command.args(["run", "--bounded", "--workers", &workers.to_string(), "--input"]);
     let (_, cost) = measure(command.arg(input).arg("--state").arg(&state))?;
-    let sums = Sums::of_state(&place.tagflow, &state)?;
+    let sums = Sums::of_state(&paths.tagflow, &state)?;
     fs::remove_dir_all(state)?;
     Ok((sums, cost))
 }

@@ -1,4 +1,4 @@
-//! The bare consumer: reads a topic to its present end on one thread and decodes every record.
+//! The bare consumer: reads a topic to its current end on one thread and decodes every record.
 
 use std::error::Error;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use schemas::event::Decoder;
 
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Consumes the topic, and prints how many events it held as `tagflow run --json` does.
+/// Consumes a topic and prints the number of events as `tagflow run --json` does.
 pub(crate) fn consume(topic: &str) -> Result<(), Box<dyn Error>> {
     let SourceUri::Kafka { brokers, topic } = topic.parse()? else {
-        return Err("name a topic".into());
+        return Err("not the URI of a topic".into());
     };
     let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers.join(","))
         .set("group.id", "tagflow-bench")
         .set("enable.auto.commit", "false")
-        // Without it a full queue makes librdkafka wait a second: the job sets it as well.
+        // By default librdkafka waits a second when its queue is full. The job sets this as well.
         .set("fetch.queue.backoff.ms", "50")
         .create()?;
     let metadata = consumer.fetch_metadata(Some(&topic), WAIT)?;
@@ -37,6 +37,7 @@ pub(crate) fn consume(topic: &str) -> Result<(), Box<dyn Error>> {
     let (decoder, mut events, mut others) = (Decoder::default(), 0_u64, 0_u64);
     while left > 0 {
         let message = consumer.poll(WAIT).ok_or("no record in 20 s")??;
+        // A record without a value is not an event.
         let decoded = decoder.decode(message.payload().unwrap_or_default());
         *(if decoded.is_ok() { &mut events } else { &mut others }) += 1;
         left -= 1;

@@ -1,15 +1,15 @@
-//! How soon a produced post is a visible row, at shares of the rate that the job reaches without a
-//! database.
+//! How soon a produced post is a visible row, at fractions of the rate that the job reaches without
+//! a database.
 //!
-//! Marker posts, each with a tag of its own, are produced into the load at even intervals, however
-//! long their rows are waited for: so a slow spell is not passed over.
+//! Marker posts, each with a unique tag, are added to the load at fixed intervals, no matter how
+//! long earlier ones take, so that slow periods are not underrepresented.
 
 use std::error::Error;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, SystemTimeError, UNIX_EPOCH};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -18,34 +18,23 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 
-use super::{PARTITIONS, Servers};
-use crate::Place;
-use crate::measure::{measure, median, now, peak};
+use super::servers::{PARTITIONS, Servers};
+use crate::measure::{Running, measure, median, now, peak};
+use crate::paths::Paths;
 use crate::workload::Shape;
 
-/// Parts of the top rate, in percent.
+/// Fractions of the top rate, in percent.
 const SHARES: [u64; 3] = [10, 50, 80];
-/// What `tagflow generate --rate` takes.
+/// The highest rate that `tagflow generate --rate` accepts.
 const RATE_MAX: u64 = 1_000_000;
-/// How long a row is waited for at most.
+/// How long to wait for a row.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// From one marker to the next.
+/// The time between markers.
 const EVERY: Duration = Duration::from_millis(500);
-/// How often a row is looked for.
+/// How often to look for rows.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A child that ends with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The process that produces the posts, and when it was seen to have ended.
+/// The process that produces the posts, and when it ended.
 struct Load {
     child: Running,
     ended: Option<Instant>,
@@ -57,7 +46,7 @@ impl Load {
             && let Some(status) = self.child.0.try_wait()?
         {
             if !status.success() {
-                return Err(format!("the load ended with {status}").into());
+                return Err(format!("the generator failed with {status}").into());
             }
             self.ended = Some(now());
         }
@@ -65,22 +54,23 @@ impl Load {
     }
 }
 
-/// What came of one rate.
-struct Found {
-    /// From produced to visible, in seconds, sorted.
+/// The results of one rate.
+struct Latency {
+    /// From produced to visible, in ascending seconds.
     seconds: Vec<f64>,
-    /// Posts a second that were produced: less than asked where the machine gives no more.
+    /// Posts per second that were produced; fewer than requested if the machine is too slow.
     produced: f64,
-    /// From the end of the load to the visibility of its last post.
+    /// From the end of the load until its last post was visible.
     after_s: f64,
-    peak_mib: u64,
-    /// Writes for each row that a published commit had changed.
+    /// Peak memory of the job; `None` if the system does not report it.
+    peak_mib: Option<u64>,
+    /// Writes per row that published commits had changed.
     writes: f64,
 }
 
-/// Measures and prints every share of `top`, the posts a second from a topic to durable counts.
+/// Measures and prints each share of `top`, the posts per second from a topic to durable counts.
 pub(super) fn print(
-    place: &Place,
+    paths: &Paths,
     servers: &Servers,
     seconds: u64,
     top: f64,
@@ -96,8 +86,9 @@ pub(super) fn print(
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for share in SHARES {
         let rate = ((top * share as f64 / 100.0) as u64).clamp(1, RATE_MAX);
-        let found = at(place, servers, rate, seconds)?;
-        let Found { seconds, produced, after_s, peak_mib, writes } = found;
+        let latency = at_rate(paths, servers, rate, seconds)?;
+        let Latency { seconds, produced, after_s, peak_mib, writes } = latency;
+        let peak_mib = peak_mib.map_or_else(|| "-".to_owned(), |mib| mib.to_string());
         let last = seconds.len().checked_sub(1).ok_or("no marker was seen")?;
         let p99 = seconds[(seconds.len() * 99).div_ceil(100) - 1];
         println!(
@@ -111,22 +102,27 @@ pub(super) fn print(
     Ok(())
 }
 
-fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found, Box<dyn Error>> {
+fn at_rate(
+    paths: &Paths,
+    servers: &Servers,
+    rate: u64,
+    seconds: u64,
+) -> Result<Latency, Box<dyn Error>> {
     let topic = servers.topic(&format!("rate{rate}"));
-    let store = servers.keyspace(&place.tagflow, &format!("rate{rate}"))?;
-    let state = place.data.join("bench-load");
+    let store = servers.keyspace(&paths.tagflow, &format!("rate{rate}"))?;
+    let state = paths.data.join("bench-load");
     if state.exists() {
         fs::remove_dir_all(&state)?;
     }
     let generate = |posts: u64| {
-        let mut command = Shape::W1.generate(&place.tagflow, posts, Path::new(&topic));
+        let mut command = Shape::W1.generate(&paths.tagflow, posts, Path::new(&topic));
         command.args(["--partitions", &PARTITIONS.to_string()]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
-    // Makes the topic.
+    // Creates the topic.
     measure(generate(1).args(["--rate", "1000"]))?;
-    let job = start_job(place, &topic, &store, &state)?;
+    let job = start_job(paths, &topic, &store, &state)?;
     let probe = Probe::new(&topic, &store)?;
     let (mut found, status) = (Vec::new(), format!("/proc/{}/status", job.0.id()));
     let (start, posts) = (now(), rate * seconds);
@@ -144,7 +140,7 @@ fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found
         }
         probe.collect(&mut waiting, &mut found)?;
     };
-    // One for each partition, behind all of the load.
+    // One in each partition, after the whole load.
     let last = |p| probe.send(format!("marker{rate}e{p}"), Some(p));
     let mut last = (0..PARTITIONS).map(last).collect::<Result<Vec<_>, _>>()?;
     while !waiting.is_empty() || !last.is_empty() {
@@ -154,31 +150,31 @@ fn at(place: &Place, servers: &Servers, rate: u64, seconds: u64) -> Result<Found
     let after_s = ended.elapsed().as_secs_f64();
     let produced = posts as f64 / ended.duration_since(start).as_secs_f64();
     found.sort_by(f64::total_cmp);
-    let peak_mib = peak(&status).unwrap_or_default() >> 10;
+    let peak_mib = peak(&status).map(|kib| kib >> 10);
     let writes = writes_per_row(job)?;
     fs::remove_dir_all(&state)?;
-    Ok(Found { seconds: found, produced, after_s, peak_mib, writes })
+    Ok(Latency { seconds: found, produced, after_s, peak_mib, writes })
 }
 
 fn start_job(
-    place: &Place,
+    paths: &Paths,
     topic: &str,
     store: &str,
     state: &PathBuf,
 ) -> Result<Running, Box<dyn Error>> {
-    let mut job = Command::new(&place.tagflow);
+    let mut job = Command::new(&paths.tagflow);
     job.args(["run", "--json", "--workers", "1", "--input", topic, "--store", store]);
     job.arg("--state").arg(state).stdin(Stdio::null()).stdout(Stdio::piped());
     Ok(Running(job.stderr(Stdio::null()).spawn()?))
 }
 
-/// Ends a job, which tells how many rows it has published and how many writes it had to repeat.
+/// Stops a job, and computes the writes per row from its summary.
 fn writes_per_row(mut job: Running) -> Result<f64, Box<dyn Error>> {
     Command::new("kill").args(["-TERM", &job.0.id().to_string()]).status()?;
-    let mut told = String::new();
-    job.0.stdout.take().ok_or("no standard output")?.read_to_string(&mut told)?;
-    let told: serde_json::Value = serde_json::from_str(&told)?;
-    let number = |field: &str| told["store"][field].as_f64().ok_or("the job tells no rows");
+    let mut summary = String::new();
+    job.0.stdout.take().ok_or("no standard output")?.read_to_string(&mut summary)?;
+    let summary: serde_json::Value = serde_json::from_str(&summary)?;
+    let number = |field: &str| summary["store"][field].as_f64().ok_or("the summary has no rows");
     let rows = number("rows")?;
     Ok((rows + number("resent")?) / rows)
 }
@@ -201,7 +197,7 @@ struct Probe {
 impl Probe {
     fn new(topic: &str, store: &str) -> Result<Self, Box<dyn Error>> {
         let SourceUri::Kafka { brokers, topic } = topic.parse()? else {
-            return Err("name a topic".into());
+            return Err("not the URI of a topic".into());
         };
         let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
         let producer = ClientConfig::new()
@@ -221,9 +217,9 @@ impl Probe {
         Ok(Self { producer, topic, runtime, session, select })
     }
 
-    /// Produces a post with this tag, to one partition or to any.
+    /// Produces a post with this tag to one partition, or to any.
     fn send(&self, tag: String, partition: Option<u32>) -> Result<Marker, Box<dyn Error>> {
-        let (sent, ts) = (now(), wall_ms());
+        let (sent, ts) = (now(), wall_ms()?);
         let post = format!(r##"{{"event_id":"{tag}","ts":{ts},"caption":"#{tag}"}}"##);
         let mut record = BaseRecord::<(), _>::to(&self.topic).payload(&post);
         if let Some(partition) = partition {
@@ -234,8 +230,8 @@ impl Probe {
         Ok(Marker { tag, sent })
     }
 
-    /// Moves the markers that are in the table from `waiting` to `found`, as the seconds they took,
-    /// and rests.
+    /// Moves markers whose rows are visible from `waiting` to `found`, as the seconds that they
+    /// took, and sleeps briefly.
     fn collect(
         &self,
         waiting: &mut Vec<Marker>,
@@ -259,7 +255,6 @@ impl Probe {
 }
 
 #[allow(clippy::disallowed_methods, reason = "events carry the real time")]
-fn wall_ms() -> u128 {
-    let now = std::time::SystemTime::now();
-    now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis()
+fn wall_ms() -> Result<u128, SystemTimeError> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())
 }

@@ -1,102 +1,70 @@
-//! The job between a real Kafka and a real database, each side beside a program that does just
-//! that one thing: a bare consumer that decodes, and a bare loop of upserts.
+//! The job between a real Kafka and a real database, each side compared with a program that does
+//! only that: a bare consumer that decodes, and a bare loop of upserts.
 //!
-//! `scripts/bench --services` runs it on the servers of `TAGFLOW_TEST_KAFKA` and
-//! `TAGFLOW_TEST_CQL`. Topics and keyspaces are new ones, and stay.
+//! `scripts/bench --services` uses the servers of `TAGFLOW_TEST_KAFKA` and `TAGFLOW_TEST_CQL`. It
+//! creates topics and keyspaces and does not remove them.
 
 mod consume;
 mod load;
+mod servers;
 mod upsert;
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 
 pub(crate) use consume::consume;
 
-use crate::Place;
 use crate::measure::{Cost, Rates, measure};
+use crate::paths::Paths;
 use crate::workload::Shape;
+use servers::{PARTITIONS, Servers};
 
-/// The partitions of a topic.
-const PARTITIONS: u32 = 6;
-
-/// The servers and what was made on them.
-struct Servers {
-    kafka: String,
-    cql: String,
-    /// Makes names new.
-    stamp: u128,
-}
-
-/// What is measured, and how much of it.
+/// How much is measured.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     pub(crate) posts: u64,
     pub(crate) runs: u64,
-    /// How long each rate of the curve lasts.
+    /// How long each rate of the load lasts.
     pub(crate) seconds: u64,
 }
 
-impl Servers {
-    #[allow(clippy::disallowed_methods, reason = "servers outlive a run")]
-    fn find() -> Result<Self, Box<dyn Error>> {
-        let named = |variable: &str| {
-            std::env::var(variable).map_err(|_| {
-                format!("{variable} names no servers; `scripts/services up`, then its `env`, do")
-            })
-        };
-        let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
-        Ok(Self { kafka: named("TAGFLOW_TEST_KAFKA")?, cql: named("TAGFLOW_TEST_CQL")?, stamp })
-    }
-
-    fn topic(&self, name: &str) -> String {
-        format!("kafka://{}/bench_{name}_{}", self.kafka, self.stamp)
-    }
-
-    /// A new keyspace with its tables.
-    fn keyspace(&self, tagflow: &Path, name: &str) -> Result<String, Box<dyn Error>> {
-        let store = format!("cql://{}/bench_{name}_{}", self.cql, self.stamp);
-        measure(Command::new(tagflow).args(["store", "init", "--store", &store]))?;
-        Ok(store)
-    }
-}
-
-/// Measures all of it.
-pub(crate) fn run(place: &Place, sizes: Sizes) -> Result<(), Box<dyn Error>> {
+/// Runs all measurements.
+pub(crate) fn run(paths: &Paths, sizes: Sizes) -> Result<(), Box<dyn Error>> {
     let servers = Servers::find()?;
     let topic = servers.topic("w1");
     eprintln!("producing {} posts to {topic}", sizes.posts);
-    let mut generate = Shape::W1.generate(&place.tagflow, sizes.posts, Path::new(&topic));
+    let mut generate = Shape::W1.generate(&paths.tagflow, sizes.posts, Path::new(&topic));
     measure(generate.args(["--partitions", &PARTITIONS.to_string()]))?;
-    let (state, top) = reading(place, &topic, sizes)?;
-    upsert::print(place, &servers, &state)?;
+    let (state, top) = reading(paths, &topic, sizes)?;
+    upsert::print(paths, &servers, &state)?;
     fs::remove_dir_all(&state)?;
-    load::print(place, &servers, sizes.seconds, top)
+    load::print(paths, &servers, sizes.seconds, top)
 }
 
-/// From a topic to durable counts; the state of the last run, and one worker's posts a second.
-fn reading(place: &Place, topic: &str, sizes: Sizes) -> Result<(PathBuf, f64), Box<dyn Error>> {
+/// Measures from a topic to durable counts; returns the state of the last run, and the posts per
+/// second of one worker.
+fn reading(paths: &Paths, topic: &str, sizes: Sizes) -> Result<(PathBuf, f64), Box<dyn Error>> {
     let Sizes { posts, runs, .. } = sizes;
-    let state = place.data.join("bench-kafka");
+    let state = paths.data.join("bench-kafka");
     let fresh = || if state.exists() { fs::remove_dir_all(&state) } else { Ok(()) };
     let mut costs: [(&str, Vec<Cost>); 3] =
         ["bare consumer", "tagflow, 1 worker", "tagflow, 2 workers"].map(|name| (name, Vec::new()));
     for _ in 0..runs {
         for (workers, (name, costs)) in costs.iter_mut().enumerate() {
             let (text, cost) = if workers == 0 {
-                measure(Command::new(&place.this).args(["--consume", topic]))?
+                measure(Command::new(&paths.this).args(["--consume", topic]))?
             } else {
                 fresh()?;
-                let mut run = Command::new(&place.tagflow);
+                let mut run = Command::new(&paths.tagflow);
                 run.args(["run", "--bounded", "--json", "--workers", &workers.to_string()]);
                 measure(run.args(["--input", topic, "--state"]).arg(&state))?
             };
-            let told: serde_json::Value = serde_json::from_str(&text)?;
-            let number = |name: &str| told[name].as_u64().unwrap_or_default();
-            let read = number("events") + number("duplicates");
+            let counted: serde_json::Value = serde_json::from_str(&text)?;
+            let events = counted["events"].as_u64().ok_or("the summary has no events")?;
+            // The bare consumer does not look for duplicates.
+            let read = events + counted["duplicates"].as_u64().unwrap_or(0);
             if read != posts {
                 return Err(format!("{name} read {read} of {posts} posts").into());
             }

@@ -1,4 +1,4 @@
-//! Upserts a second: a whole state published beside a bare loop that writes the same rows.
+//! Upserts per second: publishing a whole state, beside a bare loop that writes the same rows.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,17 +12,17 @@ use scylla::value::CqlTimestamp;
 use sinks::commits::{Follower, Snapshot};
 use sinks::storage::DiskStorage;
 
-use super::Servers;
-use crate::Place;
+use super::servers::Servers;
 use crate::measure::{measure, now};
+use crate::paths::Paths;
 
-/// The requests in flight that are tried; the best counts.
+/// The numbers of requests in flight to try; the best counts.
 const IN_FLIGHT: [usize; 4] = [128, 256, 512, 1024];
-/// Rows written at most, so that the comparison stays short.
+/// The bare loop writes at most this many rows, to keep the comparison short.
 const ROWS_MAX: usize = 300_000;
 
 /// Prints both rates.
-pub(super) fn print(place: &Place, servers: &Servers, state: &Path) -> Result<(), Box<dyn Error>> {
+pub(super) fn print(paths: &Paths, servers: &Servers, state: &Path) -> Result<(), Box<dyn Error>> {
     let storage = DiskStorage::open_existing(state).ok_or("no state to publish")?;
     let follower = Follower::new(Arc::new(storage));
     follower.step()?;
@@ -30,28 +30,28 @@ pub(super) fn print(place: &Place, servers: &Servers, state: &Path) -> Result<()
     let rows = snapshot.tags_changed(0, None).count();
     let mut best: Option<(usize, f64)> = None;
     for in_flight in IN_FLIGHT {
-        let store = servers.keyspace(&place.tagflow, &format!("bare{in_flight}"))?;
+        let store = servers.keyspace(&paths.tagflow, &format!("bare{in_flight}"))?;
         let rate = bare(&store, &snapshot, in_flight)?;
         eprintln!("bare loop, {in_flight} in flight: {rate:.0} rows/s");
         if best.is_none_or(|(_, known)| rate > known) {
             best = Some((in_flight, rate));
         }
     }
-    let store = servers.keyspace(&place.tagflow, "rebuilt")?;
-    let mut rebuild = Command::new(&place.tagflow);
+    let store = servers.keyspace(&paths.tagflow, "rebuilt")?;
+    let mut rebuild = Command::new(&paths.tagflow);
     rebuild.args(["store", "rebuild", "--store", &store, "--state"]).arg(state);
     let (_, cost) = measure(&mut rebuild)?;
-    let (in_flight, bare) = best.ok_or("nothing was tried")?;
+    let (in_flight, bare) = best.ok_or("the bare loop did not run")?;
     let rate = rows as f64 / cost.seconds;
     println!("\nUpserts of {rows} rows to one node\n");
     println!("| program | rows/s | speed / bare loop |");
     println!("| --- | ---: | ---: |");
     println!("| bare loop, {in_flight} in flight (the best of {IN_FLIGHT:?}) | {bare:.0} | 1.00 |");
-    println!("| tagflow store rebuild, start included | {rate:.0} | {:.2} |", rate / bare);
+    println!("| tagflow store rebuild, including startup | {rate:.0} | {:.2} |", rate / bare);
     Ok(())
 }
 
-/// Rows a second of a loop that knows nothing of retries, versions or limits.
+/// Rows per second of a loop without retries, versions or limits.
 fn bare(store: &str, snapshot: &Arc<Snapshot>, in_flight: usize) -> Result<f64, Box<dyn Error>> {
     let uri: StoreUri = store.parse()?;
     let keyspace = uri.keyspace;
