@@ -1,4 +1,4 @@
-//! The loopback listener: metrics, and nothing that a client should see.
+//! Requests on the loopback listener, which serves metrics and nothing else.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,7 +12,7 @@ use crate::problem::Problem;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers a request of the loopback listener.
+/// Answers a request on the loopback listener.
 pub(crate) fn answer(request: &Request<Incoming>, registry: &Registry) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return Problem::Method.response();
@@ -22,7 +22,7 @@ pub(crate) fn answer(request: &Request<Incoming>, registry: &Registry) -> Respon
     }
     let mut text = String::new();
     if encode(&mut text, registry).is_err() {
-        return Problem::Unavailable("the metrics cannot be written".into()).response();
+        return Problem::Unavailable("the metrics cannot be encoded".into()).response();
     }
     let mut response = Response::new(Full::new(Bytes::from(text)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));

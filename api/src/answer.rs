@@ -1,38 +1,38 @@
-//! The JSON answers: every count says what it counts and as of when.
+//! The JSON answers. Each says what it counts and as of when.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use sinks::store::{AsOf, Board, Tag};
 
-/// A tag's counts, as `GET /tags/{name}` and `tagflow query tag --json` give them.
+/// The counts of a tag, as `GET /tags/{name}` and `tagflow query tag --json` print them.
 #[derive(Clone, Debug, Serialize)]
 pub struct TagAnswer {
     /// The key.
     name: String,
-    /// The display form.
+    /// The spelling to display.
     display: String,
     /// The scope; `""` is the whole stream.
     scope: String,
-    /// The number of posts.
+    /// Posts over all time.
     total: i64,
-    /// Window → number of posts in it.
+    /// Posts in each window, by its name.
     #[serde(serialize_with = "as_map")]
     windows: Vec<(String, i64)>,
-    /// The least event time, in milliseconds.
+    /// The earliest event time, in milliseconds.
     first_seen: i64,
-    /// The greatest event time.
+    /// The latest event time.
     last_seen: i64,
     #[serde(flatten)]
-    at: At,
+    origin: Origin,
 }
 
-/// The boards of a scope, as `tagflow query top --json` gives them.
+/// The boards of a scope, as `tagflow query top --json` prints them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Boards {
     scope: String,
     boards: Vec<BoardAnswer>,
     #[serde(flatten)]
-    at: At,
+    origin: Origin,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -41,10 +41,10 @@ struct BoardAnswer {
     tags: Vec<schemas::rows::BoardEntry>,
 }
 
-/// Which commit an answer comes from.
+/// The commit that an answer comes from.
 #[derive(Clone, Debug, Serialize)]
-struct At {
-    /// The stream time that windows are evaluated at, in milliseconds.
+struct Origin {
+    /// The stream time at which windows are evaluated, in milliseconds.
     as_of: Option<i64>,
     commit: u64,
     version: i64,
@@ -52,7 +52,7 @@ struct At {
     lag_ms: Option<i64>,
 }
 
-impl From<&AsOf> for At {
+impl From<&AsOf> for Origin {
     fn from(at: &AsOf) -> Self {
         Self {
             as_of: at.as_of_ms,
@@ -74,7 +74,7 @@ impl TagAnswer {
             windows: tag.windows,
             first_seen: tag.first_seen_ms,
             last_seen: tag.last_seen_ms,
-            at: At::from(at),
+            origin: Origin::from(at),
         }
     }
 }
@@ -83,7 +83,7 @@ impl Boards {
     /// The answer for the boards of `scope`, read at `at`.
     pub fn new(scope: String, boards: Vec<Board>, at: &AsOf) -> Self {
         let answer = |b: Board| BoardAnswer { window: b.window, tags: b.entries };
-        Self { scope, boards: boards.into_iter().map(answer).collect(), at: At::from(at) }
+        Self { scope, boards: boards.into_iter().map(answer).collect(), origin: Origin::from(at) }
     }
 }
 

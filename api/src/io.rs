@@ -1,4 +1,5 @@
-//! A connection whose writes must make progress: hyper itself waits for a reader for ever.
+//! A connection whose writes must make progress. Without it hyper would wait for ever for a client
+//! that does not read.
 
 use std::future::Future;
 use std::io;
@@ -12,10 +13,10 @@ use tokio::time::{Instant, Sleep};
 
 use crate::limits::WRITE_WAIT;
 
-/// A stream that fails when a client takes nothing for [`WRITE_WAIT`].
+/// A stream that fails if a client reads nothing for [`WRITE_WAIT`].
 pub(crate) struct PatientIo {
     inner: TokioIo<TcpStream>,
-    /// Armed while a write waits.
+    /// Valid while a write waits.
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
 }
@@ -26,6 +27,7 @@ impl PatientIo {
         Self { inner: TokioIo::new(stream), deadline, waiting: false }
     }
 
+    /// Turns a write that waits for too long into an error.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

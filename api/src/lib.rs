@@ -1,7 +1,7 @@
-//! Tagflow's HTTP service: a thin hyper server over a store.
+//! The HTTP service: a thin hyper server over a store.
 //!
-//! Invariants: one request is one read of the store, so everything in an answer comes from one
-//! commit; an answer depends on the path and the known query keys alone; this crate knows no job.
+//! Invariants: a request reads the store once, so that an answer comes from one commit; an answer
+//! depends only on the path and the known query keys; this crate does not know the job.
 
 mod admin;
 mod answer;

@@ -1,4 +1,5 @@
-//! Counters of the service. Labels are routes and status codes, never tags.
+//! Metrics of the service. Labels are routes and status codes, never tags, so their number is
+//! bounded.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sinks::invariants::{Invariant, checked};
 
-/// How often this process has checked each invariant that it can know of.
+/// How often this process has checked each invariant that it can check.
 #[derive(Debug)]
 struct Invariants;
 
@@ -33,7 +34,7 @@ struct Labels {
     code: u16,
 }
 
-/// What the service has answered.
+/// Counts requests and connections.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<Labels, Counter>,
@@ -41,7 +42,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes all metrics known to a registry.
+    /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
         let requests = self.requests.clone();
         registry.register("http_requests", "Answers, by route and status code", requests);

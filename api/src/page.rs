@@ -1,4 +1,6 @@
-//! The pages: plain HTML that is complete without a script, with everything escaped by `maud`.
+//! The pages: plain HTML without scripts.
+//!
+//! Invariant: `maud` escapes everything that comes from a store.
 
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -10,7 +12,7 @@ use crate::limits::FRONT_PAGE_TAGS;
 /// Everything but letters, digits and `-_.~` is encoded in a path.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// The style of all pages, at [`STYLE_PATH`].
+/// The style sheet of all pages, at [`STYLE_PATH`].
 pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
@@ -24,10 +26,10 @@ p+table td.n{text-align:left}\
 .total{font-size:2.2rem;font-variant-numeric:tabular-nums}\
 footer{margin-top:2rem;font-size:.85rem;opacity:.75}";
 
-/// Where the style is.
+/// The path of the style sheet.
 pub(crate) const STYLE_PATH: &str = "/style.css";
 
-/// The path of a tag's page.
+/// The path of a tag below `prefix`.
 pub(crate) fn tag_path(prefix: &str, key: &str) -> String {
     format!("{prefix}{}", utf8_percent_encode(key, PATH))
 }
@@ -62,7 +64,7 @@ fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: &AsOf) -> Mark
     }
 }
 
-/// Digits in groups of three.
+/// A number with its digits in groups of three.
 fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut out = String::from(if number < 0 { "-" } else { "" });
@@ -110,7 +112,7 @@ pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
     layout("Top hashtags", Some(2), &body, at)
 }
 
-/// A tag's page.
+/// The page of a tag.
 pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
     let body = html! {
         header {
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_stay_text() {
+    fn hostile_names_are_escaped() {
         let hostile = Tag {
             name: "x".into(),
             display: "<script>alert(1)</script>\"'&".into(),
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_encoded_paths() {
+    fn links_are_percent_encoded() {
         assert_eq!(tag_path("/t/", "日本/a b"), "/t/%E6%97%A5%E6%9C%AC%2Fa%20b");
         let entries = vec![schemas::rows::BoardEntry {
             tag: "straße".into(),

@@ -6,26 +6,26 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER}
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-/// What can be wrong with a request, or with us.
+/// What is wrong with a request, or with the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// No such page.
+    /// No route has this path.
     UnknownPath,
-    /// A tag that no post carries.
+    /// No post carries this tag.
     UnknownTag(String),
-    /// A name that no tag can have.
+    /// No tag can have this name.
     BadName(String),
-    /// A query key that is unknown, repeated or unreadable.
+    /// A query key that is unknown, repeated or not UTF-8.
     BadQuery(String),
-    /// A request that HTTP leaves open to abuse.
+    /// A request that HTTP allows, but that only attackers send.
     BadRequest(&'static str),
-    /// A path and query that are too long.
+    /// The path and query are too long.
     TooLong,
-    /// A body where none belongs.
+    /// The request has a body.
     Body,
-    /// Another method than GET and HEAD.
+    /// The method is not GET or HEAD.
     Method,
-    /// Nothing to show yet, or the store does not answer.
+    /// There is no commit yet, or the store does not answer.
     Unavailable(String),
 }
 
@@ -68,13 +68,13 @@ impl Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body",
                 "Unexpected body",
-                "a request here has no body",
+                "a request must not have a body",
             ),
             Self::Method => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method",
                 "Method not allowed",
-                "only GET and HEAD are answered",
+                "only GET and HEAD are supported",
             ),
             Self::Unavailable(detail) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
@@ -82,13 +82,13 @@ impl Problem {
         }
     }
 
-    /// The answer.
+    /// The response.
     pub(crate) fn response(&self) -> Response<Full<Bytes>> {
         let (status, name, title, detail) = self.parts();
         let r#type = format!("/problems/{name}");
         let document = Document { r#type: &r#type, title, status: status.as_u16(), detail };
-        // Texts and numbers always have a JSON form.
-        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let body = serde_json::to_vec(&document);
+        let body = body.unwrap_or_else(|e| unreachable!("strings and numbers encode: {e}"));
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -100,7 +100,7 @@ impl Problem {
         match self {
             Self::Method => drop(headers.insert(ALLOW, text("GET, HEAD"))),
             Self::Unavailable(_) => drop(headers.insert(RETRY_AFTER, text("1"))),
-            // What follows on this connection cannot be trusted to begin where we think.
+            // The next request may not begin where it seems to begin.
             Self::Body | Self::BadRequest(_) => drop(headers.insert(CONNECTION, text("close"))),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! From a request to an answer: one read of the store, then bytes.
+//! Routes: each reads the store at most once and makes the response.
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ use crate::limits::TARGET_BYTES_MAX;
 use crate::page;
 use crate::problem::Problem;
 
-/// An answer and the route it is counted under.
+/// A response, and the route under which it is counted.
 pub(crate) type Answered = (&'static str, Response<Full<Bytes>>);
 
 const CORS: HeaderName = HeaderName::from_static("access-control-allow-origin");
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 
-/// Where a path leads.
+/// The routes of the service.
 enum Route {
     Front,
     Style,
@@ -88,13 +88,13 @@ pub(crate) async fn answer(request: Request<Incoming>, store: Arc<dyn Reader>) -
     (name, answered.unwrap_or_else(|problem| problem.response()))
 }
 
-/// Refuses what HTTP allows and nobody honest sends: it is how requests are smuggled.
+/// Refuses requests that HTTP allows but only attackers send, to smuggle further requests in.
 fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     if request.headers().get_all(HOST).iter().count() != 1 {
-        return Err(Problem::BadRequest("a request names exactly one host"));
+        return Err(Problem::BadRequest("a request must have exactly one Host header"));
     }
     if request.uri().authority().is_some() {
-        return Err(Problem::BadRequest("the request target is a path"));
+        return Err(Problem::BadRequest("the request target must be a path"));
     }
     if request.uri().path_and_query().is_some_and(|p| p.as_str().len() > TARGET_BYTES_MAX) {
         return Err(Problem::TooLong);
@@ -108,11 +108,11 @@ fn check(request: &Request<Incoming>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The value of `scope`, the only query key there is; `""` where it is not given.
+/// The value of `scope`, the only query key; `""` if it is not given.
 fn scope(request: &Request<Incoming>) -> Result<String, Problem> {
     let bad = |text: String| Problem::BadQuery(text);
     let mut scope = None;
-    let query = request.uri().query().unwrap_or_default();
+    let query = request.uri().query().unwrap_or("");
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if key != "scope" {
@@ -121,7 +121,7 @@ fn scope(request: &Request<Incoming>) -> Result<String, Problem> {
         let value = percent_decode_str(value).decode_utf8();
         let value = value.map_err(|_| bad("scope is not UTF-8".into()))?;
         if scope.replace(value.into_owned()).is_some() {
-            return Err(bad("scope is there twice".into()));
+            return Err(bad("scope is given twice".into()));
         }
     }
     Ok(scope.unwrap_or_default())
@@ -136,10 +136,10 @@ fn parse_name(encoded: &str) -> Result<Name, Problem> {
 fn unavailable(error: &StoreError) -> Problem {
     match error {
         StoreError::Empty => Problem::Unavailable(error.to_string()),
-        // The store itself tells about its troubles, once and not for every request.
+        // The store logs this itself, once and not for every request.
         StoreError::Unavailable(_) => Problem::Unavailable("the store does not answer".into()),
         _ => {
-            tracing::error!(%error, "the store gave no answer");
+            tracing::error!(%error, "cannot read the store");
             Problem::Unavailable("the store does not answer".into())
         }
     }
@@ -158,15 +158,12 @@ async fn tag_json(
     let (name, scope) = (parse_name(encoded)?, scope(request)?);
     let (at, tag) = store.tag(&scope, name.key()).await.map_err(|e| unavailable(&e))?;
     let tag = tag.ok_or_else(|| unknown(name.key(), &scope))?;
-    // Texts and numbers always have a JSON form.
-    let body = serde_json::to_vec(&TagAnswer::new(tag, &at)).unwrap_or_default();
+    let body = serde_json::to_vec(&TagAnswer::new(tag, &at));
+    let body = body.unwrap_or_else(|e| unreachable!("strings and numbers encode: {e}"));
     let mut response = cacheable(request, JSON, body, &at);
     if !name.is_canonical() {
-        let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-        let path = page::tag_path("/tags/", name.key()) + &query;
-        if let Ok(location) = HeaderValue::try_from(path) {
-            response.headers_mut().insert(CONTENT_LOCATION, location);
-        }
+        let path = tag_path_and_query(request, "/tags/", &name);
+        response.headers_mut().insert(CONTENT_LOCATION, header(path));
     }
     Ok(response)
 }
@@ -177,17 +174,24 @@ async fn tag_page(
     store: &dyn Reader,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let (name, scope) = (parse_name(encoded)?, scope(request)?);
-    // A key may be longer than any name; such a tag is shown under the spelling asked for.
+    // A key may be longer than any name. Such a tag stays at the requested spelling.
     if !name.is_canonical() && name.key().chars().count() <= TAG_CODE_POINTS_MAX {
-        let mut path = page::tag_path("/t/", name.key());
-        if let Some(query) = request.uri().query() {
-            path = format!("{path}?{query}");
-        }
-        return Ok(moved(&path));
+        return Ok(moved(tag_path_and_query(request, "/t/", &name)));
     }
     let (at, tag) = store.tag(&scope, name.key()).await.map_err(|e| unavailable(&e))?;
     let tag = tag.ok_or_else(|| unknown(name.key(), &scope))?;
     Ok(html(request, page::tag(&tag, &at), &at))
+}
+
+/// The path of a tag under its key, with the query of the request.
+fn tag_path_and_query(request: &Request<Incoming>, prefix: &str, name: &Name) -> String {
+    let path = page::tag_path(prefix, name.key());
+    request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"))
+}
+
+/// A header value. The text comes from a parsed URI or is encoded, so it has no control characters.
+fn header(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|e| unreachable!("checked by the URI parser: {e}"))
 }
 
 async fn front(
@@ -225,12 +229,10 @@ fn style() -> Response<Full<Bytes>> {
     response
 }
 
-fn moved(path: &str) -> Response<Full<Bytes>> {
+fn moved(path: String) -> Response<Full<Bytes>> {
     let mut response = plain("");
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    if let Ok(location) = HeaderValue::try_from(path) {
-        response.headers_mut().insert(LOCATION, location);
-    }
+    response.headers_mut().insert(LOCATION, header(path));
     response
 }
 
@@ -243,7 +245,7 @@ fn html(request: &Request<Incoming>, page: Markup, at: &AsOf) -> Response<Full<B
     response
 }
 
-/// An answer that is a function of the path and a commit, or a 304 for a client that has it.
+/// A response that depends only on the path and the commit, or 304 if the client has it.
 fn cacheable(
     request: &Request<Incoming>,
     content_type: &'static str,
@@ -252,7 +254,7 @@ fn cacheable(
 ) -> Response<Full<Bytes>> {
     let tag = format!("\"{}-{}\"", at.commit, at.version);
     let known = request.headers().get_all(IF_NONE_MATCH).iter().any(|value| {
-        // Compared weakly (RFC 9110 13.1.2): a proxy that compresses marks the tag as weak.
+        // A weak comparison (RFC 9110 13.1.2), because a proxy that compresses weakens the tag.
         let same = |t: &str| t.strip_prefix("W/").unwrap_or(t) == tag || t == "*";
         let listed = |text: &str| text.split(',').any(|t| same(t.trim()));
         value.to_str().is_ok_and(listed)
@@ -268,8 +270,6 @@ fn cacheable(
     let caching = "public, max-age=1, s-maxage=5, stale-while-revalidate=30";
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
     headers.insert(CORS, HeaderValue::from_static("*"));
-    if let Ok(etag) = HeaderValue::try_from(tag) {
-        headers.insert(ETAG, etag);
-    }
+    headers.insert(ETAG, header(tag));
     response
 }

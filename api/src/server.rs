@@ -1,4 +1,4 @@
-//! The two listeners: accepting, limits, and an end in order.
+//! The two listeners: accepting connections, limits, and an orderly shutdown.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,7 +21,7 @@ use crate::{admin, routes};
 
 fn builder() -> Builder {
     let mut builder = Builder::new();
-    // Without a timer hyper waits for a silent client for ever.
+    // Without a timer hyper would wait for ever for a silent client.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
@@ -30,7 +30,7 @@ fn builder() -> Builder {
     builder
 }
 
-/// Serves `store` until `shutdown`, then lets answers under way finish.
+/// Serves `store` until `shutdown`, then finishes the current answers.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn Reader>,
@@ -51,7 +51,7 @@ pub async fn serve(
         let (connection, metrics) = (graceful.watch(connection), metrics.clone());
         metrics.connected(1);
         async move {
-            // A connection that breaks is its client's affair.
+            // A broken connection concerns only its client.
             let _ = connection.await;
             metrics.connected(-1);
         }
@@ -99,7 +99,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
         };
         match accepted {
             Ok((stream, _)) => {
-                // Answers are small and whole: waiting to fill packets only delays them.
+                // Answers are written at once, so waiting to fill packets only delays them.
                 let _ = stream.set_nodelay(true);
                 let connection = handle(stream, &graceful);
                 tokio::spawn(async move {
@@ -111,11 +111,11 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
         }
     }
     drop(listener);
-    // Whoever has not finished by then is cut off.
+    // Connections that are still open then are cut off.
     let _ = tokio::time::timeout(DRAIN_WAIT, graceful.shutdown()).await;
 }
 
-/// Out of file descriptors, accepting fails at once again: wait a little.
+/// Waits briefly, because without free file descriptors accepting fails again at once.
 async fn pause_after(error: &io::Error) {
     tracing::warn!(%error, "cannot accept a connection");
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
