@@ -15,7 +15,7 @@ use crate::tokens::{is_word, tokens, without_tests};
 /// From a file to the files it imports, and by which items.
 pub(crate) type Arrows = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
-/// Resolving gives up behind so many re-exports of re-exports.
+/// The longest chain of re-exports that is followed.
 const DEPTH_MAX: usize = 16;
 
 type Path = Vec<String>;

@@ -3,7 +3,7 @@
 //! Invariant: comments vanish and a literal is one token, so that nothing written in prose or in a
 //! string looks like code.
 
-/// The tokens of a file: words, `::`, literals, and every other character by itself.
+/// The tokens of a file: words, `::`, literals, and other characters one by one.
 pub(crate) fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
