@@ -144,9 +144,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
     }
     let mut refused = rules.refused.into_iter().flat_map(BTreeMap::keys);
     let unread = refused.find(|at| !used.contains(*at));
-    unread.map_or(Ok(counted), |(partition, at)| {
-        Err(format!("{partition}@{at} was refused, but is not in the input"))
-    })
+    unread.map_or(Ok(counted), |(partition, at)| Err(format!("{partition}@{at} refused unread")))
 }
 
 /// Adds an event to the rows of its tags; returns their keys.
