@@ -29,9 +29,9 @@ Examples:
   tagflow compare cql://127.0.0.1:9042/tags cql://127.0.0.1:9042/tags_new --limit 20")]
 pub(crate) struct Args {
     /// A job's state folder, or a store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`
-    a: Target,
+    a: StateOrStore,
     /// Another state folder or store
-    b: Target,
+    b: StateOrStore,
     /// The commit of A, or its last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
     at_a: Option<At>,
@@ -50,12 +50,12 @@ pub(crate) struct Args {
 
 /// What to compare.
 #[derive(Clone, Debug)]
-enum Target {
+enum StateOrStore {
     State(PathBuf),
     Store(StoreUri),
 }
 
-impl FromStr for Target {
+impl FromStr for StateOrStore {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -73,14 +73,14 @@ enum Side {
 }
 
 impl Side {
-    fn read(target: &Target, at: Option<At>, reach: &Reach) -> Result<Self, CliError> {
+    fn read(target: &StateOrStore, at: Option<At>, reach: &Reach) -> Result<Self, CliError> {
         match target {
-            Target::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
-            Target::Store(_) if at.is_some() => {
+            StateOrStore::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
+            StateOrStore::Store(_) if at.is_some() => {
                 let what = "a store has only one commit: --at-a and --at-b are for states";
                 Err(CliError::Usage(what.to_owned()))
             }
-            Target::Store(uri) => {
+            StateOrStore::Store(uri) => {
                 let settings = reach.apply(CqlSettings::from(uri)).with_environment()?;
                 let runtime = runtime().map_err(CliError::io("cannot start"))?;
                 runtime.block_on(async {

@@ -1,8 +1,8 @@
-//! `tagflow replay`: counts afresh, beside the job that lives, with other rules or settings.
+//! `tagflow replay`: counts the log again next to the running job, with other rules or settings.
 //!
-//! It is `run` with another start, another end, and decisions taken over. Invariant: what comes out
-//! of a replay that ends does not depend on when it runs, and nothing of the live job's is touched:
-//! neither its state nor its store nor its offsets.
+//! It is `run` with another start, another end, and the recorded decisions of another state.
+//! Invariant: the result of a replay that ends does not depend on when it runs, and it touches
+//! nothing of the job's: not its state, its store or its offsets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::job::Job;
 use crate::run::{Args as RunArgs, go, job};
 use crate::state::{At, manifest, open};
 
-/// Count afresh beside the live job, with other rules or settings, into a state of its own
+/// Count the log again next to the running job, with other rules or settings, into a new state
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(
-    after_help = "Takes the arguments of run; of a dataflow.yaml it leaves out state, sink and
-serve. Without --bounded and --until-commit it catches up and follows.
+    after_help = "Takes the arguments of run, and ignores state, sinks and serve in a dataflow.yaml. Without
+--bounded and --until-commit it catches up and follows.
 
 Examples:
   tagflow replay --input ./posts --state ./again --until-commit ./state --decisions-from ./state
@@ -33,33 +33,33 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
-    /// Where it begins, if its state does not say: beginning, the first record at or after a
-    /// TIME, or the positions of a commit of another STATE; by default where that state began
-    /// which is named below, or else at the beginning
+    /// Where a new state begins: with the oldest record, the first record at or after a TIME, or
+    /// the positions of a commit of another STATE; by default where the state of --until-commit or
+    /// --decisions-from began, or else with the oldest record
     #[arg(long, value_name = "beginning|TIME|STATE[@COMMIT]")]
-    from: Option<From>,
-    /// End exactly where this commit of the live state does, at its stream time; the visible one
-    /// where no commit is named
+    from: Option<Start>,
+    /// End exactly at the positions of this commit of the job's state, and at its stream time; by
+    /// default the visible commit
     #[arg(long, value_name = "STATE[@COMMIT]", conflicts_with_all = ["bounded", "until"])]
-    until_commit: Option<StateAt>,
-    /// Take over what this state decided by its clock and its floor, and its hash key
+    until_commit: Option<StateCommit>,
+    /// Follow the decisions that this state made by its clock and its floor, and use its hash key
     #[arg(long, value_name = "STATE")]
     decisions_from: Option<PathBuf>,
 }
 
 /// A state folder, and a commit of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct StateAt {
+struct StateCommit {
     state: PathBuf,
     at: Option<At>,
 }
 
-impl FromStr for StateAt {
+impl FromStr for StateCommit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (state, at) = match text.rsplit_once('@') {
-            // A folder's name may have an @ of its own.
+            // The name of a folder may contain an @.
             Some((state, at)) if !Path::new(text).exists() => (state, Some(at.parse()?)),
             _ => (text, None),
         };
@@ -67,7 +67,7 @@ impl FromStr for StateAt {
     }
 }
 
-impl StateAt {
+impl StateCommit {
     fn manifest(&self) -> Result<Manifest, CliError> {
         manifest(&*open(&self.state)?, self.at)
     }
@@ -75,13 +75,13 @@ impl StateAt {
 
 /// Where a replay begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum From {
+enum Start {
     Beginning,
     Time(i64),
-    State(StateAt),
+    State(StateCommit),
 }
 
-impl FromStr for From {
+impl FromStr for Start {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -93,8 +93,8 @@ impl FromStr for From {
     }
 }
 
-/// The commits that a replay is told of.
-struct Named {
+/// The commits of other states that the arguments name.
+struct Commits {
     from: Option<Manifest>,
     until: Option<Manifest>,
     decisions: Option<Manifest>,
@@ -103,12 +103,13 @@ struct Named {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let Some(state) = &args.run.state else {
-        let what = "name the --state folder of the replay, which cannot be the job's";
+        let what = "name a --state folder for the replay, other than the job's";
         return Err(CliError::Usage(what.to_owned()));
     };
     for other in args.states() {
         if is_same(state, other) {
-            let what = format!("{} is the live state: a replay needs its own", other.display());
+            let what =
+                format!("{} is the job's state, but a replay needs its own", other.display());
             return Err(CliError::Usage(what));
         }
     }
@@ -116,23 +117,23 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let ends = args.run.bounded || named.until.is_some();
     let mut job = job(&args.run, ends)?;
     if args.run.config.is_some() {
-        // They are the live job's.
+        // The configuration names the job's store and listener.
         (job.store, job.listen) = (args.run.store.settings(), None);
     }
     args.set(&mut job, &named, ends)?;
     go(&job, &args.run, ends)
 }
 
-/// Whether two paths name one folder.
+/// Whether two paths name the same folder.
 fn is_same(a: &Path, b: &Path) -> bool {
     matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 impl Args {
-    /// The states of others.
+    /// The states that the arguments name.
     fn states(&self) -> impl Iterator<Item = &PathBuf> {
         let from = match &self.from {
-            Some(From::State(from)) => Some(&from.state),
+            Some(Start::State(from)) => Some(&from.state),
             _ => None,
         };
         from.into_iter()
@@ -140,30 +141,30 @@ impl Args {
             .chain(&self.decisions_from)
     }
 
-    fn named(&self) -> Result<Named, CliError> {
+    fn named(&self) -> Result<Commits, CliError> {
         let from = match &self.from {
-            Some(From::State(from)) => Some(from.manifest()?),
+            Some(Start::State(from)) => Some(from.manifest()?),
             _ => None,
         };
-        let until = self.until_commit.as_ref().map(StateAt::manifest).transpose()?;
+        let until = self.until_commit.as_ref().map(StateCommit::manifest).transpose()?;
         let newest = |state: &PathBuf| manifest(&*open(state)?, None);
         let decisions = self.decisions_from.as_ref().map(newest).transpose()?;
-        Ok(Named { from, until, decisions })
+        Ok(Commits { from, until, decisions })
     }
 
-    /// Makes a replay of a job.
-    fn set(&self, job: &mut Job, named: &Named, ends: bool) -> Result<(), CliError> {
-        let Named { from, until, decisions } = named;
+    /// Turns a job into a replay.
+    fn set(&self, job: &mut Job, named: &Commits, ends: bool) -> Result<(), CliError> {
+        let Commits { from, until, decisions } = named;
         let settings = &mut job.settings;
         let beside = until.as_ref().or(decisions.as_ref()).or(from.as_ref());
-        // A job that goes on forgets; one whose state has no floor has kept every id.
+        // A following job forgets ids anyway; a state without a floor has kept every id.
         if ends && beside.is_none_or(|manifest| manifest.body.floor_ms.is_some()) {
             settings.horizon_ms = settings.horizon_ms.or(Settings::default().horizon_ms);
         }
         if let Some(until) = until {
             let Some(as_of_ms) = until.body.as_of_ms else {
                 let commit = until.header.commit;
-                let what = format!("commit {commit} has no stream time yet: name a later one");
+                let what = format!("commit {commit} has no stream time yet; name a later one");
                 return Err(CliError::Failed(what));
             };
             settings.ends_at_ms = Some(as_of_ms);
@@ -174,27 +175,28 @@ impl Args {
         let began = until.as_ref().or(decisions.as_ref());
         for topic in &mut job.topics {
             if topic.source == SourceUri::Stdin {
-                let what = "standard input cannot be read again: name the file it came from";
+                let what = "standard input cannot be read again; name the file it came from";
                 return Err(CliError::Usage(what.to_owned()));
             }
             topic.kafka.from_end = false;
             topic.kafka.group.push_str("-replay");
             let beginning = match (&self.from, from, began) {
-                (Some(From::Beginning), ..) => Beginning::Oldest,
-                (Some(From::Time(ms)), ..) => Beginning::Time(*ms),
+                (Some(Start::Beginning), ..) => Beginning::Oldest,
+                (Some(Start::Time(ms)), ..) => Beginning::Time(*ms),
                 (_, Some(from), _) => {
-                    let partitions = of(from, &topic.name)?;
+                    let partitions = partitions(from, &topic.name)?;
                     Beginning::Positions(Span::positions(partitions)?)
                 }
                 (.., Some(began)) => {
-                    let partitions = of(began, &topic.name)?.iter();
+                    let partitions = partitions(began, &topic.name)?.iter();
                     Beginning::Positions(
                         partitions.map(|(name, state)| (name.clone(), state.begin)).collect(),
                     )
                 }
                 _ => Beginning::Oldest,
             };
-            let end = until.as_ref().map(|until| of(until, &topic.name).cloned()).transpose()?;
+            let end =
+                until.as_ref().map(|until| partitions(until, &topic.name).cloned()).transpose()?;
             topic.span = Some(Span { beginning, end });
         }
         Ok(())
@@ -202,15 +204,15 @@ impl Args {
 }
 
 /// The partitions of an input in a commit.
-fn of<'m>(
+fn partitions<'m>(
     manifest: &'m Manifest,
     input: &str,
 ) -> Result<&'m std::collections::BTreeMap<String, schemas::manifest::Partition>, CliError> {
     manifest.body.inputs.get(input).ok_or_else(|| {
         let (commit, known) = (manifest.header.commit, manifest.body.inputs.keys());
         let known = known.map(String::as_str).collect::<Vec<_>>().join(", ");
-        let what = format!("commit {commit} counts no input {input:?}, but {known:?}");
-        CliError::Failed(format!("{what}: an input's name is part of its events' identity"))
+        let what = format!("commit {commit} counts no input {input:?}, only {known:?}");
+        CliError::Failed(format!("{what}; the name of an input is part of its events' identity"))
     })
 }
 
@@ -219,18 +221,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beginnings_and_ends_are_read() {
-        let from = |text: &str| text.parse::<From>();
-        assert_eq!(from("beginning").unwrap(), From::Beginning);
-        assert_eq!(from("1970-01-01T00:00:01Z").unwrap(), From::Time(1000));
-        assert_eq!(from("1700000000000").unwrap(), From::Time(1_700_000_000_000));
-        let state = |state: &str, at| StateAt { state: state.into(), at };
-        assert_eq!(from("./live").unwrap(), From::State(state("./live", None)));
+    fn starts_and_commits_are_parsed() {
+        let from = |text: &str| text.parse::<Start>();
+        assert_eq!(from("beginning").unwrap(), Start::Beginning);
+        assert_eq!(from("1970-01-01T00:00:01Z").unwrap(), Start::Time(1000));
+        assert_eq!(from("1700000000000").unwrap(), Start::Time(1_700_000_000_000));
+        let state = |state: &str, at| StateCommit { state: state.into(), at };
+        assert_eq!(from("./live").unwrap(), Start::State(state("./live", None)));
         let commit = Some(At::Commit(7));
-        assert_eq!(from("./live@7").unwrap(), From::State(state("./live", commit)));
+        assert_eq!(from("./live@7").unwrap(), Start::State(state("./live", commit)));
         assert_eq!("a@b@7".parse(), Ok(state("a@b", commit)));
         let time = Some(At::Time(1000));
         assert_eq!("a@1970-01-01T00:00:01Z".parse(), Ok(state("a", time)));
-        assert!("a@b".parse::<StateAt>().is_err());
+        assert!("a@b".parse::<StateCommit>().is_err());
     }
 }

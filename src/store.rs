@@ -1,4 +1,4 @@
-//! `tagflow store`: making, checking and filling the tables of a database.
+//! `tagflow store`: creates, checks, fills and promotes the tables of a database.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::signals::{on_stop, runtime};
 use crate::state::{manifest, open};
 use crate::store_args::StoreArgs;
 
-/// Make, check, fill and promote the tables of a ScyllaDB or Cassandra keyspace
+/// Create, check, fill and promote the tables of a ScyllaDB or Cassandra keyspace
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow store init --store cql://127.0.0.1:9042/tags --replication 3
@@ -35,33 +35,33 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// Make the keyspace and its tables; again, it changes nothing
+    /// Create the keyspace and its tables; changes nothing if they exist
     Init {
         #[command(flatten)]
-        at: At,
+        target: StoreTarget,
         /// Copies of each row in the nearest data centre
         #[arg(long, value_name = "N", default_value_t = 1)]
         #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
         replication: u32,
     },
-    /// Look at servers, tables, clocks and copies, and write a row on trial
+    /// Check the servers, tables, clocks and copies, and write a test row
     Check {
         #[command(flatten)]
-        at: At,
+        target: StoreTarget,
     },
-    /// Show readers of the store another keyspace, within a second and without a restart; name the
-    /// former one to go back
+    /// Make another keyspace active for the readers of a store, within a second and without a
+    /// restart; name the old one to go back
     Promote {
-        /// The keyspace to show, or its cql:// address
+        /// The keyspace, or its cql:// address
         #[arg(value_name = "NEW")]
         keyspace: String,
         #[command(flatten)]
         given: StoreArgs,
     },
-    /// Send every row of a state, whatever the store has; a job may run meanwhile
+    /// Send every row of a state, whatever the store has; a job may be running
     Rebuild {
         #[command(flatten)]
-        at: At,
+        target: StoreTarget,
         /// The state folder
         #[arg(long, value_name = "DIR", required_unless_present = "config")]
         state: Option<PathBuf>,
@@ -75,9 +75,9 @@ enum What {
     },
 }
 
-/// Which store.
+/// A store.
 #[derive(clap::Args)]
-struct At {
+struct StoreTarget {
     /// A dataflow.yaml with a sink
     #[arg(value_name = "CONFIG", required_unless_present = "store")]
     config: Option<PathBuf>,
@@ -85,8 +85,8 @@ struct At {
     store: StoreArgs,
 }
 
-impl At {
-    /// The job of the configuration, and the store that is asked for.
+impl StoreTarget {
+    /// The job of the configuration, if there is one, and the store.
     fn read(&self) -> Result<(Option<Job>, CqlSettings), CliError> {
         let job = self.config.as_deref().map(load).transpose()?;
         let job = job.map(|config| Job::of(&config, false));
@@ -102,40 +102,43 @@ impl At {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     match &args.what {
-        What::Init { at, replication } => {
-            let (_, settings) = at.read()?;
+        What::Init { target, replication } => {
+            let (_, settings) = target.read()?;
             let runtime = runtime().map_err(CliError::io("cannot start"))?;
-            tell(&runtime.block_on(init(&settings, *replication))?)
+            print(&runtime.block_on(init(&settings, *replication))?)
         }
-        What::Check { at } => {
-            let (_, settings) = at.read()?;
+        What::Check { target } => {
+            let (_, settings) = target.read()?;
             let runtime = runtime().map_err(CliError::io("cannot start"))?;
             let clock = SystemClock::default();
-            tell(&runtime.block_on(check(&settings, || clock.wall_ms()))?)
+            print(&runtime.block_on(check(&settings, || clock.wall_ms()))?)
         }
-        What::Promote { keyspace, given } => show(keyspace, given),
-        What::Rebuild { at, state, job, store_wait } => {
-            let (config, settings) = at.read()?;
+        What::Promote { keyspace, given } => promote_keyspace(keyspace, given),
+        What::Rebuild { target, state, job, store_wait } => {
+            let (config, settings) = target.read()?;
             let state = state.clone().or(config.as_ref().map(|job| job.state.clone()));
+            let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
             let name = job.clone().or(config.map(|job| job.name));
             let name = name.unwrap_or_else(|| JOB_NAME.to_owned());
-            fill(settings, &state.unwrap_or_default(), name, store_wait.unsigned_abs())
+            fill(settings, &state, name, store_wait.unsigned_abs())
         }
     }
 }
 
-fn tell(findings: &[Finding]) -> Result<(), CliError> {
+fn print(findings: &[Finding]) -> Result<(), CliError> {
     let mut output = Output::new();
     findings.iter().try_for_each(|finding| output.line(finding.to_string()))?;
     output.flush()?;
     if findings.iter().any(|finding| finding.level == Level::Error) {
-        return Err(CliError::Failed("the store cannot be used as it is".to_owned()));
+        return Err(CliError::Failed(
+            "the store cannot be used before its errors are fixed".to_owned(),
+        ));
     }
     Ok(())
 }
 
-/// Shows the readers of a store another keyspace.
-fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
+/// Makes another keyspace active for the readers of a store.
+fn promote_keyspace(new: &str, given: &StoreArgs) -> Result<(), CliError> {
     let settings = given
         .settings()
         .ok_or_else(|| CliError::Usage("name the --store that readers were given".to_owned()))?;
@@ -147,8 +150,8 @@ fn show(new: &str, given: &StoreArgs) -> Result<(), CliError> {
     };
     let named = named.map_err(|error| CliError::Usage(error.to_string()))?;
     if named.nodes != settings.nodes {
-        let what = "the keyspace must be one of the servers that --store names: a pointer there \
-                    names a keyspace, not servers";
+        let what = "the keyspace must be on the servers that --store names: a promotion only \
+                    names a keyspace";
         return Err(CliError::Usage(what.to_owned()));
     }
     let runtime = runtime().map_err(CliError::io("cannot start"))?;
@@ -170,7 +173,7 @@ fn fill(
     job: String,
     store_wait_ms: u64,
 ) -> Result<(), CliError> {
-    // A state without a commit has nothing to send.
+    // Fails if the state has no commit to send.
     manifest(&*open(state)?, None)?;
     let uri = settings.uri();
     let mut publisher = CqlPublisher::new(settings)?;
@@ -196,11 +199,13 @@ fn fill(
     if let Some(what) = unpublished(&status, commit) {
         return Err(CliError::Failed(what));
     }
-    let told = status.publishing().unwrap_or_default();
+    let done = status
+        .publishing()
+        .unwrap_or_else(|| unreachable!("a publication that has ended has a status"));
     let mut output = Output::new();
-    output.line(format!("{uri} has commit {commit}: {} rows written", told.rows))?;
-    if told.refused > 0 {
-        let rows = told.refused;
+    output.line(format!("{uri} has commit {commit}: {} rows written", done.rows))?;
+    if done.refused > 0 {
+        let rows = done.refused;
         output.line(format!("{rows} rows were refused; see the folder refused of the state"))?;
     }
     output.flush()

@@ -160,6 +160,7 @@ pub fn evaluate(
     let buckets = Buckets::decode(tiers.slot(row.as_of), row.recent)
         .map_err(|_| StoreError::Row(row.tag.to_owned()))?;
     let at = tiers.slot(row.as_of.max(as_of_ms.unwrap_or(row.as_of)));
+    debug_assert!(at >= tiers.slot(row.as_of), "windows evaluated before the row's own time");
     let sums = windows.iter().enumerate().map(|(i, w)| (w.name(), buckets.sum(&tiers, i, at)));
     Ok(Tag {
         name: row.tag.to_owned(),

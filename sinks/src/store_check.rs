@@ -228,6 +228,7 @@ impl<'c> StoreCheck<'c> {
     /// Adds what the commit has and the store lacks: the number of rows that were checked, and
     /// what differs, the store on the left.
     pub fn finish(mut self, boards: bool) -> (u64, Vec<Difference>) {
+        assert!(self.unresolved.is_empty(), "rows to read again were not read");
         let claimed = Arc::clone(&self.claimed);
         for (key, row) in claimed.tags_changed(0, None) {
             if row.total != 0 && !self.tags.contains(&key) && (self.selects)(key, row.tag) {

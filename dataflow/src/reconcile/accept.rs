@@ -151,6 +151,7 @@ pub(super) struct Accept {
 
 impl Accept {
     pub(super) fn new(rules: Rules, split: &Split) -> Self {
+        assert_eq!(rules.input, split.input, "the rules of another input");
         Self {
             partition: partition_hash(&rules.input, &split.partition),
             salt: rules.hasher.input_salt(&rules.input),

@@ -61,6 +61,7 @@ impl Check {
     pub(super) fn new(request: Request, progress: Arc<Progress>) -> Result<Self, ReconcileError> {
         let manifest = &request.snapshot.manifest;
         let body = &manifest.body;
+        assert!(request.workers > 0, "a check without workers");
         check_inputs(&request)?;
         let settings = Settings {
             scopes: scopes(body.scopes.as_deref().unwrap_or(&[])),
@@ -170,6 +171,7 @@ impl Check {
                 event.into_iter().for_each(|event| each(event, position));
             })?;
             self.accepted.fetch_add(accepted, Ordering::Relaxed);
+            assert!(read <= limit, "{read} records read, of {limit}");
             self.pace.give_back(limit - read);
             let now_us = self.clock.mono_us();
             if reader.position() > before {

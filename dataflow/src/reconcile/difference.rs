@@ -87,6 +87,7 @@ impl KeyFacts {
             };
             add("recent", list(|counts| counts.0), list(|counts| counts.1));
         }
+        debug_assert!(!fields.is_empty() || self.misnamed, "facts that differ give no field");
         fields
     }
 }

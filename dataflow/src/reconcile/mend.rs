@@ -80,6 +80,7 @@ fn values(row: TagRow<'_>) -> Values {
 /// window, then, for each coarser window, what the finer changes do not explain, which lies before
 /// the finer buckets.
 fn spread(buckets: &BTreeMap<(u8, i64), (i64, i64)>, kept: &Kept) -> Vec<BucketChange> {
+    debug_assert!(kept.windows.iter().is_sorted_by_key(|window| window.slide_ms), "finest first");
     let mut changes: Vec<BucketChange> = Vec::new();
     for (window, slide_ms) in kept.windows.iter().map(|window| window.slide_ms).enumerate() {
         let of = buckets.iter().filter(|((w, _), _)| usize::from(*w) == window);

@@ -30,7 +30,9 @@ pub(super) type Collection<'s, D> = VecCollection<'s, Time, D, isize>;
 /// The share of an event, by bits of its id that choose neither the pass nor the worker. Copies of
 /// an event are in the same share.
 pub(super) fn share(id: KeyHash) -> Time {
-    (id.lo >> 32) % END
+    let share = (id.lo >> 32) % END;
+    debug_assert!(share < END, "the events come before the result");
+    share
 }
 
 /// What matters of an event for counting.

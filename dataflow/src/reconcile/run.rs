@@ -18,7 +18,9 @@ use super::accept::{Accepted, Rules, digest};
 use super::check::Check;
 use super::drift::Differences;
 use super::program::{Copies, END, Event, Fact, Time, drift, share};
-use super::{Findings, Part, Progress, ReconcileError, Report, Request, Selection, copies, stored};
+use super::{
+    Findings, PARTS, Part, Progress, ReconcileError, Report, Request, Selection, copies, stored,
+};
 
 /// Checks a commit against its log.
 pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Findings, ReconcileError> {
@@ -64,8 +66,13 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Findings,
 /// The keys of each pass.
 fn parts(request: &Request) -> Vec<Part> {
     match &request.selection {
-        Selection::Sample(one_in) => vec![Part::Sample(*one_in)],
+        Selection::Sample(one_in) => {
+            assert!(*one_in > 0, "one key in none");
+            vec![Part::Sample(*one_in)]
+        }
         Selection::Bins { bins, passes } => {
+            assert!(*passes > 0, "a check without a pass");
+            assert!(bins.end <= PARTS, "there are {PARTS} parts, not {}", bins.end);
             let (begin, length) = (bins.start, bins.end - bins.start);
             let at = |pass: u64| begin + length * pass / passes;
             let passes = (0..*passes).map(|pass| at(pass)..at(pass + 1));
@@ -150,6 +157,7 @@ fn build(worker: &mut Worker, check: &Arc<Check>) -> (Sessions, Handle<Time>) {
 fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
     let (mut sessions, probe) = build(worker, check);
     let (index, peers) = (worker.index(), worker.peers());
+    assert_eq!(peers, check.request.workers, "every worker has its share of the splits");
     let mine = move |key: KeyHash| key.bin() % peers as u64 == index as u64;
     let snapshot = &check.request.snapshot;
     let rows = stored::rows(snapshot, &check.kept, mine, |fact| sessions.stored.insert(fact))?;

@@ -42,6 +42,7 @@ pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, No
             let mut split = |block: Option<(u64, u64)>, begin, end| {
                 let (input, partition) = (input.clone(), partition.clone());
                 let log_time = log_time.clone();
+                debug_assert!(begin <= end, "{partition} is covered from {begin} to {end}");
                 splits.push(Split { input, partition, block, begin, end, log_time });
             };
             match (&state.position, begins) {

@@ -236,7 +236,8 @@ fn judge(
     asked: Option<u32>,
     copies: Copies,
 ) -> Vec<Finding> {
-    let Copies { nodes, local, .. } = copies;
+    let Copies { nodes, local, all } = copies;
+    assert!(local <= all, "{local} of {all} copies are in the nearest data centre");
     let told = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
     let mut findings = vec![match local {
         0 => Finding::error(format!("{told}: name the data centre that has the copies")),

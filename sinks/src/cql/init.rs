@@ -10,6 +10,7 @@ use super::{CqlError, CqlSettings};
 /// Creates the keyspace and the tables that are missing, with `replication` copies in the nearest
 /// data centre. Fails if a table exists and differs from this build's.
 pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Finding>, CqlError> {
+    assert!(replication > 0, "a keyspace without copies");
     let session = connect(settings, profile(settings).build()).await?;
     let keyspace = &settings.keyspace;
     let found = schema::tables(&session, keyspace).await?;
@@ -51,5 +52,7 @@ fn statements(
             .replace("{datacenter}", &datacenter.replace('\'', "''"))
             .replace("{replication}", &replication.to_string())
     };
-    statements.map(put).collect()
+    let statements: Vec<_> = statements.map(put).collect();
+    assert!(!statements.is_empty(), "the file of statements is empty");
+    statements
 }

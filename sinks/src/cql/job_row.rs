@@ -49,6 +49,9 @@ pub(super) type Values<'r> = (
 /// The values of the statement that writes `row`. A value that is not known is left unset, since a
 /// null would be a deletion.
 pub(super) fn values(row: &JobRow) -> Values<'_> {
+    for number in [row.history, row.generation, row.published] {
+        assert!(i64::try_from(number).is_ok(), "{number} does not fit a bigint");
+    }
     let windows: Vec<Window> = row.windows.clone().into();
     (
         &row.name,

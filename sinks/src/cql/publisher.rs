@@ -158,6 +158,7 @@ impl Publisher for CqlPublisher {
     }
 
     fn upsert(&mut self, rows: &[PublishRow]) -> Result<Vec<Outcome>, PublishError> {
+        assert!(rows.len() <= ROWS_MAX, "{} rows, and the most is {ROWS_MAX}", rows.len());
         let sent = self.with(async |connected, settings, limit| {
             let Connected { session, upserts, .. } = connected;
             let sent = wave::send(session, upserts, rows, limit).await;

@@ -286,6 +286,7 @@ impl Connected {
             at.version = version;
             at.as_of_ms = at.as_of_ms.max(Some(row.as_of));
         }
+        debug_assert!(at.version >= job.version, "an answer older than the job's row");
         Ok((at, (tag.total != 0).then_some(tag)))
     }
 

@@ -96,6 +96,7 @@ impl CqlSettings {
 
     /// Fails if a password would be sent unencrypted.
     pub fn check(&self) -> Result<(), CqlError> {
+        assert!(!self.nodes.is_empty(), "a store without servers");
         let is_local = |node: &&HostPort| {
             let host = node.host.trim_start_matches('[').trim_end_matches(']');
             let address = host.parse::<std::net::IpAddr>();

@@ -72,7 +72,11 @@ pub(super) async fn send(
                 (index, size(row), done, began.elapsed())
             });
         }
-        let Some((index, length, done, took)) = flights.next().await else { return sent };
+        let Some((index, length, done, took)) = flights.next().await else {
+            debug_assert_eq!(bytes, 0, "bytes in flight without a request");
+            return sent;
+        };
+        assert!(length <= bytes, "{length} bytes answered of {bytes} in flight");
         bytes -= length;
         failures += usize::from(done.is_err());
         sent.outcomes[index] = sent.learn(done, took, limit);

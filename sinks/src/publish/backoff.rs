@@ -20,6 +20,7 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.0;
         self.0 = (wait * 2).min(LAST);
+        debug_assert!((FIRST..=LAST).contains(&wait), "{wait:?}");
         wait
     }
 

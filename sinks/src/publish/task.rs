@@ -300,6 +300,7 @@ impl JobRow {
 
 impl Round {
     fn new(snapshot: Arc<Snapshot>, after: u64, boards_after: u64) -> Self {
+        assert!(boards_after <= after, "boards are sent with their tags, or all of them");
         Self {
             snapshot,
             after,
@@ -313,6 +314,7 @@ impl Round {
 
     /// Takes the next rows that changed: tags, then boards.
     fn take_rows(&mut self, most: usize) -> Result<(), Broken> {
+        assert!(self.unknown.is_empty(), "rows are taken before others are acknowledged");
         let Header { commit, version, .. } = self.snapshot.manifest.header;
         let mut changed = 0;
         let row = |hash, content| PublishRow { hash, version, content };
