@@ -145,11 +145,11 @@ fn input(rate: u64, start_ms: i64) -> InputSpec {
 /// The top tags of the shortest window, for the live line.
 fn top(follower: &Follower) -> String {
     let Some(snapshot) = follower.current() else { return String::new() };
-    let boards = CommitView::new(snapshot).boards("").unwrap_or_default();
-    let entries = boards.first().map(|board| board.entries.as_slice()).unwrap_or_default();
-    if entries.is_empty() {
+    // Without a board, such as before the first post, the line names no tags.
+    let Ok(boards) = CommitView::new(snapshot).boards("") else { return String::new() };
+    let Some(board) = boards.first().filter(|board| !board.entries.is_empty()) else {
         return String::new();
-    }
-    let names = entries.iter().take(NAMED).map(|e| format!("#{} {}", e.display, e.count));
+    };
+    let names = board.entries.iter().take(NAMED).map(|e| format!("#{} {}", e.display, e.count));
     format!(" | {}", names.collect::<Vec<_>>().join(", "))
 }

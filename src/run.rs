@@ -323,10 +323,11 @@ fn tell(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), 
         for (name, count) in body.counters.named().iter().filter(|(_, count)| *count > 0) {
             output.line(format!("{name:<16} {count:>12}"))?;
         }
-        let store = status.and_then(Status::publishing).unwrap_or_default();
-        for (name, count) in [("published rows", store.rows), ("refused rows", store.refused)] {
-            if count > 0 {
-                output.line(format!("{name:<16} {count:>12}"))?;
+        if let Some(store) = status.and_then(Status::publishing) {
+            for (name, count) in [("published rows", store.rows), ("refused rows", store.refused)] {
+                if count > 0 {
+                    output.line(format!("{name:<16} {count:>12}"))?;
+                }
             }
         }
     }

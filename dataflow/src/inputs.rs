@@ -1,4 +1,4 @@
-//! The inputs of a job as they are asked for, and how they become logs.
+//! The inputs of a job as they are specified, and how they become logs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::sources::{FileLog, GeneratorLog, Log, LogError, Mode, Span, SpanLog, 
 pub enum Origin {
     /// A file or a folder of files.
     Files {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
         /// How they are read.
         mode: Mode,
@@ -26,12 +26,12 @@ pub enum Origin {
     Stdin,
     /// Generated posts.
     Generator {
-        /// Which.
+        /// What to generate.
         spec: GeneratorSpec,
-        /// Whether they come in real time.
+        /// Whether they appear in real time.
         real_time: bool,
     },
-    /// A log of the caller's.
+    /// A log that the caller provides.
     Log(Arc<dyn Log>),
 }
 
@@ -42,11 +42,11 @@ pub struct InputSpec {
     pub name: String,
     /// Where its records come from.
     pub origin: Origin,
-    /// What its records call their fields.
+    /// The names that its records use for the fields of an event.
     pub mapping: Mapping,
-    /// What its log time follows.
+    /// What its log time follows; `None` means append times if brokers stamp records, else events.
     pub log_time: Option<LogTimeSource>,
-    /// Which part of it is read; none: all.
+    /// The part of it that is read; `None` means all.
     pub span: Option<Span>,
 }
 
@@ -56,18 +56,18 @@ pub enum InputError {
     /// Its log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Its generator cannot be made.
+    /// Its generator has an option outside its range.
     #[error(transparent)]
     Generator(#[from] OutOfRange),
 }
 
 impl InputSpec {
-    /// Whether two starts read the same records from it.
+    /// Whether a restarted job can read the same records from it again.
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(self.origin, Origin::Stdin)
     }
 
-    /// Opens it for the start of `generation`.
+    /// Opens it for the run that made takeover `generation`.
     pub(crate) fn open(
         &self,
         generation: u64,

@@ -1,8 +1,9 @@
 //! What the clients of a topic share: where their logs, errors and statistics go.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -24,50 +25,52 @@ const MINUTE_US: u64 = 60_000_000;
 /// recognised by.
 #[derive(Debug)]
 pub(crate) struct Partition {
-    low: AtomicI64,
-    high: AtomicI64,
+    low: AtomicU64,
+    high: AtomicU64,
     /// The high watermark that a consumer heard last.
-    heard: AtomicI64,
+    heard: AtomicU64,
     pub(crate) chain: Chain,
 }
 
 impl Partition {
     /// A partition with the watermarks that a broker just gave.
-    pub(crate) fn new((low, high): (i64, i64)) -> Self {
+    pub(crate) fn new(watermarks: Range<u64>) -> Self {
         Self {
-            low: AtomicI64::new(low),
-            high: AtomicI64::new(high),
-            heard: AtomicI64::new(-1),
+            low: AtomicU64::new(watermarks.start),
+            high: AtomicU64::new(watermarks.end),
+            heard: AtomicU64::default(),
             chain: Chain::default(),
         }
     }
 
     /// The oldest offset that is there.
     pub(crate) fn low(&self) -> u64 {
-        self.low.load(Ordering::Relaxed).max(0).unsigned_abs()
+        self.low.load(Ordering::Relaxed)
     }
 
     /// The offset that the next record gets.
     pub(crate) fn high(&self) -> u64 {
-        self.high.load(Ordering::Relaxed).max(0).unsigned_abs()
+        self.high.load(Ordering::Relaxed)
     }
 
-    /// Takes newer watermarks; a negative one is unknown.
-    pub(crate) fn set(&self, (low, high): (i64, i64)) {
-        if low >= 0 {
-            self.low.store(low, Ordering::Relaxed);
-        }
-        if high >= 0 {
+    /// Takes newer watermarks.
+    pub(crate) fn set(&self, watermarks: Range<u64>) {
+        self.low.store(watermarks.start, Ordering::Relaxed);
+        self.high.store(watermarks.end, Ordering::Relaxed);
+    }
+
+    /// Takes what a consumer has heard; a negative watermark is unknown. An end that moves back may
+    /// be that of another topic.
+    fn hear(&self, low: i64, high: i64) {
+        if let Ok(high) = u64::try_from(high) {
+            if high < self.heard.swap(high, Ordering::Relaxed) {
+                self.chain.doubt();
+            }
             self.high.store(high, Ordering::Relaxed);
         }
-    }
-
-    /// Takes what a consumer has heard. An end that moves back may be that of another topic.
-    fn hear(&self, (low, high): (i64, i64)) {
-        if high >= 0 && high < self.heard.swap(high, Ordering::Relaxed) {
-            self.chain.doubt();
+        if let Ok(low) = u64::try_from(low) {
+            self.low.store(low, Ordering::Relaxed);
         }
-        self.set((low, high));
     }
 }
 
@@ -188,7 +191,7 @@ impl ClientContext for Handle {
         for (partition, heard) in &topic.partitions {
             let known = partition.parse().ok().and_then(|number| self.0.partition(number));
             if let Some(known) = known {
-                known.hear((heard.lo_offset, heard.hi_offset));
+                known.hear(heard.lo_offset, heard.hi_offset);
             }
         }
     }
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn statistics_update_watermarks() {
         let shared = Arc::new(Shared::new("t"));
-        shared.partitions.lock().insert(3, Arc::new(Partition::new((1, 5))));
+        shared.partitions.lock().insert(3, Arc::new(Partition::new(1..5)));
         let say = |text: &str| Handle(Arc::clone(&shared)).stats_raw(text.as_bytes());
         let known = shared.partition(3).unwrap();
         say(

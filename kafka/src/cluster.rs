@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing waits for an answer longer than [`PATIENCE`].
 
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -98,17 +99,22 @@ impl Cluster {
         found.ok_or(TopicError::Missing { topic, brokers })
     }
 
-    /// The low and the high watermark of a partition.
+    /// From the low to the high watermark of a partition.
     pub(crate) fn watermarks(
         &self,
         partition: i32,
         wait: Duration,
-    ) -> Result<(i64, i64), KafkaError> {
-        self.client()?.fetch_watermarks(&self.settings.topic, partition, wait)
+    ) -> Result<Range<u64>, KafkaError> {
+        let client = self.client()?;
+        let (low, high) = client.fetch_watermarks(&self.settings.topic, partition, wait)?;
+        match (u64::try_from(low), u64::try_from(high)) {
+            (Ok(low), Ok(high)) => Ok(low..high),
+            _ => Err(KafkaError::OffsetFetch(Code::OffsetNotAvailable)),
+        }
     }
 
     /// The same at the start of a job.
-    pub(crate) fn watermarks_patiently(&self, partition: i32) -> Result<(i64, i64), TopicError> {
+    pub(crate) fn watermarks_patiently(&self, partition: i32) -> Result<Range<u64>, TopicError> {
         let doing = format!("cannot find the ends of partition {partition}");
         self.patiently(&doing, |wait| self.watermarks(partition, wait))
     }

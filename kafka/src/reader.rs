@@ -84,9 +84,14 @@ impl TopicReader {
             let watermarks = cluster.watermarks_patiently(number)?;
             // The records that it is recognised by stay.
             let known = cluster.shared.partition(number);
-            let known = known.unwrap_or_else(|| Arc::new(Partition::new(watermarks)));
-            known.set(watermarks);
-            partitions.insert(number, known);
+            let partition = match known {
+                Some(known) => {
+                    known.set(watermarks);
+                    known
+                }
+                None => Arc::new(Partition::new(watermarks)),
+            };
+            partitions.insert(number, partition);
         }
         *cluster.shared.partitions.lock() = partitions;
         Ok(())

@@ -95,21 +95,20 @@ impl Watch<'_> {
                 return cluster.shared.trouble(&error.to_string());
             }
         };
+        let low = watermarks.start;
         if is_doubtful {
             partition.set(watermarks);
         }
-        if self.is_same(number, watermarks, &links) {
+        if self.is_same(number, low, &links) {
             chain.confirm(links);
             chain.resolve(doubts);
         }
     }
 
     /// Whether the known record of a partition is there, unless retention has removed it.
-    fn is_same(&mut self, number: i32, (low, _): (i64, i64), links: &Links) -> bool {
+    fn is_same(&mut self, number: i32, low: u64, links: &Links) -> bool {
         let Some(known) = &links.known else { return true };
-        let Some(offset) = known.at.filter(|at| *at >= low.max(0).unsigned_abs()) else {
-            return true;
-        };
+        let Some(offset) = known.at.filter(|at| *at >= low) else { return true };
         let topic = self.topic;
         let recreated = |evidence| topic.end(topic.cluster.recreated(number, evidence));
         match topic.identity.look_up(&topic.cluster, number, offset, WAIT) {
