@@ -137,7 +137,7 @@ fn names_are_escaped_and_fit_a_narrow_screen() {
 fn front_page_of_a_running_job_refreshes() {
     let Some(browser) = browser(1) else { return };
     let folder = folder();
-    let mut job = Job::start("demo --seconds 60 --listen 127.0.0.1:0 --rate 2000");
+    let mut job = Job::start("demo --seconds 300 --listen 127.0.0.1:0 --rate 2000");
     let mut url = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(job.stdout()), &mut url).unwrap();
     let address = url.trim().strip_prefix("http://").unwrap().to_owned();

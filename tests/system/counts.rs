@@ -136,7 +136,7 @@ fn worker_count_and_restarts_do_not_change_the_export() {
             let at = state.display();
             format!("run --input {from} {scopes} --state {at} --workers {workers} --bounded {more}")
         };
-        let mut job = Job::start(&line(before, "--limit-rate 25000"));
+        let mut job = Job::start(&line(before, "--limit-rate 8000"));
         eventually("a third commit", || (newest_commit(&state) >= 3).then_some(()));
         job.signal("TERM");
         eventually("the job to exit", || (!job.lives()).then_some(()));

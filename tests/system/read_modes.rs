@@ -44,7 +44,7 @@ fn half_read_bounded_run_must_finish_before_following() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&posts, 60_000, "");
-    begin(&run(&posts, &state, "--bounded --limit-rate 10000"), &state);
+    begin(&run(&posts, &state, "--bounded --limit-rate 3000"), &state);
     let before = export(&state, "").1;
     assert!(before.events < 60_000, "it was stopped before the end");
     for more in ["", "--bounded --horizon 48h"] {
@@ -66,7 +66,7 @@ fn bounded_run_continues_a_followed_file() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&posts, 30_000, "");
-    begin(&run(&posts, &state, "--limit-rate 5000"), &state);
+    begin(&run(&posts, &state, "--limit-rate 1500"), &state);
     let begun = export(&state, "").1.events;
     assert!((1..30_000).contains(&begun), "{begun}");
     ok(&run(&posts, &state, "--bounded --workers 2"));
@@ -140,7 +140,7 @@ fn changed_scopes_need_a_new_state() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     generate(&input, 60_000, "");
-    begin(&run(&input, &state, "--bounded --scope region=eu,us --limit-rate 20000"), &state);
+    begin(&run(&input, &state, "--bounded --scope region=eu,us --limit-rate 5000"), &state);
     for other in ["", "--scope region=eu", "--scope region=eu,us,asia"] {
         let error = fails(&run(&input, &state, &format!("--bounded {other}")), 1);
         assert!(error.contains("the state counts by region=eu, region=us, not by "), "{error}");

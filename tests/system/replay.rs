@@ -156,8 +156,8 @@ fn replay_stops_at_any_commit_and_continues_to_a_later_one() {
         let (got, again) = export(&state, "");
         assert_eq!((got, again.as_of, again.events), (want, counted.as_of, counted.events));
         assert!(counted.events >= (i as u64 + 1) * 100, "{counted:?}");
-        let told = ok(&live.line("all", &format!("--until-commit LIVE@{commit}")));
-        assert!(told.starts_with("commit "), "{told}");
+        let printed = ok(&live.line("all", &format!("--until-commit LIVE@{commit}")));
+        assert!(printed.starts_with("commit "), "{printed}");
         assert_eq!(differ(&state, &live.path("all"), ""), BTreeSet::new());
     }
     let back = fails(&live.line("all", &format!("--until-commit LIVE@{}", commits[0])), 1);

@@ -33,20 +33,20 @@ fn runbook_number_looks_wrong() {
     let (input, state) = (path("posts.ndjson"), path("state"));
     fs::copy("examples/posts.ndjson", &input).unwrap();
     ok(&format!("run --input {input} --state {state} --bounded"));
-    let told = ends("number-looks-wrong", &format!("#HARBOUR {input} {state}"), 0);
-    assert!(told.contains("4 posts; commit 2 says 4"), "{told}");
+    let printed = ends("number-looks-wrong", &format!("#HARBOUR {input} {state}"), 0);
+    assert!(printed.contains("4 posts; commit 2 says 4"), "{printed}");
     assert!(
-        told.contains("0 values differ") && told.contains("is what the log comes to"),
-        "{told}"
+        printed.contains("0 values differ") && printed.contains("is what the log comes to"),
+        "{printed}"
     );
-    let told = ends("number-looks-wrong", &format!("nosuchtag {input} {state}"), 0);
-    assert!(told.contains("0 posts; commit 2 says 0"), "{told}");
+    let printed = ends("number-looks-wrong", &format!("nosuchtag {input} {state}"), 0);
+    assert!(printed.contains("0 posts; commit 2 says 0"), "{printed}");
     // A log without the records that the commit counts is inconclusive.
     let text = fs::read_to_string(&input).unwrap();
     fs::write(&input, &text[..text.len() / 2]).unwrap();
-    let told = runbook("number-looks-wrong", &format!("harbour {input} {state}"));
-    assert_eq!(told.status.code(), Some(2));
-    assert!(!String::from_utf8(told.stdout).unwrap().contains("is what the log comes to"));
+    let printed = runbook("number-looks-wrong", &format!("harbour {input} {state}"));
+    assert_eq!(printed.status.code(), Some(2));
+    assert!(!String::from_utf8(printed.stdout).unwrap().contains("is what the log comes to"));
 }
 
 #[test]
@@ -57,8 +57,8 @@ fn runbook_tag_rules_changed() {
     fs::copy("examples/posts.ndjson", &input).unwrap();
     ok(&format!("run --input {input} --state {state} --bounded"));
     let arguments = format!("{input} {state} {new} -- --scope region=eu");
-    let told = ends("tag-rules-changed", &arguments, 0);
-    assert!(told.contains("in region=eu: total null |"), "{told}");
+    let printed = ends("tag-rules-changed", &arguments, 0);
+    assert!(printed.contains("in region=eu: total null |"), "{printed}");
     let eu = ok(&format!("query tag harbour --scope region=eu --state {new}"));
     assert!(eu.starts_with("#Harbour in region=eu"), "{eu}");
     // The new job continues after the replay and finds nothing to read.
@@ -82,8 +82,8 @@ fn runbook_poison_producer() {
     let total = || ok(&format!("query tag a --state {state}"));
     assert!(total().starts_with("#a: 15 posts"), "{}", total());
     let arguments = format!("{input} {state} missing_field s/\"id\":/\"event_id\":/");
-    let told = ends("poison-producer", &arguments, 0);
-    assert!(told.contains("missing_field") && told.contains("each once"), "{told}");
+    let printed = ends("poison-producer", &arguments, 0);
+    assert!(printed.contains("missing_field") && printed.contains("each once"), "{printed}");
     assert!(total().starts_with("#a: 20 posts"), "{}", total());
     // Running it again changes nothing.
     ends("poison-producer", &arguments, 0);

@@ -15,7 +15,7 @@ fn second_job_exits_and_names_the_running_one() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 60000 --tags-mean 2 --out {}", input.display()));
-    let mut job = Job::start(&line(&input, &state, "--limit-rate 5000"));
+    let mut job = Job::start(&line(&input, &state, "--limit-rate 2000"));
     eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
     let error = fails(&line(&input, &state, ""), 3);
     assert!(error.contains(&format!("process {}", job.id())), "{error}");
@@ -31,7 +31,7 @@ fn superseded_job_exits_with_3_and_counts_stay_exact() {
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 120000 --tags-mean 2 --out {}", input.display()));
     // Old commits are removed after a second, so that takeovers and removals overlap.
-    let paced = "--limit-rate 2500 --keep 1s --grace 1s --take-over";
+    let paced = "--limit-rate 1000 --keep 1s --grace 1s --take-over";
     let mut job = Job::start(&line(&input, &state, paced));
     for round in 0..5 {
         let before = newest_commit(&state);
@@ -68,7 +68,7 @@ fn stopped_job_is_taken_over_without_force() {
     let folder = folder();
     let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     ok(&format!("generate --posts 20000 --tags-mean 2 --out {}", input.display()));
-    let job = Job::start(&line(&input, &state, "--limit-rate 2000"));
+    let job = Job::start(&line(&input, &state, "--limit-rate 1000"));
     eventually("a commit", || (newest_commit(&state) >= 2).then_some(()));
     job.signal("STOP");
     // The new job sees no commit for a while, and takes over.

@@ -46,7 +46,7 @@ fn growing_and_new_files_are_followed_across_restarts() {
     // Stream time follows the clock, so windows expire even if no event arrives.
     let as_of = || export(&state, "").1.as_of.unwrap();
     let before = as_of();
-    assert!((now..now + 120_000).contains(&before), "{before} is now");
+    assert!((now..=now_ms()).contains(&before), "{before} is not in {now}..={}", now_ms());
     eventually("a heartbeat", || (as_of() > before).then_some(()));
     assert!(job.lives());
 }
@@ -70,7 +70,7 @@ fn old_events_in_a_followed_file_set_stream_time() {
     let last = start + 19 * 3_600_000;
     eventually("stream time beside the last event", || {
         let as_of = export(&state, "").1.as_of?;
-        (last..last + 120_000).contains(&as_of).then_some(())
+        (last..last + 3_600_000).contains(&as_of).then_some(())
     });
 }
 

@@ -111,8 +111,8 @@ fn store_and_state_give_every_reader_the_same_answers() {
     let fixture = Fixture::new(&nodes, POSTS);
     let again = fixture.init(&fixture.keyspace);
     assert!(again.contains("was there"), "{again}");
-    let told = fixture.run("state");
-    assert!(told.contains("published rows"), "{told}");
+    let printed = fixture.run("state");
+    assert!(printed.contains("published rows"), "{printed}");
     fixture.check("state", &fixture.keyspace);
     let (state, store) = (fixture.path("state"), fixture.store(&fixture.keyspace));
     let top = |place: &str| ok(&format!("query top --json {place}"));
@@ -312,9 +312,9 @@ fn keyspace_errors_name_the_problem() {
     let error = fails(&format!("query top --store {}", store(keyspace)), 1);
     assert!(error.contains("no column total"), "{error}");
     let output = super::super::harness::run(&format!("store check --store {}", store(keyspace)));
-    let told = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.contains("error   there is no table board"), "{told}");
+    assert!(printed.contains("error   there is no table board"), "{printed}");
 }
 
 #[test]
@@ -330,8 +330,8 @@ fn silent_store_times_out_and_catches_up_later() {
     let (_, counted) = export(&fixture.path("state"), "");
     assert!(counted.events > 19_000, "counting went on");
     // Running it again only publishes.
-    let told = fixture.run("state");
-    assert!(told.contains("published rows"), "{told}");
+    let printed = fixture.run("state");
+    assert!(printed.contains("published rows"), "{printed}");
     fixture.check("state", &fixture.keyspace);
     // Readers start without the store, and answer that it is not ready.
     let served = serve_store(&closed);

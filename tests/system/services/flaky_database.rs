@@ -152,8 +152,8 @@ fn table_converges_when_a_third_of_the_writes_fail() {
     let line = |state: &str, store: &str| format!("{} --json", fixture.line(state, store));
     let (out, peak) = measured(&line("state", &through));
     fixture.check("state", fixture.keyspace());
-    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let count = |field: &str| told["store"][field].as_u64().unwrap();
+    let printed: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let count = |field: &str| printed["store"][field].as_u64().unwrap();
     let [before, after] = [&struck.not_written, &struck.written].map(|n| n.load(Ordering::Relaxed));
     let (rows, resent) = (count("rows"), count("resent"));
     tell(&format!(

@@ -120,7 +120,7 @@ struct Poller {
 impl Poller {
     fn start(address: &str, tags: Vec<String>) -> Self {
         let (end, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (ended, told, address) = (Arc::clone(&end), Arc::clone(&seen), address.to_owned());
+        let (ended, answers, address) = (Arc::clone(&end), Arc::clone(&seen), address.to_owned());
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Acquire) {
                 for (i, tag) in tags.iter().enumerate() {
@@ -130,7 +130,7 @@ impl Poller {
                     assert!(body["total"].as_i64().unwrap() > 0, "{body}");
                     let seen =
                         (body["commit"].as_u64().unwrap(), body["version"].as_i64().unwrap());
-                    told.lock().unwrap().push((i, seen));
+                    answers.lock().unwrap().push((i, seen));
                 }
                 std::thread::park_timeout(Duration::from_millis(5));
             }
@@ -295,8 +295,8 @@ fn store_is_repaired_and_promoted_under_a_running_job_and_a_reader() {
     let mut job = Job::logged(&line, &world.folder.path().join("log"));
     world.commits(&mut job, 2);
     let as_of = within(60, "a stream time", || {
-        let told = ok(&format!("query top --json --store {store}"));
-        serde_json::from_str::<Value>(&told).unwrap()["as_of"].as_i64()
+        let printed = ok(&format!("query top --json --store {store}"));
+        serde_json::from_str::<Value>(&printed).unwrap()["as_of"].as_i64()
     });
     let once = |id: usize, tag: &str| {
         produce(&world.brokers, &world.topic, 0, &[post(id, as_of, tag)]);
@@ -336,8 +336,8 @@ fn runbooks_refill_a_lost_database_and_promote_changed_rules() {
     let before = ok(&format!("query tag harbour --json --store {store}"));
     database.remove(&live);
     fails(&format!("query tag harbour --store {store}"), 1);
-    let told = ends("lost-the-database", &format!("{state} {store}"), 0);
-    assert!(told.contains("0 values differ"), "{told}");
+    let printed = ends("lost-the-database", &format!("{state} {store}"), 0);
+    assert!(printed.contains("0 values differ"), "{printed}");
     assert_eq!(ok(&format!("query tag harbour --json --store {store}")), before);
 
     let served = serve_store(&store);
@@ -345,8 +345,8 @@ fn runbooks_refill_a_lost_database_and_promote_changed_rules() {
     assert_ne!(get(&served.address, scoped).status, 200);
     let arguments =
         format!("{input} {state} {} {store} {new_store} -- --scope region=eu", path("new"));
-    let told = ends("tag-rules-changed", &arguments, 0);
-    assert!(told.contains("readers see the new counts"), "{told}");
+    let printed = ends("tag-rules-changed", &arguments, 0);
+    assert!(printed.contains("readers see the new counts"), "{printed}");
     within(5, "the new counts", || (get(&served.address, scoped).status == 200).then_some(()));
     ok(&format!("store promote {live} --store {store}"));
     within(5, "the old counts", || (get(&served.address, scoped).status != 200).then_some(()));

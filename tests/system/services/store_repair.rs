@@ -54,8 +54,8 @@ impl World {
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let last = lines.last().unwrap_or_else(|| panic!("{error}"));
-        let told = |code: Option<i32>| code == Some(0) || error.contains("store rebuild");
-        assert!(!more.contains("--repair") || told(output.status.code()), "{error}");
+        let expected = |code: Option<i32>| code == Some(0) || error.contains("store rebuild");
+        assert!(!more.contains("--repair") || expected(output.status.code()), "{error}");
         let keys = lines.iter().filter(|line| line.get("recomputed").is_some());
         let keys = keys.map(|value| value["key"].as_str().unwrap().to_owned()).collect();
         let done = lines.iter().filter(|line| line.get("who").is_some()).count();
