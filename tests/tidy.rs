@@ -201,10 +201,10 @@ fn circle_later_crates_that_keep_data_assert() {
     let mut findings = Vec::new();
     for (name, (lines, asserts)) in crates {
         let share = asserts as f64 * 1000.0 / lines as f64;
-        let told = format!("{name}: {share:.1} asserts per thousand lines");
-        println!("{told}");
+        let line = format!("{name}: {share:.1} asserts per thousand lines");
+        println!("{line}");
         if share < ASSERTS_MIN && ASSERTING.contains(&name.as_str()) {
-            findings.push(told);
+            findings.push(line);
         }
     }
     none(&format!("fewer than {ASSERTS_MIN} asserts per thousand lines"), findings);
@@ -257,8 +257,8 @@ fn no_file_imports_in_a_circle() {
         for knot in imports::knots(&arrows) {
             let circles = imports::circles(&arrows, &knot);
             findings.push(format!("{root}: a knot of {} files:", knot.len()));
-            let told = circles.iter().map(|circle| imports::told(&arrows, circle));
-            findings.extend(told.map(|circle| format!("  {circle}")));
+            let lines = circles.iter().map(|circle| imports::describe(&arrows, circle));
+            findings.extend(lines.map(|circle| format!("  {circle}")));
         }
     }
     none("move what both files need to a file that imports neither", findings);

@@ -1,5 +1,5 @@
-//! A connection whose writes must make progress. Without it hyper would wait for ever for a client
-//! that does not read.
+//! A connection whose writes must make progress; hyper alone would wait for ever for a client that
+//! does not read.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ use crate::limits::WRITE_WAIT;
 /// A stream that fails if a client reads nothing for [`WRITE_WAIT`].
 pub(crate) struct PatientIo {
     inner: TokioIo<TcpStream>,
-    /// Valid while a write waits.
+    /// When a waiting write fails.
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
 }

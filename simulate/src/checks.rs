@@ -72,15 +72,15 @@ pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Viol
     Ok(())
 }
 
-/// The time, and how far the slowest and the fastest clock had been off.
+/// The time, and how far off the slowest and the fastest clock have been.
 #[derive(Clone, Copy)]
 pub(crate) struct Clocks {
     pub(crate) now_ms: i64,
     pub(crate) off_ms: (i64, i64),
 }
 
-/// C1, the decisions that do not follow from the log: checks, for the records between two commits,
-/// that some clock or the floor of the first commit allows or demands each of them.
+/// C1 for the decisions that do not follow from the log: each decision about a record between two
+/// commits must be one that a clock or the floor of the earlier commit allows.
 pub(crate) fn decisions(
     [before, next]: [&Manifest; 2],
     topic: &[Vec<Retained>],
@@ -119,8 +119,8 @@ pub(crate) fn decisions(
     Ok(())
 }
 
-/// C4, the part that a running process cannot check: a partition that is behind holds stream time
-/// back, but stream time does not fall.
+/// C4, the part that a running process cannot check: stream time does not pass a partition that is
+/// behind, unless it had already.
 pub(crate) fn held_back(before: &Manifest, next: &Manifest) -> Result<(), Violation> {
     let behind = next.body.inputs.values().flatten().filter(|(_, p)| !p.at_end && !p.done);
     let least = behind.map(|(_, partition)| partition.log_time.value_ms()).min();

@@ -18,7 +18,7 @@ const RARE: u64 = 200;
 pub struct ProducedRecord {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The time of its event; `None` if it holds none that counts.
+    /// The time of the post in it; `None` if it is not a valid post.
     pub ts_ms: Option<i64>,
     /// Whether the post is from a region that has no scope.
     pub elsewhere: bool,

@@ -21,7 +21,7 @@ pub struct Outcome {
     pub work: BTreeMap<&'static str, u64>,
     /// How often each check was made.
     pub checks: Tally,
-    /// The check that does not hold, if any.
+    /// The check that failed, if any.
     pub violation: Option<Violation>,
 }
 

@@ -58,7 +58,7 @@ pub enum Act {
     },
     /// The next change of a file name fails, before it is made or after.
     NameFails {
-        /// Whether it is made all the same.
+        /// Whether it is made anyway.
         made: bool,
     },
     /// Nothing happens for hours.
@@ -138,8 +138,8 @@ impl Plan {
     }
 }
 
-/// Seeds of the requests in a plan. They came later than the other actions, whose randomness they
-/// must not change.
+/// Seeds of the requests in a plan. Requests were added later than the other actions and must not
+/// change their random numbers.
 const REPAIRS: u64 = 0x7e9a_1f5c;
 const REDELIVERIES: u64 = 0x2c81_d03b;
 const PROMOTIONS: u64 = 0x51e6_9a27;

@@ -82,7 +82,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Remembers how far clocks have been off.
+    /// Remembers how far off clocks have been.
     fn clock_is_off(&mut self, by_ms: i64) {
         let (slowest, fastest) = self.clocks_off_ms;
         self.clocks_off_ms = (slowest.min(by_ms - SKEW_MS), fastest.max(by_ms + SKEW_MS));

@@ -51,9 +51,9 @@ pub(crate) struct World<'p> {
     pub(crate) follower: Follower,
     /// The newest commit that the reader has seen.
     pub(crate) seen: Option<Header>,
-    /// The newest generation of which a commit has been recounted.
+    /// The newest generation with a recounted commit.
     pub(crate) generation: u64,
-    /// How far the slowest and the fastest clock have been off so far.
+    /// How far off the slowest and the fastest clock have been so far.
     pub(crate) clocks_off_ms: (i64, i64),
     /// The statuses of all jobs so far.
     pub(crate) statuses: Vec<Arc<Status>>,

@@ -25,11 +25,11 @@ struct Import {
     /// The name, or `*`.
     name: String,
     path: Path,
-    /// Whether it is visible outside of the file.
+    /// Whether it is visible outside the file.
     public: bool,
 }
 
-/// What one file declares and names.
+/// What a file declares and names.
 struct Source {
     file: String,
     module: Path,
@@ -38,9 +38,9 @@ struct Source {
     imports: Vec<Import>,
     /// Paths outside of `use`.
     paths: Vec<Path>,
-    /// Names that the file defines, at whatever depth.
+    /// Names that the file defines, at any depth.
     items: BTreeSet<String>,
-    /// Words that stand alone, outside of `use` and paths.
+    /// Single words outside `use` and paths.
     words: BTreeSet<String>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn arrows(files: &BTreeMap<String, String>, root: &str) -> Arrows {
             let found = source.absolute(path, 0).and_then(|path| all.resolve(&path, 0));
             let (target, item) = match found {
                 Some((target, Some(item))) => (target, item),
-                // The name of a module alone is a prefix of paths; they say what is used of it.
+                // A module alone is only a prefix for paths, which say what is used.
                 Some((target, None)) if whole => (target, "*".to_owned()),
                 _ => continue,
             };
@@ -163,7 +163,7 @@ impl Source {
         source
     }
 
-    /// Reads what `rest` begins with; the number of tokens.
+    /// Reads the item that `rest` begins with; returns the number of tokens.
     fn read_one(&mut self, before: &[&str], rest: &[&str]) -> usize {
         match rest {
             ["use", next, ..] if is_word(next) || *next == "::" => {
@@ -205,7 +205,7 @@ impl Source {
         }
     }
 
-    /// Reads a tree of a `use`, behind `prefix`.
+    /// Reads a tree of a `use` after `prefix`.
     fn read_use(&mut self, prefix: &mut Path, tree: &[&str], public: bool) {
         let length = prefix.len();
         let mut rest = tree;
@@ -262,7 +262,7 @@ impl Source {
         if self.has_child(first) {
             return Some([&self.module, path].concat());
         }
-        // A crate and what is imported of it may have the same name.
+        // A crate and an item imported from it may have the same name.
         let import = self.imports.iter().find(|i| i.name == *first && i.path != path)?;
         let start = self.absolute(&import.path, depth + 1)?;
         Some([&start, rest].concat())
@@ -277,7 +277,7 @@ impl Source {
     }
 }
 
-/// Whether a `use` behind these tokens is a re-export.
+/// Whether a `use` after these tokens is a re-export.
 fn is_public(before: &[&str]) -> bool {
     match before {
         [.., "pub"] => true,
@@ -289,7 +289,7 @@ fn is_public(before: &[&str]) -> bool {
     }
 }
 
-/// The largest sets of files that all reach each other.
+/// The largest sets of files that all reach each other (strongly connected components).
 pub(crate) fn knots(arrows: &Arrows) -> Vec<BTreeSet<String>> {
     let reached: BTreeMap<&str, BTreeSet<&str>> =
         arrows.keys().map(|file| (file.as_str(), reached(arrows, file))).collect();
@@ -301,7 +301,7 @@ pub(crate) fn knots(arrows: &Arrows) -> Vec<BTreeSet<String>> {
     knots.into_iter().filter(|knot: &BTreeSet<String>| !knot.is_empty()).collect()
 }
 
-/// The files that one leads to.
+/// The files that a file leads to.
 fn reached<'a>(arrows: &'a Arrows, from: &'a str) -> BTreeSet<&'a str> {
     let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
     while let Some(file) = next.pop() {
@@ -323,7 +323,7 @@ pub(crate) fn circles(arrows: &Arrows, knot: &BTreeSet<String>) -> Vec<Vec<Strin
     circles.into_iter().map(|(_, circle)| circle).collect()
 }
 
-/// The shortest way from a file back to it, without its end.
+/// The shortest path from a file back to itself, without its end.
 fn shortest(arrows: &Arrows, from: &str) -> Option<Vec<String>> {
     let mut before: BTreeMap<&str, &str> = BTreeMap::new();
     let mut queue = VecDeque::from([from]);
@@ -348,8 +348,8 @@ fn shortest(arrows: &Arrows, from: &str) -> Option<Vec<String>> {
     None
 }
 
-/// A circle as lines: every file with the items that it imports from the next one.
-pub(crate) fn told(arrows: &Arrows, circle: &[String]) -> String {
+/// Describes a circle, one line per file: the items that it imports from the next one.
+pub(crate) fn describe(arrows: &Arrows, circle: &[String]) -> String {
     let next = circle.iter().cycle().skip(1);
     let lines = circle.iter().zip(next).map(|(file, next)| {
         let items = arrows[file][next].iter().cloned().collect::<Vec<_>>().join(", ");
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn knots_are_whole_and_their_shortest_loops_are_shown() {
+    fn knots_are_found_with_their_shortest_loops() {
         let items = BTreeSet::from(["X".to_owned()]);
         let mut arrows = Arrows::new();
         for (from, to) in
@@ -484,6 +484,6 @@ mod tests {
             circles.iter().map(|circle| circle.concat()).collect::<Vec<_>>(),
             ["ab", "abcd"]
         );
-        assert_eq!(told(&arrows, &circles[0]), "a imports X from b\n    b imports X from a");
+        assert_eq!(describe(&arrows, &circles[0]), "a imports X from b\n    b imports X from a");
     }
 }

@@ -1,7 +1,7 @@
-//! Splits Rust source into tokens, as far as reading its imports takes.
+//! Splits Rust source into tokens, as far as needed to read imports.
 //!
-//! Invariant: comments vanish and a literal is one token, so that nothing written in prose or in a
-//! string looks like code.
+//! Invariant: comments vanish and a literal is one token, so that prose and strings never look like
+//! code.
 
 /// The tokens of a file: words, `::`, literals, and other characters one by one.
 pub(crate) fn tokens(text: &str) -> Vec<&str> {
@@ -23,7 +23,7 @@ pub(crate) fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c == '_' || c.is_alphabetic())
 }
 
-/// The bytes of the token, comment or white space that `rest` begins with.
+/// The length of the token, comment or white space at the start of `rest`.
 fn length(rest: &str, first: char) -> usize {
     let until = |end: &str| rest.find(end).map_or(rest.len(), |at| at + end.len());
     match first {
@@ -85,7 +85,7 @@ fn quoted(rest: &str) -> usize {
 fn quote(rest: &str) -> usize {
     let mut chars = rest.char_indices().skip(1);
     match (chars.next(), chars.next()) {
-        // Behind the backslash comes at least one character, which may be a quote.
+        // At least one character follows the backslash; it may be a quote.
         (Some((_, '\\')), Some((at, c))) => {
             let from = at + c.len_utf8();
             rest[from..].find('\'').map_or(rest.len(), |end| from + end + 1)
@@ -95,7 +95,7 @@ fn quote(rest: &str) -> usize {
     }
 }
 
-/// A raw string behind its `r`, or the rest of a raw identifier.
+/// A raw string after its `r`, or the rest of a raw identifier.
 fn raw(after: &str) -> usize {
     let hashes = after.len() - after.trim_start_matches('#').len();
     let Some(content) = after[hashes..].strip_prefix('"') else {
@@ -106,7 +106,7 @@ fn raw(after: &str) -> usize {
     hashes + 1 + length
 }
 
-/// The tokens without the items that only tests have.
+/// The tokens without items that only tests have.
 pub(crate) fn without_tests<'t>(tokens: &[&'t str]) -> Vec<&'t str> {
     let mut product = Vec::new();
     let mut at = 0;
@@ -122,7 +122,7 @@ pub(crate) fn without_tests<'t>(tokens: &[&'t str]) -> Vec<&'t str> {
     product
 }
 
-/// The tokens of an item: to its `;`, or to the brace that closes its body.
+/// The length of an item: to its `;`, or to the brace that closes its body.
 fn item(tokens: &[&str]) -> usize {
     let (mut depth, mut is_use) = (0, false);
     for (at, token) in tokens.iter().enumerate() {
