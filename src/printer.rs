@@ -21,7 +21,7 @@ pub(crate) trait Print: Serialize {
 pub(crate) enum Sides {
     /// Two states or stores that were compared.
     Compared,
-    /// What is stored, and what it is held against: the log, or the commit.
+    /// What is stored, and what it should be by the log, or by the commit.
     CheckedAgainst(&'static str),
 }
 

@@ -7,7 +7,7 @@ use api::{Boards, TagAnswer};
 use schemas::tags::Name;
 use schemas::time::format_ms;
 use sinks::cql::CqlReader;
-use sinks::store::{AsOf, Board, CommitView, Reader, StoreError, Tag};
+use sinks::store::{AsOf, Board, CommitView, Store, StoreError, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
@@ -63,7 +63,7 @@ impl Options {
     /// Queries the store if one is given, and otherwise the commit.
     fn query<T>(
         &self,
-        store: impl AsyncFnOnce(&dyn Reader) -> Result<T, StoreError>,
+        store: impl AsyncFnOnce(&dyn Store) -> Result<T, StoreError>,
         view: impl FnOnce(&CommitView) -> Result<T, StoreError>,
     ) -> Result<T, CliError> {
         match (&self.state, self.store.settings()) {

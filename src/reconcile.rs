@@ -22,7 +22,7 @@ mod output;
 
 use after_retention::{check, check_after_retention};
 use claim::Claim;
-use output::{print, print_repairs, with};
+use output::{combined, print, print_repairs};
 
 /// Count the log again, and print where a commit differs
 #[derive(clap::Args)]
@@ -150,7 +150,7 @@ fn check_store(args: &Args, claim: &mut Claim, selection: &Selection) -> Result<
 /// differ in the store.
 fn check_log(args: Args, selection: Selection, served: &Report) -> Result<u64, CliError> {
     let workers = args.workers.map_or_else(worker_default, usize::from);
-    let whole = |report: &Report| with(report, served);
+    let whole = |report: &Report| combined(report, served);
     let mut request = args.log.request(selection.clone(), workers)?;
     if args.since.is_some() {
         let since = manifest(&*request.storage, args.since)?;

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use schemas::config;
 use sinks::commits::Follower;
 use sinks::cql::{CqlReader, CqlSettings};
-use sinks::store::Reader;
+use sinks::store::Store;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -102,7 +102,7 @@ impl Listeners {
         Ok(self.start(reader, registry))
     }
 
-    fn start(self, reader: Arc<dyn Reader>, mut registry: Registry) -> Service {
+    fn start(self, reader: Arc<dyn Store>, mut registry: Registry) -> Service {
         let Self { runtime, public, admin, .. } = self;
         let metrics = api::Metrics::default();
         metrics.register(&mut registry);

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use maud::Markup;
 use percent_encoding::percent_decode_str;
 use schemas::tags::{Name, TAG_CODE_POINTS_MAX};
-use sinks::store::{AsOf, Reader, StoreError};
+use sinks::store::{AsOf, Store, StoreError};
 
 use crate::answer::TagAnswer;
 use crate::limits::TARGET_BYTES_MAX;
@@ -69,7 +69,7 @@ impl Route {
 }
 
 /// Answers a request.
-pub(crate) async fn answer(request: Request<Incoming>, store: Arc<dyn Reader>) -> Answered {
+pub(crate) async fn answer(request: Request<Incoming>, store: Arc<dyn Store>) -> Answered {
     if let Err(problem) = check(&request) {
         return ("refused", problem.response());
     }
@@ -153,7 +153,7 @@ fn unknown(key: &str, scope: &str) -> Problem {
 async fn tag_json(
     request: &Request<Incoming>,
     encoded: &str,
-    store: &dyn Reader,
+    store: &dyn Store,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let (name, scope) = (parse_name(encoded)?, scope(request)?);
     let (at, tag) = store.tag(&scope, name.key()).await.map_err(|e| unavailable(&e))?;
@@ -171,7 +171,7 @@ async fn tag_json(
 async fn tag_page(
     request: &Request<Incoming>,
     encoded: &str,
-    store: &dyn Reader,
+    store: &dyn Store,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let (name, scope) = (parse_name(encoded)?, scope(request)?);
     // A key may be longer than any name. Such a tag stays at the requested spelling.
@@ -196,14 +196,14 @@ fn header(text: String) -> HeaderValue {
 
 async fn front(
     request: &Request<Incoming>,
-    store: &dyn Reader,
+    store: &dyn Store,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let scope = scope(request)?;
     let (at, boards) = store.boards(&scope).await.map_err(|e| unavailable(&e))?;
     Ok(html(request, page::front(&boards, &scope, &at), &at))
 }
 
-async fn ready(store: &dyn Reader) -> Result<Response<Full<Bytes>>, Problem> {
+async fn ready(store: &dyn Store) -> Result<Response<Full<Bytes>>, Problem> {
     let at = store.as_of().await.map_err(|e| unavailable(&e))?;
     Ok(plain(&format!("ready, commit {}\n", at.commit)))
 }

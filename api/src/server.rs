@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulShutdown;
 use prometheus_client::registry::Registry;
-use sinks::store::Reader;
+use sinks::store::Store;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -33,7 +33,7 @@ fn builder() -> Builder {
 /// Serves `store` until `shutdown`, then finishes the current answers.
 pub async fn serve(
     listener: TcpListener,
-    store: Arc<dyn Reader>,
+    store: Arc<dyn Store>,
     metrics: Metrics,
     shutdown: impl Future<Output = ()>,
 ) {

@@ -13,7 +13,7 @@ pub enum Table {
     Tag,
     /// Boards, by scope and window.
     Board,
-    /// The row that says which commit a store has.
+    /// The row of a job, with the commit that a store has.
     Job,
     /// Remembered event ids.
     Id,
@@ -22,7 +22,7 @@ pub enum Table {
 /// A row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey {
-    /// Its scope; empty for the whole stream, and where the table has none.
+    /// Its scope; empty for the whole stream, and in a table without scopes.
     pub scope: String,
     /// A tag's key, a board's window, an event id (its hash if the id is not known), or nothing.
     pub key: String,
@@ -56,9 +56,9 @@ pub struct Difference {
     /// Its field, as `checkpoint export` names it; `recent` if only buckets inside the windows
     /// differ, `remembered` for an event id.
     pub field: String,
-    /// What is checked, or compared first.
+    /// The value that is checked, or of the first side.
     pub left: Value,
-    /// What it is held against.
+    /// The value that it should be, or of the second side.
     pub right: Value,
     /// The first events that carry the tag or the id, if the log was read.
     pub events: Vec<RecordPosition>,

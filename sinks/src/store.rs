@@ -125,11 +125,11 @@ pub struct ServedBoard {
     pub version: Option<i64>,
 }
 
-/// A boxed future, which keeps [`Reader`] object-safe.
+/// A boxed future, which keeps [`Store`] object-safe.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// What the API reads from a store.
-pub trait Reader: Send + Sync {
+pub trait Store: Send + Sync {
     /// A tag of a scope; `None` if the store does not have it, or has no posts of it.
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)>;
     /// All boards of a scope, from one commit.
@@ -219,7 +219,7 @@ impl CommitView {
 }
 
 /// The newest visible commit of a followed state.
-impl Reader for Follower {
+impl Store for Follower {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
         Box::pin(async move {
             let view = CommitView::new(self.current().ok_or(StoreError::Empty)?);

@@ -1,6 +1,6 @@
 //! The rows of a store against the commits that they were published from.
 //!
-//! A job may publish meanwhile: a row of a later version than the claimed commit's is held against
+//! A job may publish meanwhile: a row of a later version than the claimed commit's is compared with
 //! the commit of that version. Invariant: a row that was published as its commit has it is never
 //! reported, and any other row that readers would see is.
 
@@ -75,7 +75,7 @@ pub fn claimed(storage: &dyn Storage, job: &JobRow) -> Result<Manifest, ClaimErr
     Ok(manifest)
 }
 
-/// Which tags to check, by the hash of the row's key and the tag's key.
+/// Whether to check a tag, by the hash of its row's key and its own key.
 pub type Selects<'c> = &'c dyn Fn(KeyHash, &str) -> bool;
 
 /// The rows that a check could not judge yet: they come from a commit that was published while the
@@ -219,8 +219,8 @@ impl<'c> StoreCheck<'c> {
         std::mem::take(&mut self.unresolved)
     }
 
-    /// Continues with the commit that the store claims to show now. In the last round a row of a
-    /// version that no commit has is held against the newest commit.
+    /// Continues with the commit that the store claims to show now. In the last round, a row of a
+    /// version that no commit has is compared with the newest commit.
     pub fn retry(&mut self, claimed: Arc<Snapshot>, last_round: bool) {
         (self.base, self.last_round) = (claimed, last_round);
     }
@@ -246,7 +246,7 @@ impl<'c> StoreCheck<'c> {
         (self.checked, self.differences)
     }
 
-    /// The commit to hold a row of this version against; `None` if that cannot be told yet.
+    /// The commit to compare a row of this version with; `None` if it is not known yet.
     fn commit(&mut self, version: Option<i64>) -> Result<Option<Origin>, CommitError> {
         let unknown = |snapshot| Some(Origin { snapshot, is_known: false });
         let known = |snapshot| Some(Origin { snapshot, is_known: true });
@@ -295,10 +295,10 @@ impl<'c> StoreCheck<'c> {
     }
 }
 
-/// The commit that a row is held against.
+/// The commit to compare a row with.
 struct Origin {
     snapshot: Arc<Snapshot>,
-    /// Whether the row says that it comes from this commit or from before it.
+    /// Whether the row's version is that of the commit, or an earlier one.
     is_known: bool,
 }
 

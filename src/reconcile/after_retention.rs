@@ -8,7 +8,7 @@ use dataflow::reconcile::{Findings, Progress, ReconcileError, Report, Request, r
 use schemas::manifest::{Manifest, Position};
 use sinks::commits::{CommitError, Snapshot, list_commits, load};
 
-use super::output::{print, with};
+use super::output::{combined, print};
 use crate::error::CliError;
 use crate::progress::LiveLine;
 
@@ -36,7 +36,7 @@ pub(super) fn check_after_retention(
     let Some((since, found)) = from_oldest_commit(request, &overtaken)? else {
         return Err(overtaken.into());
     };
-    let report = with(&found.report, served);
+    let report = combined(&found.report, served);
     print(&found.differences, Some(&report), "the log", json)?;
     let note = format!("{overtaken}; what came after commit {since} was checked instead");
     if report.drift > 0 {

@@ -8,7 +8,7 @@ use crate::error::CliError;
 use crate::printer::{Print, Printer, Sides, ambiguous};
 
 /// The report of a log, with what was checked in the store.
-pub(super) fn with(report: &Report, served: &Report) -> Report {
+pub(super) fn combined(report: &Report, served: &Report) -> Report {
     Report {
         checked: report.checked + served.checked,
         drift: report.drift + served.drift,

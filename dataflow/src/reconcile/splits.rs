@@ -82,8 +82,8 @@ enum Begin<'b> {
     Blocks(&'b Blocks),
 }
 
-/// Where to continue a partition that an earlier commit has read to `before`; `None` if it cannot
-/// be told, because the partition is now read in another way.
+/// Where to continue a partition that an earlier commit has read to `before`; `None` if the
+/// partition is now read in another way, so that it is not known.
 fn begin<'b>(before: &'b Partition, now: &Partition) -> Option<Begin<'b>> {
     match (&before.position, &now.position) {
         (Position::Offset(end), Position::Offset(_)) => Some(Begin::At(*end)),

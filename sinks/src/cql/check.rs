@@ -134,10 +134,10 @@ async fn active(session: &Session, given: &str) -> Result<Finding, CqlError> {
     let Some(pointer) = pointer::read(session, given).await? else {
         return Ok(Finding::good(format!("readers of {given:?} see it; no keyspace was promoted")));
     };
-    let told = format!("readers of {given:?} see {:?}, which was promoted", pointer.keyspace);
+    let what = format!("readers of {given:?} see {:?}, which was promoted", pointer.keyspace);
     Ok(match schema::verify(session, &pointer.keyspace).await {
-        Ok(()) => Finding::good(told),
-        Err(CqlError::Fatal(why)) => Finding::error(format!("{told}: {why}")),
+        Ok(()) => Finding::good(what),
+        Err(CqlError::Fatal(why)) => Finding::error(format!("{what}: {why}")),
         Err(error) => return Err(error),
     })
 }
@@ -179,11 +179,11 @@ async fn clocks(session: &Session, wall_ms: &impl Fn() -> i64) -> Result<Finding
         .first_row::<(CqlTimestamp,)>()
         .map_err(|error| CqlError::Unavailable(error.to_string()))?;
     let skew = now.0 - i64::midpoint(before, wall_ms());
-    let told = format!("the clocks of this host and of a server differ by {skew} ms");
+    let what = format!("the clocks of this host and of a server differ by {skew} ms");
     Ok(match skew.abs() {
-        0..=SKEW_MS => Finding::good(told),
+        0..=SKEW_MS => Finding::good(what),
         _ => Finding::warning(format!(
-            "{told}; rows changed by hand there may win over the job's until the job's clock catches up"
+            "{what}; rows changed by hand there may win over the job's until the job's clock catches up"
         )),
     })
 }
@@ -238,15 +238,15 @@ fn judge(
 ) -> Vec<Finding> {
     let Copies { nodes, local, all } = copies;
     assert!(local <= all, "{local} of {all} copies are in the nearest data centre");
-    let told = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
+    let what = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
     let mut findings = vec![match local {
-        0 => Finding::error(format!("{told}: name the data centre that has the copies")),
-        _ if local > nodes => Finding::error(format!("{told}: more copies than nodes")),
+        0 => Finding::error(format!("{what}: name the data centre that has the copies")),
+        _ if local > nodes => Finding::error(format!("{what}: more copies than nodes")),
         1 | 2 => Finding::warning(format!(
-            "{told}: with one node down, some tags cannot be written or read; with three copies and \
+            "{what}: with one node down, some tags cannot be written or read; with three copies and \
              LOCAL_QUORUM, all can"
         )),
-        _ => Finding::good(told),
+        _ => Finding::good(what),
     }];
     if let Some(asked) = asked.filter(|asked| *asked as usize != local) {
         findings.push(Finding::warning(format!(

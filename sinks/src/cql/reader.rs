@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{CqlError, CqlSettings, job_row, pointer, schema, session};
 use crate::active::{ActiveKeyspace, Keyspace, Keyspaces, Pointer};
 use crate::publish::JobRow;
-use crate::store::{Answer, AsOf, Board, Reader, StoreError, Tag, evaluate};
+use crate::store::{Answer, AsOf, Board, Store, StoreError, Tag, evaluate};
 
 /// How often the job's row is read.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -321,7 +321,7 @@ impl Connected {
     }
 }
 
-impl Reader for CqlReader {
+impl Store for CqlReader {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)> {
         Box::pin(async move {
             // The job's row first, so that the tag's row is not older.

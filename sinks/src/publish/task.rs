@@ -264,7 +264,7 @@ impl JobRow {
 
     /// Fails if `state` cannot have written this row: it has no commit of the row's generation and
     /// owner, or it continued from an earlier commit. The first commit of a generation is never
-    /// removed, so this can always be told. Versions rise from commit to commit; if the database
+    /// removed, so the answer is always known. Versions rise from commit to commit; if the database
     /// had a higher one, every write would be acknowledged and lost.
     pub fn check(&self, state: Option<&dyn Storage>) -> Result<(), PublishError> {
         let newest = state.map(newest).transpose()?.flatten().map(|newest| newest.header);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use schemas::rows::TagRow;
 use schemas::windows::Buckets;
 use sinks::commits::Follower;
-use sinks::store::{CommitView, Reader, StoreError, evaluate};
+use sinks::store::{CommitView, Store, StoreError, evaluate};
 
 const HOUR_MS: i64 = 3_600_000;
 
