@@ -12,8 +12,8 @@ use serde_json::json;
 use sinks::commits::{OpenSegment, Snapshot};
 use sinks::difference::{Difference, RecordPosition, RowKey, Table};
 
+use super::corrections::{correct_id, correct_row};
 use super::difference::{Evidence, KeyFacts};
-use super::mend;
 use super::program::{Fact, Kept};
 
 /// The most events listed for a value.
@@ -105,8 +105,8 @@ impl Differences {
     ) -> Vec<Control> {
         let of = self.keys.iter().filter_map(|(key, of)| Some((key, of, log.keys.get(key)?)));
         of.filter_map(|(key, of, evidence)| match of.id {
-            Some(is_stored) => mend::id(*key, is_stored, evidence, ids),
-            None => mend::row(*key, of, evidence, snapshot, kept),
+            Some(is_stored) => correct_id(*key, is_stored, evidence, ids),
+            None => correct_row(*key, of, evidence, snapshot, kept),
         })
         .collect()
     }

@@ -9,10 +9,11 @@ mod accept;
 mod check;
 mod compatibility;
 mod copies;
+mod corrections;
 mod difference;
 mod drift;
 mod explain;
-mod mend;
+
 mod program;
 mod run;
 mod since;

@@ -16,7 +16,7 @@ use super::program::{Fact, Kept};
 const HOUR_MS: i64 = 3_600_000;
 
 /// The repair of an id that is stored and should not be, or the other way round.
-pub(super) fn id(
+pub(super) fn correct_id(
     hash: KeyHash,
     is_stored: bool,
     evidence: &Evidence,
@@ -32,7 +32,7 @@ pub(super) fn id(
 }
 
 /// The repair of a tag's row.
-pub(super) fn row(
+pub(super) fn correct_row(
     hash: KeyHash,
     facts: &KeyFacts,
     evidence: &Evidence,
@@ -151,17 +151,17 @@ mod tests {
             let of = |side: &BTreeMap<_, i64>, key| side.get(&key).copied().unwrap_or_default();
             let both = keys.map(|key| (key, (of(&a, key), of(&b, key))));
             let differing = both.filter(|(_, (a, b))| a != b).collect();
-            let mut mended = list(stored);
+            let mut corrected = list(stored);
             for change in spread(&differing, &kept) {
                 let slots =
                     tiers.slot(change.start_ms)..tiers.slot(change.start_ms + change.width_ms);
-                mended.adjust(&tiers, slots, change.by);
+                corrected.adjust(&tiers, slots, change.by);
             }
             let want = list(right);
             for later in [0, 1, 3, 11, 50, 700] {
                 let at = tiers.slot(now_ms + later * MINUTE);
                 let sums = |list: &Buckets| [0, 1].map(|window| list.sum(&tiers, window, at));
-                assert_eq!(sums(&mended), sums(&want), "{stored:?} to {right:?} at +{later}");
+                assert_eq!(sums(&corrected), sums(&want), "{stored:?} to {right:?} at +{later}");
             }
         }
     }
