@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dataflow::{Estimate, Load, Settings};
-
-use schemas::config::{Beyond, LogTimeSource};
-use schemas::config::{Config, OnLost, SourceUri};
+use schemas::config::{Beyond, Config, LogTimeSource, OnLost, SourceUri};
 use schemas::mapping::{Field, Mapping};
 use schemas::time::format_duration_ms;
 use serde::Serialize;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use dataflow::InputError;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::{Generator, GeneratorSpec};
-use kafka::{Created, TopicError, TopicWriter, WriterError};
+use kafka::{Created, KafkaOptions, TopicError, TopicWriter, WriterError};
 use schemas::config::{PostShape, SourceUri};
 use schemas::time::Millis;
 
 use crate::error::CliError;
-use crate::inputs::{KafkaOptions, kafka_settings, properties, refused};
+use crate::inputs::{kafka_settings, properties, refused};
 
 /// Generate posts shaped like those of a real stream, reproducibly from a seed
 #[derive(clap::Args)]

@@ -9,9 +9,8 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::GeneratorSpec;
 use dataflow::sources::{Mode, Span};
 use dataflow::{Origin, Settings};
-use kafka::{KafkaSettings, PropertyError, TopicReader};
-use schemas::config::LogTimeSource;
-use schemas::config::{GeneratorSource, HostPort, OnLost, SourceUri};
+use kafka::{KafkaOptions, KafkaSettings, PropertyError, TopicReader};
+use schemas::config::{GeneratorSource, HostPort, LogTimeSource, SourceUri};
 use schemas::mapping::Mapping;
 
 use crate::error::CliError;
@@ -33,19 +32,6 @@ pub(crate) struct Topic {
     pub(crate) kafka: KafkaOptions,
     /// The part of it that is read; `None` means all.
     pub(crate) span: Option<Span>,
-}
-
-/// How a Kafka topic is read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KafkaOptions {
-    /// The group that offsets are committed for.
-    pub(crate) group: String,
-    /// Properties of the client.
-    pub(crate) properties: BTreeMap<String, String>,
-    /// Whether a job without state begins at the end.
-    pub(crate) from_end: bool,
-    /// What becomes of records that were removed before they were read.
-    pub(crate) on_lost: OnLost,
 }
 
 /// Where the records of `topic` come from, for a job with `settings` on `state`.
@@ -81,7 +67,7 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
     }
 }
 
-/// How the topic `name` is reached. Properties in `options` override those of the environment.
+/// The topic `name` with `options`, whose properties override those of the environment.
 pub(crate) fn kafka_settings(
     brokers: &[HostPort],
     name: &str,
@@ -92,11 +78,8 @@ pub(crate) fn kafka_settings(
     KafkaSettings {
         brokers: brokers.iter().map(ToString::to_string).collect(),
         topic: name.to_owned(),
-        properties,
-        group: options.group.clone(),
         bounded: false,
-        from_end: options.from_end,
-        on_lost: options.on_lost,
+        options: KafkaOptions { properties, ..options.clone() },
     }
 }
 

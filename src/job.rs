@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
 use dataflow::{InputSpec, JobSpec, Settings, StateAt};
+use kafka::KafkaOptions;
 use schemas::config::{self, Config, SourceUri};
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
@@ -13,7 +14,7 @@ use sinks::publish::Publisher;
 
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
-use crate::inputs::{KafkaOptions, Topic, origin};
+use crate::inputs::{Topic, origin};
 use crate::service::ListenArgs;
 
 /// The name of a job that is described by a command line.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
+use kafka::KafkaOptions;
 use schemas::config::{Beyond, HORIZON_MS, SourceUri};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
@@ -13,8 +14,7 @@ use schemas::time::Millis;
 use sinks::commits::Snapshot;
 
 use crate::error::CliError;
-use crate::inputs::{KafkaOptions, Topic};
-use crate::inputs::{origin, properties};
+use crate::inputs::{Topic, origin, properties};
 use crate::job::Job;
 use crate::repairs::Requester;
 use crate::state::{At, manifest, open};

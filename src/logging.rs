@@ -7,10 +7,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::CliError;
 
-/// How much is logged, and how.
+/// What is logged, and how.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Log level: error, warn, info, debug, trace, or a filter such as `info,dataflow=debug`
+    /// Log level: error, warn, info, debug, trace or off, or a filter such as `info,dataflow=debug`
     #[arg(
         long,
         global = true,
@@ -19,7 +19,7 @@ pub(crate) struct Args {
         value_name = "LEVEL"
     )]
     log_level: String,
-    /// Log as one JSON object a line
+    /// Log one JSON object per line
     #[arg(long, global = true)]
     log_json: bool,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Args {
 /// Starts logging.
 pub(crate) fn start(args: &Args) -> Result<(), CliError> {
     let level = &args.log_level;
-    // A filter takes any word for a target; alone it can only be a level that does not exist.
+    // A filter accepts any word as a target; a single word can only be a misspelt level.
     let wrong = || {
         let levels = "error, warn, info, debug, trace or off";
         CliError::Usage(format!("--log-level {level:?}: use {levels}, or a filter"))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
+use kafka::KafkaOptions;
 use prometheus_client::registry::Registry;
 use schemas::config::{Beyond, OnLost, Scope, SourceUri, State};
 use schemas::manifest::Manifest;
@@ -16,7 +17,7 @@ use sinks::commits::Retention;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::inputs::{KafkaOptions, Topic, properties};
+use crate::inputs::{Topic, properties};
 use crate::job::{JOB_NAME, Job};
 use crate::output::Output;
 use crate::progress::LiveLine;

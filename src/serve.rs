@@ -1,5 +1,5 @@
-//! `tagflow serve`: the API and the pages from a state folder or a database, in a process of its
-//! own.
+//! `tagflow serve`: serves the API and the pages from a state folder or a database, in a separate
+//! process.
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     drop(output);
     let (stop, stopped) = channel();
     on_stop(move || {
-        // The receiver is gone only when the command ends anyway.
+        // The receiver is gone only once the command is ending anyway.
         let _ = stop.send(());
     });
     let _ = stopped.recv();

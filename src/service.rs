@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use schemas::config;
+use schemas::config::Serve;
 use sinks::commits::Follower;
 use sinks::cql::{CqlReader, CqlSettings};
 use sinks::store::Store;
@@ -29,15 +29,15 @@ const FOLLOW: Duration = Duration::from_millis(25);
 #[derive(clap::Args, Clone)]
 pub(crate) struct ListenArgs {
     /// Where to serve the API and the pages; port 0 picks a free port
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = Serve::default().listen.to_string())]
     pub(crate) listen: String,
     /// Where to serve /metrics, on a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
 }
 
-impl From<&config::Serve> for ListenArgs {
-    fn from(serve: &config::Serve) -> Self {
+impl From<&Serve> for ListenArgs {
+    fn from(serve: &Serve) -> Self {
         let metrics = serve.metrics.map(|address| address.to_string());
         Self { listen: serve.listen.to_string(), metrics }
     }

@@ -1,33 +1,33 @@
-//! Ctrl-C and SIGTERM: the first asks for an end in order, the second ends at once.
+//! Ctrl-C and SIGTERM: the first signal stops cleanly, the second exits at once.
 
 use std::sync::mpsc::channel;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The exit code after a second signal, as shells count it.
+/// The exit code after a second signal, by the convention of shells.
 const INTERRUPTED: i32 = 130;
 
-/// Calls `stop` at the first signal. Returns when signals are listened for.
+/// Calls `stop` at the first signal. Returns once signals are handled.
 pub(crate) fn on_stop(stop: impl FnOnce() + Send + 'static) {
     let (ready, listening) = channel();
     let listen = async move {
         let (Ok(mut interrupt), Ok(mut terminate)) =
             (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
-            return tracing::error!("cannot listen for signals");
+            return tracing::error!("cannot handle signals");
         };
         drop(ready);
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         stop();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        // Commits survive a kill at any point, so this loses nothing but the last second's work.
+        // Commits survive a kill at any point, so this loses only the work since the last one.
         std::process::exit(INTERRUPTED);
     };
     std::thread::spawn(move || match runtime() {
         Ok(runtime) => runtime.block_on(listen),
-        Err(error) => tracing::error!(%error, "cannot listen for signals"),
+        Err(error) => tracing::error!(%error, "cannot handle signals"),
     });
-    // Nothing is ever sent: the end of the other side is the word.
+    // Nothing is ever sent; the other end is dropped once signals are handled.
     let _: Result<(), _> = listening.recv();
 }
 

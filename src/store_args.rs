@@ -14,13 +14,13 @@ pub(crate) struct StoreArgs {
     /// The store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE` of ScyllaDB or Cassandra
     #[arg(long, value_name = "STORE")]
     pub(crate) store: Option<StoreUri>,
-    /// The nearest data centre of the store; needed where it has several
+    /// The nearest data centre of the store; required if it has several
     #[arg(long, value_name = "NAME", requires = "store")]
     datacenter: Option<String>,
-    /// Encrypt connections to the store, and check its certificate (authorities: `TAGFLOW_CQL_CA`)
+    /// Encrypt connections to the store and verify its certificate (CA file: `TAGFLOW_CQL_CA`)
     #[arg(long, requires = "store")]
     tls: bool,
-    /// How many copies must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
+    /// How many replicas must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
     #[arg(long, value_name = "LEVEL", requires = "store", value_parser = parse_level)]
     consistency: Option<Consistency>,
 }
@@ -31,22 +31,22 @@ fn parse_level(text: &str) -> Result<Consistency, String> {
     Consistency::deserialize(text).map_err(|error| error.to_string())
 }
 
-/// How to reach stores that are named otherwise.
+/// How to reach stores that other arguments name.
 #[derive(clap::Args, Clone, Default)]
 pub(crate) struct Reach {
-    /// The nearest data centre of a store; needed where it has several
+    /// The nearest data centre of a store; required if it has several
     #[arg(long, value_name = "NAME")]
     datacenter: Option<String>,
-    /// Encrypt connections to a store, and check its certificate (authorities: `TAGFLOW_CQL_CA`)
+    /// Encrypt connections to a store and verify its certificate (CA file: `TAGFLOW_CQL_CA`)
     #[arg(long)]
     tls: bool,
-    /// How many copies must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
+    /// How many replicas must answer: `ONE`, `LOCAL_ONE`, `QUORUM`, `LOCAL_QUORUM` or `ALL`
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     consistency: Option<Consistency>,
 }
 
 impl Reach {
-    /// Adds what they say to a store's settings.
+    /// Applies these options to a store's settings.
     pub(crate) fn apply(&self, mut settings: CqlSettings) -> CqlSettings {
         settings.datacenter.clone_from(&self.datacenter);
         settings.tls = self.tls.then(Tls::default);
@@ -59,14 +59,14 @@ impl Reach {
 }
 
 impl StoreArgs {
-    /// How to reach it; none where none is named.
+    /// The settings of the store, if one is named.
     pub(crate) fn settings(&self) -> Option<CqlSettings> {
         let Self { store, datacenter, tls, consistency } = self.clone();
         Some(Reach { datacenter, tls, consistency }.apply(CqlSettings::from(&store?)))
     }
 }
 
-/// The message for a command that has to be told where the counts are.
+/// The error of a command that does not know where the counts are.
 pub(crate) fn nowhere() -> CliError {
-    CliError::Usage("name a --state folder or a --store".to_owned())
+    CliError::Usage("give a --state folder or a --store".to_owned())
 }

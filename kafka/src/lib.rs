@@ -23,5 +23,5 @@ pub use error::{Evidence, TopicError};
 pub use partition::PartitionReader;
 pub use reader::TopicReader;
 pub use record::Record;
-pub use settings::{KafkaSettings, PropertyError};
+pub use settings::{KafkaOptions, KafkaSettings, PropertyError};
 pub use writer::{Created, TopicWriter, WriterError};

@@ -100,7 +100,7 @@ impl PartitionReader {
     fn skip_lost(&mut self, low: u64) -> Result<(), TopicError> {
         assert!(self.next < low, "records before the low watermark were removed, not those behind");
         let (topic, partition, from) = (self.topic.name(), self.number, self.next);
-        if self.topic.cluster.settings.on_lost == OnLost::Error {
+        if self.topic.cluster.settings.options.on_lost == OnLost::Error {
             return Err(TopicError::Lost { topic: topic.to_owned(), partition, from, to: low - 1 });
         }
         let records = low - from;

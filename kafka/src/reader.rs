@@ -136,7 +136,7 @@ impl TopicReader {
             self.verify(partition, known)?;
             there.chain.begin(known);
         }
-        if read < there.low() && self.settings().on_lost == OnLost::Error {
+        if read < there.low() && self.settings().options.on_lost == OnLost::Error {
             let (topic, to) = (self.topic.name().to_owned(), there.low() - 1);
             return Err(TopicError::Lost { topic, partition, from: read, to });
         }

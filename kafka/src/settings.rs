@@ -13,33 +13,37 @@ use rdkafka::error::KafkaError;
 use schemas::config::OnLost;
 use thiserror::Error;
 
-/// How a topic is read.
-#[derive(Clone)]
+/// A topic, and how it is read or written.
+#[derive(Clone, Debug)]
 pub struct KafkaSettings {
     /// The brokers to contact first, as `host:port`.
     pub brokers: Vec<String>,
     /// The topic.
     pub topic: String,
+    /// Whether to read only up to the ends found at the start.
+    pub bounded: bool,
+    /// The other options.
+    pub options: KafkaOptions,
+}
+
+/// The options of a topic that do not name it.
+#[derive(Clone, Default)]
+pub struct KafkaOptions {
     /// Properties of the client.
     pub properties: BTreeMap<String, String>,
     /// The group that offsets are committed for, for lag tools; `group.id` overrides it.
     pub group: String,
-    /// Whether to read only up to the ends found at the start.
-    pub bounded: bool,
     /// Whether a job without state begins at the end.
     pub from_end: bool,
     /// What happens to records that were removed before they were read.
     pub on_lost: OnLost,
 }
 
-impl fmt::Debug for KafkaSettings {
+/// Values of properties may be secrets.
+impl fmt::Debug for KafkaOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys: Vec<&String> = self.properties.keys().collect();
-        f.debug_struct("KafkaSettings")
-            .field("brokers", &self.brokers)
-            .field("topic", &self.topic)
-            .field("properties", &keys)
-            .finish_non_exhaustive()
+        f.debug_struct("KafkaOptions").field("properties", &keys).finish_non_exhaustive()
     }
 }
 
@@ -151,17 +155,17 @@ impl KafkaSettings {
 
     /// The group that offsets are committed for.
     pub(crate) fn group(&self) -> &str {
-        self.properties.get("group.id").unwrap_or(&self.group)
+        self.options.properties.get("group.id").unwrap_or(&self.options.group)
     }
 
     /// Checks the properties without connecting.
     pub fn check(&self) -> Result<(), PropertyError> {
-        for name in self.properties.keys() {
+        for name in self.options.properties.keys() {
             if let Some((name, why)) = FIXED.iter().find(|(fixed, _)| fixed == name) {
                 return Err(PropertyError::Fixed((*name).to_owned(), why));
             }
         }
-        if self.properties.get("group.id").is_some_and(String::is_empty) {
+        if self.options.properties.get("group.id").is_some_and(String::is_empty) {
             let what = "it cannot be empty; name a group or leave the property out";
             return Err(PropertyError::Unusable("group.id".to_owned(), what.to_owned()));
         }
@@ -171,19 +175,21 @@ impl KafkaSettings {
     }
 
     fn check_security(&self) -> Result<(), PropertyError> {
-        let protocol = self.properties.get("security.protocol").map(String::as_str);
+        let protocol = self.options.properties.get("security.protocol").map(String::as_str);
         let tls = protocol.is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"));
         let with_tls = |name: &&String| name.starts_with("ssl.") || name.starts_with("ssl_");
         let scram = ["sasl.mechanism", "sasl.mechanisms"].into_iter().find(|name| {
-            self.properties.get(*name).is_some_and(|value| value.starts_with("SCRAM"))
+            self.options.properties.get(*name).is_some_and(|value| value.starts_with("SCRAM"))
         });
         if !cfg!(feature = "kafka-tls") {
             let asks = tls.then_some("security.protocol").or(scram).map(str::to_owned);
-            if let Some(name) = asks.or_else(|| self.properties.keys().find(with_tls).cloned()) {
+            if let Some(name) =
+                asks.or_else(|| self.options.properties.keys().find(with_tls).cloned())
+            {
                 return Err(PropertyError::NoTls(name));
             }
         }
-        let secret = CREDENTIALS.iter().find(|name| self.properties.contains_key(**name));
+        let secret = CREDENTIALS.iter().find(|name| self.options.properties.contains_key(**name));
         let far = self.brokers.iter().find(|broker| !is_loopback(broker));
         if let (false, Some(property), Some(broker)) = (tls, secret, far) {
             let (property, broker) = ((*property).to_owned(), broker.clone());
@@ -194,10 +200,10 @@ impl KafkaSettings {
 
     /// The client's default mechanism is Kerberos, which is not built in.
     fn check_mechanism(&self) -> Result<(), PropertyError> {
-        let protocol = self.properties.get("security.protocol");
+        let protocol = self.options.properties.get("security.protocol");
         let sasl = protocol.is_some_and(|text| text.to_ascii_lowercase().starts_with("sasl"));
         let names = ["sasl.mechanism", "sasl.mechanisms"];
-        let named = names.into_iter().find_map(|n| Some((n, self.properties.get(n)?)));
+        let named = names.into_iter().find_map(|n| Some((n, self.options.properties.get(n)?)));
         match named {
             Some((name, value)) if value.eq_ignore_ascii_case("GSSAPI") => {
                 return Err(PropertyError::NoMechanism(name));
@@ -216,7 +222,8 @@ impl KafkaSettings {
             .set("reconnect.backoff.max.ms", "2000")
             .set("socket.keepalive.enable", "true")
             .set("enable.metrics.push", "false");
-        for (name, value) in self.properties.iter().filter(|(name, _)| *name != "group.id") {
+        for (name, value) in self.options.properties.iter().filter(|(name, _)| *name != "group.id")
+        {
             config.set(name, value);
         }
         config.set("bootstrap.servers", self.servers());
@@ -263,10 +270,13 @@ impl KafkaSettings {
 /// The client's error about a property, without its value.
 pub(crate) fn unusable(error: &KafkaError) -> PropertyError {
     match error {
-        KafkaError::ClientConfig(_, said, name, value) => {
-            let said =
-                if value.is_empty() { said.clone() } else { said.replace(value.as_str(), "…") };
-            PropertyError::Unusable(name.clone(), said)
+        KafkaError::ClientConfig(_, reason, name, value) => {
+            let reason = if value.is_empty() {
+                reason.clone()
+            } else {
+                reason.replace(value.as_str(), "…")
+            };
+            PropertyError::Unusable(name.clone(), reason)
         }
         other => PropertyError::Unusable("properties".to_owned(), other.to_string()),
     }
@@ -285,15 +295,13 @@ mod tests {
 
     fn settings(broker: &str, properties: &[(&str, &str)]) -> KafkaSettings {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        KafkaSettings {
-            brokers: vec![broker.to_owned()],
-            topic: "t".to_owned(),
+        let options = KafkaOptions {
             properties: properties.iter().map(own).collect(),
             group: "tagflow-t".to_owned(),
-            bounded: false,
-            from_end: false,
-            on_lost: OnLost::Error,
-        }
+            ..KafkaOptions::default()
+        };
+        let (brokers, topic) = (vec![broker.to_owned()], "t".to_owned());
+        KafkaSettings { brokers, topic, bounded: false, options }
     }
 
     fn refused(broker: &str, properties: &[(&str, &str)]) -> String {

@@ -97,7 +97,8 @@ impl TopicWriter {
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "20");
-        if cluster.settings.properties.keys().all(|name| !name.starts_with("compression.")) {
+        if cluster.settings.options.properties.keys().all(|name| !name.starts_with("compression."))
+        {
             config.set("compression.codec", "zstd");
         }
         let producer = config

@@ -152,7 +152,7 @@ impl Mapping {
         Ok(self)
     }
 
-    /// The record's name of `field`; none where records have no such field.
+    /// The name that records use for `field`; `None` if they do not have it.
     pub fn name(&self, field: Field) -> Option<&str> {
         Some(self.names[field as usize].as_str()).filter(|name| !name.is_empty())
     }
@@ -169,8 +169,8 @@ impl Mapping {
     }
 }
 
-/// What a commit was read with that `now` reads otherwise, for people: `ts=at, not ts=at:us`. Empty
-/// where both agree on all that both know of.
+/// How the mapping of a commit differs from `now`, for people: `ts=at, not ts=at:us`. Empty if they
+/// agree on every field that both have.
 pub fn differing(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
     let both = then.iter().filter_map(|(field, name)| Some((field, name, now.get(field)?)));
     let other = both.filter(|(_, name, now)| name != now);

@@ -51,7 +51,7 @@ impl Log for TopicReader {
 
     fn beginning(&self, partition: &str, first: bool) -> Result<u64, LogError> {
         let (_, ends) = existing(self, partition)?;
-        Ok(if first && self.settings().from_end { ends.end } else { ends.start })
+        Ok(if first && self.settings().options.from_end { ends.end } else { ends.start })
     }
 
     fn position_at(&self, partition: &str, ms: i64) -> Result<Option<u64>, LogError> {

@@ -6,10 +6,10 @@ use super::{EXAMPLE, LEAST, parse};
 const MISTAKES: &str = include_str!("mistakes.txt");
 
 /// The message about `text` with `from` replaced by `to`.
-fn said(text: &str, from: &str, to: &str) -> String {
+fn message(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from:?} is not there");
     let parsed = parse(&text.replacen(from, to, 1));
-    parsed.map_or_else(|said| said, |config| format!("no mistake: {config:?}"))
+    parsed.map_or_else(|message| message, |config| format!("no mistake: {config:?}"))
 }
 
 #[test]
@@ -22,9 +22,9 @@ fn every_message_says_where_and_what_to_do() {
             line.strip_prefix(' ').unwrap_or(line)
         };
         let [from, to] = ["-", "+"].map(|sign| line(sign).replace("\\n", "\n"));
-        let said = said(EXAMPLE, &from, &to);
-        if said != format!("f.yaml:{}", line("=")) {
-            wrong.push(format!("{block}\nnot {said}"));
+        let message = message(EXAMPLE, &from, &to);
+        if message != format!("f.yaml:{}", line("=")) {
+            wrong.push(format!("{block}\nnot {message}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
@@ -35,9 +35,9 @@ fn every_message_says_where_and_what_to_do() {
 fn mistakes_that_concern_the_whole_file() {
     let services = "{count: {sources: [{type: topic, id: posts}]}}";
     let want = "f.yaml:4:11: a job needs a service; name one and its sources";
-    assert_eq!(said(LEAST, services, "{}"), want);
+    assert_eq!(message(LEAST, services, "{}"), want);
     let topics = r#"{posts: {source: "stdin:"}}"#;
-    assert_eq!(said(LEAST, topics, "{}"), r#"f.yaml:4:48: there is no topic "posts""#);
+    assert_eq!(message(LEAST, topics, "{}"), r#"f.yaml:4:48: there is no topic "posts""#);
     let comment = format!("{LEAST}#{}", " ".repeat(1 << 20));
     let want =
         format!("f.yaml:1:1: the file has {} bytes; at most 1048576 are read", comment.len());
@@ -51,7 +51,7 @@ fn all_mistakes_but_syntax_errors_are_reported_together() {
     let want = "\
 f.yaml:3:94: only a kafka: source can begin at its end; use Beginning
 f.yaml:3:39: only a kafka: source stamps its records; use event, or leave log_time out";
-    assert_eq!(said(LEAST, "source: \"stdin:\"", to), want);
+    assert_eq!(message(LEAST, "source: \"stdin:\"", to), want);
 }
 
 /// Keys of the example that it chose itself, and the variant of a horizon.
@@ -69,12 +69,12 @@ fn every_misspelt_key_is_found() {
         if !is_key || is_topic || NAMES.contains(&key) {
             continue;
         }
-        let said = parse(&format!("{before}q{}", &EXAMPLE[start..])).unwrap_err();
+        let message = parse(&format!("{before}q{}", &EXAMPLE[start..])).unwrap_err();
         let (line, column) =
             (before.lines().count(), before.len() - before.rfind('\n').map_or(0, |n| n + 1));
         let line = if before.ends_with('\n') || before.is_empty() { line + 1 } else { line };
         let at = format!("f.yaml:{line}:{}", column + 1);
-        assert_eq!(said, format!("{at}: unknown key \"q{key}\"; did you mean {key:?}?"));
+        assert_eq!(message, format!("{at}: unknown key \"q{key}\"; did you mean {key:?}?"));
         found += 1;
     }
     assert_eq!(found, 70);
