@@ -1,4 +1,4 @@
-//! `dataflow.yaml`: any text is a configuration or an error that says something.
+//! `dataflow.yaml`: any text is a configuration, or an error with a message.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The decoder of events: any bytes are an event or a reason, and an event keeps the limits.
+//! Events: any bytes decode to an event within the limits, or are refused with a reason.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Manifests and control records: any bytes are some or are refused, also behind a right checksum;
-//! what is read comes back when it is written.
+//! Manifests and control records: any bytes decode or are refused, with and without a valid
+//! checksum. What decodes is the same after it is encoded again.
 
 #![no_main]
 

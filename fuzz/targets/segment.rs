@@ -1,5 +1,5 @@
-//! Segments: any bytes, and whole segments with any bytes changed, open or are refused; and what
-//! opens can be read.
+//! Segments: any bytes, and valid segments with any bytes changed, open or are refused. What opens
+//! can be read.
 
 #![no_main]
 
@@ -11,8 +11,8 @@ use schemas::hash::KeyHash;
 use schemas::rows::{Table, TableName, TableVisitor};
 use schemas::segment::Segment;
 
-/// Reads `bytes` as a segment of a table; or as edits to a whole one, where three bytes are a
-/// position and what to change there.
+/// Reads `bytes` as a segment of a table, or as edits to a valid one: two bytes of position and one
+/// of value each.
 struct Read<'b> {
     bytes: &'b [u8],
     is_edited: bool,

@@ -1,4 +1,4 @@
-//! Extraction of tags: spans lie in the text, in order, and a key is its own key.
+//! Extraction of tags: spans are in the text and in order, and the key of a key is itself.
 
 #![no_main]
 

@@ -405,7 +405,8 @@ fn replayed_dead_letters_count_once() {
     let one =
         json!({"partition": "posts.ndjson", "position": broken["position"], "record": record});
     fs::write(&repaired, one.to_string()).unwrap();
-    let (code, answer) = replay(&state, &format!("--repaired {} --why mended", repaired.display()));
+    let (code, answer) =
+        replay(&state, &format!("--repaired {} --why producer-fixed", repaired.display()));
     assert_eq!((code, &answer["counted"]), (Some(0), &json!(1)));
     // A record beyond the horizon counts unchanged.
     let (code, answer) = replay(&state, "--reason beyond_horizon");
@@ -415,7 +416,7 @@ fn replayed_dead_letters_count_once() {
     let listed = ok(&format!("dead-letters ls --state {}", state.display()));
     assert_eq!(listed.matches("replayed in commit").count(), 5, "{listed}");
     let audit = ok(&format!("repairs ls --state {}", state.display()));
-    assert!(audit.contains("mended") && audit.contains("counted_as_it_is"), "{audit}");
+    assert!(audit.contains("producer-fixed") && audit.contains("counted_as_it_is"), "{audit}");
     // The record counters still describe the log, and the run is still finished.
     let summary = export(&state, "").1;
     assert_eq!((summary.events, summary.dead_letters, summary.beyond_horizon), (200, 5, 1));

@@ -36,7 +36,7 @@ fn runbook_number_looks_wrong() {
     let printed = ends("number-looks-wrong", &format!("#HARBOUR {input} {state}"), 0);
     assert!(printed.contains("4 posts; commit 2 says 4"), "{printed}");
     assert!(
-        printed.contains("0 values differ") && printed.contains("is what the log comes to"),
+        printed.contains("0 values differ") && printed.contains("the log gives the same number"),
         "{printed}"
     );
     let printed = ends("number-looks-wrong", &format!("nosuchtag {input} {state}"), 0);
@@ -46,7 +46,7 @@ fn runbook_number_looks_wrong() {
     fs::write(&input, &text[..text.len() / 2]).unwrap();
     let printed = runbook("number-looks-wrong", &format!("harbour {input} {state}"));
     assert_eq!(printed.status.code(), Some(2));
-    assert!(!String::from_utf8(printed.stdout).unwrap().contains("is what the log comes to"));
+    assert!(!String::from_utf8(printed.stdout).unwrap().contains("the log gives the same number"));
 }
 
 #[test]
@@ -83,7 +83,10 @@ fn runbook_poison_producer() {
     assert!(total().starts_with("#a: 15 posts"), "{}", total());
     let arguments = format!("{input} {state} missing_field s/\"id\":/\"event_id\":/");
     let printed = ends("poison-producer", &arguments, 0);
-    assert!(printed.contains("missing_field") && printed.contains("each once"), "{printed}");
+    assert!(
+        printed.contains("missing_field") && printed.contains("each exactly once"),
+        "{printed}"
+    );
     assert!(total().starts_with("#a: 20 posts"), "{}", total());
     // Running it again changes nothing.
     ends("poison-producer", &arguments, 0);

@@ -220,8 +220,8 @@ fn check_and_mend(world: &World, old: &str) {
     // The job publishes those rows again. Repeating the repair changes nothing.
     let (state, store) = (world.state(), world.store(&world.live));
     let line = format!("reconcile --state {} --store {store}", state.display());
-    let mended = ok(&format!("{line} --repair --why planted"));
-    assert!(mended.contains("0 values differ"), "{mended}");
+    let repaired = ok(&format!("{line} --repair --why planted"));
+    assert!(repaired.contains("0 values differ"), "{repaired}");
     for more in ["", "--repair"] {
         assert_eq!(world.reconcile(more), (Some(0), BTreeSet::new()));
     }

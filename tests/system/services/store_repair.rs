@@ -30,7 +30,7 @@ impl World {
 
     /// The same with other posts.
     fn of(nodes: &str, posts: &str) -> Self {
-        let (folder, keyspace) = (folder(), fresh("mended"));
+        let (folder, keyspace) = (folder(), fresh("repaired"));
         let (input, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
         let store = format!("cql://{nodes}/{keyspace}");
         ok(&format!("generate {posts} --out {}", input.display()));
