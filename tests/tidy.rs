@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "tidy/graph.rs"]
+mod graph;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/tokens.rs"]
@@ -254,10 +256,10 @@ fn no_file_imports_in_a_circle() {
     let mut findings = Vec::new();
     for root in texts.keys().filter(is_root) {
         let arrows = imports::arrows(&texts, root);
-        for knot in imports::knots(&arrows) {
-            let circles = imports::circles(&arrows, &knot);
+        for knot in graph::knots(&arrows) {
+            let circles = graph::circles(&arrows, &knot);
             findings.push(format!("{root}: a knot of {} files:", knot.len()));
-            let lines = circles.iter().map(|circle| imports::describe(&arrows, circle));
+            let lines = circles.iter().map(|circle| graph::describe(&arrows, circle));
             findings.extend(lines.map(|circle| format!("  {circle}")));
         }
     }

@@ -6,6 +6,7 @@ use dataflow::lockstep::{Lockstep, Task};
 use dataflow::{Idle, InputSpec, JobError, JobSpec, Origin, Settings, StateAt};
 use schemas::config::{Beyond, LogTimeSource, Scope};
 use schemas::mapping::Mapping;
+use schemas::rows::{Boards, Ids, Table, Tags};
 use sinks::commits::{CommitError, Follower, Retention, list_commits, manifest_name, newest};
 use sinks::publish::PublishError;
 
@@ -244,10 +245,10 @@ impl World<'_> {
         (self.job, self.zombies) = (None, Vec::new());
         let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
         let mut files = vec![manifest_name(manifest.header.commit)];
-        let tables = ["ids", "tags", "boards"];
+        let loaded = [Ids::NAME, Tags::NAME, Boards::NAME];
         let segments = manifest.body.segments.iter();
-        let loaded = segments.filter(|s| tables.contains(&s.table.as_str()));
-        files.extend(loaded.map(|segment| segment.name.clone()));
+        let segments = segments.filter(|segment| loaded.contains(&segment.table));
+        files.extend(segments.map(|segment| segment.name.clone()));
         let (file, bits) = (rng.pick(&files).clone(), rng.bits() >> 16);
         let cut = rng.chance(50);
         self.count(if cut { "file cut off" } else { "bit flip" });

@@ -1,19 +1,18 @@
-//! Reads which files of a crate import which, and finds the circles among them.
+//! Reads which files of a crate import which.
 //!
 //! An arrow leads from a file that names an item, in a `use` line or in a path, to the file that
 //! defines the item: re-exports are followed. A `mod` line is not an arrow. Neither is a re-export
 //! in `lib.rs`, `main.rs` or `mod.rs`, unless the file uses the name itself. Items that are used
-//! without being named, such as a method of a value, are not seen.
+//! without being named, such as a method of a value, are not seen. A tree such as `file::{Item}`
+//! outside `use` stands in a macro that re-exports.
 //!
 //! Invariant: exactly the files that the crate compiles outside tests are read, from its root along
 //! the `mod` lines.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::graph::Arrows;
 use crate::tokens::{is_word, tokens, without_tests};
-
-/// From a file to the files it imports, and by which items.
-pub(crate) type Arrows = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 /// The longest chain of re-exports that is followed.
 const DEPTH_MAX: usize = 16;
@@ -188,6 +187,11 @@ impl Source {
                 self.items.insert((*name).to_owned());
                 1
             }
+            [first, "::", "{", ..] if is_word(first) => {
+                let length = tree(rest);
+                self.read_use(&mut Vec::new(), &rest[..length], true);
+                length
+            }
             [first, "::", next, ..] if is_word(first) && is_word(next) => {
                 let pairs = rest[1..].chunks_exact(2);
                 let more = pairs.take_while(|pair| pair[0] == "::" && is_word(pair[1])).count();
@@ -277,6 +281,16 @@ impl Source {
     }
 }
 
+/// The length of the tree at the start of `tokens`, to the brace that closes it.
+fn tree(tokens: &[&str]) -> usize {
+    let mut depth = 0;
+    let closes = |token: &&str| {
+        depth += i32::from(*token == "{") - i32::from(*token == "}");
+        depth == 0 && *token == "}"
+    };
+    tokens.iter().position(closes).map_or(tokens.len(), |at| at + 1)
+}
+
 /// Whether a `use` after these tokens is a re-export.
 fn is_public(before: &[&str]) -> bool {
     match before {
@@ -287,75 +301,6 @@ fn is_public(before: &[&str]) -> bool {
             .is_some_and(|open| open > 0 && before[open - 1] == "pub"),
         _ => false,
     }
-}
-
-/// The largest sets of files that all reach each other (strongly connected components).
-pub(crate) fn knots(arrows: &Arrows) -> Vec<BTreeSet<String>> {
-    let reached: BTreeMap<&str, BTreeSet<&str>> =
-        arrows.keys().map(|file| (file.as_str(), reached(arrows, file))).collect();
-    let mut knots = BTreeSet::new();
-    for (file, to) in &reached {
-        let back = |to: &&&str| reached.get(**to).is_some_and(|back| back.contains(file));
-        knots.insert(to.iter().filter(back).map(|to| (*to).to_owned()).collect());
-    }
-    knots.into_iter().filter(|knot: &BTreeSet<String>| !knot.is_empty()).collect()
-}
-
-/// The files that a file leads to.
-fn reached<'a>(arrows: &'a Arrows, from: &'a str) -> BTreeSet<&'a str> {
-    let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
-    while let Some(file) = next.pop() {
-        let to = arrows.get(file).into_iter().flat_map(BTreeMap::keys);
-        next.extend(to.map(String::as_str).filter(|to| reached.insert(*to)));
-    }
-    reached
-}
-
-/// The shortest circle through every file of a knot, each once, the shortest ones first. A circle
-/// begins with its first file by name, and its last file imports that one.
-pub(crate) fn circles(arrows: &Arrows, knot: &BTreeSet<String>) -> Vec<Vec<String>> {
-    let mut circles = BTreeSet::new();
-    for mut circle in knot.iter().filter_map(|file| shortest(arrows, file)) {
-        let first = circle.iter().enumerate().min_by_key(|(_, file)| *file).map_or(0, |(at, _)| at);
-        circle.rotate_left(first);
-        circles.insert((circle.len(), circle));
-    }
-    circles.into_iter().map(|(_, circle)| circle).collect()
-}
-
-/// The shortest path from a file back to itself, without its end.
-fn shortest(arrows: &Arrows, from: &str) -> Option<Vec<String>> {
-    let mut before: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut queue = VecDeque::from([from]);
-    while let Some(file) = queue.pop_front() {
-        for to in arrows.get(file).into_iter().flat_map(BTreeMap::keys) {
-            if to == from {
-                let mut way = vec![file.to_owned()];
-                let mut at = file;
-                while at != from {
-                    at = before[at];
-                    way.push(at.to_owned());
-                }
-                way.reverse();
-                return Some(way);
-            }
-            if !before.contains_key(to.as_str()) {
-                before.insert(to, file);
-                queue.push_back(to);
-            }
-        }
-    }
-    None
-}
-
-/// Describes a circle, one line per file: the items that it imports from the next one.
-pub(crate) fn describe(arrows: &Arrows, circle: &[String]) -> String {
-    let next = circle.iter().cycle().skip(1);
-    let lines = circle.iter().zip(next).map(|(file, next)| {
-        let items = arrows[file][next].iter().cloned().collect::<Vec<_>>().join(", ");
-        format!("{file} imports {items} from {next}")
-    });
-    lines.collect::<Vec<_>>().join("\n    ")
 }
 
 #[cfg(test)]
@@ -433,6 +378,18 @@ mod tests {
     }
 
     #[test]
+    fn re_exports_by_a_macro_are_followed() {
+        let lines = read(&[
+            ("lib", "mod rows; mod user;"),
+            ("rows/mod", "mod tag; mod id; tables! { tag::{Tags, TagRow}; id::{Ids}; }"),
+            ("rows/tag", "pub struct TagRow;"),
+            ("rows/id", "pub struct Ids;"),
+            ("user", "use crate::rows::{Ids, TagRow};"),
+        ]);
+        assert_eq!(lines, ["user -> rows/id: Ids", "user -> rows/tag: TagRow"]);
+    }
+
+    #[test]
     fn re_export_that_the_file_uses_itself_is_an_arrow() {
         let lines = read(&[
             ("lib", "mod a;"),
@@ -465,25 +422,5 @@ mod tests {
             ("b", "pub struct X;"),
         ]);
         assert_eq!(lines, [""; 0]);
-    }
-
-    #[test]
-    fn knots_are_found_with_their_shortest_loops() {
-        let items = BTreeSet::from(["X".to_owned()]);
-        let mut arrows = Arrows::new();
-        for (from, to) in
-            ["ab", "ba", "bc", "cd", "da", "de", "fg", "gf", "ef"].map(|s| s.split_at(1))
-        {
-            arrows.entry(from.to_owned()).or_default().insert(to.to_owned(), items.clone());
-        }
-        let knots = knots(&arrows);
-        let names = |files: &BTreeSet<String>| files.iter().cloned().collect::<String>();
-        assert_eq!(knots.iter().map(names).collect::<Vec<_>>(), ["abcd", "fg"]);
-        let circles = circles(&arrows, &knots[0]);
-        assert_eq!(
-            circles.iter().map(|circle| circle.concat()).collect::<Vec<_>>(),
-            ["ab", "abcd"]
-        );
-        assert_eq!(describe(&arrows, &circles[0]), "a imports X from b\n    b imports X from a");
     }
 }
