@@ -37,14 +37,14 @@ enum What {
         /// Only records refused for this reason, such as not_json
         #[arg(long, value_parser = reasons())]
         reason: Option<String>,
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
         /// Print only how many there are, by reason
         #[arg(long, conflicts_with = "json")]
         count: bool,
     },
-    /// List the rows that the store permanently refused, one JSON object a line
+    /// List the rows that the store permanently refused, one JSON object per line
     Refused {
         #[command(flatten)]
         state: StateArg,
@@ -74,7 +74,7 @@ struct Listed<'a> {
     detail: &'a str,
     commit: u64,
     bytes: usize,
-    /// The commit that has it delivered again.
+    /// The commit in which it was replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
 }

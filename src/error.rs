@@ -61,7 +61,7 @@ pub(crate) enum CliError {
     Drift(u64),
     /// The check of a commit was inconclusive.
     #[error("cannot tell: {0}")]
-    Untold(#[from] ReconcileError),
+    Reconcile(#[from] ReconcileError),
     /// Another check was inconclusive.
     #[error("cannot tell: {0}")]
     CannotTell(String),
@@ -86,7 +86,7 @@ impl CliError {
             Self::Usage(_)
             | Self::Config(_)
             | Self::Name { .. }
-            | Self::Untold(_)
+            | Self::Reconcile(_)
             | Self::CannotTell(_) => 2,
             Self::Job(error) if error.is_fenced() => 3,
             Self::Repair(error) if error.is_fenced() => 3,
@@ -97,9 +97,9 @@ impl CliError {
 
     /// The same for a command whose exit code 1 means that values differ: other failures become
     /// inconclusive.
-    pub(crate) fn untold(self) -> Self {
-        let told = matches!(self, Self::Drift(_) | Self::Differ(_));
-        if self.code() == 1 && !told {
+    pub(crate) fn inconclusive(self) -> Self {
+        let differs = matches!(self, Self::Drift(_) | Self::Differ(_));
+        if self.code() == 1 && !differs {
             return Self::CannotTell(self.to_string());
         }
         self

@@ -1,4 +1,4 @@
-//! Prints what a check finds, as text or as one JSON object a line: every difference, then the
+//! Prints what a check finds, as text or as one JSON object per line: every difference, then the
 //! result.
 //!
 //! Invariant: what a command does and its exit code do not depend on whether anybody reads its

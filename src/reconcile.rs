@@ -162,7 +162,7 @@ fn check_log(args: Args, selection: Selection, served: &Report) -> Result<u64, C
     }
     let (storage, base) = (Arc::clone(&request.storage), request.snapshot.manifest.header.clone());
     let mut found = match check(request.clone()) {
-        Err(CliError::Untold(overtaken @ ReconcileError::Overtaken { .. })) => {
+        Err(CliError::Reconcile(overtaken @ ReconcileError::Overtaken { .. })) => {
             return check_after_retention(request, overtaken, served, args.json);
         }
         other => other?,

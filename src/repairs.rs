@@ -37,7 +37,7 @@ enum What {
         /// The commit, or the last commit at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
         at: Option<At>,
-        /// Print one JSON object a line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },

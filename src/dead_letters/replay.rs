@@ -102,7 +102,7 @@ impl Print for Outcome {
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let job = args.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
     let state = args.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-    let state = state.ok_or_else(|| CliError::Usage("name the --state".into()))?;
+    let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
     let storage = open(&state)?;
     let base = manifest(&*storage, None)?;
     let repaired = args.repaired.as_deref().map(read).transpose()?;

@@ -12,7 +12,7 @@ pub(super) fn reasons() -> PossibleValuesParser {
     Reject::CODES.into_iter().chain([FUTURE, BEYOND_HORIZON]).collect::<Vec<_>>().into()
 }
 
-/// Input, partition and position of a record → the commit in which it was delivered again.
+/// Input, partition and position of a record → the commit in which it was replayed.
 pub(super) type Replayed = BTreeMap<(String, String, u64), u64>;
 
 pub(super) fn replayed(done: &[Repair]) -> Replayed {

@@ -69,10 +69,10 @@ fn from_oldest_commit(
         request.since = Some(Arc::new(Snapshot::open(&*storage, since, None)?));
         match check(request.clone()) {
             Ok(found) => return Ok(Some((commit, found))),
-            Err(CliError::Untold(error @ ReconcileError::Overtaken { .. })) => {
+            Err(CliError::Reconcile(error @ ReconcileError::Overtaken { .. })) => {
                 note(&error, &mut begins);
             }
-            Err(CliError::Untold(ReconcileError::Since { .. })) => {}
+            Err(CliError::Reconcile(ReconcileError::Since { .. })) => {}
             Err(error) => return Err(error),
         }
     }

@@ -39,21 +39,21 @@ pub(crate) struct Claim {
     snapshot: Arc<Snapshot>,
 }
 
-/// An error that leaves the question open.
-fn untold(error: impl std::fmt::Display) -> CliError {
+/// The error of a check that cannot be made.
+fn cannot_tell(error: impl std::fmt::Display) -> CliError {
     CliError::CannotTell(error.to_string())
 }
 
 impl Claim {
     /// Reads which commit a store shows, and opens that commit of the state.
     pub(crate) fn read(settings: CqlSettings, state: &Path) -> Result<Self, CliError> {
-        let storage = open(state).map_err(untold)?;
-        let runtime = runtime().map_err(untold)?;
-        let shown = runtime.block_on(async {
-            let scan = CqlScan::open(&settings).await.map_err(untold)?;
-            shown(&scan, &*storage).await
+        let storage = open(state).map_err(cannot_tell)?;
+        let runtime = runtime().map_err(cannot_tell)?;
+        let claim = runtime.block_on(async {
+            let scan = CqlScan::open(&settings).await.map_err(cannot_tell)?;
+            claim_of(&scan, &*storage).await
         });
-        let (job, snapshot) = shown?;
+        let (job, snapshot) = claim?;
         let state = state.to_owned();
         Ok(Self { settings, state, storage, job, snapshot })
     }
@@ -72,7 +72,7 @@ impl Claim {
     pub(crate) fn check(&self, selection: &Selection) -> Result<(u64, Vec<Difference>), CliError> {
         let selects = |key, name: &str| selection.selects(key, name);
         let mut check = StoreCheck::new(&*self.storage, Arc::clone(&self.snapshot), &selects);
-        let runtime = runtime().map_err(untold)?;
+        let runtime = runtime().map_err(cannot_tell)?;
         runtime.block_on(self.scan(&mut check, selection.is_all()))?;
         Ok(check.finish(selection.is_all()))
     }
@@ -98,9 +98,9 @@ impl Claim {
             if let Some(rest) = publish_rest(&self.state, job, publisher, &clock, wait)? {
                 rest.wait()?;
             }
-            let runtime = runtime().map_err(untold)?;
+            let runtime = runtime().map_err(cannot_tell)?;
             let job = runtime.block_on(async { CqlScan::open(&self.settings).await?.job().await });
-            self.job = job.map_err(untold)?;
+            self.job = job.map_err(cannot_tell)?;
             if clock.mono_us() - began_us > PUBLISH_WAIT_US && self.job.published < wanted {
                 let has = self.job.published;
                 return Err(CliError::Failed(format!(
@@ -138,12 +138,12 @@ fn republish(differences: &[Difference]) -> Vec<Control> {
 
 impl Claim {
     async fn scan(&self, check: &mut StoreCheck<'_>, boards: bool) -> Result<(), CliError> {
-        let scan = CqlScan::open(&self.settings).await.map_err(untold)?;
+        let scan = CqlScan::open(&self.settings).await.map_err(cannot_tell)?;
         let mut first = FirstError(Ok(()));
-        scan.tags(|row| first.note(check.check_tag(&row))).await.map_err(untold)?;
+        scan.tags(|row| first.note(check.check_tag(&row))).await.map_err(cannot_tell)?;
         if boards {
             check.check_job(&self.job);
-            scan.boards(|row| first.note(check.check_board(&row))).await.map_err(untold)?;
+            scan.boards(|row| first.note(check.check_board(&row))).await.map_err(cannot_tell)?;
         }
         for round in 1..=ROUNDS {
             let unresolved = check.take_unresolved();
@@ -151,17 +151,19 @@ impl Claim {
                 break;
             }
             let Unresolved { tags, boards } = unresolved;
-            let (_, snapshot) = shown(&scan, &*self.storage).await?;
+            let (_, snapshot) = claim_of(&scan, &*self.storage).await?;
             check.retry(snapshot, round == ROUNDS);
             for (scope, tag) in tags {
-                let row = scan.tag(&scope, &tag).await.map_err(untold)?;
+                let row = scan.tag(&scope, &tag).await.map_err(cannot_tell)?;
                 row.iter().for_each(|row| first.note(check.check_tag(row)));
             }
             if boards {
-                scan.boards(|row| first.note(check.check_board(&row))).await.map_err(untold)?;
+                scan.boards(|row| first.note(check.check_board(&row)))
+                    .await
+                    .map_err(cannot_tell)?;
             }
         }
-        first.0.map_err(untold)
+        first.0.map_err(cannot_tell)
     }
 }
 
@@ -177,10 +179,13 @@ impl FirstError {
 }
 
 /// The row of the job in the store, and the commit that it claims to show.
-async fn shown(scan: &CqlScan, storage: &dyn Storage) -> Result<(JobRow, Arc<Snapshot>), CliError> {
+async fn claim_of(
+    scan: &CqlScan,
+    storage: &dyn Storage,
+) -> Result<(JobRow, Arc<Snapshot>), CliError> {
     let mut rounds = 0;
     loop {
-        let job = scan.job().await.map_err(untold)?;
+        let job = scan.job().await.map_err(cannot_tell)?;
         let opened = claimed(storage, &job)
             .and_then(|manifest| Ok(Arc::new(Snapshot::open(storage, manifest, None)?)));
         match opened {
@@ -189,7 +194,7 @@ async fn shown(scan: &CqlScan, storage: &dyn Storage) -> Result<(JobRow, Arc<Sna
                 rounds += 1;
                 tokio::time::sleep(RETRY_WAIT).await;
             }
-            other => return Ok((job, other.map_err(untold)?)),
+            other => return Ok((job, other.map_err(cannot_tell)?)),
         }
     }
 }
