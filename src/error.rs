@@ -4,7 +4,7 @@ use std::io;
 
 use dataflow::reconcile::ReconcileError;
 use dataflow::sources::LogError;
-use dataflow::{InputError, JobError, RebuildError, RepairError};
+use dataflow::{AcquireError, InputError, RebuildError, RepairError, RunError, StartError};
 use schemas::config::ConfigError;
 use schemas::tags::NameError;
 use sinks::commits::CommitError;
@@ -29,9 +29,15 @@ pub(crate) enum CliError {
     /// A name that no tag can have.
     #[error("{name:?} is not a tag: {error}")]
     Name { name: String, error: NameError },
-    /// The job could not start, or failed.
+    /// The job could not start.
     #[error(transparent)]
-    Job(#[from] JobError),
+    Start(#[from] StartError),
+    /// The job failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The state could not be rolled back.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
     /// A repair was not made.
     #[error(transparent)]
     Repair(#[from] RepairError),
@@ -88,7 +94,9 @@ impl CliError {
             | Self::Name { .. }
             | Self::Reconcile(_)
             | Self::CannotTell(_) => 2,
-            Self::Job(error) if error.is_fenced() => 3,
+            Self::Start(error) if error.is_fenced() => 3,
+            Self::Run(error) if error.is_fenced() => 3,
+            Self::Acquire(error) if error.is_fenced() => 3,
             Self::Repair(error) if error.is_fenced() => 3,
             Self::Rebuild(error) if error.is_fenced() => 3,
             _ => 1,

@@ -1,6 +1,6 @@
 //! Acquiring a state: taking it over from its last owner, or rolling it back to an older commit.
 //!
-//! Invariant: an owner that lives and commits is superseded only when that was requested.
+//! Invariant: an owner that is running and commits is superseded only if that was requested.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,14 +16,17 @@ use sinks::commits::{
 use sinks::storage::{DiskStorage, Storage, StorageError};
 
 use crate::clock::{Clock, RandomError};
-use crate::error::JobError;
+use crate::error::{AcquireError, RunError};
 use crate::spec::{JobSpec, StateAt};
 
-/// Takes the state over: the takeover's manifest, and the lock that says so.
+/// How often a newcomer looks whether a running owner has committed.
+const WATCH_WAIT: Duration = Duration::from_millis(50);
+
+/// Takes the state over: the takeover's manifest, and the lock that shows the new owner.
 pub(crate) fn acquire(
     spec: &JobSpec,
     storage: &dyn Storage,
-) -> Result<(Manifest, Option<Lock>), JobError> {
+) -> Result<(Manifest, Option<Lock>), AcquireError> {
     let owner = owner(&spec.host, &*spec.clock)?;
     let root = match &spec.state {
         StateAt::Folder(root) => Some(root),
@@ -63,9 +66,9 @@ pub(crate) fn acquire(
     Ok((takeover, lock))
 }
 
-/// What a job that `start` began ends with after `error`. Where another start owns the state by
-/// now, that is why anything failed, except for what no circumstance excuses.
-pub(crate) fn reason(error: JobError, storage: &dyn Storage, start: &Manifest) -> JobError {
+/// The reason why a job that began with `start` ended with `error`. If another job owns the state
+/// by now, that is the reason for anything but a defect.
+pub(crate) fn reason(error: RunError, storage: &dyn Storage, start: &Manifest) -> RunError {
     if error.is_defect() {
         return error;
     }
@@ -78,24 +81,25 @@ pub(crate) fn reason(error: JobError, storage: &dyn Storage, start: &Manifest) -
     }
 }
 
-/// Whether a job lives on the state in `root`, of which `newest` is the newest commit.
+/// Whether a job is running on the state in `root`, of which `newest` is the newest commit.
 pub(crate) fn lives(root: &Path, newest: &Manifest) -> bool {
     !newest.body.clean && Lock::holder(root, &newest.header.owner).is_some()
 }
 
-/// Goes back to commit `to` of the state in `root`, on which no job may live: the new commit, and
-/// the files whose rows could not be marked as changed.
+/// Rolls the state in `root` back to commit `to`, if no job is running on it. Returns the new
+/// commit, and the files whose rows could not be marked as changed.
 pub fn roll_back(
     root: &Path,
     to: u64,
     clock: &Arc<dyn Clock>,
     host: &str,
-) -> Result<(Manifest, Vec<String>), JobError> {
+) -> Result<(Manifest, Vec<String>), AcquireError> {
     let storage = DiskStorage::create(root)?;
-    let living = list_commits(&storage)?.into_iter().rev().find_map(|c| load(&storage, c).ok());
-    if let Some(living) = living
-        && !living.body.clean
-        && let Some(holder) = Lock::holder(root, &living.header.owner)
+    let commits = list_commits(&storage)?;
+    let newest = commits.into_iter().rev().find_map(|commit| load(&storage, commit).ok());
+    if let Some(newest) = newest
+        && !newest.body.clean
+        && let Some(holder) = Lock::holder(root, &newest.header.owner)
     {
         return Err(TakeoverError::InUse(holder).into());
     }
@@ -111,7 +115,7 @@ pub fn roll_back(
     Ok(rollback(&storage, to, &start)?)
 }
 
-/// Watches a living owner: whether it makes a commit within `silent_ms`.
+/// Watches a running owner: whether it makes a commit within `silent_ms`.
 fn still_commits(
     storage: &dyn Storage,
     clock: &dyn Clock,
@@ -123,11 +127,12 @@ fn still_commits(
         if watch.has_moved(storage)? {
             return Ok(true);
         }
-        std::thread::park_timeout(Duration::from_millis(50));
+        std::thread::park_timeout(WATCH_WAIT);
     }
     Ok(false)
 }
 
+/// A new owner of a state: this process, from now on.
 pub(crate) fn owner(host: &str, clock: &dyn Clock) -> Result<Owner, RandomError> {
     Ok(Owner {
         id: format!("{:032x}", clock.random()?),

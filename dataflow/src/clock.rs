@@ -1,5 +1,6 @@
-//! The clock of a job, and its source of random bits: the one place where both come from, so that
-//! they can be simulated.
+//! Where a job gets its time and its random bits from, so that both can be simulated.
+//!
+//! Invariant: nothing else in the crate asks the system for either.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,21 +8,20 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use thiserror::Error;
 
-/// The system gives no random bits.
+/// The system provides no random bits.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("cannot get random bytes from the system: {0}")]
 pub struct RandomError(pub String);
 
 /// Wall-clock and monotonic time.
 pub trait Clock: Send + Sync {
-    /// Milliseconds since 1970, as the host believes.
+    /// Milliseconds since 1970, according to the host.
     fn wall_ms(&self) -> i64;
-    /// Microseconds since some instant; never decreases.
+    /// Microseconds since some instant. Never decreases.
     fn mono_us(&self) -> u64;
-    /// How long a source that has nothing to do may really wait for `wait` to pass; none where
-    /// time moves by itself from step to step.
+    /// How long an idle source should sleep. `None` if time is simulated and advances by steps.
     fn pause(&self, wait: Duration) -> Option<Duration>;
-    /// Bits that nobody else can foresee.
+    /// Bits that nobody else can predict.
     fn random(&self) -> Result<u128, RandomError>;
 }
 
@@ -41,7 +41,8 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is where the clock is")]
     fn wall_ms(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // A host that believes it is before 1970 gets 1970.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -55,7 +56,7 @@ impl Clock for SystemClock {
 
     fn random(&self) -> Result<u128, RandomError> {
         let mut bytes = [0; 16];
-        SysRng.try_fill_bytes(&mut bytes).map_err(|e| RandomError(e.to_string()))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|error| RandomError(error.to_string()))?;
         Ok(u128::from_le_bytes(bytes))
     }
 }

@@ -1,4 +1,4 @@
-//! Epochs: timely's timestamps, which say to which commit a record belongs.
+//! Epochs: timely's timestamps, which tell which commit a record belongs to.
 //!
 //! `epoch = commit << 20 | slice`. The ticker goes through the slices of a commit one by one, but
 //! never reaches the last: that is the time at which operators acknowledge the commit.
@@ -8,7 +8,7 @@ pub(crate) type Epoch = u64;
 
 const SLICE_BITS: u32 = 20;
 
-/// The most slices that a commit is cut into.
+/// The most slices that a commit can have.
 pub(crate) const SLICES_MAX: u64 = (1 << SLICE_BITS) - 1;
 
 /// The commit of an epoch.
@@ -18,10 +18,11 @@ pub(crate) fn commit_of(epoch: Epoch) -> u64 {
 
 /// The first epoch of a commit.
 pub(crate) fn first_of(commit: u64) -> Epoch {
+    debug_assert!(commit < 1 << (u64::BITS - SLICE_BITS), "commit {commit} has no epoch");
     commit << SLICE_BITS
 }
 
-/// The epoch at which operators acknowledge a commit, behind all its slices.
+/// The epoch at which operators acknowledge a commit, after all its slices.
 pub(crate) fn close_of(commit: u64) -> Epoch {
     first_of(commit + 1) - 1
 }
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_epoch_names_its_commit() {
+    fn epoch_tells_its_commit() {
         assert_eq!(commit_of(first_of(7)), 7);
         assert_eq!(commit_of(close_of(7)), 7);
         assert_eq!(close_of(7) + 1, first_of(8));

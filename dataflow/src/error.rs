@@ -1,4 +1,7 @@
-//! Why a job could not run, or ended.
+//! Why a job could not be started, and what ended it.
+//!
+//! Invariant: an error keeps what it was made of, so that callers tell errors apart by type and
+//! never by text.
 
 use sinks::commits::{
     CommitError, LockError, QueueError, RollbackError, TakeoverError, WriteError,
@@ -12,57 +15,112 @@ use crate::inputs::InputError;
 use crate::sources::LogError;
 use crate::state::tag_table::TagError;
 
-/// Why a job could not run, or ended.
+/// Why a state could not be acquired, or rolled back.
 #[derive(Debug, Error)]
-pub enum JobError {
-    /// An input could not be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// An input could not be opened.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// The state could not be taken over.
-    #[error(transparent)]
-    Takeover(#[from] TakeoverError),
-    /// A commit could not be made or read.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A segment could not be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
+pub enum AcquireError {
     /// The state's storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// Control records could not be written or read.
+    /// A commit could not be read.
     #[error(transparent)]
-    Control(#[from] QueueError),
-    /// The state's lock could not be taken.
+    Commit(#[from] CommitError),
+    /// Its owner is still running, or another job was faster.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// Its lock file could not be written.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The tags' state is unusable.
+    /// There is no new identity without random bits.
     #[error(transparent)]
-    Tag(#[from] TagError),
-    /// The state could not go back to an older commit.
+    Random(#[from] RandomError),
+    /// It could not be rolled back.
     #[error(transparent)]
     Rollback(#[from] RollbackError),
-    /// Publishing cannot go on.
+}
+
+impl AcquireError {
+    /// Whether the state belongs to another job, which is still running.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Takeover(TakeoverError::InUse(_)))
+    }
+}
+
+/// Why a job could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Its state could not be acquired.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// An input could not be opened.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The state's storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A commit could not be read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The folder of control records could not be read.
+    #[error(transparent)]
+    Control(#[from] QueueError),
+    /// The store cannot be published to.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// A finished bounded run was started again with another end.
+    /// The state holds a finished bounded run that had another end.
     #[error(
         "this state holds a finished run {0}; a run with another --until needs another state folder"
     )]
     OtherUntil(String),
-    /// No random bits.
+    /// The worker threads could not be started.
+    #[error("cannot start the workers: {0}")]
+    Threads(String),
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> Self {
+        Self::Input(error.into())
+    }
+}
+
+impl StartError {
+    /// Whether the state belongs to another job.
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Self::Acquire(error) => error.is_fenced(),
+            Self::Commit(error) => matches!(error, CommitError::Fenced { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// What ended a job.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// An input could not be read.
     #[error(transparent)]
-    Random(#[from] RandomError),
-    /// A worker thread ended abnormally.
+    Log(#[from] LogError),
+    /// Control records could not be read.
+    #[error(transparent)]
+    Control(#[from] QueueError),
+    /// A segment could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A commit could not be made or read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The tags' state is unusable.
+    #[error(transparent)]
+    Tag(#[from] TagError),
+    /// The store refused what was published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A thread of the job ended abnormally.
     #[error("a worker failed: {0}")]
     Worker(String),
 }
 
-impl JobError {
-    /// Whether the program itself is at fault: no circumstance brings that about.
+impl RunError {
+    /// Whether the program itself is at fault: nothing in its surroundings can cause this.
     pub fn is_defect(&self) -> bool {
         matches!(
             self,
@@ -72,11 +130,8 @@ impl JobError {
         )
     }
 
-    /// Whether another job owns the state now: a supervisor must not start this one again.
+    /// Whether another job owns the state now. A supervisor must not restart this one.
     pub fn is_fenced(&self) -> bool {
-        matches!(
-            self,
-            Self::Commit(CommitError::Fenced { .. }) | Self::Takeover(TakeoverError::InUse(_))
-        )
+        matches!(self, Self::Commit(CommitError::Fenced { .. }))
     }
 }

@@ -1,6 +1,6 @@
-//! What state a job will hold, from its load: what `tagflow explain` tells.
+//! An estimate of the state that a job will hold under a load, for `tagflow explain`.
 //!
-//! The sizes are those of the structures themselves; how many buckets a tag has follows from Zipf.
+//! Sizes are those of the data structures. How many buckets a tag has follows from a Zipf law.
 
 use schemas::windows::{Window, Windows};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::settings::Settings;
 use crate::state::tag_table::CHUNK;
 
-/// Bytes of an id in memory: the mean between growths of its table (`state/id_set.rs`).
+/// Bytes of an id in memory: the mean between two growths of its table (`state/id_set.rs`).
 const ID_BYTES: f64 = 21.5;
 /// Bytes of an id in a segment: hash and hour.
 const ID_ROW_BYTES: f64 = 20.0;
@@ -23,21 +23,21 @@ const TEXT_BYTES: f64 = 2.0 * 10.0;
 /// Bytes of a bucket in memory once a tag has more than two, and in a row.
 const BUCKET_BYTES: f64 = 8.0;
 const BUCKET_ROW_BYTES: f64 = 2.6;
-/// Buckets are kept in lists that double.
+/// Lists of buckets double when they are full.
 const LIST_SLACK: f64 = 1.4;
-/// A filter's bits for each row of a segment.
+/// The part of a filter over a segment that a row takes.
 const FILTER_BYTES: f64 = 10.0 / 8.0;
 
-/// What a job has to count.
+/// What a job counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
-    /// Events whose ids are remembered: those within the horizon, or all of a bounded run.
+    /// Events whose ids are remembered: those within the horizon, or all events of a bounded run.
     pub ids: u64,
     /// Distinct tags with posts in the longest window.
     pub tags: u64,
     /// The mean number of tags of a post.
     pub tags_per_post: f64,
-    /// The exponent of the tags' popularity.
+    /// The exponent of the Zipf law of tags.
     pub zipf: f64,
 }
 
@@ -48,14 +48,15 @@ impl Default for Load {
     }
 }
 
-/// What it takes, in bytes.
+/// The size of a state in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Estimate {
     /// Memory of event ids.
     pub id_bytes: u64,
     /// Memory of tags and of the filters over their segments.
     pub tag_bytes: u64,
-    /// The newest commit's files once merged; rows that changed since take room twice until then.
+    /// The newest commit's files when they are merged. Until then rows that changed take room
+    /// twice.
     pub segment_bytes: u64,
 }
 
@@ -75,14 +76,14 @@ impl Estimate {
     }
 }
 
-/// What all scopes hold together.
+/// What all scopes together hold.
 #[derive(Default)]
 struct Sums {
-    /// Tags, once for each scope that has posts with them.
+    /// Tags, counted in every scope that has posts with them.
     rows: f64,
     /// Their buckets.
     buckets: f64,
-    /// Those of rows that have more buckets than fit in place.
+    /// The buckets of rows that have more than fit in place.
     spilled: f64,
 }
 
@@ -90,7 +91,7 @@ impl Sums {
     fn of(settings: &Settings, load: Load) -> Self {
         let mentions = load.ids as f64 * load.tags_per_post;
         let weight = |rank: f64| rank.powf(-load.zipf);
-        // Ranks in bands that grow by a tenth: of each its middle stands for all.
+        // Ranks in bands that grow by a tenth, each represented by its middle.
         let mut bands = Vec::new();
         let mut from = 1.0;
         while from <= load.tags as f64 {
@@ -99,7 +100,7 @@ impl Sums {
             from = to;
         }
         let all: f64 = bands.iter().map(|(rank, tags)| weight(*rank) * tags).sum();
-        // A post is in the whole stream, and in one value of each attribute.
+        // A post counts in the whole stream, and for one value of each attribute.
         let values = settings.scopes.iter().map(|scope| scope.allow.len() as f64);
         let values: Vec<f64> = std::iter::once(1.0).chain(values).collect();
         let mut sums = Self::default();
@@ -125,8 +126,10 @@ fn hit(slots: f64, count: f64) -> f64 {
 /// The buckets of a tag with `count` posts in the longest window.
 fn buckets(windows: &Windows, count: f64) -> f64 {
     let slots = |window: Window| (window.duration_ms / window.slide_ms) as f64;
-    let Some((first, last)) = windows.iter().next().zip(windows.iter().last()) else { return 0.0 };
-    // The finest window's share of the posts lies in buckets of its own.
+    let Some((first, last)) = windows.iter().next().zip(windows.iter().last()) else {
+        unreachable!("there is always a window: checked by `Windows`");
+    };
+    // Posts in the finest window have finer buckets.
     let share = first.duration_ms as f64 / last.duration_ms as f64;
     (hit(slots(last), count) + hit(slots(first), count * share)).max(1.0)
 }
@@ -136,14 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_design_load_fits_the_design_memory() {
+    fn design_load_fits_into_design_memory() {
         let estimate = Estimate::of(&Settings::default(), Load::default());
         assert!(estimate.id_bytes < 24 * 144_000_000);
         assert!(estimate.id_bytes + estimate.tag_bytes < 16 << 30, "{estimate:?}");
     }
 
     #[test]
-    fn more_of_anything_takes_more() {
+    fn larger_load_takes_more_memory() {
         let of = |change: fn(&mut Load)| {
             let mut load = Load { ids: 100_000, tags: 10_000, tags_per_post: 3.0, zipf: 1.0 };
             change(&mut load);

@@ -1,32 +1,32 @@
-//! The first error of a job: operators cannot return one, so they leave it here and stop.
+//! The first error of a job. Operators cannot return errors, so they record them here and stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use crate::error::JobError;
+use parking_lot::Mutex;
 
-/// Where workers leave the error that ends the job.
+use crate::error::RunError;
+
+/// The error that ends the job, once one has been recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Failure {
-    set: AtomicBool,
-    first: Mutex<Option<JobError>>,
+    is_set: AtomicBool,
+    first: Mutex<Option<RunError>>,
 }
 
 impl Failure {
-    /// Leaves an error; of several the first counts.
-    pub(crate) fn set(&self, error: impl Into<JobError>) {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert(error.into());
-        self.set.store(true, Ordering::Release);
+    /// Records an error. Later ones are dropped: they tend to be consequences of the first.
+    pub(crate) fn set(&self, error: impl Into<RunError>) {
+        self.first.lock().get_or_insert(error.into());
+        self.is_set.store(true, Ordering::Release);
     }
 
-    /// Whether there is one.
+    /// Whether an error has been recorded.
     pub(crate) fn is_set(&self) -> bool {
-        self.set.load(Ordering::Acquire)
+        self.is_set.load(Ordering::Acquire)
     }
 
-    /// Takes it.
-    pub(crate) fn take(&self) -> Option<JobError> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes the recorded error, if any.
+    pub(crate) fn take(&self) -> Option<RunError> {
+        self.first.lock().take()
     }
 }

@@ -2,77 +2,71 @@
 //!
 //! ```text
 //! ticker ─ticks─► source ─posts⟲id─► dedup ─► combine ─mentions⟲tag─► tags ─ranked─► boards
-//!   ▲               │ facts            │ acks                           │ acks          │ acks
+//!   ▲               │ updates          │ acks                           │ acks          │ acks
 //!   │               └────────► close ──┴── closes, to every worker ─────┘               │
 //!   │                            └ cut ──► commit ◄── acknowledgements ─────────────────┘
 //!   └─ probes: slices that tags have passed, durable commits, sources that still read
 //! ```
 
+use timely::dataflow::Scope;
 use timely::dataflow::operators::core::{Concatenate, Probe};
-use timely::dataflow::{ProbeHandle, Scope};
 
 use crate::context::Context;
 use crate::epoch::Epoch;
-use crate::error::JobError;
-use crate::operators::boards::{BoardDocs, boards};
-use crate::operators::close::close;
+use crate::error::RunError;
+use crate::operators::boards::BoardDocs;
+use crate::operators::close::Cuts;
 use crate::operators::combine::{Combine, combine};
 use crate::operators::commit::commit;
-use crate::operators::dedup::{Dedup, dedup};
+use crate::operators::commit_operator::commit_operator;
+use crate::operators::dedup::Dedup;
 use crate::operators::partitions::Partitions;
 use crate::operators::source::source;
-use crate::operators::tag_state::TagState;
-use crate::operators::tags::tags;
+use crate::operators::tags::TagState;
 use crate::operators::ticker::{Probes, ticker};
-use crate::stream_time::StreamTime;
+use crate::worker_id::WorkerId;
 
 /// The state of one worker's operators.
 pub(crate) struct State {
     partitions: Partitions,
-    time: StreamTime,
-    dedup: Dedup,
     combine: Combine,
+    dedup: Dedup,
     tags: TagState,
-    boards: BoardDocs,
+    /// What only the first worker does.
+    first: Option<(Cuts, BoardDocs)>,
 }
 
 impl State {
-    /// Loads what worker `index` of `peers` owns from the commit that the job starts with.
-    pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, JobError> {
+    /// Loads what `worker` owns from the commit that the job starts with.
+    pub(crate) fn load(context: &Context, worker: WorkerId) -> Result<Self, RunError> {
+        let first = || (Cuts::new(context, worker.peers()), BoardDocs::new(context));
         Ok(Self {
-            partitions: Partitions::new(context, index, peers)?,
-            time: StreamTime::new(
-                context.settings.time_rules(),
-                &context.start.body,
-                context.plan.inputs.clone(),
-                context.read_inputs(),
-                context.started_us,
-            ),
-            dedup: Dedup::load(context, index, peers)?,
-            combine: Combine::new(context, peers),
-            tags: TagState::load(context, index, peers)?,
-            boards: BoardDocs::new(context),
+            partitions: Partitions::new(context, worker)?,
+            combine: Combine::new(context, worker.peers()),
+            dedup: Dedup::load(context, worker)?,
+            tags: TagState::load(context, worker)?,
+            first: worker.is_first().then(first),
         })
     }
 }
 
 /// Builds the graph of one worker around its state.
 pub(crate) fn build(scope: Scope<'_, Epoch>, state: State, context: &Context) {
-    let (passed, durable, reading) = (ProbeHandle::new(), ProbeHandle::new(), ProbeHandle::new());
-    let probes =
-        Probes { passed: passed.clone(), durable: durable.clone(), reading: reading.clone() };
+    let State { partitions, combine: sums, dedup, tags, first } = state;
+    let (cuts, boards) = first.unzip();
+    let probes = Probes::default();
 
-    let ticks = ticker(scope, context, probes);
-    let (posts, facts, read, unread) = source(ticks.clone(), state.partitions, context);
-    let (closes, cuts) = close(ticks, facts, state.time, context);
-    let (fresh, deduped) = dedup(posts, closes.clone(), state.dedup, context);
-    let mentions = combine(fresh, state.combine);
-    let (ranked, counted, through) = tags(mentions, closes.clone(), state.tags, context);
-    let boarded = boards(ranked, closes, state.boards, context);
-    let acks = scope.concatenate([cuts, read, deduped, counted, boarded]);
-    let committed = commit(acks, context);
+    let ticks = ticker(scope, context, probes.clone());
+    let source = source(ticks.clone(), partitions, context);
+    let close = commit_operator(source.updates, ticks, cuts, context);
+    let dedup = commit_operator(source.posts, close.closed.clone(), Some(dedup), context);
+    let mentions = combine(dedup.emitted, sums);
+    let tags = commit_operator(mentions, close.closed.clone(), Some(tags), context);
+    let boards = commit_operator(tags.closed, close.closed, boards, context);
+    let acks = scope.concatenate([close.acks, source.acks, dedup.acks, tags.acks, boards.acks]);
+    let durable = commit(acks, context);
 
-    unread.probe_with(&reading);
-    through.probe_with(&passed);
-    committed.probe_with(&durable);
+    source.reading.probe_with(&probes.reading);
+    tags.emitted.probe_with(&probes.passed);
+    durable.probe_with(&probes.durable);
 }

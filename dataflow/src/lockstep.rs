@@ -1,29 +1,29 @@
-//! A job run one step at a time, in an order of the caller's: how simulations run it.
+//! A job that runs one step at a time, in an order that its caller chooses: how simulations run it.
 //!
-//! It is the job that [`crate::start`] runs, its operators and its background tasks; only who has
-//! the next turn is decided outside. Invariant: no two steps at once, so that with a clock, a
-//! storage and logs that are functions of a seed the run is one too.
+//! It is the job that [`crate::start`] runs, with the same operators and background tasks. Only the
+//! order of steps comes from outside. Invariant: no two steps run at once, so the run is a function
+//! of a seed if the clock, the storage and the logs are.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use parking_lot::Mutex;
 use schemas::manifest::Manifest;
 use sinks::commits::{CommitTask, Housekeeper, Housekeeping, Latest, SegmentWriter};
 use sinks::publish::{PublishTask, Published, Publisher};
-use timely::WorkerConfig;
-use timely::communication::{Config as CommunicationConfig, WorkerGuards};
+use timely::communication::WorkerGuards;
 
 use crate::acquire::reason;
 use crate::context::Context;
-use crate::error::JobError;
-use crate::run::{Prepared, Ready, abandon, install, prepare};
+use crate::error::{RunError, StartError};
+use crate::prepare::{Prepared, Ready, prepare};
+use crate::run::{abandon, install, timely_config};
 use crate::spec::JobSpec;
 use crate::status::Status;
 
-/// Who can have a turn.
+/// What can take a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// A worker of the graph.
@@ -32,61 +32,70 @@ pub enum Task {
     Writer,
     /// The creator of manifests.
     Commits,
-    /// Merges, and the removal of files.
+    /// The housekeeper, which merges and removes files.
     Housekeeper,
     /// The publisher to a database.
     Publisher,
 }
 
-/// A job that moves only when it is told to. Dropping it is a kill: nothing more is done.
+/// A job that runs step by step. Dropping it is a kill: nothing more is done.
 pub struct Lockstep {
     context: Context,
     writer: SegmentWriter,
     commits: CommitTask,
     housekeeper: Housekeeper,
     publisher: Option<PublishTask<Box<dyn Publisher>>>,
-    /// By worker, where its turns are sent; none once its graph is done.
-    turns: Vec<Option<Sender<()>>>,
-    /// Whether the worker that had the turn has anything left to do.
-    played: Receiver<bool>,
+    /// By worker, how to request a step. `None` once its graph is done.
+    requests: Vec<Option<Sender<()>>>,
+    /// After each step of a worker: whether its graph continues.
+    continues: Receiver<bool>,
     /// Dropped last, which waits for the workers.
     guards: Option<WorkerGuards<()>>,
 }
 
 impl Lockstep {
-    /// Takes the state over, as [`crate::start`] does. None where the run had been finished.
-    pub fn start(spec: JobSpec) -> Result<Option<Self>, JobError> {
+    /// Acquires the state, as [`crate::start`] does. `None` if the run had finished before.
+    pub fn start(spec: JobSpec) -> Result<Option<Self>, StartError> {
         let Prepared::Ready(ready) = prepare(spec)? else { return Ok(None) };
         let Ready { context, workers, writer, commits, housekeeper, publisher, .. } = *ready;
-        let (play, played) = channel();
-        let (turns, takers): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
-        let takers: Vec<_> = takers.into_iter().map(Some).collect();
-        let guards = spawn(&context, takers, play)?;
-        let turns = turns.into_iter().map(Some).collect();
-        let guards = Some(guards);
-        Ok(Some(Self { context, writer, commits, housekeeper, publisher, turns, played, guards }))
+        let (reply, continues) = channel();
+        let (requests, steps): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
+        let steps: Vec<_> = steps.into_iter().map(Some).collect();
+        let guards = Some(spawn(&context, steps, reply).map_err(StartError::Threads)?);
+        let requests = requests.into_iter().map(Some).collect();
+        Ok(Some(Self {
+            context,
+            writer,
+            commits,
+            housekeeper,
+            publisher,
+            requests,
+            continues,
+            guards,
+        }))
     }
 
-    /// Everyone who can have a turn.
+    /// Everything that can take a step.
     pub fn tasks(&self) -> Vec<Task> {
-        let workers = (0..self.turns.len()).filter(|i| self.turns[*i].is_some()).map(Task::Worker);
+        let workers = (0..self.requests.len()).filter(|i| self.requests[*i].is_some());
         let publisher = self.publisher.as_ref().map(|_| Task::Publisher);
-        let rest = [Task::Writer, Task::Commits, Task::Housekeeper];
-        workers.chain(rest).chain(publisher).collect()
+        let others = [Task::Writer, Task::Commits, Task::Housekeeper];
+        workers.map(Task::Worker).chain(others).chain(publisher).collect()
     }
 
-    /// Gives `task` a turn; whether it did anything, as far as it knows. An error ends the job.
-    pub fn step(&mut self, task: Task) -> Result<bool, JobError> {
-        let did = self.turn(task);
-        match self.context.failure.take().map_or(did, Err) {
+    /// Lets `task` take a step. Returns whether it did anything, as far as it knows. An error ends
+    /// the job.
+    pub fn step(&mut self, task: Task) -> Result<bool, RunError> {
+        let stepped = self.step_task(task);
+        match self.context.process.failure.take().map_or(stepped, Err) {
             Err(error) => Err(reason(error, &*self.context.storage, &self.context.start)),
-            did => did,
+            stepped => stepped,
         }
     }
 
-    fn turn(&mut self, task: Task) -> Result<bool, JobError> {
+    fn step_task(&mut self, task: Task) -> Result<bool, RunError> {
         Ok(match task {
-            Task::Worker(index) => self.play(index),
+            Task::Worker(index) => self.step_worker(index),
             Task::Writer => self.writer.step(),
             Task::Commits => self.commits.step(),
             Task::Housekeeper => {
@@ -102,26 +111,27 @@ impl Lockstep {
         })
     }
 
-    fn play(&mut self, index: usize) -> bool {
-        let Some(turn) = &self.turns[index] else { return false };
-        let goes_on = turn.send(()).is_ok() && self.played.recv().unwrap_or(false);
-        if !goes_on {
-            self.turns[index] = None;
+    fn step_worker(&mut self, index: usize) -> bool {
+        let Some(request) = &self.requests[index] else { return false };
+        // A worker whose thread has ended does not continue.
+        let continues = request.send(()).is_ok() && self.continues.recv().unwrap_or(false);
+        if !continues {
+            self.requests[index] = None;
         }
         true
     }
 
     /// Whether the graph has ended: the last commit is durable.
     pub fn is_done(&self) -> bool {
-        self.turns.iter().all(Option::is_none)
+        self.requests.iter().all(Option::is_none)
     }
 
-    /// Asks for a last commit and an orderly end.
+    /// Asks the job to make a last commit and end.
     pub fn stop(&self) {
-        self.context.stop.set();
+        self.context.process.stop.set();
     }
 
-    /// The manifest that this start made.
+    /// The manifest that this run of the job began with.
     pub fn takeover(&self) -> &Manifest {
         &self.context.start
     }
@@ -131,7 +141,7 @@ impl Lockstep {
         Arc::clone(&self.context.latest)
     }
 
-    /// What it is doing.
+    /// What the job is doing.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.context.status)
     }
@@ -144,37 +154,33 @@ impl Lockstep {
 
 impl Drop for Lockstep {
     fn drop(&mut self) {
-        // Without turns to wait for, the workers drop their graphs where they stand.
-        self.turns.clear();
+        // Without requests to wait for, the workers drop their graphs as they are.
+        self.requests.clear();
         self.guards = None;
     }
 }
 
-/// What a panic said.
-fn words(panic: &dyn Any) -> String {
+/// The message of a panic.
+fn panic_message(panic: &dyn Any) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn spawn(
     context: &Context,
-    takers: Vec<Option<Receiver<()>>>,
-    play: Sender<bool>,
-) -> Result<WorkerGuards<()>, JobError> {
-    let communication = match takers.len() {
-        1 => CommunicationConfig::Thread,
-        n => CommunicationConfig::Process(n),
-    };
-    let worker = WorkerConfig::default().idle_spin(Duration::ZERO);
-    let config = timely::Config { communication, worker };
-    let (context, takers) = (context.clone(), Mutex::new(takers));
+    steps: Vec<Option<Receiver<()>>>,
+    reply: Sender<bool>,
+) -> Result<WorkerGuards<()>, String> {
+    let config = timely_config(steps.len());
+    let (context, steps) = (context.clone(), Mutex::new(steps));
     let run = move |worker: &mut timely::worker::Worker| {
-        let mut takers = takers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(turns) = takers[worker.index()].take() else { return };
-        drop(takers);
+        let Some(steps) = steps.lock()[worker.index()].take() else {
+            unreachable!("timely runs each worker once");
+        };
         let mut installed = false;
-        while turns.recv().is_ok() {
-            // In production a panic ends the process; here it would leave the others waiting.
+        while steps.recv().is_ok() {
+            // In production a panic ends the process. Here it would leave the others waiting.
             let stepped = catch_unwind(AssertUnwindSafe(|| {
                 if !std::mem::replace(&mut installed, true) {
                     install(worker, &context);
@@ -183,11 +189,11 @@ fn spawn(
                 abandon(worker, &context);
                 !worker.installed_dataflows().is_empty()
             }));
-            let goes_on = stepped.unwrap_or_else(|panic| {
-                context.failure.set(JobError::Worker(words(&*panic)));
+            let continues = stepped.unwrap_or_else(|panic| {
+                context.process.failure.set(RunError::Worker(panic_message(&*panic)));
                 false
             });
-            if play.send(goes_on).is_err() || !goes_on {
+            if reply.send(continues).is_err() || !continues {
                 break;
             }
         }
@@ -195,5 +201,5 @@ fn spawn(
             worker.drop_dataflow(dataflow);
         }
     };
-    timely::execute(config, run).map_err(JobError::Worker)
+    timely::execute(config, run)
 }

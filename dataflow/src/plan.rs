@@ -1,10 +1,12 @@
-//! What there is to read when a job starts: the partitions that exist, held against those that the
-//! newest commit knows.
+//! What there is to read when a job starts: the partitions that exist, and how far the newest
+//! commit has read them.
+//!
+//! Invariant: every record is read once, whether its file is read in order or by blocks.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Fingerprint, Partition, Position};
 
@@ -17,34 +19,33 @@ use crate::sources::{Discovered, LogError, Shape};
 pub(crate) struct OrderedPart {
     /// Index of its input.
     pub(crate) input: usize,
-    /// Its identity.
+    /// Its name in the input.
     pub(crate) partition: String,
-    /// Which worker reads it.
+    /// Decides which worker reads it.
     pub(crate) share: u64,
-    /// Where reading goes on.
+    /// Where reading continues.
     pub(crate) offset: u64,
     /// The log time up to there.
     pub(crate) log_time: LogTime,
     /// The first position that counts.
     pub(crate) begin: u64,
-    /// What it was known by.
+    /// What to recognize it by.
     pub(crate) fingerprint: Option<Fingerprint>,
 }
 
-/// What is to be read.
+/// What a job is to read.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Partitions to read in order.
     pub(crate) ordered: Vec<OrderedPart>,
-    /// Files to read block by block.
-    pub(crate) blocks: BlockQueue,
-    /// All partitions as the first commit of this run finds them.
+    /// All partitions, as they are before anything is read.
     pub(crate) inputs: Inputs,
 }
 
 impl Plan {
-    /// Finds the partitions of `inputs` and continues those that `known` tells of.
-    pub(crate) fn new(inputs: &[Input], known: &Inputs) -> Result<Self, LogError> {
+    /// Finds the partitions of `inputs` and continues those that are `known`. Files that are read
+    /// block by block come beside the plan, since workers take their blocks as they go.
+    pub(crate) fn new(inputs: &[Input], known: &Inputs) -> Result<(Self, BlockQueue), LogError> {
         let mut plan = Self { inputs: known.clone(), ..Self::default() };
         let mut files = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
@@ -103,17 +104,11 @@ impl Plan {
                 }
             }
         }
-        plan.blocks = BlockQueue { files: Mutex::new(files) };
-        Ok(plan)
-    }
-
-    /// Whether there is nothing left to read.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.ordered.is_empty() && self.blocks.is_empty()
+        Ok((plan, BlockQueue { files: Mutex::new(files) }))
     }
 }
 
-/// Where a partition goes on in order. One that was read by blocks does so behind all of them.
+/// Where a partition continues in order. A file that was read by blocks continues after them all.
 fn continue_in_order(name: &str, state: &mut Partition) -> Result<u64, LogError> {
     let offset = match &state.position {
         Position::Offset(offset) => *offset,
@@ -141,12 +136,12 @@ fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError>
     Ok(())
 }
 
-/// The blocks of a file that has `bytes` bytes now. What it has grown by since it was last read
-/// begins in its former last block, which is opened again behind its former end.
+/// The blocks of a file that has `bytes` bytes now. If it has grown, the new bytes begin in its
+/// former last block, which is opened again at the former end.
 fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
     let mut blocks = match &state.position {
         Position::Blocks(blocks) => blocks.clone(),
-        // Read in order so far: the blocks before are done, the one it lies in is not.
+        // Read in order so far: the blocks before the offset are done.
         Position::Offset(read) => {
             Blocks { bytes: *read, done: read.div_ceil(BLOCK_BYTES), ..Blocks::default() }
         }
@@ -180,7 +175,7 @@ pub(crate) struct BlockPart {
     pub(crate) state: Block,
 }
 
-/// A file's blocks that nobody has taken yet.
+/// The blocks of a file that no worker has taken yet.
 #[derive(Debug)]
 struct FileBlocks {
     input: usize,
@@ -199,8 +194,9 @@ impl FileBlocks {
         Self { input, partition, bytes: blocks.bytes, count: blocks.count(), waiting }
     }
 
-    /// How much of it has been taken, between 0 and 1.
+    /// The fraction that has been taken, from 0 to 1.
     fn taken(&self) -> f64 {
+        debug_assert!(self.waiting.len() as u64 <= self.count, "more blocks than the file has");
         1.0 - self.waiting.len() as f64 / self.count.max(1) as f64
     }
 }
@@ -214,7 +210,7 @@ pub(crate) struct BlockQueue {
 impl BlockQueue {
     /// Takes the next block of the least advanced file.
     pub(crate) fn take(&self) -> Option<BlockPart> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock();
         let waiting = files.iter_mut().filter(|file| !file.waiting.is_empty());
         let file = waiting.min_by(|a, b| a.taken().total_cmp(&b.taken()))?;
         let (number, state) = file.waiting.pop_front()?;
@@ -224,12 +220,12 @@ impl BlockQueue {
 
     /// Whether every block has been taken.
     pub(crate) fn is_empty(&self) -> bool {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.files.lock();
         files.iter().all(|file| file.waiting.is_empty())
     }
 }
 
-/// The bytes of `inputs` and how many of them have been read, where files say so: for progress.
+/// How many bytes of files that are read by blocks have been read, and how many there are.
 pub(crate) fn bytes_read(inputs: &BTreeMap<String, BTreeMap<String, Partition>>) -> (u64, u64) {
     let mut sum = (0, 0);
     for partition in inputs.values().flat_map(BTreeMap::values) {
@@ -251,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_taken_from_the_least_advanced_file() {
+    fn least_advanced_file_is_read_next() {
         let blocks = |n: u64| Blocks { bytes: n * BLOCK_BYTES, ..Blocks::default() };
         let files = vec![
             FileBlocks::new(0, "a".into(), &blocks(2)),
@@ -266,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_changes_between_blocks_and_order_without_gap_or_overlap() {
+    fn file_changes_between_blocks_and_order_without_gap_or_overlap() {
         let at = |position| Partition { position, ..Partition::default() };
         let read = 2 * BLOCK_BYTES + 10;
         let blocks = continue_blocks(&at(Position::Offset(read)), read + BLOCK_BYTES);
@@ -283,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_continues_where_it_was_left_and_behind_its_former_end() {
+    fn file_continues_in_open_blocks_and_after_its_former_end() {
         let block = Block { offset: BLOCK_BYTES + 77, ..Block::default() };
         let position = Position::Blocks(Blocks {
             bytes: 2 * BLOCK_BYTES + 10,

@@ -1,14 +1,16 @@
-//! Emptied batches, to be filled again: memory that was just read is at hand, and the system need
-//! not clear new pages for every slice. Invariant: what is taken from a pool is empty.
+//! Emptied batches, to be filled again: their memory is still in the cache, and the system need not
+//! clear new pages for every slice.
+//!
+//! Invariant: what is taken from a pool is empty.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
-/// More than this are let go.
-const KEPT: usize = 64;
+/// A pool keeps this many batches: a few for each worker, whatever burst came through.
+const POOL_BATCHES_MAX: usize = 64;
 
 /// What a pool can keep.
 pub(crate) trait Batch: Default {
-    /// Empties it, and keeps its memory.
+    /// Empties it without freeing its memory.
     fn clear(&mut self);
 }
 
@@ -23,16 +25,16 @@ impl<T> Default for Pool<T> {
 }
 
 impl<T: Batch> Pool<T> {
-    /// An empty batch, the one that was emptied last where there is any.
+    /// An empty batch: the one that was put back last, or a new one.
     pub(crate) fn take(&self) -> T {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        self.0.lock().pop().unwrap_or_default()
     }
 
     /// Empties a batch and keeps it.
     pub(crate) fn put(&self, mut batch: T) {
         batch.clear();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT {
+        let mut kept = self.0.lock();
+        if kept.len() < POOL_BATCHES_MAX {
             kept.push(batch);
         }
     }
@@ -49,15 +51,15 @@ mod tests {
     }
 
     #[test]
-    fn batches_come_back_empty_and_no_more_than_are_kept() {
+    fn batches_come_back_empty_up_to_the_limit() {
         let pool = Pool::<Vec<u8>>::default();
         assert_eq!(pool.take().capacity(), 0);
-        for _ in 0..2 * KEPT {
+        for _ in 0..2 * POOL_BATCHES_MAX {
             pool.put(vec![1; 9]);
         }
-        for i in 0..2 * KEPT {
+        for i in 0..2 * POOL_BATCHES_MAX {
             let batch = pool.take();
-            assert!(batch.is_empty() && (batch.capacity() >= 9) == (i < KEPT));
+            assert!(batch.is_empty() && (batch.capacity() >= 9) == (i < POOL_BATCHES_MAX));
         }
     }
 }

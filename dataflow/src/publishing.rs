@@ -1,34 +1,30 @@
-//! The thread that publishes commits: it waits for nobody, and nobody waits for it but the end of
-//! a run.
+//! Publishing commits to a database, on a thread beside the job.
 //!
-//! Invariant: a store that is slow or down delays publishing and nothing else.
+//! Invariant: a store that is slow or down delays publishing, and at its end the run, but nothing
+//! else.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use sinks::commits::{Latest, Snapshot};
 use sinks::publish::{Backoff, PublishError, PublishTask, Publisher};
 use sinks::storage::DiskStorage;
 
 use crate::clock::Clock;
-use crate::context::{Context, Stop};
-use crate::error::JobError;
+use crate::context::Context;
+use crate::error::{RunError, StartError};
 use crate::failure::Failure;
+use crate::limits::{PUBLISH_NAP, PUBLISH_STOP_US};
+use crate::process::Stop;
 use crate::spec::{JobSpec, StateAt};
 use crate::status::Status;
 
-/// The longest sleep between two looks at whether to leave.
-const NAP: Duration = Duration::from_millis(100);
-/// How long a run that was asked to stop goes on publishing to a store that answers.
-const STOPPING_US: u64 = 10_000_000;
-
-/// What publishes.
+/// Publishes commits.
 pub(crate) type Task = PublishTask<Box<dyn Publisher>>;
 
-/// Refuses a store that has seen commits which this state does not have; a store that does not
-/// answer now tells its publisher later.
-pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), JobError> {
+/// Refuses a store that has seen commits which this state does not have. A store that does not
+/// answer now is checked by its publisher once it does.
+pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), StartError> {
     let Some((name, publisher)) = &mut spec.publisher else { return Ok(()) };
     let Some(Some(row)) = publisher.job(name)? else { return Ok(()) };
     Ok(match &spec.state {
@@ -40,7 +36,7 @@ pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), JobError> {
     }?)
 }
 
-/// Publishes what there is to publish until no more can come.
+/// Publishes commits until no more can come.
 struct Loop<'l> {
     task: Task,
     latest: &'l Latest,
@@ -48,18 +44,19 @@ struct Loop<'l> {
     failure: &'l Failure,
     status: &'l Status,
     clock: &'l dyn Clock,
-    /// How long it waits at the end for a store that does not answer.
+    /// How long to wait at the end for a store that does not answer.
     wait_us: u64,
     backoff: Backoff,
-    /// When the store last took something, or the end began.
+    /// When the store last took something, or the job ended.
     moved_us: u64,
+    /// When the job was seen to have ended.
     closed_us: Option<u64>,
 }
 
 impl Loop<'_> {
     fn run(mut self) -> Result<(), PublishError> {
         loop {
-            // In this order: a commit that closes the job is published as well.
+            // In this order: the commit that ends the job has to be published as well.
             let closed = self.latest.is_closed();
             let newest = self.latest.current();
             let now_us = self.clock.mono_us();
@@ -72,22 +69,22 @@ impl Loop<'_> {
                 self.moved_us = self.clock.mono_us();
             }
             let done = self.task.has_published(&newest.manifest);
-            self.tell(&newest, !moved && !done);
-            if closed && (done || self.leaves(moved)) {
+            self.report(&newest, !moved && !done);
+            if closed && (done || self.gives_up(moved)) {
                 return Ok(());
             }
             if done {
-                self.latest.wait(newest.manifest.header.commit, NAP);
+                self.latest.wait(newest.manifest.header.commit, PUBLISH_NAP);
             } else if !moved {
                 self.wait(closed);
             }
         }
     }
 
-    /// Whether to leave though there is more to publish.
-    fn leaves(&self, moved: bool) -> bool {
+    /// Whether to end although there is more to publish.
+    fn gives_up(&self, moved: bool) -> bool {
         let now_us = self.clock.mono_us();
-        let stops = !moved || self.closed_us.is_some_and(|since| now_us - since > STOPPING_US);
+        let stops = !moved || self.closed_us.is_some_and(|since| now_us - since > PUBLISH_STOP_US);
         self.failure.is_set()
             || self.stop.is_set() && stops
             || now_us.saturating_sub(self.moved_us) > self.wait_us
@@ -97,7 +94,7 @@ impl Loop<'_> {
     fn wait(&mut self, closed: bool) {
         let mut left = self.backoff.next_wait();
         while !left.is_zero() {
-            let nap = left.min(NAP);
+            let nap = left.min(PUBLISH_NAP);
             std::thread::park_timeout(nap);
             left -= nap;
             if self.stop.is_set() && closed || self.latest.is_closed() && !closed {
@@ -106,20 +103,20 @@ impl Loop<'_> {
         }
     }
 
-    fn tell(&self, newest: &Snapshot, waits: bool) {
-        self.status.published(self.task.done(), &newest.manifest, waits, self.clock.wall_ms());
+    fn report(&self, newest: &Snapshot, waiting: bool) {
+        self.status.published(self.task.done(), &newest.manifest, waiting, self.clock.wall_ms());
     }
 }
 
-/// Publishes the commits of a job as they come.
+/// Publishes the commits of a job as they are made.
 pub(crate) fn spawn(context: &Context, task: Task) -> JoinHandle<()> {
     let context = context.clone();
     std::thread::spawn(move || {
         let publishing = Loop {
             task,
             latest: &context.latest,
-            stop: &context.stop,
-            failure: &context.failure,
+            stop: &context.process.stop,
+            failure: &context.process.failure,
             status: &context.status,
             clock: &*context.clock,
             wait_us: context.settings.store_wait_ms * 1000,
@@ -128,20 +125,20 @@ pub(crate) fn spawn(context: &Context, task: Task) -> JoinHandle<()> {
             closed_us: None,
         };
         if let Err(error) = publishing.run() {
-            context.failure.set(error);
+            context.process.failure.set(error);
         }
     })
 }
 
-/// A commit on its way to a store, with no job around it.
+/// A commit being published without a job.
 pub struct Publication {
     stop: Arc<Stop>,
     status: Arc<Status>,
-    thread: JoinHandle<Result<(), JobError>>,
+    thread: JoinHandle<Result<(), RunError>>,
 }
 
 impl Publication {
-    /// Begins to publish `commit`.
+    /// Starts to publish `commit`.
     pub fn start(
         task: PublishTask<Box<dyn Publisher>>,
         commit: Arc<Snapshot>,
@@ -150,16 +147,16 @@ impl Publication {
     ) -> Self {
         let (stop, status) = (Arc::new(Stop::default()), Arc::new(Status::default()));
         status.committed(&commit.manifest, 0);
-        let (stopped, told) = (Arc::clone(&stop), Arc::clone(&status));
+        let (loop_stop, loop_status) = (Arc::clone(&stop), Arc::clone(&status));
         let thread = std::thread::spawn(move || {
             let latest = Latest::new(commit);
             latest.close();
             let publishing = Loop {
                 task,
                 latest: &latest,
-                stop: &stopped,
+                stop: &loop_stop,
                 failure: &Failure::default(),
-                status: &told,
+                status: &loop_status,
                 clock: &*clock,
                 wait_us: store_wait_ms * 1000,
                 backoff: Backoff::default(),
@@ -171,19 +168,19 @@ impl Publication {
         Self { stop, status, thread }
     }
 
-    /// How far it is.
+    /// How far it has got.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }
 
-    /// The handle by which to ask for an end.
+    /// The handle to stop it with.
     pub fn stop(&self) -> Arc<Stop> {
         Arc::clone(&self.stop)
     }
 
-    /// Waits for the end; how far it got is in the status.
-    pub fn wait(self) -> Result<(), JobError> {
-        let panicked = |_| JobError::Worker("a background thread panicked".to_owned());
+    /// Waits until it ends. The status tells how far it got.
+    pub fn wait(self) -> Result<(), RunError> {
+        let panicked = |_| RunError::Worker("a background thread panicked".to_owned());
         self.thread.join().map_err(panicked)?
     }
 }

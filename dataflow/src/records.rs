@@ -1,5 +1,7 @@
-//! The records that travel between operators. Events and tags travel in batches, tags as hashes
-//! with their spellings beside them.
+//! The records that travel between operators. Events and mentions travel in batches; tags travel as
+//! hashes, and their spellings as one text beside them.
+//!
+//! Invariant: a batch holds records for one worker only.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::pool::{Batch, Pool};
 
-/// Input name → partition identity → how far it has been read.
+/// Input name → partition → how far it has been read.
 pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
-/// Decoded events on their way to the worker that owns their ids: one record of the stream, so
-/// that no tag is an allocation of its own, nor an event without scopes or news for dedup.
+/// Decoded events on their way to the worker that owns their ids. They are one record of the
+/// stream, so that neither a tag nor an ordinary event needs an allocation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Posts {
     /// The worker.
     pub(crate) worker: u64,
     /// The events.
     pub(crate) posts: Vec<Post>,
-    /// The distinct tags of each, one event's after the other's.
+    /// The distinct tags of all events, event by event.
     pub(crate) tags: Vec<TagUse>,
     /// The spellings of all tags.
     pub(crate) spellings: Spellings,
@@ -34,11 +36,11 @@ pub(crate) struct Post {
     pub(crate) id: KeyHash,
     /// Event time in milliseconds.
     pub(crate) ts_ms: i64,
-    /// Where its tags begin and end.
+    /// Where its tags begin and end in [`Posts::tags`].
     pub(crate) tags: (u32, u32),
-    /// Indices of the scopes it belongs to, besides the whole stream.
+    /// The scopes it belongs to besides the whole stream, as indices.
     pub(crate) scopes: Box<[u16]>,
-    /// What dedup has to do with it.
+    /// How dedup treats it.
     pub(crate) route: Route,
 }
 
@@ -47,15 +49,15 @@ pub(crate) struct Post {
 pub(crate) struct TagUse {
     /// The hash of its key.
     pub(crate) hash: KeyHash,
-    /// How the event spells it.
+    /// How the event spells it, in [`Posts::spellings`].
     pub(crate) spelling: Spelling,
 }
 
-/// Texts one behind the other.
+/// Texts, one after the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Spellings(String);
 
-/// A text's place among [`Spellings`].
+/// A text in [`Spellings`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spelling {
     start: u32,
@@ -66,33 +68,34 @@ pub(crate) struct Spelling {
 impl Spellings {
     /// Appends a text.
     pub(crate) fn push(&mut self, text: &str) -> Spelling {
+        debug_assert!(u16::try_from(text.len()).is_ok(), "a tag of {} bytes", text.len());
         let start = self.0.len() as u32;
         self.0.push_str(text);
         Spelling { start, bytes: text.len() as u16 }
     }
 
-    /// The text of a place.
+    /// A text.
     pub(crate) fn get(&self, Spelling { start, bytes }: Spelling) -> &str {
         &self.0[start as usize..start as usize + usize::from(bytes)]
     }
 }
 
-/// The batches under way to each worker.
-pub(crate) struct Outbox(Vec<Posts>);
+/// The batches that are being filled, one for each worker.
+pub(crate) struct PostBatches(Vec<Posts>);
 
-impl Outbox {
-    /// An empty one for `peers` workers.
+impl PostBatches {
+    /// Empty batches for `peers` workers.
     pub(crate) fn new(peers: usize) -> Self {
         Self((0..peers as u64).map(|worker| Posts { worker, ..Posts::default() }).collect())
     }
 
-    /// The batch that an event belongs to.
+    /// The batch of the worker that owns an id.
     pub(crate) fn of(&mut self, id: KeyHash) -> &mut Posts {
         let worker = id.bin() as usize % self.0.len();
         &mut self.0[worker]
     }
 
-    /// Takes the batches that hold anything; empty ones of `spare` come in their place.
+    /// Takes the batches that hold events, and replaces them by `spare` ones.
     pub(crate) fn take(&mut self, spare: &Pool<Posts>) -> impl Iterator<Item = Posts> {
         self.0.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
             let worker = batch.worker;
@@ -110,31 +113,32 @@ impl Batch for Posts {
     }
 }
 
-/// How an event passes dedup.
+/// How dedup treats an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Route {
-    /// Once per id.
+    /// It passes if its id is new.
     Once,
-    /// Beyond the horizon, and to be counted as it is: its id is neither asked for nor kept.
-    AsItIs,
-    /// Once per id, unless the eviction floor says that it is beyond the horizon.
-    UnlessBelowFloor(Box<Origin>),
-    /// It is no event, or one that was refused before: somebody asked for it.
-    Asked(Box<Order>),
+    /// It is beyond the horizon and passes anyway; its id is neither looked up nor remembered.
+    Unchecked,
+    /// It passes if its id is new, unless it lies below the floor of remembered ids.
+    OnceAboveFloor(Box<Origin>),
+    /// It is not an event but a control record.
+    Order(Box<Order>),
 }
 
-/// A control record on its way to the owner of what it changes, whose hash is the post's id.
+/// A control record on its way to the worker that owns what it changes. The hash of that is the
+/// post's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
-    /// The number of the file it came in.
+    /// The number of the file that it came in.
     pub(crate) request: u64,
-    /// Who asked, when and why.
+    /// Who requested it, when and why.
     pub(crate) asker: Asker,
     /// What to do.
     pub(crate) control: Control,
 }
 
-/// Where a record came from, and its bytes: what a dead letter needs.
+/// A record and where it came from: what a dead letter holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     /// The input's name.
@@ -147,16 +151,16 @@ pub(crate) struct Origin {
     pub(crate) raw: Vec<u8>,
 }
 
-/// What one worker's posts of a slice add to the tags of one worker: one record of the stream.
+/// What the posts of one worker in a slice add to the tags of another. One record of the stream.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Mentions {
     /// The worker that owns the tags.
     pub(crate) worker: u64,
     /// One for each tag, scope and slot.
     pub(crate) mentions: Vec<Mention>,
-    /// Their spellings, and some that are of no use.
+    /// Their spellings, among others that lost to an earlier one.
     pub(crate) spellings: Spellings,
-    /// What to do with tags besides counting, in the order in which it was asked for.
+    /// Control records about tags, in the order of their requests.
     pub(crate) orders: Vec<(KeyHash, Box<Order>)>,
 }
 
@@ -169,7 +173,7 @@ impl Batch for Mentions {
     }
 }
 
-/// So many posts of a slice carry one tag, in one bucket of the finest width.
+/// How many posts of a slice carry a tag, within one bucket of the finest window.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Mention {
     /// The hash of (scope, tag).
@@ -178,11 +182,11 @@ pub(crate) struct Mention {
     pub(crate) slot: u32,
     /// The number of posts.
     pub(crate) count: u32,
-    /// The least of their event times.
+    /// The earliest of their event times.
     pub(crate) first_ms: i64,
-    /// The greatest.
+    /// The latest.
     pub(crate) last_ms: i64,
-    /// The spelling in the earliest post; of several, the least by bytes.
+    /// The spelling in the earliest post. Among several, the least by bytes.
     pub(crate) spelling: Spelling,
     /// Index of the scope; 0 is the whole stream.
     pub(crate) scope: u16,
@@ -197,7 +201,7 @@ pub(crate) struct Tick {
     pub(crate) wall_ms: i64,
     /// The monotonic clock in microseconds.
     pub(crate) mono_us: u64,
-    /// Whether this is the last commit of the run, and why.
+    /// Why this is the last commit of the run, if it is.
     pub(crate) last: Option<Last>,
 }
 
@@ -210,30 +214,30 @@ pub(crate) enum Last {
     Stopped,
 }
 
-/// What a source knows of its partitions when a commit ends.
+/// How far a partition was read when a commit ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fact {
+pub(crate) struct PartitionUpdate {
     /// The commit.
     pub(crate) commit: u64,
     /// The input's name.
     pub(crate) input: String,
     /// The partition's identity.
     pub(crate) partition: String,
-    /// What is new.
-    pub(crate) news: News,
+    /// What has changed.
+    pub(crate) progress: PartitionProgress,
 }
 
-/// What is new about a partition.
+/// What has changed about a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum News {
+pub(crate) enum PartitionProgress {
     /// A partition that one worker reads in order.
     Ordered {
         /// Its state.
         state: Partition,
-        /// The largest event time accepted since the start, and the monotonic time of its reading.
+        /// The largest event time accepted in this run, and the monotonic time when it was read.
         largest: Option<(i64, u64)>,
     },
-    /// One block of a file that is read block by block.
+    /// A block of a file that is read block by block.
     Block {
         /// Its number.
         number: u64,
@@ -242,14 +246,14 @@ pub(crate) enum News {
     },
 }
 
-/// A commit ends: what every worker must know to close it.
+/// A commit ends. This is what every worker needs to close it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Close {
     /// The worker this copy is for.
     pub(crate) worker: u64,
     /// The commit.
     pub(crate) commit: u64,
-    /// Stream time, in milliseconds; none before the first event.
+    /// Stream time in milliseconds. `None` before the first event.
     pub(crate) as_of_ms: Option<i64>,
     /// Ids of events before this are forgotten.
     pub(crate) floor_ms: Option<i64>,
@@ -257,7 +261,7 @@ pub(crate) struct Close {
     pub(crate) last: bool,
 }
 
-/// What goes into a commit's manifest. An operator sends its own once it is durable.
+/// A part of a commit's manifest. An operator sends its parts once they are durable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Ack {
     /// A durable segment.
@@ -270,7 +274,7 @@ pub(crate) enum Ack {
     Cut(Box<Cut>),
 }
 
-/// Where a commit cuts the inputs, and its times.
+/// Where a commit cuts the inputs, and when.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cut {
     /// The signal that ended the commit.
@@ -279,9 +283,9 @@ pub(crate) struct Cut {
     pub(crate) as_of_ms: Option<i64>,
     /// The eviction floor.
     pub(crate) floor_ms: Option<i64>,
-    /// The largest event time accepted so far.
+    /// The largest event time that was accepted so far.
     pub(crate) largest_ts_ms: Option<i64>,
-    /// Whether the wall clock agrees with the events' times.
+    /// Whether the wall clock agrees with event times.
     pub(crate) clocks_agree: bool,
     /// Input → partition → how far it has been read.
     pub(crate) inputs: Inputs,
@@ -290,11 +294,9 @@ pub(crate) struct Cut {
 /// A tag as one worker ranks it on a board.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ranked {
-    /// The commit.
-    pub(crate) commit: u64,
     /// Index of the scope.
     pub(crate) scope: u16,
-    /// Index of the window; the number of windows stands for all time.
+    /// Index of the window. The index after the last window stands for all time.
     pub(crate) window: u16,
     /// The count.
     pub(crate) count: i64,
@@ -309,23 +311,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_come_back_and_batches_go_to_the_owners_of_ids() {
-        let (mut outbox, spare) = (Outbox::new(3), Pool::default());
+    fn batches_keep_spellings_and_go_to_the_owners_of_ids() {
+        let (mut batches, spare) = (PostBatches::new(3), Pool::default());
         for bin in [0, 1, 5, 7] {
             let id = KeyHash { hi: bin << 54, lo: bin };
-            let batch = outbox.of(id);
+            let batch = batches.of(id);
             let spelling = ["Straße", ""].map(|text| batch.spellings.push(text));
             assert_eq!(spelling.map(|s| batch.spellings.get(s)), ["Straße", ""]);
             let (ts_ms, tags, scopes, route) = (0, (0, 0), Box::default(), Route::Once);
             batch.posts.push(Post { id, ts_ms, tags, scopes, route });
         }
         let taken =
-            outbox.take(&spare).map(|b| (b.worker, b.posts.iter().map(|p| p.id.lo).collect()));
+            batches.take(&spare).map(|b| (b.worker, b.posts.iter().map(|p| p.id.lo).collect()));
         assert_eq!(
             taken.collect::<Vec<(u64, Vec<u64>)>>(),
             [(0, vec![0]), (1, vec![1, 7]), (2, vec![5])]
         );
-        assert_eq!(outbox.take(&spare).count(), 0);
+        assert_eq!(batches.take(&spare).count(), 0);
         assert!(size_of::<Post>() <= 64 && size_of::<Mention>() <= 56);
     }
 }

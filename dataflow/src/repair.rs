@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::acquire::owner;
 use crate::clock::{Clock, RandomError};
-use crate::error::JobError;
+use crate::error::{RunError, StartError};
 use crate::inputs::{InputSpec, Origin};
 use crate::next_commit::{Stuck, next_commit};
 use crate::operators::controls::REDELIVERED;
@@ -61,16 +61,20 @@ pub enum RepairError {
     /// The job that is running makes no commits.
     #[error(transparent)]
     Stuck(#[from] Stuck),
-    /// No job is running, and a commit of our own failed.
+    /// No job is running, and one of our own could not be started.
     #[error(transparent)]
-    Job(#[from] JobError),
+    Start(#[from] StartError),
+    /// No job is running, and one of our own failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 impl RepairError {
     /// Whether another job has taken over the state.
     pub fn is_fenced(&self) -> bool {
         match self {
-            Self::Job(error) => error.is_fenced(),
+            Self::Start(error) => error.is_fenced(),
+            Self::Run(error) => error.is_fenced(),
             Self::Commit(error) => matches!(error, CommitError::Fenced { .. }),
             _ => false,
         }

@@ -1,4 +1,4 @@
-//! What a job is told to do, apart from where its state is.
+//! How a job reads and counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +12,13 @@ use schemas::windows::Windows;
 use sinks::commits::Retention;
 
 use crate::decisions::Decisions;
+use crate::limits::{COMMIT_MS_MAX, STRETCH};
 use crate::sources::Log;
 use crate::stream_time::TimeRules;
 
-/// All that decides what a record counts as, but for the record and those before it: what the
-/// decoder reads, and what becomes of late events. Written into commits; options keep their sign,
-/// which no field of a record has.
+/// How records are read, apart from the records themselves: what the decoder looks for, and what
+/// becomes of late events. Commits record it. Options are written with their dashes, which no field
+/// of a record has.
 pub(crate) fn read_with(
     decoder: &Decoder,
     log_time: Option<LogTimeSource>,
@@ -54,13 +55,13 @@ pub(crate) fn scopes(names: &[String]) -> Vec<Scope> {
 /// A named input and how to read it.
 #[derive(Clone)]
 pub struct Input {
-    /// Its name; an event's identity is (input, event id).
+    /// Its name. An event is identified by input and event id.
     pub name: String,
     /// Where its records are.
     pub log: Arc<dyn Log>,
     /// How its records are read.
     pub decoder: Decoder,
-    /// What its log time follows; `None` means append times if brokers stamp records, else events.
+    /// What its log time follows. `None` means append times if brokers stamp records, else events.
     pub log_time: Option<LogTimeSource>,
 }
 
@@ -70,12 +71,12 @@ impl fmt::Debug for Input {
     }
 }
 
-/// When a tag that nothing needs in memory leaves it.
+/// When tags are evicted from memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// A tag that nothing touched for so many commits is not in use.
+    /// A tag that was not touched in this many commits is idle.
     pub commits: u64,
-    /// At each commit one part in so many is looked through for tags to let go.
+    /// Each commit looks for idle tags in one of this many parts.
     pub parts: usize,
 }
 
@@ -90,19 +91,19 @@ impl Default for Idle {
 pub struct Settings {
     /// The least time between commits.
     pub every_ms: u64,
-    /// How long an event id is remembered; none: for ever.
+    /// How long an event id is remembered. `None` means for ever.
     pub horizon_ms: Option<i64>,
     /// What becomes of events beyond the horizon.
     pub beyond: Beyond,
-    /// Events dated further ahead of the clock are refused; none: they are not.
+    /// Events dated further ahead of the clock are refused. `None` means no event is.
     pub max_future_ms: Option<i64>,
-    /// A topic's partition whose log time is so far ahead of the slowest one's waits for it.
+    /// A topic's partition waits if its log time is further ahead of the slowest one than this.
     pub max_skew_ms: i64,
     /// Whether stream time follows the wall clock once the job has caught up.
     pub live: bool,
-    /// A bounded run reads events up to this time, and ends at it.
+    /// A bounded run counts events up to this time, and ends at it.
     pub until_ms: Option<i64>,
-    /// A replay that ends with a commit ends at its stream time.
+    /// The stream time of the commit that a replay ends with.
     pub ends_at_ms: Option<i64>,
     /// What the job that a replay repeats decided.
     pub decisions: Option<Arc<Decisions>>,
@@ -112,19 +113,18 @@ pub struct Settings {
     pub windows: Windows,
     /// Places on a board.
     pub top_k: usize,
-    /// Records a second that are read at most.
+    /// The most records that are read per second.
     pub limit_rate: Option<u64>,
     /// How long old commits stay.
     pub retention: Retention,
-    /// When tags leave memory.
+    /// When tags are evicted from memory.
     pub idle: Idle,
     /// How long a run waits at its end for a store that does not answer.
     pub store_wait_ms: u64,
-    /// An owner of the state that made no commit for so long, watched by a newcomer, counts as
-    /// gone: several times as long as a commit that catches up lasts, and its writing with it.
+    /// An owner of the state that makes no commit for this long counts as gone. It is several times
+    /// what a commit of a job that is behind takes, including its writing.
     pub silent_ms: u64,
-    /// Whether it takes control records only: it reads no input, and a finished run stays
-    /// finished.
+    /// Whether the job only applies repairs: it reads no input, and a finished run stays finished.
     pub repair_only: bool,
 }
 
@@ -154,30 +154,24 @@ impl Default for Settings {
     }
 }
 
-/// So many times its interval lasts a commit of a job that is behind.
-const STRETCH: u64 = 5;
-/// A commit takes records for so long at most, unless its interval is longer.
-const COMMIT_MS_MAX: u64 = 5_000;
-
 impl Settings {
-    /// Those of a bounded run: every id is kept, no clock is read.
+    /// The same settings for a bounded run, which keeps every id and follows no clock.
     #[must_use]
     pub fn bounded(self) -> Self {
         Self { horizon_ms: None, max_future_ms: None, live: false, ..self }
     }
 
-    /// How long a commit lasts while there is more to read than can be read: a row is written once
-    /// for all that a commit changes, and what is behind is not fresh anyway.
+    /// How long a commit lasts while the job is behind.
     pub fn stretched_ms(&self) -> u64 {
         (STRETCH * self.every_ms).min(self.commit_ms_max())
     }
 
-    /// How long a commit takes records at most, whatever it waits for.
+    /// The longest that a commit takes records, whatever it waits for.
     pub(crate) fn commit_ms_max(&self) -> u64 {
         COMMIT_MS_MAX.max(self.every_ms)
     }
 
-    /// The names of all scopes; the first is the whole stream, `""`.
+    /// The names of all scopes. The first is the whole stream, `""`.
     pub fn scope_names(&self) -> Arc<[String]> {
         let values = self.scopes.iter().flat_map(|scope| {
             scope.allow.iter().map(|value| format!("{}={value}", scope.attribute))
@@ -185,20 +179,20 @@ impl Settings {
         std::iter::once(String::new()).chain(values).collect()
     }
 
-    /// The names of scopes besides the whole stream, sorted.
+    /// The names of all scopes but the whole stream, sorted.
     pub fn scopes_sorted(&self) -> Vec<String> {
         let mut names = self.scope_names()[1..].to_vec();
         names.sort_unstable();
         names
     }
 
-    /// The decoder of records with these names, which reads the scopes' attributes as well.
+    /// A decoder for records with these field names and the attributes of all scopes.
     pub fn decoder(&self, mapping: &Mapping) -> Decoder {
         let attributes: Vec<String> = self.scopes.iter().map(|s| s.attribute.clone()).collect();
         Decoder::new(mapping.clone(), &attributes)
     }
 
-    /// The index of a scope's value among [`Self::scope_names`].
+    /// The index in [`Self::scope_names`] of a value of a scope.
     pub(crate) fn scope_index(&self, scope: usize, value: usize) -> u16 {
         let before: usize = self.scopes[..scope].iter().map(|s| s.allow.len()).sum();
         (1 + before + value) as u16

@@ -1,4 +1,4 @@
-//! What it takes to start a job.
+//! What a caller provides to start a job.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::inputs::InputSpec;
 use crate::settings::Settings;
 
-/// Where a job's state is.
+/// Where a job keeps its state.
 #[derive(Clone)]
 pub enum StateAt {
     /// In a folder.
@@ -19,22 +19,22 @@ pub enum StateAt {
     Storage(Arc<dyn Storage>),
 }
 
-/// What is needed to start a job.
+/// A job to start.
 pub struct JobSpec {
-    /// What to do.
+    /// How it counts.
     pub settings: Settings,
-    /// What to read.
+    /// What it reads.
     pub inputs: Vec<InputSpec>,
-    /// Where the state is.
+    /// Where it keeps its state.
     pub state: StateAt,
-    /// The number of worker threads.
+    /// The number of worker threads, at least one.
     pub workers: usize,
-    /// Whether to supersede a living owner.
+    /// Whether to supersede an owner of the state that is still running.
     pub take_over: bool,
-    /// The time.
+    /// Where it gets the time from.
     pub clock: Arc<dyn Clock>,
-    /// A name for this host, for messages.
+    /// The name of this host, for messages.
     pub host: String,
-    /// Where to publish, and the job's name there.
+    /// The store to publish to, and the job's name there.
     pub publisher: Option<(String, Box<dyn Publisher>)>,
 }

@@ -1,8 +1,8 @@
-//! What a job is doing, for metrics and for the live line.
+//! What a job is doing, for metrics and the live line.
+//!
+//! Invariant: nothing that a job decides depends on it.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -14,29 +14,29 @@ use sinks::publish::Published;
 use crate::plan::bytes_read;
 use crate::records::Cut;
 
-/// The state's sizes in one worker.
+/// The size of one worker's state.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     ids: (usize, usize),
     tags: (usize, usize),
-    /// Partitions that wait for others, and that deliver nothing.
+    /// Partitions that are paused, and that are silent.
     aligned: (usize, usize),
 }
 
-/// The newest commit in numbers.
+/// The newest durable commit in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The newest durable commit.
+    /// Its number.
     pub commit: u64,
     /// Its stream time.
     pub as_of_ms: Option<i64>,
     /// What has been counted since the state began.
     pub counters: Counters,
-    /// Bytes of bounded files read, and their sum; zeros where there are none.
+    /// How many bytes of bounded files have been read, and how many there are. Zeros without files.
     pub bytes: (u64, u64),
 }
 
-/// How far publishing is.
+/// How far publishing has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Publishing {
     /// The last commit that the store has in full.
@@ -47,11 +47,11 @@ pub struct Publishing {
     pub lag_ms: u64,
     /// Rows acknowledged by the store.
     pub rows: u64,
-    /// Writes sent again because their outcome was unknown.
+    /// Writes that were sent again because their outcome was unknown.
     pub resent: u64,
-    /// Rows that the store will never take.
+    /// Rows that the store will never accept.
     pub refused: u64,
-    /// Whether the store does not answer now.
+    /// Whether the store is not answering.
     pub waiting: bool,
 }
 
@@ -72,18 +72,18 @@ pub struct StateSize {
     pub segment_bytes: u64,
 }
 
-/// What keeping hot state over cold takes: how often, since a moment.
+/// The work of keeping hot state over cold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Tags read back from segments.
     pub cold_reads: u64,
-    /// Tags let go from memory.
+    /// Tags evicted from memory.
     pub evicted: u64,
-    /// Scans of all tags in memory because a board had too few candidates.
+    /// Scans of all tags because a board had too few candidates.
     pub board_scans: u64,
 }
 
-/// Metrics of a job; cheap to update, shared by all its threads.
+/// The metrics of a job, shared by all its threads and cheap to update.
 #[derive(Debug, Default)]
 pub struct Status {
     progress: Mutex<Progress>,
@@ -118,12 +118,12 @@ pub struct Status {
     counted: Counted,
 }
 
-/// One gauge per manifest counter, since they continue over restarts.
+/// A gauge for each counter of the manifest, since those continue over restarts.
 #[derive(Debug, Default)]
 struct Counted([Gauge; 15]);
 
 impl Status {
-    /// Makes all metrics known to a registry.
+    /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| {
             registry.register(name, help, gauge.clone());
@@ -156,7 +156,9 @@ impl Status {
         gauge("silent_partitions", help, &self.silent_partitions);
         let help = "How often an input could not be reached, by this process";
         gauge("input_troubles", help, &self.input_troubles);
-        for ((name, _), value) in Counters::default().named().iter().zip(&self.counted.0) {
+        let counters = Counters::default().named();
+        assert_eq!(counters.len(), self.counted.0.len(), "there is a gauge for each counter");
+        for ((name, _), value) in counters.iter().zip(&self.counted.0) {
             let help = "Records or occurrences since the state began, by the newest commit";
             gauge(&format!("committed_{name}"), help, value);
         }
@@ -179,9 +181,9 @@ impl Status {
         );
     }
 
-    /// The newest commit in numbers.
+    /// The newest durable commit in numbers.
     pub fn progress(&self) -> Progress {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.progress.lock()
     }
 
     /// Records read by this process.
@@ -223,7 +225,7 @@ impl Status {
     }
 
     fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {
-        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sizes = self.sizes.lock();
         if sizes.len() <= worker {
             sizes.resize(worker + 1, Sizes::default());
         }
@@ -238,13 +240,14 @@ impl Status {
     }
 
     pub(crate) fn cut(&self, cut: &Cut) {
-        self.as_of_seconds.set(cut.as_of_ms.unwrap_or_default() / 1000);
+        // The gauge is 0 before the first event.
+        self.as_of_seconds.set(cut.as_of_ms.unwrap_or(0) / 1000);
         self.clocks_disagree.set(i64::from(!cut.clocks_agree));
     }
 
     pub(crate) fn committed(&self, manifest: &Manifest, milliseconds: u64) {
         let body = &manifest.body;
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.progress.lock();
         *progress = Progress {
             commit: manifest.header.commit,
             as_of_ms: body.as_of_ms,
@@ -260,7 +263,7 @@ impl Status {
         }
     }
 
-    /// What keeping hot state over cold has taken in this process.
+    /// The work of keeping hot state over cold in this process.
     pub fn work(&self) -> Work {
         Work {
             cold_reads: self.cold_reads.get(),
@@ -269,7 +272,7 @@ impl Status {
         }
     }
 
-    pub(crate) fn worked(&self, work: Work) {
+    pub(crate) fn add_work(&self, work: Work) {
         self.cold_reads.inc_by(work.cold_reads);
         self.evicted.inc_by(work.evicted);
         self.board_scans.inc_by(work.board_scans);
@@ -280,12 +283,12 @@ impl Status {
         self.removed_files.inc_by(done.removed);
     }
 
-    /// How far publishing is; none without a store.
+    /// How far publishing has got. `None` without a store.
     pub fn publishing(&self) -> Option<Publishing> {
-        *self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.publishing.lock()
     }
 
-    /// What a publisher has done, and whether the store does not answer it.
+    /// What the publisher has done, and whether it waits for the store.
     pub(crate) fn published(
         &self,
         done: Published,
@@ -310,6 +313,6 @@ impl Status {
             counter.inc_by(now.saturating_sub(counter.get()));
         }
         let now = Publishing { commit, lag_commits, lag_ms, rows, resent, refused, waiting };
-        *self.publishing.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.publishing.lock() = Some(now);
     }
 }

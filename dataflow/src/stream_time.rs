@@ -1,17 +1,16 @@
-//! Stream time: from what sources know of their partitions to `as_of` and the eviction floor.
+//! Stream time: from how far partitions were read to `as_of` and the floor of remembered ids.
 //!
-//! A function of the log, but for the caught-up live case, which follows the wall clock while the
-//! clocks agree. Invariants: `as_of` and the floor never decrease; positions are those of one cut.
+//! It is a function of the log, except that a live job that has caught up follows the wall clock
+//! while the clocks agree. Invariants: `as_of` and the floor never decrease; the positions of a cut
+//! belong together.
 
 use std::collections::BTreeSet;
 
 use schemas::manifest::{Blocks, Body, Partition, Position};
 use schemas::planted::{Bug, planted};
 
-use crate::records::{Cut, Fact, Inputs, Last, News, Tick};
-
-/// Clocks that differ by more than this are not believed to show the same time.
-pub(crate) const AGREE_MS: i64 = 5 * 60_000;
+use crate::limits::AGREE_MS;
+use crate::records::{Cut, Inputs, Last, PartitionProgress, PartitionUpdate, Tick};
 
 /// What stream time depends on besides the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,26 +21,26 @@ pub(crate) struct TimeRules {
     pub(crate) until_ms: Option<i64>,
     /// The stream time of the commit that a replay ends with.
     pub(crate) ends_at_ms: Option<i64>,
-    /// How long an event id is remembered; none: for ever.
+    /// How long an event id is remembered. `None` means for ever.
     pub(crate) horizon_ms: Option<i64>,
 }
 
-/// The stream time of a job and the positions it belongs to.
+/// The stream time of a job, and the positions that it belongs to.
 pub(crate) struct StreamTime {
     rules: TimeRules,
     inputs: Inputs,
-    /// The inputs that are read now. One that no longer is holds nothing back.
+    /// The inputs that are read now. Others no longer hold anything back.
     read: BTreeSet<String>,
     as_of_ms: Option<i64>,
     floor_ms: Option<i64>,
-    /// The largest event time, and the monotonic time at which it was read in this run.
+    /// The largest event time, and the monotonic time when it was read in this run.
     largest: Option<(i64, u64)>,
     clocks_agree: bool,
 }
 
 impl StreamTime {
-    /// Continues from a commit with the partitions of `inputs`, of which those of `read` are read
-    /// now; `mono_us` is now.
+    /// Continues from a commit at time `mono_us`, with the partitions of `inputs`. The inputs that
+    /// are read now are `read`.
     pub(crate) fn new(
         rules: TimeRules,
         from: &Body,
@@ -60,23 +59,24 @@ impl StreamTime {
         }
     }
 
-    /// Takes news of a partition into account.
-    pub(crate) fn learn(&mut self, fact: Fact) {
-        let partitions = self.inputs.entry(fact.input).or_default();
-        let partition = partitions.entry(fact.partition).or_default();
-        match fact.news {
-            News::Ordered { state, largest } => {
+    /// Takes into account how far a partition was read.
+    pub(crate) fn apply(&mut self, update: PartitionUpdate) {
+        let partitions = self.inputs.entry(update.input).or_default();
+        let partition = partitions.entry(update.partition).or_default();
+        match update.progress {
+            PartitionProgress::Ordered { state, largest } => {
                 *partition = state;
-                // Of equal times the earlier reading counts: time has passed since then.
+                // Among equal times the one read first counts, as time has passed since then.
                 if let Some((ts, at)) = largest
                     && self.largest.is_none_or(|(known, _)| ts > known)
                 {
                     self.largest = Some((ts, at));
                 }
             }
-            News::Block { number, state } => {
+            PartitionProgress::Block { number, state } => {
                 let mut blocks = take_blocks(&mut partition.position);
                 if let Some(largest) = state.times.largest_ms() {
+                    // No run that reads blocks follows a clock, so when it was read is no matter.
                     let at = self.largest.map_or(0, |(_, at)| at);
                     self.largest = self.largest.max(Some((largest, at)));
                 }
@@ -98,7 +98,7 @@ impl StreamTime {
         let as_of_ms = self.as_of(&tick);
         self.as_of_ms = self.as_of_ms.max(match self.rules.ends_at_ms {
             Some(end) if tick.last == Some(Last::Finished) => Some(end),
-            // Partitions end in another order than they did.
+            // The replay may read partitions in another order than the job did.
             Some(end) => as_of_ms.min(Some(end)),
             None => as_of_ms,
         });
@@ -136,7 +136,7 @@ impl StreamTime {
         }
     }
 
-    /// The wall clock, unless the events say that it is wrong.
+    /// The wall clock, unless event times show that it is wrong.
     fn corrected_clock(&mut self, tick: &Tick) -> i64 {
         let Some((ts, at)) = self.largest else { return tick.wall_ms };
         let expected = ts.saturating_add_unsigned(tick.mono_us.saturating_sub(at) / 1000);
@@ -157,7 +157,9 @@ impl StreamTime {
 fn take_blocks(position: &mut Position) -> Blocks {
     match std::mem::take(position) {
         Position::Blocks(blocks) => blocks,
-        Position::Offset(_) => Blocks::default(),
+        Position::Offset(offset) => {
+            unreachable!("a file read by blocks is at offset {offset}: checked by the plan")
+        }
     }
 }
 
@@ -201,21 +203,21 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_no_longer_read_holds_nothing_back() {
+    fn input_that_is_no_longer_read_holds_nothing_back() {
         let half_read = Partition { log_time: LogTime::default(), ..Partition::default() };
         let gone = [("f".to_owned(), half_read)].into();
         let mut time = with(TimeRules::default(), [("gone".to_owned(), gone)].into());
-        time.learn(ordered("p", &[5, 5, 5], true));
+        time.apply(ordered("p", &[5, 5, 5], true));
         assert_eq!(time.close(tick(1, 0, None)).as_of_ms, Some(5));
     }
 
-    fn ordered(name: &str, times: &[i64], at_end: bool) -> Fact {
+    fn ordered(name: &str, times: &[i64], at_end: bool) -> PartitionUpdate {
         let mut log_time = LogTime::default();
         times.iter().for_each(|ts| log_time.observe(*ts));
         let largest = times.iter().max().map(|ts| (*ts, 0));
         let state = Partition { log_time, at_end, ..Partition::default() };
-        let news = News::Ordered { state, largest };
-        Fact { commit: 1, input: "i".into(), partition: name.into(), news }
+        let progress = PartitionProgress::Ordered { state, largest };
+        PartitionUpdate { commit: 1, input: "i".into(), partition: name.into(), progress }
     }
 
     fn tick(wall_ms: i64, mono_ms: u64, last: Option<Last>) -> Tick {
@@ -223,93 +225,98 @@ mod tests {
     }
 
     #[test]
-    fn behind_follows_the_slowest_and_waits_for_all_to_begin() {
+    fn as_of_of_a_job_that_is_behind_follows_the_slowest_partition() {
         let mut time = time(TimeRules { live: true, ..TimeRules::default() });
-        time.learn(ordered("a", &[NOW - HOUR], false));
-        time.learn(ordered("b", &[], false));
+        time.apply(ordered("a", &[NOW - HOUR], false));
+        time.apply(ordered("b", &[], false));
         assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, None, "b has not begun");
-        time.learn(ordered("b", &[NOW - 2 * HOUR], false));
+        time.apply(ordered("b", &[NOW - 2 * HOUR], false));
         assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - 2 * HOUR));
-        time.learn(ordered("b", &[NOW - 2 * HOUR], true));
+        time.apply(ordered("b", &[NOW - 2 * HOUR], true));
         assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - HOUR), "b is at its end");
-        time.learn(ordered("a", &[NOW - 3 * HOUR], false));
+        time.apply(ordered("a", &[NOW - 3 * HOUR], false));
         assert_eq!(time.close(tick(NOW, 0, None)).as_of_ms, Some(NOW - HOUR), "never back");
     }
 
     #[test]
-    fn caught_up_follows_the_clock_while_the_events_agree() {
+    fn as_of_of_a_caught_up_job_follows_the_clock_while_events_agree() {
         let mut live = time(TimeRules { live: true, ..TimeRules::default() });
-        live.learn(ordered("a", &[NOW], true));
+        live.apply(ordered("a", &[NOW], true));
         let cut = live.close(tick(NOW + 60_000, 60_000, None));
         assert_eq!((cut.as_of_ms, cut.clocks_agree), (Some(NOW + 60_000), true));
         let cut = live.close(tick(NOW + 2 * HOUR, 120_000, None));
         assert_eq!((cut.as_of_ms, cut.clocks_agree), (Some(NOW + 120_000), false));
         let mut old = time(TimeRules { live: true, ..TimeRules::default() });
-        old.learn(ordered("a", &[NOW - 9000 * HOUR], true));
+        old.apply(ordered("a", &[NOW - 9000 * HOUR], true));
         assert_eq!(old.close(tick(NOW, 5, None)).as_of_ms, Some(NOW - 9000 * HOUR + 5));
     }
 
     #[test]
-    fn a_bounded_run_ends_at_its_largest_log_time_or_until() {
+    fn bounded_run_ends_at_its_largest_log_time_or_until() {
         let mut run = time(TimeRules::default());
-        run.learn(ordered("a", &[NOW], true));
-        run.learn(ordered("b", &[NOW + 5], true));
+        run.apply(ordered("a", &[NOW], true));
+        run.apply(ordered("b", &[NOW + 5], true));
         let last = Some(Last::Finished);
         assert_eq!(run.close(tick(NOW + HOUR, 0, last)).as_of_ms, Some(NOW + 5));
         let mut until = time(TimeRules { until_ms: Some(NOW + 9), ..TimeRules::default() });
-        until.learn(ordered("a", &[NOW], true));
+        until.apply(ordered("a", &[NOW], true));
         assert_eq!(until.close(tick(0, 0, None)).as_of_ms, Some(NOW));
         assert_eq!(until.close(tick(0, 0, last)).as_of_ms, Some(NOW + 9));
     }
 
     #[test]
-    fn a_replay_of_a_commit_never_passes_its_stream_time_and_ends_at_it() {
+    fn replay_of_a_commit_ends_at_its_stream_time() {
         let rules = TimeRules { ends_at_ms: Some(NOW + 9), ..TimeRules::default() };
         let mut replay = time(rules);
-        replay.learn(ordered("a", &[], false));
+        replay.apply(ordered("a", &[], false));
         assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, None);
-        replay.learn(ordered("a", &[NOW], false));
+        replay.apply(ordered("a", &[NOW], false));
         assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, Some(NOW));
-        replay.learn(ordered("a", &[NOW + HOUR; 3], false));
+        replay.apply(ordered("a", &[NOW + HOUR; 3], false));
         assert_eq!(replay.close(tick(0, 0, None)).as_of_ms, Some(NOW + 9));
         let mut early = time(rules);
-        early.learn(ordered("a", &[NOW], true));
+        early.apply(ordered("a", &[NOW], true));
         let last = Some(Last::Finished);
         assert_eq!(early.close(tick(NOW + HOUR, 0, last)).as_of_ms, Some(NOW + 9));
     }
 
     #[test]
-    fn the_floor_lies_a_horizon_behind_the_slowest_unfinished() {
+    fn floor_lies_a_horizon_behind_the_slowest_unfinished_partition() {
         let mut time = time(TimeRules { horizon_ms: Some(HOUR), ..TimeRules::default() });
-        time.learn(ordered("a", &[NOW], false));
-        time.learn(ordered("b", &[NOW - HOUR], false));
+        time.apply(ordered("a", &[NOW], false));
+        time.apply(ordered("b", &[NOW - HOUR], false));
         assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - 2 * HOUR));
-        time.learn(ordered("b", &[NOW - HOUR], true));
+        time.apply(ordered("b", &[NOW - HOUR], true));
         assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - HOUR));
-        time.learn(ordered("c", &[], false));
+        time.apply(ordered("c", &[], false));
         assert_eq!(time.close(tick(0, 0, None)).floor_ms, Some(NOW - HOUR), "c has not begun");
     }
 
     #[test]
-    fn blocks_move_log_time_as_they_complete_the_run_of_done_ones() {
+    fn log_time_advances_over_blocks_in_order() {
         let bytes = 3 * crate::sources::BLOCK_BYTES - 1;
         let position = Position::Blocks(Blocks { bytes, ..Blocks::default() });
         let file = Partition { position, ..Partition::default() };
         let inputs = [("i".to_owned(), [("f".to_owned(), file)].into())].into();
         let mut time = with(TimeRules::default(), inputs);
-        let fact = |news| Fact { commit: 1, input: "i".into(), partition: "f".into(), news };
+        let update = |progress| PartitionUpdate {
+            commit: 1,
+            input: "i".into(),
+            partition: "f".into(),
+            progress,
+        };
         let block = |ts: i64, done| {
             let mut times = LogTime::default();
             times.observe(ts);
             Block { offset: 0, done, times }
         };
-        time.learn(fact(News::Block { number: 1, state: block(NOW + 10, true) }));
+        time.apply(update(PartitionProgress::Block { number: 1, state: block(NOW + 10, true) }));
         assert_eq!(time.close(tick(0, 0, None)).as_of_ms, None);
-        time.learn(fact(News::Block { number: 0, state: block(NOW, false) }));
+        time.apply(update(PartitionProgress::Block { number: 0, state: block(NOW, false) }));
         assert_eq!(time.close(tick(0, 0, None)).as_of_ms, None);
-        time.learn(fact(News::Block { number: 0, state: block(NOW, true) }));
+        time.apply(update(PartitionProgress::Block { number: 0, state: block(NOW, true) }));
         assert!(time.close(tick(0, 0, None)).as_of_ms >= Some(NOW));
-        time.learn(fact(News::Block { number: 2, state: block(NOW + 20, true) }));
+        time.apply(update(PartitionProgress::Block { number: 2, state: block(NOW + 20, true) }));
         let cut = time.close(tick(0, 0, Some(Last::Finished)));
         let file = &cut.inputs["i"]["f"];
         assert!(file.done && file.at_end);

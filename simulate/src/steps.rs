@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dataflow::lockstep::{Lockstep, Task};
-use dataflow::{Idle, InputSpec, JobError, JobSpec, Origin, Settings, StateAt};
+use dataflow::{Idle, InputSpec, JobSpec, Origin, RunError, Settings, StartError, StateAt};
 use schemas::config::{Beyond, LogTimeSource, Scope};
 use schemas::mapping::Mapping;
 use schemas::rows::{Boards, Ids, Table, Tags};
@@ -114,7 +114,7 @@ impl World<'_> {
     }
 
     /// Starts a job on a random number of workers.
-    fn start(&mut self, rng: &mut Rng, process: &Arc<Process>) -> Result<Lockstep, JobError> {
+    fn start(&mut self, rng: &mut Rng, process: &Arc<Process>) -> Result<Lockstep, StartError> {
         let log = Subscribed { topic: self.topic.clone(), process: Arc::clone(process) };
         let disk = Mounted { disk: Arc::clone(&self.disk), process: Arc::clone(process) };
         let wire = Connected { wire: self.wire.clone(), process: Arc::clone(process) };
@@ -281,17 +281,17 @@ impl World<'_> {
 }
 
 /// No fault excuses a broken invariant.
-fn broken(error: &JobError) -> Result<(), Violation> {
+fn broken(error: &RunError) -> Result<(), Violation> {
     match error {
-        JobError::Commit(CommitError::Broken(broken))
-        | JobError::Publish(PublishError::Broken(broken)) => Err(broken.clone()),
-        JobError::Worker(what) => violated(Check::Caused, format!("a worker panicked: {what}")),
+        RunError::Commit(CommitError::Broken(broken))
+        | RunError::Publish(PublishError::Broken(broken)) => Err(broken.clone()),
+        RunError::Worker(what) => violated(Check::Caused, format!("a worker panicked: {what}")),
         _ => Ok(()),
     }
 }
 
 /// Gives a task of `job` a turn, most often a worker.
-fn turn(job: &mut Job, rng: &mut Rng) -> Result<bool, JobError> {
+fn turn(job: &mut Job, rng: &mut Rng) -> Result<bool, RunError> {
     let mut tasks = job.lockstep.tasks();
     if !rng.chance(15) {
         tasks.retain(|task| *task != Task::Housekeeper);

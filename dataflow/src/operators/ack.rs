@@ -1,126 +1,134 @@
 //! Acknowledging a commit: an operator holds a capability at the commit's end until what it wrote
 //! for it is durable, so the frontier of acknowledgements *is* the durable frontier.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use schemas::hash::BINS;
-use schemas::manifest::{Counters, SegmentMeta};
+use schemas::manifest::Counters;
 use schemas::rows::Table;
 use schemas::segment::Rows;
 use sinks::commits::{WriteJob, Written, segment_name};
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
 use timely::scheduling::SyncActivator;
 
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of};
+use crate::error::RunError;
 use crate::records::Ack;
+
+/// An output of records of one kind.
+pub(super) type Out<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
 /// One operator's acknowledgements.
 pub(crate) struct Acker {
     context: Context,
+    output: Out<Ack>,
+    /// At the end of the commit under way. `None` after the last one.
     capability: Option<Capability<Epoch>>,
-    /// Tells apart the files of this operator from others of the same commit.
+    /// Tells the files of this operator apart from others of the same commit.
     part: String,
-    wake: std::sync::Arc<SyncActivator>,
+    wake: Arc<SyncActivator>,
     replies: (Sender<Written>, Receiver<Written>),
-    waiting: usize,
+    /// Segments that are not durable yet.
+    pending: usize,
     closing: Option<Closing>,
 }
 
+/// A commit that is being written.
 struct Closing {
     commit: u64,
-    last: bool,
+    is_last: bool,
     acks: Vec<Ack>,
 }
 
 impl Acker {
-    /// The acknowledgements of one operator of worker `index`, with the capability of the output
-    /// that they go to. `operator` is a letter for file names.
+    /// The acknowledgements of one operator, which go to `output`. `part` becomes part of the names
+    /// of its files; `wake` activates the operator when a file is durable.
     pub(crate) fn new(
         context: &Context,
         mut capability: Capability<Epoch>,
-        operator: char,
-        index: usize,
+        output: Out<Ack>,
+        part: String,
         wake: SyncActivator,
     ) -> Self {
         capability.downgrade(&close_of(context.start.header.commit + 1));
         Self {
             context: context.clone(),
+            output,
             capability: Some(capability),
-            part: format!("{operator}{index}"),
+            part,
             wake: wake.into(),
             replies: channel(),
-            waiting: 0,
+            pending: 0,
             closing: None,
         }
     }
 
-    /// Begins to acknowledge a commit in which `counters` were counted.
-    pub(crate) fn begin(&mut self, commit: u64, last: bool, counters: Counters) {
-        debug_assert!(self.closing.is_none(), "one commit is written at a time");
-        self.closing = Some(Closing { commit, last, acks: vec![Ack::Counters(counters)] });
+    /// Begins to acknowledge a commit.
+    pub(crate) fn begin(&mut self, commit: u64, is_last: bool) {
+        assert!(self.closing.is_none(), "a commit ends only when the one before is durable");
+        self.closing = Some(Closing { commit, is_last, acks: Vec::new() });
     }
 
     /// Adds to the acknowledgements of the commit.
     pub(crate) fn add(&mut self, ack: Ack) {
-        self.acks().push(ack);
+        self.closing().acks.push(ack);
     }
 
-    /// Hands rows of the commit over to the writer.
+    /// Adds what was counted in the commit.
+    pub(crate) fn count(&mut self, counters: Counters) {
+        self.add(Ack::Counters(counters));
+    }
+
+    /// Hands rows of the commit over to the writer of segments.
     pub(crate) fn write<T: Table>(&mut self, rows: Rows<T>) {
-        let Some(closing) = self.closing.as_ref().filter(|_| !rows.is_empty()) else { return };
-        let header = &self.context.start.header;
-        let name = segment_name(header, closing.commit, T::NAME, &self.part);
-        let (reply, wake) = (self.replies.0.clone(), self.wake.clone());
-        let job = WriteJob::new(name, closing.commit, rows, move |written| {
-            // Nobody listens any more when the job is ending on an error.
+        let commit = self.closing().commit;
+        if rows.is_empty() {
+            return;
+        }
+        let name = segment_name(&self.context.start.header, commit, T::NAME, &self.part);
+        let (reply, wake) = (self.replies.0.clone(), Arc::clone(&self.wake));
+        let job = WriteJob::new(name, commit, rows, move |written| {
+            // After an error the graph may be gone, and nobody listens.
             let _ = reply.send(written);
             let _ = wake.activate();
         });
-        if self.context.writer.send(job).is_ok() {
-            self.waiting += 1;
+        self.pending += 1;
+        if self.context.writer.send(job).is_err() {
+            let stopped = "the writer of segments has stopped";
+            self.context.process.failure.set(RunError::Worker(stopped.to_owned()));
         }
     }
 
-    /// Collects what has become durable. Once everything has, the capability to send the
-    /// acknowledgements with, and they themselves.
-    pub(crate) fn poll(&mut self) -> Option<(Capability<Epoch>, Vec<Ack>)> {
+    /// Sends the acknowledgements of the commit once everything written for it is durable.
+    pub(crate) fn send(&mut self) {
         while let Ok(written) = self.replies.1.try_recv() {
-            self.waiting -= 1;
+            self.pending -= 1;
             match written {
-                Ok(meta) => self.acks().push(Ack::Segment(meta)),
-                Err(error) => self.context.failure.set(error),
+                Ok(meta) => self.add(Ack::Segment(meta)),
+                Err(error) => self.context.process.failure.set(error),
             }
         }
-        if self.waiting > 0 || self.context.failure.is_set() {
-            return None;
+        if self.pending > 0 || self.context.process.failure.is_set() {
+            return;
         }
-        let closing = self.closing.take()?;
-        let mut next = self.capability.take()?;
-        let now = next.clone();
-        if !closing.last {
-            next.downgrade(&close_of(closing.commit + 1));
-            self.capability = Some(next);
+        let Some(Closing { commit, is_last, acks }) = self.closing.take() else { return };
+        let Some(capability) = self.capability.as_mut() else {
+            unreachable!("commit {commit} ends after the last one: the ticker ends with that");
+        };
+        self.output.activate().session(&*capability).give_iterator(acks.into_iter());
+        capability.downgrade(&close_of(commit + 1));
+        if is_last {
+            self.capability = None;
         }
-        Some((now, closing.acks))
     }
 
-    fn acks(&mut self) -> &mut Vec<Ack> {
-        let empty = || Closing { commit: 0, last: false, acks: Vec::new() };
-        &mut self.closing.get_or_insert_with(empty).acks
+    fn closing(&mut self) -> &mut Closing {
+        let Some(closing) = &mut self.closing else {
+            unreachable!("nothing is written between commits: `begin` comes first");
+        };
+        closing
     }
-}
-
-/// Whether a worker owns the keys of `bin`.
-pub(crate) fn owns(index: usize, peers: usize, bin: u64) -> bool {
-    debug_assert!(bin < BINS);
-    bin % peers as u64 == index as u64
-}
-
-/// The segments among acknowledgements.
-pub(crate) fn segments(acks: &[Ack]) -> impl Iterator<Item = &SegmentMeta> {
-    acks.iter().filter_map(|ack| match ack {
-        Ack::Segment(meta) => Some(meta),
-        _ => None,
-    })
 }

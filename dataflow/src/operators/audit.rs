@@ -1,7 +1,7 @@
-//! The audit of one operator: what was asked for and done, and which keys were corrected when.
+//! The audit of one operator: what was requested and done, and when each key was last corrected.
 //!
 //! Invariant: a correction made from commit n is applied only if its key has not been corrected in
-//! a later one, so that asking twice changes nothing.
+//! a later one, so requesting it twice changes nothing.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use schemas::rows::{RepairRow, Repairs, repair_hash};
 use schemas::segment::Rows;
 use sinks::commits::{CommitError, open_table};
 
-use super::ack::owns;
 use crate::context::Context;
 use crate::records::Order;
+use crate::worker_id::WorkerId;
 
-/// The kind of rows that were written again only: they correct nothing.
+/// The kind of a row that was only written again, which corrects nothing.
 pub(crate) const REPUBLISH: &str = "republish";
 
-/// What one operator of one worker did of what was asked for.
+/// The repairs that one operator of one worker made.
 #[derive(Default)]
 pub(crate) struct Audit {
     /// The commit of the last correction, by key.
@@ -30,13 +30,12 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Loads the corrections of the bins that worker `index` of `peers` owns.
-    pub(crate) fn load(context: &Context, index: usize, peers: usize) -> Result<Self, CommitError> {
+    /// Loads the corrections of the bins that `worker` owns.
+    pub(crate) fn load(context: &Context, worker: WorkerId) -> Result<Self, CommitError> {
         let mut audit = Self::default();
         for segment in open_table::<Repairs>(&*context.storage, &context.start)? {
             for (hash, row) in segment.rows.iter() {
-                let mine = owns(index, peers, hash.bin());
-                if mine && row.kind != REPUBLISH {
+                if worker.owns(hash.bin()) && row.kind != REPUBLISH {
                     let last = audit.corrected.entry(row.changed(hash)).or_default();
                     *last = row.commit.max(*last);
                 }
@@ -45,15 +44,15 @@ impl Audit {
         Ok(audit)
     }
 
-    /// Whether a later correction of `key` has made this one void, which is counted then.
+    /// Whether a later correction of `key` has made this one void. If so, it is counted.
     pub(crate) fn is_superseded(&mut self, key: KeyHash, order: &Order) -> bool {
         let later = self.corrected.get(&key).is_some_and(|last| *last > order.asker.base);
         self.counters.superseded += u64::from(later);
         later
     }
 
-    /// Notes what was done to `key` in `commit`.
-    pub(crate) fn note(&mut self, key: KeyHash, order: &Order, done: Done<'_>, commit: u64) {
+    /// Records what was done to `key` in `commit`.
+    pub(crate) fn record(&mut self, key: KeyHash, order: &Order, done: Done<'_>, commit: u64) {
         let Done { kind, scope, name, before, after } = done;
         if kind != REPUBLISH {
             self.corrected.insert(key, commit);
@@ -84,7 +83,7 @@ impl Audit {
     }
 }
 
-/// What was done: its kind, the names of what it changed, and that before and after.
+/// A repair that was made: its kind, the name of what it changed, and that before and after.
 #[derive(Clone, Copy)]
 pub(crate) struct Done<'a> {
     pub(crate) kind: &'a str,

@@ -1,74 +1,58 @@
-//! Close: turns what the sources say at the end of a commit into the cut that everybody closes it
-//! by; worker 0 only.
+//! Close: turns what the sources report at the end of a commit into the cut that every operator
+//! closes it by; worker 0 only.
 
-use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::OutputBuilder;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-
+use super::ack::Acker;
+use super::commit_operator::PerCommit;
 use crate::context::Context;
-use crate::epoch::{Epoch, close_of};
-use crate::records::{Ack, Close, Fact, Tick};
+use crate::error::RunError;
+use crate::records::{Ack, Close, PartitionUpdate, Tick};
 use crate::stream_time::StreamTime;
 
-/// The ends of commits, one copy for each worker, and their cuts.
-pub(crate) fn close<'s>(
-    ticks: StreamVec<'s, Epoch, Tick>,
-    facts: StreamVec<'s, Epoch, Fact>,
-    mut time: StreamTime,
-    context: &Context,
-) -> (StreamVec<'s, Epoch, Close>, StreamVec<'s, Epoch, Ack>) {
-    let scope = ticks.scope();
-    let index = scope.index();
-    let peers = scope.peers() as u64;
-    let mut builder = OperatorBuilder::new("close".into(), scope);
-    let mut ticks = builder.new_input(ticks, Exchange::new(|_: &Tick| 0));
-    let mut facts = builder.new_input(facts, Exchange::new(|_: &Fact| 0));
-    let (closes_out, closes) = builder.new_output::<Vec<Close>>();
-    let (cuts_out, cuts) = builder.new_output::<Vec<Ack>>();
-    let context = context.clone();
-    builder.build(move |capabilities| {
-        let mut commit = context.start.header.commit + 1;
-        let mut capabilities = Some(capabilities).filter(|_| index == 0);
-        for capability in capabilities.iter_mut().flatten() {
-            capability.downgrade(&close_of(commit));
-        }
-        let mut closes_out = OutputBuilder::from(closes_out);
-        let mut cuts_out = OutputBuilder::from(cuts_out);
-        let (mut waiting, mut ended) = (Vec::<Fact>::new(), Vec::<Tick>::new());
-        move |frontiers| {
-            ticks.for_each(|_, batch| ended.append(batch));
-            facts.for_each(|_, batch| waiting.append(batch));
-            while capabilities.is_some()
-                && !frontiers.iter().any(|f| f.less_equal(&close_of(commit)))
-                && let Some(at) = ended.iter().position(|tick| tick.commit == commit)
-            {
-                let tick = ended.swap_remove(at);
-                for fact in waiting.extract_if(.., |fact| fact.commit == commit) {
-                    time.learn(fact);
-                }
-                let cut = time.close(tick);
-                let last = tick.last.is_some();
-                let Some([closes_cap, cuts_cap]) = capabilities.as_deref_mut() else { return };
-                let copy = |worker| Close {
-                    worker,
-                    commit,
-                    as_of_ms: cut.as_of_ms,
-                    floor_ms: cut.floor_ms,
-                    last,
-                };
-                let copies = (0..peers).map(copy);
-                closes_out.activate().session(&*closes_cap).give_iterator(copies);
-                let cut = Ack::Cut(Box::new(cut.clone()));
-                cuts_out.activate().session(&*cuts_cap).give(cut);
-                commit += 1;
-                closes_cap.downgrade(&close_of(commit));
-                cuts_cap.downgrade(&close_of(commit));
-                if last {
-                    capabilities = None;
-                }
-            }
-        }
-    });
-    (closes, cuts)
+/// Cuts the stream at the ends of commits.
+pub(crate) struct Cuts {
+    time: StreamTime,
+    workers: u64,
+}
+
+impl Cuts {
+    /// Continues from the commit that the job starts with, for so many workers.
+    pub(crate) fn new(context: &Context, workers: usize) -> Self {
+        let time = StreamTime::new(
+            context.settings.time_rules(),
+            &context.start.body,
+            context.plan.inputs.clone(),
+            context.read_inputs().iter().map(|input| input.name.clone()),
+            context.started_us,
+        );
+        Self { time, workers: workers as u64 }
+    }
+}
+
+impl PerCommit for Cuts {
+    type Record = PartitionUpdate;
+    type End = Tick;
+    type Emitted = ();
+    /// One copy for each worker.
+    type Closed = Close;
+
+    const NAME: &'static str = "close";
+    const RECORDS_AT_END: bool = true;
+
+    fn worker_of(_: &PartitionUpdate) -> u64 {
+        0
+    }
+
+    fn apply(&mut self, updates: Vec<PartitionUpdate>) -> Result<Vec<()>, RunError> {
+        updates.into_iter().for_each(|update| self.time.apply(update));
+        Ok(Vec::new())
+    }
+
+    fn close(&mut self, tick: Tick, acker: &mut Acker) -> Vec<Close> {
+        let cut = self.time.close(tick);
+        let (commit, last) = (tick.commit, tick.last.is_some());
+        let (as_of_ms, floor_ms) = (cut.as_of_ms, cut.floor_ms);
+        acker.add(Ack::Cut(Box::new(cut)));
+        let copy = |worker| Close { worker, commit, as_of_ms, floor_ms, last };
+        (0..self.workers).map(copy).collect()
+    }
 }

@@ -1,7 +1,7 @@
-//! Combine: sums mentions per (scope, tag, slot) within a slice before they cross to another
-//! worker, so that a viral tag costs at most one mention per worker, bucket and slice.
+//! Combine: sums the posts of a slice per (scope, tag, slot) before they cross to another worker,
+//! so that a viral tag costs at most one mention per worker, bucket and slice.
 //!
-//! Invariant: the sums of a slice leave at its end, in one batch for each worker.
+//! Invariant: the sums of a slice are sent at its end, in one batch for each worker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,15 +13,17 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Capability, Operator};
 
-use crate::context::{Context, Spare};
+use super::stash::epoch_of;
+use crate::context::Context;
 use crate::epoch::Epoch;
 use crate::pool::Pool;
+use crate::process::ProcessShared;
 use crate::records::{Mention, Mentions, Post, Posts, Route};
 
 /// The sums of one slice for the tags of one worker.
 #[derive(Default)]
 struct Sums {
-    /// The mentions' places by tag and slot.
+    /// Where mentions are in the batch, by tag and slot.
     index: HashTable<u32>,
     batch: Mentions,
 }
@@ -50,22 +52,22 @@ impl Sums {
     }
 }
 
-/// The hash-table place of a sum: the tag's hash is uniform, the slot tells its sums apart.
+/// The hash of a sum. That of the tag is uniform, and the slot tells its sums apart.
 fn place(tag: KeyHash, slot: u32) -> u64 {
     tag.lo ^ u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Sums posts to mentions.
+/// Sums up posts to mentions.
 pub(crate) struct Combine {
     tiers: Tiers,
     hasher: Hasher,
-    /// Scope names; 0 is the whole stream.
+    /// The names of the scopes. The first is the whole stream.
     scopes: Arc<[String]>,
     peers: usize,
-    spare: Arc<Spare>,
+    process: Arc<ProcessShared>,
 }
 
-/// The sums of one slice, by the worker that they go to.
+/// The sums of a slice, by the worker that they go to.
 struct Slice(Vec<Sums>);
 
 impl Slice {
@@ -74,8 +76,7 @@ impl Slice {
         &mut self.0[worker]
     }
 
-    /// Takes the batches that hold anything; what is left can take the next slice, with empty ones
-    /// of `spare`.
+    /// Takes the batches that hold anything, and replaces them by `spare` ones for the next slice.
     fn take(&mut self, spare: &Pool<Mentions>) -> impl Iterator<Item = Mentions> {
         let holds = |Mentions { mentions, orders, .. }: &Mentions| {
             !mentions.is_empty() || !orders.is_empty()
@@ -95,7 +96,7 @@ impl Combine {
             hasher: context.start.body.hash_key.hasher(),
             scopes: context.settings.scope_names(),
             peers,
-            spare: Arc::clone(&context.spare),
+            process: Arc::clone(&context.process),
         }
     }
 
@@ -106,7 +107,7 @@ impl Combine {
     fn add(&self, slice: &mut Slice, mut batch: Posts) {
         let Posts { posts, tags, spellings, .. } = &mut batch;
         for Post { id, ts_ms, tags: (start, end), scopes, route } in posts.drain(..) {
-            if let Route::Asked(order) = route {
+            if let Route::Order(order) = route {
                 slice.of(id).batch.orders.push((id, order));
                 continue;
             }
@@ -121,7 +122,7 @@ impl Combine {
                 }
             }
         }
-        self.spare.posts.put(batch);
+        self.process.spare.posts.put(batch);
     }
 }
 
@@ -135,14 +136,11 @@ pub(crate) fn combine<'s>(
         let mut spare = None;
         move |(input, frontier), output| {
             input.for_each_stamp(|stamp, batches| {
-                let port = output.output_index();
-                let (Some(epoch), Some(capability)) =
-                    (stamp.least().copied(), stamp.retain_least(port))
-                else {
-                    return;
-                };
-                let empty = || (capability, spare.take().unwrap_or_else(|| combine.slice()));
-                let (_, slice) = slices.entry(epoch).or_insert_with(empty);
+                let epoch = epoch_of(&stamp);
+                let (_, slice) = slices.entry(epoch).or_insert_with(|| {
+                    let capability = stamp.delayed(&epoch, output.output_index());
+                    (capability, spare.take().unwrap_or_else(|| combine.slice()))
+                });
                 for batch in batches.flat_map(|batches| batches.drain(..)) {
                     combine.add(slice, batch);
                 }
@@ -152,7 +150,9 @@ pub(crate) fn combine<'s>(
                     break;
                 }
                 let (capability, mut slice) = first.remove();
-                output.session(&capability).give_iterator(slice.take(&combine.spare.mentions));
+                output
+                    .session(&capability)
+                    .give_iterator(slice.take(&combine.process.spare.mentions));
                 spare = Some(slice);
             }
         }
@@ -161,14 +161,17 @@ pub(crate) fn combine<'s>(
 
 #[cfg(test)]
 mod tests {
+    use schemas::config::Beyond;
     use schemas::control::{Asker, Control, Id};
     use schemas::hash::HashKey;
     use schemas::windows::Windows;
 
     use super::*;
     use crate::operators::dedup::Dedup;
+    use crate::plan::BlockQueue;
+    use crate::rate_limiter::RateLimiter;
     use crate::records::{Order, TagUse};
-    use schemas::config::Beyond;
+    use crate::worker_id::WorkerId;
 
     fn combine(peers: usize) -> Combine {
         Combine {
@@ -176,7 +179,11 @@ mod tests {
             hasher: HashKey::new(1).hasher(),
             scopes: [String::new(), "region=eu".to_owned()].into(),
             peers,
-            spare: Arc::default(),
+            process: Arc::new(ProcessShared::new(
+                1,
+                BlockQueue::default(),
+                RateLimiter::new(None, 0),
+            )),
         }
     }
 
@@ -197,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn mentions_of_one_tag_and_slot_are_summed() {
+    fn mentions_of_a_tag_and_slot_are_summed() {
         let combine = combine(1);
         let mut slice = combine.slice();
         for _ in 0..2 {
             let posts: [(i64, &[&str], &[u16]); 3] =
                 [(120_001, &["Sun"], &[1]), (120_000, &["sun"], &[]), (180_000, &["sun"], &[])];
             combine.add(&mut slice, batch(&posts));
-            let all: Vec<Mentions> = slice.take(&combine.spare.mentions).collect();
+            let all: Vec<Mentions> = slice.take(&combine.process.spare.mentions).collect();
             let [Mentions { worker: 0, mentions: got, spellings, .. }] = all.as_slice() else {
                 panic!("{all:?}");
             };
@@ -214,22 +221,23 @@ mod tests {
             assert_eq!((got[1].count, got[1].scope), (1, 1));
             assert_ne!(got[0].tag, got[1].tag);
         }
-        assert_eq!(slice.take(&combine.spare.mentions).count(), 0, "a slice is taken once");
+        assert_eq!(slice.take(&combine.process.spare.mentions).count(), 0, "a slice is taken once");
     }
 
     #[test]
-    fn a_batch_that_dedup_leaves_nothing_of_is_nothing() {
-        let (combine, mut dedup) = (combine(2), Dedup::new(Beyond::DeadLetter, 1));
+    fn batches_emptied_by_dedup_add_nothing() {
+        let (combine, mut dedup) =
+            (combine(2), Dedup::new(Beyond::DeadLetter, 1, WorkerId::new(0, 1)));
         let mut slice = combine.slice();
         let post: (i64, &[&str], &[u16]) = (120_000, &["sun", "moon"], &[1]);
         let mut mentions = 0;
         for (n, mut batch) in (0..).zip([batch(&[]), batch(&[post]), batch(&[post, post])]) {
-            // The first event of an id passes; the others are copies of it.
-            dedup.apply(&mut batch);
+            // The first event passes; the others are copies of it.
+            dedup.filter(&mut batch);
             assert_eq!(batch.posts.len(), usize::from(n == 1));
             combine.add(&mut slice, batch);
             mentions += slice
-                .take(&combine.spare.mentions)
+                .take(&combine.process.spare.mentions)
                 .map(|batch| batch.mentions.len())
                 .sum::<usize>();
         }
@@ -244,7 +252,7 @@ mod tests {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         combine.add(&mut slice, batch(&[(0, &tags, &[1])]));
         let mut sums = 0;
-        for Mentions { worker, mentions, .. } in slice.take(&combine.spare.mentions) {
+        for Mentions { worker, mentions, .. } in slice.take(&combine.process.spare.mentions) {
             sums += mentions.len();
             assert!(mentions.iter().all(|m| m.tag.bin() % 3 == worker));
         }
@@ -252,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_go_to_the_owners_of_tags_in_their_order_with_mentions_or_without() {
+    fn orders_go_to_the_owners_of_tags_in_order() {
         let combine = combine(3);
         let mut slice = combine.slice();
         let mut asked = batch(&[(0, &["sun"], &[])]);
@@ -260,19 +268,20 @@ mod tests {
         let other = KeyHash { hi: sun.hi.wrapping_add(1 << 54), lo: 0 };
         for (request, id) in [(1, sun), (2, other), (3, sun)] {
             let control = Control::Forget(Id { hash: id, text: String::new(), hour: 0 });
-            let route = Route::Asked(Box::new(Order { request, asker: asker(), control }));
+            let route = Route::Order(Box::new(Order { request, asker: asker(), control }));
             asked.posts.push(Post { id, ts_ms: 0, tags: (0, 0), scopes: Box::default(), route });
         }
         combine.add(&mut slice, asked);
         let mut taken: Vec<(bool, Vec<u64>)> = Vec::new();
-        for Mentions { worker, mentions, orders, .. } in slice.take(&combine.spare.mentions) {
+        for Mentions { worker, mentions, orders, .. } in slice.take(&combine.process.spare.mentions)
+        {
             assert!(orders.iter().all(|(tag, _)| tag.bin() % 3 == worker));
             let requests = orders.iter().map(|(_, order)| order.request).collect();
             taken.push((mentions.is_empty(), requests));
         }
         taken.sort();
         assert_eq!(taken, [(false, vec![1, 3]), (true, vec![2])]);
-        assert_eq!(slice.take(&combine.spare.mentions).count(), 0, "orders are taken once");
+        assert_eq!(slice.take(&combine.process.spare.mentions).count(), 0, "orders are taken once");
     }
 
     fn asker() -> Asker {

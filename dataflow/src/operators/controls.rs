@@ -1,7 +1,7 @@
-//! Taking control records: worker 0 reads the files that have come, once a commit.
+//! Taking control records: worker 0 reads the files that have come, once per commit.
 //!
-//! Invariants: a file is taken in one commit, in the order of the numbers; what corrects a count is
-//! taken only in the history it was found in.
+//! Invariants: files are taken in the order of their numbers, each in one commit; what corrects a
+//! count is taken only in the history that it was requested in.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,29 +14,27 @@ use sinks::commits::{CommitError, QueueError, controls, open_table, pending};
 use sinks::storage::Storage;
 
 use crate::context::Context;
-use crate::records::{Order, Outbox, Post, Route};
+use crate::limits::CONTROL_RECORDS;
+use crate::records::{Order, Post, PostBatches, Route};
 
-/// The records taken in one commit at least, where there are so many.
-const RECORDS: usize = 10_000;
-
-/// The kinds of what came of records that were delivered again.
+/// The kinds of repairs that redelivered records leave in the audit.
 pub(crate) const REDELIVERED: [&str; 3] = ["counted", "duplicate", "counted_as_it_is"];
 
-/// What is left to take.
+/// The control records that have not been taken yet.
 pub(crate) struct Controls {
     storage: Arc<dyn Storage>,
     hasher: Hasher,
     history: u64,
     /// The first file that has not been taken.
     next: u64,
-    /// The records that were delivered again, by the keys of their dead letters.
+    /// The records that were redelivered, by the keys of their dead letters.
     redelivered: HashSet<KeyHash>,
-    /// Corrections of another history.
+    /// How many orders of another history were passed over in this commit.
     superseded: u64,
 }
 
 impl Controls {
-    /// Goes on where the commit left off that the job starts from.
+    /// Continues from the commit that the job starts with.
     pub(crate) fn new(context: &Context) -> Result<Self, CommitError> {
         let start = &context.start;
         let mut redelivered = HashSet::new();
@@ -55,16 +53,17 @@ impl Controls {
         })
     }
 
-    /// Takes what has come: what tags and ids have to do goes into the outbox. `again` sends a
-    /// record that is read again, or says that it does not.
+    /// Takes the files that have come, and sends their orders to the owners of what they change.
+    /// `redeliver` decodes and sends a record, and returns whether it did.
     pub(crate) fn take(
         &mut self,
-        outbox: &mut Outbox,
-        mut again: impl FnMut(Order, &mut Outbox) -> bool,
+        batches: &mut PostBatches,
+        mut redeliver: impl FnMut(Order, &mut PostBatches) -> bool,
     ) -> Result<(), QueueError> {
         let mut taken = 0;
         for number in pending(&*self.storage, self.next)? {
-            if taken >= RECORDS {
+            assert!(number >= self.next, "file {number} was taken before: {} is next", self.next);
+            if taken >= CONTROL_RECORDS {
                 break;
             }
             let (asker, records) = controls(&*self.storage, number)?;
@@ -72,10 +71,10 @@ impl Controls {
             taken += records.len();
             for control in records {
                 let order = Order { request: number, asker: asker.clone(), control };
-                let Some(id) = self.wanted(&order) else { continue };
+                let Some(id) = self.target(&order) else { continue };
                 if !matches!(order.control, Control::Redeliver { .. }) {
-                    outbox.of(id).posts.push(asked(id, order));
-                } else if again(order, outbox) {
+                    batches.of(id).posts.push(order_post(id, order));
+                } else if redeliver(order, batches) {
                     self.redelivered.insert(id);
                 }
             }
@@ -83,13 +82,12 @@ impl Controls {
         Ok(())
     }
 
-    /// The hash of what an order is about; none where it is void.
-    fn wanted(&mut self, order: &Order) -> Option<KeyHash> {
-        let (hash, void) = match &order.control {
-            Control::Correct(correction) => (correction.hash, order.asker.history != self.history),
-            Control::Remember(id) | Control::Forget(id) => {
-                (id.hash, order.asker.history != self.history)
-            }
+    /// The hash of what an order changes. `None` if it is void.
+    fn target(&mut self, order: &Order) -> Option<KeyHash> {
+        let of_other_history = order.asker.history != self.history;
+        let (hash, is_void) = match &order.control {
+            Control::Correct(correction) => (correction.hash, of_other_history),
+            Control::Remember(id) | Control::Forget(id) => (id.hash, of_other_history),
             Control::Republish { scope, key, .. } => {
                 (self.hasher.scoped(scope, self.hasher.tag(key)), false)
             }
@@ -98,18 +96,18 @@ impl Controls {
                 (hash, self.redelivered.contains(&hash))
             }
         };
-        self.superseded += u64::from(void);
-        (!void).then_some(hash)
+        self.superseded += u64::from(is_void);
+        (!is_void).then_some(hash)
     }
 
-    /// Ends a commit: the first file that it has not taken, and what it passed over.
+    /// Ends a commit: the first file that it has not taken, and how many orders it passed over.
     pub(crate) fn close(&mut self) -> (u64, u64) {
         (self.next, std::mem::take(&mut self.superseded))
     }
 }
 
 /// An order as it travels to the owner of what it changes.
-fn asked(id: KeyHash, order: Order) -> Post {
-    let route = Route::Asked(Box::new(order));
+fn order_post(id: KeyHash, order: Order) -> Post {
+    let route = Route::Order(Box::new(order));
     Post { id, ts_ms: 0, tags: (0, 0), scopes: Box::default(), route }
 }

@@ -1,25 +1,22 @@
-//! The operators of the graph, one a file: pure state and about 25 lines of timely around it.
+//! The operators of the graph, one a file: pure state, and as little of timely around it as
+//! possible.
+//!
+//! Invariant: an operator does no I/O, but for the source, which reads the inputs and control
+//! records, and `tags`, which reads cold rows.
 
 mod ack;
-pub(crate) mod audit;
+mod audit;
 pub(crate) mod boards;
 pub(crate) mod close;
 pub(crate) mod combine;
 pub(crate) mod commit;
+pub(crate) mod commit_operator;
 pub(crate) mod controls;
 pub(crate) mod dedup;
+mod manifest_builder;
 pub(crate) mod partitions;
-pub(crate) mod read;
+mod read;
 pub(crate) mod source;
 mod stash;
-pub(crate) mod tag_state;
 pub(crate) mod tags;
 pub(crate) mod ticker;
-
-use timely::container::CapacityContainerBuilder;
-use timely::dataflow::operators::generic::OutputBuilder;
-
-use crate::epoch::Epoch;
-
-/// An output of records of one kind.
-type Out<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<D>>>;

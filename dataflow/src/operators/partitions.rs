@@ -1,9 +1,10 @@
-//! The partitions and blocks that one worker reads, and whose turn it is.
+//! The partitions and blocks that one worker reads, and which of them is next.
 //!
-//! Invariant: the facts of a commit describe exactly the records read up to its end.
+//! Invariant: the updates of a commit describe exactly the records read up to its end.
 
 use std::sync::Arc;
 
+use schemas::config::LogTimeSource;
 use schemas::control::Control;
 use schemas::log_time::LogTime;
 use schemas::manifest::{Counters, Partition, Position};
@@ -14,13 +15,13 @@ use schemas::segment::Rows;
 use super::controls::Controls;
 use super::read::{Feed, Intake};
 use crate::context::Context;
-use crate::error::JobError;
+use crate::error::RunError;
+use crate::limits::AGREE_MS;
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart};
-use crate::records::{Fact, News, Order, Outbox, Route};
+use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
 use crate::sources::{LogError, Next, Reader};
-use crate::stream_time::AGREE_MS;
-use schemas::config::LogTimeSource;
+use crate::worker_id::WorkerId;
 
 /// A partition being read in order.
 struct Ordered {
@@ -28,11 +29,11 @@ struct Ordered {
     salt: u64,
     reader: Box<dyn Reader>,
     log_time: LogTime,
-    /// The largest accepted time, and the monotonic time of its reading.
+    /// The largest accepted event time, and the monotonic time when it was read.
     largest: Option<(i64, u64)>,
-    /// What the last read said.
+    /// What the last read returned.
     next: Next,
-    /// The end seen as the commit before closed.
+    /// Its end when the commit before ended.
     end_before: Option<u64>,
     at_end: bool,
     alignment: Alignment,
@@ -51,44 +52,43 @@ pub(crate) struct Partitions {
     intake: Intake,
     ordered: Vec<Ordered>,
     block: Option<Block>,
-    /// Blocks finished since the last facts.
+    /// Blocks finished since the last commit ended.
     finished: Vec<BlockPart>,
-    /// Whose turn it is, where there are blocks and ordered partitions.
+    /// Whether the last turn was that of a block. Blocks and partitions take turns.
     blocks_turn: bool,
-    index: usize,
-    peers: usize,
+    worker: WorkerId,
     /// What the metrics show of paused partitions.
     aligned: Aligned,
-    /// What the job is asked to do; of the first worker.
+    /// Control records; only the first worker takes them.
     controls: Option<Controls>,
 }
 
 /// What one worker read in a commit.
 pub(crate) struct Ended {
-    /// What is true of its partitions at the end.
-    pub(crate) facts: Vec<Fact>,
+    /// How far its partitions were read.
+    pub(crate) updates: Vec<PartitionUpdate>,
     /// What it counted.
     pub(crate) counters: Counters,
-    /// What it refused.
+    /// The records that it refused.
     pub(crate) dead: Rows<DeadLetters>,
-    /// The first file of control records that it has not taken; of the first worker.
+    /// The first file of control records that it has not taken. `None` but for the first worker.
     pub(crate) control: Option<u64>,
 }
 
-/// What came of a turn.
+/// What a turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// There is more to read.
+    /// There is more to read now.
     More,
-    /// There is nothing now.
+    /// There is nothing to read now.
     Wait,
-    /// There will never be more.
+    /// There will never be anything to read.
     End,
 }
 
 impl Partitions {
-    /// Opens what the plan gives to worker `index`.
-    pub(crate) fn new(context: &Context, index: usize, peers: usize) -> Result<Self, JobError> {
+    /// Opens what the plan gives to `worker`.
+    pub(crate) fn new(context: &Context, worker: WorkerId) -> Result<Self, RunError> {
         let start = &context.start;
         let hasher = start.body.hash_key.hasher();
         let first = start.header.commit + 1;
@@ -99,13 +99,12 @@ impl Partitions {
             block: None,
             finished: Vec::new(),
             blocks_turn: false,
-            index,
-            peers,
+            worker,
             aligned: Aligned::default(),
-            controls: (index == 0).then(|| Controls::new(context)).transpose()?,
+            controls: worker.is_first().then(|| Controls::new(context)).transpose()?,
         };
         for part in &context.plan.ordered {
-            if part.share % peers as u64 == index as u64 {
+            if worker.reads(part.share) {
                 partitions.open(part.clone())?;
             }
         }
@@ -120,7 +119,7 @@ impl Partitions {
     fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
         let skip = u64::from(part.offset > 0 && planted(Bug::OffsetByOne));
         let log = &self.context.inputs[part.input].log;
-        let reader = log.open_on(self.index, &part.partition, part.offset + skip)?;
+        let reader = log.open_on(self.worker.index(), &part.partition, part.offset + skip)?;
         let start = &self.context.start;
         self.ordered.push(Ordered {
             salt: self.salt(part.input),
@@ -136,33 +135,37 @@ impl Partitions {
         Ok(())
     }
 
-    /// Takes what the job has been asked to do since the last look.
-    pub(crate) fn take_controls(&mut self, outbox: &mut Outbox) -> Result<(), JobError> {
+    /// Takes the control records that have come.
+    pub(crate) fn take_controls(&mut self, batches: &mut PostBatches) -> Result<(), RunError> {
         let Some(mut controls) = self.controls.take() else { return Ok(()) };
-        let taken = controls.take(outbox, |order, outbox| self.again(order, outbox));
+        let taken = controls.take(batches, |order, batches| self.redeliver(order, batches));
         self.controls = Some(controls);
         Ok(taken?)
     }
 
-    /// Sends the event of a record that is delivered again, unless it is refused again; whether it
-    /// was sent.
-    fn again(&mut self, mut order: Order, outbox: &mut Outbox) -> bool {
+    /// Sends the event of a redelivered record, unless it is refused again. Returns whether it was
+    /// sent.
+    fn redeliver(&mut self, mut order: Order, batches: &mut PostBatches) -> bool {
         let Control::Redeliver { input, partition, position, record, .. } = &mut order.control
         else {
-            return false;
+            unreachable!("only redeliveries come here: checked by `Controls::take`");
         };
         let delivered = std::mem::take(record);
         let index = self.context.inputs.iter().position(|known| known.name == *input);
-        let again = index.ok_or_else(|| "the job reads no such input".to_owned());
-        let (salt, wall_ms) = (index.map(|at| self.salt(at)), self.context.clock.wall_ms());
-        let again = again.and_then(|at| {
-            self.intake.again(&self.context.inputs[at], delivered.as_bytes(), wall_ms)
-        });
-        match again {
-            Ok((event, plain)) => {
+        let wall_ms = self.context.clock.wall_ms();
+        let redelivered = match index {
+            None => Err("the job reads no such input".to_owned()),
+            Some(at) => {
+                let input = &self.context.inputs[at];
+                let decoded = self.intake.redeliver(input, delivered.as_bytes(), wall_ms);
+                decoded.map(|(event, plain)| (event, plain, self.salt(at)))
+            }
+        };
+        match redelivered {
+            Ok((event, plain, salt)) => {
                 *record = plain;
-                let route = Route::Asked(Box::new(order));
-                self.intake.send(&event, salt.unwrap_or_default(), route, outbox);
+                let route = Route::Order(Box::new(order));
+                self.intake.send(&event, salt, route, batches);
                 true
             }
             Err(why) => {
@@ -172,14 +175,14 @@ impl Partitions {
         }
     }
 
-    /// Reads up to `limit` records.
+    /// Reads up to `limit` records: how many it read, and what is to come.
     pub(crate) fn read(
         &mut self,
         limit: usize,
-        outbox: &mut Outbox,
+        batches: &mut PostBatches,
     ) -> Result<(usize, Turn), LogError> {
         if self.block.is_none()
-            && let Some(part) = self.context.plan.blocks.take()
+            && let Some(part) = self.context.process.blocks.take()
         {
             let input = &self.context.inputs[part.input];
             let (name, offset) = (&part.partition, part.state.offset);
@@ -187,13 +190,14 @@ impl Partitions {
             self.block = Some(Block { salt: self.salt(part.input), part, reader });
         }
         self.align()?;
-        let ready = self.ordered.iter().any(Ordered::is_ready);
-        self.blocks_turn = self.block.is_some() && !(self.blocks_turn && ready);
-        if self.blocks_turn {
-            return Ok((self.read_block(limit, outbox)?, Turn::More));
+        let is_ready = self.ordered.iter().any(Ordered::is_ready);
+        let block = self.block.take_if(|_| !(self.blocks_turn && is_ready));
+        self.blocks_turn = block.is_some();
+        if let Some(block) = block {
+            return Ok((self.read_block(block, limit, batches)?, Turn::More));
         }
-        if !ready {
-            // Look again at what had nothing.
+        if !is_ready {
+            // Nothing had records; look again.
             let waiting = |o: &&mut Ordered| o.next == Next::Wait && !o.alignment.paused;
             for ordered in self.ordered.iter_mut().filter(waiting) {
                 ordered.next = Next::More;
@@ -201,15 +205,15 @@ impl Partitions {
         }
         let ready = self.ordered.iter_mut().filter(|o| o.is_ready());
         let Some(ordered) = ready.min_by_key(|o| o.log_time.value_ms()) else {
-            return Ok((0, self.at_rest()));
+            return Ok((0, self.turn_without_records()));
         };
-        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, outbox)?;
-        Ok((read, if read == 0 { self.at_rest() } else { Turn::More }))
+        let read = read_ordered(&self.context, &mut self.intake, ordered, limit, batches)?;
+        Ok((read, if read == 0 { self.turn_without_records() } else { Turn::More }))
     }
 
     /// Pauses partitions of topics that run ahead.
     fn align(&mut self) -> Result<(), LogError> {
-        let Self { context, ordered, index, .. } = self;
+        let Self { context, ordered, worker, .. } = self;
         let mut partitions = Vec::new();
         for o in ordered.iter_mut().filter(|o| context.inputs[o.part.input].log.is_topic()) {
             let end = o.reader.end()?;
@@ -225,37 +229,47 @@ impl Partitions {
             return Ok(());
         }
         let (max_skew_ms, now_us) = (context.settings.max_skew_ms, context.clock.mono_us());
-        let aligned = align(&mut partitions, *index, &context.low_watermark, max_skew_ms, now_us);
+        let aligned = align(
+            &mut partitions,
+            worker.index(),
+            &context.process.low_watermark,
+            max_skew_ms,
+            now_us,
+        );
         if self.aligned != aligned {
             self.aligned = aligned;
-            self.context.status.aligned(self.index, aligned.paused, aligned.silent);
+            self.context.status.aligned(self.worker.index(), aligned.paused, aligned.silent);
         }
         Ok(())
     }
 
-    /// Whether everything was read that there is: no block is left, and each partition had nothing
-    /// behind the records last read of it, or waits for others.
+    /// Whether everything that is there has been read: no block is left, and each partition had
+    /// nothing after the records last read of it, or is paused.
     ///
-    /// What a topic's client has not fetched yet is not there.
-    pub(crate) fn are_read(&self) -> bool {
-        let blocks = self.block.is_some() || !self.context.plan.blocks.is_empty();
+    /// Records that a topic's client has not fetched yet are not there.
+    pub(crate) fn are_caught_up(&self) -> bool {
+        let blocks = self.block.is_some() || !self.context.process.blocks.is_empty();
         !blocks && !self.ordered.iter().any(Ordered::is_ready)
     }
 
-    /// What is to come where a turn read nothing.
-    fn at_rest(&self) -> Turn {
-        let bounded = self.context.settings.repair_only
-            || self.context.inputs.iter().all(|input| input.log.is_bounded());
-        let end = bounded && self.ordered.iter().all(|o| o.next == Next::End);
-        match self.are_read() {
+    /// What is to come after a turn that read nothing.
+    fn turn_without_records(&self) -> Turn {
+        let inputs = self.context.read_inputs();
+        let is_bounded = inputs.iter().all(|input| input.log.is_bounded());
+        let ended = is_bounded && self.ordered.iter().all(|o| o.next == Next::End);
+        match self.are_caught_up() {
             false => Turn::More,
-            true if end => Turn::End,
+            true if ended => Turn::End,
             true => Turn::Wait,
         }
     }
 
-    fn read_block(&mut self, limit: usize, outbox: &mut Outbox) -> Result<usize, LogError> {
-        let Some(block) = &mut self.block else { return Ok(0) };
+    fn read_block(
+        &mut self,
+        mut block: Block,
+        limit: usize,
+        batches: &mut PostBatches,
+    ) -> Result<usize, LogError> {
         let decisions = self.context.settings.decisions.as_deref();
         let input = &self.context.inputs[block.part.input];
         let mut feed = Feed {
@@ -270,26 +284,28 @@ impl Partitions {
         let mut read = 0;
         let next = block.reader.read(limit, &mut |record| {
             read += 1;
-            self.intake.take(record, &mut feed, outbox);
+            self.intake.take(record, &mut feed, batches);
         })?;
         block.part.state.offset = block.reader.position();
         if next == Next::End {
             block.part.state.done = true;
-            self.finished.extend(self.block.take().map(|block| block.part));
+            self.finished.push(block.part);
+        } else {
+            self.block = Some(block);
         }
         Ok(read)
     }
 
-    /// Ends `commit`: what was read in it. Later records belong to the next one.
+    /// Ends `commit`: what was read in it. Records that are read later belong to the next one.
     pub(crate) fn end_commit(&mut self, commit: u64) -> Result<Ended, LogError> {
         let inputs = &self.context.inputs;
-        let fact = |input: usize, partition: &str, news| Fact {
+        let update = |input: usize, partition: &str, progress| PartitionUpdate {
             commit,
             input: inputs[input].name.clone(),
             partition: partition.to_owned(),
-            news,
+            progress,
         };
-        let mut facts = Vec::new();
+        let mut updates = Vec::new();
         let mut lost = 0;
         for o in &mut self.ordered {
             lost += o.reader.lost();
@@ -308,13 +324,13 @@ impl Partitions {
                 done: o.next == Next::End,
                 fingerprint: o.reader.fingerprint().or_else(|| o.part.fingerprint.clone()),
             };
-            let news = News::Ordered { state, largest: o.largest };
-            facts.push(fact(o.part.input, &o.part.partition, news));
+            let progress = PartitionProgress::Ordered { state, largest: o.largest };
+            updates.push(update(o.part.input, &o.part.partition, progress));
         }
         let open = self.block.as_ref().map(|block| block.part.clone());
         for part in self.finished.drain(..).chain(open) {
-            let news = News::Block { number: part.number, state: part.state };
-            facts.push(fact(part.input, &part.partition, news));
+            let progress = PartitionProgress::Block { number: part.number, state: part.state };
+            updates.push(update(part.input, &part.partition, progress));
         }
         self.intake.commit = commit + 1;
         let mut counters = std::mem::take(&mut self.intake.counters);
@@ -322,18 +338,18 @@ impl Partitions {
         let taken = self.controls.as_mut().map(Controls::close);
         counters.superseded += taken.map_or(0, |(_, superseded)| superseded);
         let control = taken.map(|(next, _)| next);
-        self.tell_troubles();
-        Ok(Ended { facts, counters, dead: std::mem::take(&mut self.intake.dead), control })
+        self.report_troubles();
+        Ok(Ended { updates, counters, dead: std::mem::take(&mut self.intake.dead), control })
     }
 
-    fn tell_troubles(&self) {
-        if self.index == 0 {
+    fn report_troubles(&self) {
+        if self.worker.is_first() {
             let troubles = self.context.inputs.iter().map(|input| input.log.troubles()).sum();
             self.context.status.troubles(troubles);
         }
     }
 
-    /// Opens partitions that have appeared since the last look.
+    /// Opens partitions that have appeared since this was last called.
     pub(crate) fn discover(&mut self) -> Result<(), LogError> {
         if self.context.settings.repair_only {
             return Ok(());
@@ -347,7 +363,7 @@ impl Partitions {
                 let known = known.is_some_and(|p| p.contains_key(&found.partition));
                 let open =
                     |o: &Ordered| o.part.input == input && o.part.partition == found.partition;
-                let mine = found.share % self.peers as u64 == self.index as u64;
+                let mine = self.worker.reads(found.share);
                 if mine && !known && !self.ordered.iter().any(open) {
                     tracing::info!(partition = found.partition, "a new input partition");
                     let begin =
@@ -369,7 +385,7 @@ impl Partitions {
 }
 
 impl Ordered {
-    /// Whether it may have records, and need not wait for others.
+    /// Whether it may have records to read, and is not paused.
     fn is_ready(&self) -> bool {
         self.next == Next::More && !self.alignment.paused
     }
@@ -380,7 +396,7 @@ fn read_ordered(
     intake: &mut Intake,
     ordered: &mut Ordered,
     limit: usize,
-    outbox: &mut Outbox,
+    batches: &mut PostBatches,
 ) -> Result<usize, LogError> {
     let mono_us = context.clock.mono_us();
     let max_future_ms = context.settings.max_future_ms.filter(|_| !planted(Bug::FutureAccepted));
@@ -403,7 +419,7 @@ fn read_ordered(
         read += 1;
         let stamp_ms =
             record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
-        if let Some(ts_ms) = intake.take(record, &mut feed, outbox) {
+        if let Some(ts_ms) = intake.take(record, &mut feed, batches) {
             largest = largest.max(Some(stamp_ms.unwrap_or(ts_ms)));
         }
     })?;
@@ -418,10 +434,11 @@ fn read_ordered(
     Ok(read)
 }
 
-/// What time it is at most: the wall clock's word, unless events say that it has fallen behind.
+/// The latest that the present time can be: the wall clock, unless accepted events show that it has
+/// fallen behind.
 ///
-/// While both agree the wall clock alone counts, so that events each a little ahead of the one
-/// before cannot pull the limit along.
+/// While both agree only the wall clock counts. Otherwise events that are each a little ahead of
+/// the one before could push the limit further and further.
 fn latest_clock_ms(wall_ms: i64, largest: Option<(i64, u64)>, mono_us: u64) -> i64 {
     let by_events = largest
         .map(|(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000))
@@ -434,7 +451,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wall_clock_counts_unless_it_has_fallen_behind() {
+    fn wall_clock_counts_unless_it_has_fallen_behind() {
         let minute = 60_000;
         let now = 1_700_000_000_000;
         assert_eq!(latest_clock_ms(now, None, 0), now);

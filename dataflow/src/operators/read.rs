@@ -1,10 +1,12 @@
-//! Reading and decoding: from a partition's records to posts, dead letters and counters.
+//! Decoding: from a partition's records to posts, dead letters and counters.
 //!
-//! Invariants: every record read is counted exactly once; what is decided about it is a function
-//! of the log, but for the clock's word on future events, which leaves a dead letter.
+//! Invariants: every record that is read is counted exactly once; what becomes of it is a function
+//! of the log, except that the clock tells which events are in the future. Those leave a dead
+//! letter.
 
 use std::sync::Arc;
 
+use schemas::config::{Beyond, LogTimeSource};
 use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
 use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
@@ -19,37 +21,35 @@ use smallvec::SmallVec;
 
 use crate::decisions::{Decision, PartitionDecisions};
 use crate::key_cache::KeyCache;
-use crate::records::{Origin, Outbox, Post, Route, TagUse};
+use crate::limits::FLOOR_SLACK_MS;
+use crate::records::{Origin, Post, PostBatches, Route, TagUse};
 use crate::settings::{Input, Settings};
 use crate::sources::Record;
-use schemas::config::{Beyond, LogTimeSource};
-
-/// What another worker's log time may be ahead by when a commit ends.
-const FLOOR_SLACK_MS: i64 = 10 * 60_000;
 
 /// Decodes the records of all inputs for one worker.
 pub(crate) struct Intake {
     settings: Arc<Settings>,
     hasher: Hasher,
     keys: KeyCache,
+    /// Whether it has warned that a log does not stamp its records.
     warned: bool,
-    /// The commit that records now belong to, for dead letters.
+    /// The commit under way, for dead letters.
     pub(crate) commit: u64,
     pub(crate) counters: Counters,
     pub(crate) dead: Rows<DeadLetters>,
 }
 
-/// The partition a record comes from, as far as decoding it depends on that.
+/// The partition that a record comes from, as far as decoding depends on it.
 pub(crate) struct Feed<'p> {
     pub(crate) input: &'p Input,
     pub(crate) salt: u64,
     pub(crate) partition: &'p str,
     pub(crate) log_time: &'p mut LogTime,
-    /// Whether its events are held against its log time. Not in blocks, which have no order.
+    /// Whether events are compared with its log time. Not in blocks, which are read in any order.
     pub(crate) ordered: bool,
     /// Events dated after this are refused.
     pub(crate) latest_ms: i64,
-    /// What a replay was told about its records.
+    /// What the job that a replay repeats decided about its records.
     pub(crate) decisions: Option<PartitionDecisions<'p>>,
 }
 
@@ -66,12 +66,12 @@ impl Intake {
         }
     }
 
-    /// Decodes a record and sends the post it holds, if it counts so far; the post's time.
+    /// Decodes a record, and sends its post on unless it is refused. Returns the time of that post.
     pub(crate) fn take(
         &mut self,
         record: Record<'_>,
         feed: &mut Feed<'_>,
-        outbox: &mut Outbox,
+        batches: &mut PostBatches,
     ) -> Option<i64> {
         let decoded = if record.size > RECORD_BYTES_MAX as u64 {
             Err(Reject::TooLarge(record.size))
@@ -86,7 +86,7 @@ impl Intake {
             }
             Err(reject) => {
                 self.counters.dead_letters += 1;
-                self.bury(feed, record, reject.code(), &reject.to_string());
+                self.refuse(feed, record, reject.code(), &reject.to_string());
                 return None;
             }
         };
@@ -97,7 +97,7 @@ impl Intake {
         let stamp_ms =
             record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
         let decided = feed.decisions.and_then(|decisions| decisions.at(record.position));
-        // A log's own clock says what is in the future, and it says so at every reading.
+        // A log that stamps its records tells what is in the future, and tells the same each time.
         let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
             (Some(Decision::Future), ..) => i64::MIN,
             (Some(_), ..) => i64::MAX,
@@ -112,7 +112,7 @@ impl Intake {
                 Some(_) => format!("ts {}, as the state says that is replayed", event.ts_ms),
                 None => format!("ts {} lies after {latest_ms}", event.ts_ms),
             };
-            self.bury(feed, record, FUTURE, &detail);
+            self.refuse(feed, record, FUTURE, &detail);
             return None;
         }
         let route = self.route(&event, record, feed, decided);
@@ -123,11 +123,11 @@ impl Intake {
                 feed.log_time.observe(event.ts_ms);
             }
         }
-        self.send(&event, feed.salt, route?, outbox);
+        self.send(&event, feed.salt, route?, batches);
         Some(event.ts_ms)
     }
 
-    /// Says once that a log does not stamp its records, where its stamps were asked for.
+    /// Warns once if the stamps of a log were requested and it has none.
     fn warn_unstamped(&mut self, feed: &Feed<'_>) {
         if feed.input.log_time == Some(LogTimeSource::Append) && !self.warned {
             self.warned = true;
@@ -135,12 +135,12 @@ impl Intake {
             tracing::warn!(
                 input,
                 partition,
-                "log_time is append, but its records carry no append time; the events' times count"
+                "log_time is append, but records carry no append time; event times are used instead"
             );
         }
     }
 
-    /// How the event passes dedup; none where it is beyond the horizon and not counted.
+    /// How dedup treats the event. `None` if it is beyond the horizon and refused.
     fn route(
         &mut self,
         event: &Event<'_>,
@@ -153,10 +153,10 @@ impl Intake {
         if let Some(log_time) = log_time.filter(|log_time| event.ts_ms < log_time - horizon_ms) {
             self.counters.beyond_horizon += 1;
             if self.settings.beyond == Beyond::Count {
-                return Some(Route::AsItIs);
+                return Some(Route::Unchecked);
             }
             let detail = format!("ts {} lies before {}", event.ts_ms, log_time - horizon_ms);
-            self.bury(feed, record, BEYOND_HORIZON, &detail);
+            self.refuse(feed, record, BEYOND_HORIZON, &detail);
             return None;
         }
         match decided {
@@ -165,18 +165,18 @@ impl Intake {
                 self.counters.beyond_horizon += 1;
                 let counts = self.settings.beyond == Beyond::Count;
                 let detail = if counts { BelowFloor::Counted } else { BelowFloor::Refused };
-                self.bury(feed, record, BEYOND_HORIZON, &detail.to_string());
-                return counts.then_some(Route::AsItIs);
+                self.refuse(feed, record, BEYOND_HORIZON, &detail.to_string());
+                return counts.then_some(Route::Unchecked);
             }
-            // Its floor lies below the log time of every partition that is still read.
+            // The job found it above the floor.
             Some(_) => return Some(Route::Once),
         }
-        // The floor lies a horizon behind some partition's log time, which no clock lets run ahead
-        // of the latest time accepted: only events behind that can fall below it.
+        // The floor lies a horizon behind the log time of some partition, and no log time runs
+        // ahead of the latest time accepted. So only events that far back can fall below the floor.
         let latest_ms = feed.latest_ms.max(log_time.unwrap_or(i64::MIN));
         let lowest_ms = latest_ms.saturating_sub(horizon_ms).saturating_add(FLOOR_SLACK_MS);
         if event.ts_ms < lowest_ms {
-            return Some(Route::UnlessBelowFloor(Box::new(Origin {
+            return Some(Route::OnceAboveFloor(Box::new(Origin {
                 input: feed.input.name.clone(),
                 partition: feed.partition.to_owned(),
                 position: record.position,
@@ -186,9 +186,9 @@ impl Intake {
         Some(Route::Once)
     }
 
-    /// Decodes a refused record that is delivered again, and writes it as one that needs no
-    /// mapping; or why it is refused again. Its position was counted, and it moves no clock.
-    pub(crate) fn again<'r>(
+    /// Decodes a redelivered record, and writes it as one that needs no mapping. An error tells why
+    /// it is refused again. Its position was counted before, and it moves no clock.
+    pub(crate) fn redeliver<'r>(
         &self,
         input: &Input,
         record: &'r [u8],
@@ -198,7 +198,7 @@ impl Intake {
         let latest_ms = self.settings.max_future_ms.map_or(i64::MAX, |ahead| wall_ms + ahead);
         let latest_ms = latest_ms.min(self.settings.until_ms.unwrap_or(i64::MAX));
         if event.kind != Kind::PostPublished {
-            return Err("it is no published post".to_owned());
+            return Err("it is not a published post".to_owned());
         }
         if event.ts_ms > latest_ms {
             return Err(format!("ts {} lies after {latest_ms}", event.ts_ms));
@@ -207,7 +207,7 @@ impl Intake {
         Ok((event, plain))
     }
 
-    /// An event as a record with the names of its fields that hold without a mapping.
+    /// An event as a record with the field names that need no mapping.
     fn plain(&self, event: &Event<'_>) -> String {
         let named = self.settings.scopes.iter().zip(&event.attributes);
         let attributes =
@@ -220,7 +220,8 @@ impl Intake {
         serde_json::Value::Object(record).to_string()
     }
 
-    fn bury(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
+    /// Leaves a dead letter. Counting it is up to the caller.
+    fn refuse(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
         let hash = record_hash(partition_hash(&feed.input.name, feed.partition), record.position);
         let row = DeadLetterRow {
             input: &feed.input.name,
@@ -234,10 +235,16 @@ impl Intake {
         self.dead.push(hash, &row);
     }
 
-    /// Sends an event to the owner of its id.
-    pub(crate) fn send(&mut self, event: &Event<'_>, salt: u64, route: Route, outbox: &mut Outbox) {
+    /// Sends an event to the worker that owns its id.
+    pub(crate) fn send(
+        &mut self,
+        event: &Event<'_>,
+        salt: u64,
+        route: Route,
+        batches: &mut PostBatches,
+    ) {
         let id = self.hasher.event(salt, &event.event_id);
-        let batch = outbox.of(id);
+        let batch = batches.of(id);
         let start = batch.tags.len();
         let hash_of = |tag| self.keys.hash(tag);
         let dropped = limited(&event.caption, hash_of, |o, hash, first| {
@@ -280,17 +287,17 @@ mod tests {
     use crate::pool::Pool;
 
     #[test]
-    fn a_tag_that_a_post_repeats_is_sent_once_also_behind_another_post() {
+    fn repeated_tag_of_a_post_is_sent_once_with_its_least_spelling() {
         let hasher = HashKey::new(1).hasher();
         let mut intake = Intake::new(Arc::default(), hasher.clone(), 1);
         let decoder = Decoder::new(Mapping::default(), &[]);
-        let mut outbox = Outbox::new(1);
+        let mut batches = PostBatches::new(1);
         for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {
             let record = json!({"event_id": caption, "ts": 7, "caption": caption}).to_string();
             let event = decoder.decode(record.as_bytes()).unwrap();
-            intake.send(&event, 0, Route::Once, &mut outbox);
+            intake.send(&event, 0, Route::Once, &mut batches);
         }
-        let batches: Vec<_> = outbox.take(&Pool::default()).collect();
+        let batches: Vec<_> = batches.take(&Pool::default()).collect();
         let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
         let sent = batch.posts.iter().map(|post| {
             let (start, end) = post.tags;
@@ -298,7 +305,7 @@ mod tests {
             tags.map(|tag| (tag.hash, batch.spellings.get(tag.spelling))).collect::<Vec<_>>()
         });
         let [sun, moon, tea] = ["sun", "moon", "tea"].map(|name| hasher.tag(name));
-        // Of two spellings the one of the lesser bytes, and none of another post's.
+        // Of several spellings the least by bytes, and never one of another post.
         let want = [
             vec![(sun, "sun"), (moon, "moon")],
             vec![(tea, "TEA"), (sun, "SUN")],

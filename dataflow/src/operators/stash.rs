@@ -3,64 +3,61 @@
 //!
 //! Invariant: what is applied before a commit is closed belongs to it or to an earlier one.
 
-use schemas::planted::{Bug, planted};
 use std::collections::BTreeMap;
+use std::slice::IterMut;
 
-use timely::Container;
+use schemas::planted::{Bug, planted};
 use timely::dataflow::operators::{Capability, InputCapability};
-use timely::progress::frontier::MutableAntichain;
 
 use crate::epoch::{Epoch, close_of, commit_of};
-use crate::records::Close;
 
-/// Records of commits that have not begun yet, with the capabilities to send what they become.
-pub(crate) struct Stash<C> {
+/// Batches of commits that have not begun yet, with the capabilities to send what they become.
+pub(super) struct Stash<D> {
     commit: u64,
-    later: BTreeMap<Epoch, (Capability<Epoch>, Vec<C>)>,
+    later: BTreeMap<Epoch, (Capability<Epoch>, Vec<Vec<D>>)>,
 }
 
-impl<C: Container> Stash<C> {
+/// The epoch of a batch. Timely's stamps are sets of times; ours hold one.
+pub(super) fn epoch_of(stamp: &InputCapability<Epoch>) -> Epoch {
+    let Some(epoch) = stamp.least() else { unreachable!("every batch is sent at an epoch") };
+    *epoch
+}
+
+impl<D> Stash<D> {
     /// An empty stash; the first commit is `commit`.
-    pub(crate) fn new(commit: u64) -> Self {
+    pub(super) fn new(commit: u64) -> Self {
         Self { commit, later: BTreeMap::new() }
     }
 
-    /// The batches to apply now; those of later commits are kept, with a capability of output
-    /// `port`.
-    pub(crate) fn admit<'b>(
+    /// The batches to apply now. Those of later commits are stashed, with a capability of the first
+    /// output.
+    pub(super) fn admit<'b>(
         &mut self,
         stamp: &InputCapability<Epoch>,
-        port: usize,
-        batches: std::slice::IterMut<'b, C>,
-    ) -> Option<impl Iterator<Item = C> + use<'b, C>> {
-        let epoch = *stamp.least()?;
+        batches: IterMut<'b, Vec<D>>,
+    ) -> Option<impl Iterator<Item = Vec<D>> + use<'b, D>> {
+        let epoch = epoch_of(stamp);
         let batches = batches.map(std::mem::take);
         if commit_of(epoch) <= self.commit || planted(Bug::AppliedEarly) {
             return Some(batches);
         }
-        let capability = stamp.retain_least(port)?;
-        let stashed = self.later.entry(epoch).or_insert_with(|| (capability, Vec::new()));
-        stashed.1.extend(batches);
+        let capability = || stamp.delayed(&epoch, 0);
+        let (_, stashed) = self.later.entry(epoch).or_insert_with(|| (capability(), Vec::new()));
+        stashed.extend(batches);
         None
     }
 
-    /// The end of the present commit, once everything that belongs to it has been applied.
-    pub(crate) fn next_close(
-        &mut self,
-        ending: &mut Vec<Close>,
-        frontiers: &[MutableAntichain<Epoch>],
-    ) -> Option<Close> {
-        // The first input's records end with the commit's slices, before its close.
-        let open = frontiers.first().is_some_and(|f| f.less_than(&close_of(self.commit)));
-        let at = ending.iter().position(|close| close.commit == self.commit)?;
-        (!open).then(|| ending.swap_remove(at))
+    /// The commit under way.
+    pub(super) fn commit(&self) -> u64 {
+        self.commit
     }
 
     /// Begins `commit`: the batches that were stashed for it, in the order of their slices.
-    pub(crate) fn release(
+    pub(super) fn release(
         &mut self,
         commit: u64,
-    ) -> impl Iterator<Item = (Capability<Epoch>, C)> + use<C> {
+    ) -> impl Iterator<Item = (Capability<Epoch>, Vec<D>)> + use<D> {
+        debug_assert_eq!(commit, self.commit + 1, "commits follow one another");
         self.commit = commit;
         let later = self.later.split_off(&(close_of(commit) + 1));
         let now = std::mem::replace(&mut self.later, later);

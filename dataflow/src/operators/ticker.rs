@@ -1,7 +1,7 @@
 //! Ticker: advances time, slice by slice and commit by commit; worker 0 only.
 //!
-//! This is the only back-pressure, since timely's queues are unbounded: no new slice while so many
-//! are between source and tags, and no new commit while the one before is being written.
+//! This is the only backpressure, since timely's queues are unbounded. Invariants: no slice begins
+//! while too many are between source and tags; no commit ends before the previous one is durable.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::limits::{SLICE_RECORDS, SLICE_US, SLICES_IN_FLIGHT};
 use crate::records::{Last, Tick};
 use crate::settings::Settings;
 
-/// What the ticker looks at.
+/// What the ticker decides by.
 #[derive(Clone, Copy, Debug)]
 struct Observation {
     now_us: u64,
     /// Records read in the present slice.
     records: u64,
-    /// Whether the commit before is durable.
+    /// Whether the previous commit is durable.
     durable: bool,
-    /// Whether the source of every worker has come to the end of what it could read, in this
-    /// commit. One that lags keeps the commits of all long.
+    /// Whether the source of every worker has reached the end of what it could read in this commit.
+    /// One that lags makes the commits of all longer.
     caught_up: bool,
-    /// Slices that tags have not finished, the present one included.
+    /// Slices that tags have not finished, including the present one.
     in_flight: usize,
-    /// Set when the run should end.
+    /// Why the run should end, if it should.
     last: Option<Last>,
 }
 
@@ -36,24 +36,26 @@ struct Observation {
 enum Step {
     /// Nothing now.
     Hold,
-    /// The next slice.
+    /// Begin the next slice.
     Slice,
-    /// The next commit.
+    /// Begin the next commit.
     Commit,
     /// End the run with this commit.
     End(Last),
 }
 
-/// When the present slice and commit began.
+/// Decides when slices and commits end.
 #[derive(Clone, Copy, Debug)]
 struct Ticker {
-    /// How long a commit lasts, while the job keeps up and while it is behind.
+    /// How long a commit lasts while the job keeps up.
     every_us: u64,
+    /// How long it lasts while the job is behind.
     stretched_us: u64,
-    /// How long it takes records at most.
+    /// The longest that a commit takes records.
     commit_us_max: u64,
     commit_since_us: u64,
     slice_since_us: u64,
+    /// The slices of the present commit.
     slices: u64,
 }
 
@@ -90,17 +92,27 @@ impl Ticker {
         if seen.caught_up { self.every_us } else { self.stretched_us }
     }
 
-    /// How long nothing but progress elsewhere can change the decision.
+    /// How long only progress elsewhere can change the decision.
     fn pause(&self, seen: Observation) -> Duration {
         if seen.records > 0 || seen.in_flight > 1 || !seen.durable {
             return Duration::from_millis(1);
         }
-        let due = self.commit_since_us + self.due_us(seen);
-        Duration::from_micros(due.saturating_sub(seen.now_us).clamp(500, 10_000))
+        let due_us = self.commit_since_us + self.due_us(seen);
+        Duration::from_micros(due_us.saturating_sub(seen.now_us).clamp(500, 10_000))
+    }
+
+    /// Notes that a slice began, in the next commit if `commit_ended`.
+    fn began(&mut self, now_us: u64, commit_ended: bool) {
+        self.slice_since_us = now_us;
+        self.slices += 1;
+        if commit_ended {
+            (self.commit_since_us, self.slices) = (now_us, 1);
+        }
     }
 }
 
-/// The handles by which the ticker sees how far others are.
+/// How the ticker sees how far others are.
+#[derive(Clone, Default)]
 pub(crate) struct Probes {
     /// Tags have finished a slice.
     pub(crate) passed: ProbeHandle<Epoch>,
@@ -110,7 +122,26 @@ pub(crate) struct Probes {
     pub(crate) reading: ProbeHandle<Epoch>,
 }
 
-/// The stream of commit ends; its frontier is the present slice.
+impl Probes {
+    /// What there is to see in `commit`.
+    fn observe(&self, context: &Context, commit: u64, in_flight: usize) -> Observation {
+        let process = &context.process;
+        Observation {
+            now_us: context.clock.mono_us(),
+            records: process.slice.records(),
+            durable: !self.durable.less_than(&first_of(commit)),
+            caught_up: process.slice.is_caught_up(commit),
+            in_flight,
+            last: if process.stop.is_set() {
+                Some(Last::Stopped)
+            } else {
+                self.reading.done().then_some(Last::Finished)
+            },
+        }
+    }
+}
+
+/// The stream of commit ends. Its frontier is the present slice.
 pub(crate) fn ticker<'s>(
     scope: Scope<'s, Epoch>,
     context: &Context,
@@ -119,53 +150,40 @@ pub(crate) fn ticker<'s>(
     let context = context.clone();
     source(scope, "ticker", move |capability, info| {
         let activator = scope.activator_for(info.address.clone());
-        context.slice.wake_by(scope.worker().sync_activator_for(info.address.to_vec()));
-        let first = context.start.header.commit + 1;
+        context.process.slice.wake(scope.worker().sync_activator_for(info.address.to_vec()));
+        let first = first_of(context.first_commit());
         let mut capability = (scope.index() == 0).then_some(capability);
-        if let Some(capability) = &mut capability {
-            capability.downgrade(&first_of(first));
-        }
+        capability.iter_mut().for_each(|capability| capability.downgrade(&first));
         let mut ticker = Ticker::new(&context.settings, context.clock.mono_us());
-        let mut in_flight: VecDeque<Epoch> = [first_of(first)].into();
+        let mut in_flight: VecDeque<Epoch> = [first].into();
         move |output| {
+            // Other workers have none, and nobody has after the last commit.
             let Some(present) = capability.as_mut() else { return };
             let epoch = *present.time();
             let commit = commit_of(epoch);
             while in_flight.front().is_some_and(|slice| !probes.passed.less_equal(slice)) {
                 in_flight.pop_front();
             }
-            let seen = Observation {
-                now_us: context.clock.mono_us(),
-                records: context.slice.records(),
-                durable: !probes.durable.less_than(&first_of(commit)),
-                caught_up: context.slice.is_caught_up(commit),
-                in_flight: in_flight.len(),
-                last: if context.stop.is_set() {
-                    Some(Last::Stopped)
-                } else {
-                    probes.reading.done().then_some(Last::Finished)
-                },
+            let seen = probes.observe(&context, commit, in_flight.len());
+            let (next, end) = match ticker.decide(seen) {
+                Step::Hold => (None, None),
+                Step::Slice => (Some(epoch + 1), None),
+                Step::Commit => (Some(first_of(commit + 1)), Some(None)),
+                Step::End(last) => (Some(first_of(commit + 1)), Some(Some(last))),
             };
-            let step = ticker.decide(seen);
-            let next = match step {
-                Step::Hold => None,
-                Step::Slice => Some(epoch + 1),
-                Step::Commit | Step::End(_) => Some(first_of(commit + 1)),
-            };
-            if matches!(step, Step::Commit | Step::End(_)) {
-                let last = if let Step::End(last) = step { Some(last) } else { None };
+            if let Some(last) = end {
                 let (wall_ms, mono_us) = (context.clock.wall_ms(), seen.now_us);
-                let end = present.delayed(&close_of(commit));
-                output.session(&end).give(Tick { commit, wall_ms, mono_us, last });
-                (ticker.commit_since_us, ticker.slices) = (seen.now_us, 0);
+                let at_end = present.delayed(&close_of(commit));
+                output.session(&at_end).give(Tick { commit, wall_ms, mono_us, last });
             }
             if let Some(next) = next {
-                context.slice.begin();
-                (ticker.slice_since_us, ticker.slices) = (seen.now_us, ticker.slices + 1);
+                assert!(next > epoch && next != close_of(commit), "slice {next} after {epoch}");
+                context.process.slice.begin();
+                ticker.began(seen.now_us, end.is_some());
                 in_flight.push_back(next);
                 present.downgrade(&next);
             }
-            if matches!(step, Step::End(_)) {
+            if end.is_some_and(|last| last.is_some()) {
                 capability = None;
                 return;
             }
@@ -197,18 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn slices_end_by_records_or_by_age_and_the_window_holds_them() {
+    fn slices_end_by_records_or_age_unless_too_many_are_in_flight() {
         assert_eq!(decide(|_| ()), Step::Hold);
         assert_eq!(decide(|s| s.records = SLICE_RECORDS), Step::Slice);
         assert_eq!(decide(|s| (s.records, s.now_us) = (1, SLICE_US)), Step::Slice);
-        assert_eq!(decide(|s| s.now_us = SLICE_US), Step::Hold, "an empty slice goes on");
+        assert_eq!(decide(|s| s.now_us = SLICE_US), Step::Hold, "an empty slice continues");
         let full =
             |s: &mut Observation| (s.records, s.in_flight) = (SLICE_RECORDS, SLICES_IN_FLIGHT);
         assert_eq!(decide(full), Step::Hold);
     }
 
     #[test]
-    fn a_commit_ends_when_it_is_due_and_the_one_before_is_durable() {
+    fn commit_ends_when_it_is_due_and_the_previous_one_is_durable() {
         assert_eq!(decide(|s| s.now_us = 1_000_000), Step::Commit);
         let behind = |s: &mut Observation| (s.now_us, s.caught_up) = (4_999_999, false);
         assert_eq!(decide(behind), Step::Hold, "a commit stretches while there is more to read");
@@ -226,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_run_ends_once_the_commit_before_is_durable() {
+    fn run_ends_once_the_previous_commit_is_durable() {
         assert_eq!(decide(|s| s.last = Some(Last::Stopped)), Step::End(Last::Stopped));
         let early = |s: &mut Observation| (s.last, s.durable) = (Some(Last::Finished), false);
         assert_eq!(decide(early), Step::Hold);

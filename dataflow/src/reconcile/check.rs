@@ -20,9 +20,9 @@ use super::since::Since;
 use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
-use crate::context::Pace;
 use crate::inputs::InputSpec;
 use crate::operators::controls::REDELIVERED;
+use crate::rate_limiter::RateLimiter;
 use crate::settings::{Settings, scopes};
 use crate::sources::Log;
 
@@ -46,7 +46,7 @@ pub(super) struct Check {
     /// Refused records that were delivered again and counted.
     pub(super) redeliveries: Vec<(Accepted, RecordPosition)>,
     pub(super) kept: Kept,
-    pace: Pace,
+    pace: RateLimiter,
     clock: SystemClock,
     progress: Arc<Progress>,
     pub(super) found: Mutex<Vec<(Fact, isize)>>,
@@ -101,7 +101,7 @@ impl Check {
             since,
             ids: open_table::<Ids>(&*request.storage, manifest)?,
             redeliveries,
-            pace: Pace::new(request.limit_rate, clock.mono_us()),
+            pace: RateLimiter::new(request.limit_rate, clock.mono_us()),
             logs,
             kept,
             clock,
@@ -172,7 +172,7 @@ impl Check {
             })?;
             self.accepted.fetch_add(accepted, Ordering::Relaxed);
             assert!(read <= limit, "{read} records read, of {limit}");
-            self.pace.give_back(limit - read);
+            self.pace.refund(limit - read);
             let now_us = self.clock.mono_us();
             if reader.position() > before {
                 moved_us = now_us;

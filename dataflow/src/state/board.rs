@@ -1,11 +1,13 @@
 //! The top tags of one window in one scope, without ranking all tags at every commit.
 //!
-//! A count falls as time passes, and it rises where events lie ahead of stream time and that comes
-//! to them. So a tag stands at what it counts now and at the most that it can come to untouched,
-//! which only falls. A board keeps some candidates and a threshold: whatever is no candidate can
-//! come to no more than the threshold. That stays true until fewer than K candidates count as much
-//! as the threshold now; then the board asks for a scan.
+//! A count falls as time passes, and rises when time reaches events that were dated ahead. So a tag
+//! has a score: what it counts now, and an upper bound on what it can count later if nothing is
+//! added. The bound only falls. A board keeps some candidates and a threshold: no other tag has a
+//! bound above the threshold. The top is exact until fewer than K candidates count at least the
+//! threshold; then the board asks for a scan of all tags.
 //! The rank is by count descending, then by key bytes ascending.
+//!
+//! Invariant: a tag with a bound above the threshold is a candidate.
 
 use std::cmp::Ordering;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,21 +16,21 @@ use hashbrown::HashMap;
 use schemas::hash::KeyHash;
 
 /// Candidates kept for each place on the board.
-const SPARE: usize = 4;
+const CANDIDATES_PER_PLACE: usize = 4;
 
-/// Where a tag stands.
+/// What decides where a tag ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct Score {
     /// What it counts now.
     pub(crate) count: i64,
     /// The most that it can count, now or later, if nothing is added.
-    pub(crate) most: i64,
+    pub(crate) bound: i64,
 }
 
-impl Standing {
-    /// As if time stood still.
+impl Score {
+    /// The score if time stood still.
     pub(crate) fn now(self) -> Self {
-        Self { most: self.count, ..self }
+        Self { bound: self.count, ..self }
     }
 }
 
@@ -36,12 +38,12 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) count: i64,
-    most: i64,
+    bound: i64,
     pub(crate) tag: Box<str>,
     pub(crate) display: Box<str>,
 }
 
-/// Keyed hashes are uniform as they are: the last word stands for both.
+/// Keyed hashes are uniform already, so the last word is hash enough.
 #[derive(Clone, Copy, Debug, Default)]
 struct LastWord(u64);
 
@@ -70,7 +72,7 @@ fn rank(a: (i64, &str), b: (i64, &str)) -> Ordering {
 pub(crate) struct Board {
     places: usize,
     candidates: Candidates,
-    /// Tags that can come to no more than this may be missing; none: no tag is missing.
+    /// The best rank that a tag can have which is not a candidate. `None` if every tag is one.
     threshold: Option<(i64, Box<str>)>,
 }
 
@@ -85,75 +87,76 @@ impl Board {
         Self { places, candidates: Candidates::default(), threshold: None }
     }
 
-    /// Takes a tag's present standing into account.
-    pub(crate) fn offer(&mut self, hash: KeyHash, at: Standing, tag: &str, display: &str) {
-        if at.most <= 0 || is_behind(self.threshold.as_ref(), at.most, tag) {
+    /// Takes a tag's present score into account.
+    pub(crate) fn offer(&mut self, hash: KeyHash, score: Score, tag: &str, display: &str) {
+        let Score { count, bound } = score;
+        debug_assert!(count <= bound, "tag {tag:?} counts {count}, and {bound} at most");
+        if bound <= 0 || is_behind(self.threshold.as_ref(), bound, tag) {
             self.candidates.remove(&hash);
             return;
         }
-        let Standing { count, most } = at;
         match self.candidates.get_mut(&hash) {
             Some(known) => {
-                (known.count, known.most) = (count, most);
+                (known.count, known.bound) = (count, bound);
                 if *known.display != *display {
                     known.display = display.into();
                 }
             }
             None => {
-                let new = Candidate { count, most, tag: tag.into(), display: display.into() };
+                let new = Candidate { count, bound, tag: tag.into(), display: display.into() };
                 self.candidates.insert(hash, new);
-                if self.candidates.len() > 2 * SPARE * self.places {
+                if self.candidates.len() > 2 * CANDIDATES_PER_PLACE * self.places {
                     self.prune();
                 }
             }
         }
     }
 
-    /// Forgets a tag whose name changes.
+    /// Removes a tag whose name changes.
     pub(crate) fn forget(&mut self, hash: KeyHash) {
         self.candidates.remove(&hash);
     }
 
-    /// Whether its top is sure though candidates may count less than they did.
-    pub(crate) fn is_sure(&self) -> bool {
-        let threshold = self.threshold.as_ref();
-        let sure = self.candidates.values();
-        let sure = sure.filter(|c| c.count > 0 && !is_behind(threshold, c.count, &c.tag)).count();
-        threshold.is_none() || sure >= self.places
+    /// Whether the top is exact, although candidates may count less than they did.
+    pub(crate) fn is_exact(&self) -> bool {
+        let Some(threshold) = &self.threshold else { return true };
+        let candidates = self.candidates.values().filter(|c| c.count > 0);
+        let above = candidates.filter(|c| !is_behind(Some(threshold), c.count, &c.tag));
+        above.count() >= self.places
     }
 
-    /// Keeps the best candidates only.
+    /// Keeps only the best candidates.
     fn prune(&mut self) {
         let mut all: Vec<(KeyHash, Candidate)> = self.candidates.drain().collect();
-        all.sort_unstable_by(|(_, a), (_, b)| rank((a.most, &a.tag), (b.most, &b.tag)));
-        all.truncate(SPARE * self.places);
-        self.threshold = all.last().map(|(_, last)| (last.most, last.tag.clone()));
+        all.sort_unstable_by(|(_, a), (_, b)| rank((a.bound, &a.tag), (b.bound, &b.tag)));
+        all.truncate(CANDIDATES_PER_PLACE * self.places);
+        self.threshold = all.last().map(|(_, last)| (last.bound, last.tag.clone()));
         self.candidates = all.into_iter().collect();
     }
 
-    /// Lets the candidates stand where they do now that time has passed; those that cannot come to
-    /// the threshold go. False where a scan is needed: see [`Self::refill`].
-    pub(crate) fn recount(&mut self, standing_of: impl Fn(KeyHash) -> Standing) -> bool {
+    /// Updates the candidates to their present scores, and drops those whose bound has fallen below
+    /// the threshold. Returns whether the top is exact. If not, see [`Self::refill`].
+    pub(crate) fn refresh(&mut self, score_of: impl Fn(KeyHash) -> Score) -> bool {
         let threshold = self.threshold.as_ref();
-        let mut sure = 0;
+        let mut above = 0;
         self.candidates.retain(|hash, candidate| {
-            let Standing { count, most } = standing_of(*hash);
-            (candidate.count, candidate.most) = (count, most);
-            sure += usize::from(count > 0 && !is_behind(threshold, count, &candidate.tag));
-            most > 0 && !is_behind(threshold, most, &candidate.tag)
+            let Score { count, bound } = score_of(*hash);
+            (candidate.count, candidate.bound) = (count, bound);
+            above += usize::from(count > 0 && !is_behind(threshold, count, &candidate.tag));
+            bound > 0 && !is_behind(threshold, bound, &candidate.tag)
         });
-        threshold.is_none() || sure >= self.places
+        threshold.is_none() || above >= self.places
     }
 
-    /// Forgets everything, to be offered all tags anew; and the board that is to be offered them
-    /// as they stand [now](Standing::now), for its top.
+    /// Empties the board so that all tags can be offered anew. Returns a board for the present top,
+    /// which is to be offered every tag with its score [now](Score::now).
     pub(crate) fn refill(&mut self) -> Self {
         self.candidates.clear();
         self.threshold = None;
         Self::new(self.places)
     }
 
-    /// The board: at most `places` candidates, the first first.
+    /// The top tags in order, at most one for each place.
     pub(crate) fn top(&self) -> Vec<Candidate> {
         let counted = self.candidates.values().filter(|candidate| candidate.count > 0);
         let mut all: Vec<&Candidate> = counted.collect();
@@ -179,20 +182,20 @@ mod tests {
     }
 
     proptest! {
-        /// Rounds of touched tags whose counts move anywhere, and of time in which some of what
-        /// lies ahead begins to count and some of what counted ends; after each the board equals a
-        /// sort of everything.
+        /// In each round some counts change at will, and time may pass: then some of what lies
+        /// ahead begins to count, and some of what counted ends. After each round the board equals
+        /// a sort of all tags.
         #[test]
-        fn equals_a_sort(
+        fn top_equals_a_sort_of_all_tags(
             places in 1_usize..4,
             rounds in proptest::collection::vec(
                 (proptest::collection::vec((0_u8..60, 0_i64..9, 0_i64..9), 0..25), any::<bool>()),
                 1..20),
         ) {
             let mut board = Board::new(places);
-            // What counts now, and what lies ahead.
+            // What each counts now, and what lies ahead.
             let mut tags: BTreeMap<u8, (i64, i64)> = BTreeMap::new();
-            let standing = |(count, ahead): (i64, i64)| Standing { count, most: count + ahead };
+            let score = |(count, ahead): (i64, i64)| Score { count, bound: count + ahead };
             let mut scans = 0;
             for (touched, time_passes) in rounds {
                 if time_passes {
@@ -203,15 +206,15 @@ mod tests {
                 }
                 for (tag, count, ahead) in touched {
                     tags.insert(tag, (count, ahead));
-                    board.offer(hash(tag), standing((count, ahead)), &name(tag), &name(tag));
+                    board.offer(hash(tag), score((count, ahead)), &name(tag), &name(tag));
                 }
-                let of = |h: KeyHash| tags.get(&(h.lo as u8)).copied().map(standing);
+                let of = |h: KeyHash| tags.get(&(h.lo as u8)).copied().map(score);
                 let mut now = None;
-                if !board.recount(|h| of(h).unwrap_or_default()) {
+                if !board.refresh(|h| of(h).unwrap_or_default()) {
                     scans += 1;
                     let mut this = board.refill();
                     for (tag, at) in &tags {
-                        let (hash, name, at) = (hash(*tag), name(*tag), standing(*at));
+                        let (hash, name, at) = (hash(*tag), name(*tag), score(*at));
                         this.offer(hash, at.now(), &name, &name);
                         board.offer(hash, at, &name, &name);
                     }

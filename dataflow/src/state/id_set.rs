@@ -1,22 +1,22 @@
 //! The ids of accepted events: an exact set of hashes, dropped hour by hour.
 //!
-//! Every hour of event time has its own tables. A table is an array that is sorted but for gaps: a
-//! hash stands where its value says, or shortly behind. That takes at most 24 bytes an id with
-//! growth in small steps, and lets a look-up end at the first larger hash. Invariants: in a table
-//! hashes ascend; between a hash and its home slot there is no gap.
+//! Every hour of event time has its own tables. A table is a sorted array with gaps: a hash is at
+//! the slot that its value gives, its home, or shortly after. So a look-up ends at the first larger
+//! hash, and growing in small steps keeps an id within 24 bytes. Invariants: hashes ascend in a
+//! table; between a hash and its home there is no gap.
 
 use std::collections::BTreeMap;
 
 use prefetch_index::prefetch_index;
 use schemas::hash::KeyHash;
 
-/// An hour with more ids than this is cut into [`PARTS`] tables, so that none takes long to grow.
+/// An hour with more ids than this is split into [`PARTS`] tables, so that none takes long to grow.
 const SPLIT_IDS: usize = 1 << 14;
 const PARTS: usize = 256;
 const EMPTY: Slot = Slot { hi: 0, lo: 0 };
 
-/// A hash, spread over all words: a worker owns every `peers`-th bin only. In the order of the
-/// hashes, so that a segment is loaded from one end of the tables to the other.
+/// A hash, spread over all words, since a worker owns only every `peers`-th bin. The order is that
+/// of the hashes, so that loading a segment goes through a table from end to end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     hi: u64,
@@ -27,15 +27,15 @@ impl Slot {
     fn new(hash: KeyHash, peers: u64) -> Self {
         let below_bin = hash.hi - KeyHash::first_of_bin(hash.bin()).hi;
         let first = KeyHash::first_of_bin(hash.bin() / peers).hi;
-        // The end of the last bin may come round to zero, and meets nothing there: peers times a
-        // number is 2^64 only for a power of two, and with such nothing comes round.
+        // The end of the last bin may wrap around to zero, and meets nothing there: peers times a
+        // number is 2^64 only for a power of two, and then nothing wraps.
         let hi = (first + below_bin).wrapping_mul(peers);
-        // One hash in 2^128 is moved, since all zeros mean an empty slot.
+        // All zeros mean an empty slot, so one hash in 2^128 is moved.
         Self { hi, lo: hash.lo | u64::from(hi == 0 && hash.lo == 0) }
     }
 }
 
-/// Where in `0..size` a word lies when all words are spread evenly.
+/// Where a word lies in `0..size` if all words are spread evenly.
 fn spread(word: u64, size: usize) -> usize {
     ((u128::from(word) * size as u128) >> 64) as usize
 }
@@ -44,7 +44,7 @@ fn spread(word: u64, size: usize) -> usize {
 #[derive(Default)]
 struct Table {
     slots: Vec<Slot>,
-    /// The slots that hashes are spread over; a few more take what is pushed behind the last.
+    /// The slots that hashes are spread over. A few more follow for what overflows the last.
     homes: usize,
     ids: usize,
     /// The leading bits that all hashes of the table share.
@@ -56,7 +56,7 @@ impl Table {
         spread(slot.hi << self.shared_bits, homes)
     }
 
-    /// Inserts a hash; false if it was there.
+    /// Inserts a hash. Returns false if it was there.
     fn insert(&mut self, slot: Slot) -> bool {
         loop {
             if let Some(new) = self.try_insert(slot) {
@@ -66,7 +66,7 @@ impl Table {
         }
     }
 
-    /// The same; none where there is no room.
+    /// The same, or `None` if there is no room.
     fn try_insert(&mut self, slot: Slot) -> Option<bool> {
         let mut at = self.home(slot, self.homes);
         while *self.slots.get(at)? < slot && self.slots[at] != EMPTY {
@@ -86,7 +86,7 @@ impl Table {
         Some(true)
     }
 
-    /// Removes a hash; whether it was there. The others are laid out anew: this is rare.
+    /// Removes a hash. Returns whether it was there. The others are laid out anew, as this is rare.
     fn remove(&mut self, slot: Slot) -> bool {
         let found = self.iter().any(|known| known == slot);
         if found {
@@ -105,7 +105,7 @@ impl Table {
     fn laid_out(&self, slots: impl Iterator<Item = Slot>, homes: usize) -> Vec<Slot> {
         let room = homes + homes / 16 + 2;
         let mut grown: Vec<Slot> = Vec::with_capacity(room);
-        // Hashes ascend, so do their homes: each goes to its own or behind the one before.
+        // Homes ascend as hashes do: each hash goes to its home, or after the one before.
         for slot in slots {
             let home = self.home(slot, homes).max(grown.len());
             grown.resize(home, EMPTY);
@@ -124,7 +124,7 @@ impl Table {
     }
 }
 
-/// The ids of one hour: one table, or [`PARTS`] of them by their leading bits.
+/// The ids of one hour: one table, or [`PARTS`] tables by leading bits.
 struct Hour {
     tables: Vec<Table>,
 }
@@ -132,7 +132,7 @@ struct Hour {
 impl Hour {
     fn with_room(ids: usize) -> Self {
         let parts = if ids > SPLIT_IDS { PARTS } else { 1 };
-        // A table grows when it is 85 % full; these begin at 80 %.
+        // A table grows when it is 85 % full. These begin at 80 %.
         let homes = ids / parts * 5 / 4 + 4;
         let shared_bits = parts.trailing_zeros();
         let table = Table { homes, shared_bits, ..Table::default() };
@@ -166,7 +166,7 @@ impl Hour {
     }
 }
 
-/// The ids of all hours that are remembered, of one worker's bins.
+/// The ids of one worker's bins, for all hours that are remembered.
 pub(crate) struct IdSet {
     /// The number of workers.
     peers: u64,
@@ -176,10 +176,11 @@ pub(crate) struct IdSet {
 impl IdSet {
     /// An empty set of one of `peers` workers.
     pub(crate) fn new(peers: usize) -> Self {
+        assert!(peers > 0, "a worker is one of at least one");
         Self { peers: peers as u64, hours: BTreeMap::new() }
     }
 
-    /// The same with room for `times` ids of each of `hours`.
+    /// The same, with room for `times` ids for each time an hour occurs in `hours`.
     pub(crate) fn with_room(peers: usize, hours: impl Iterator<Item = u32>, times: usize) -> Self {
         let mut ids = BTreeMap::<u32, usize>::new();
         hours.for_each(|hour| *ids.entry(hour).or_default() += times);
@@ -187,14 +188,13 @@ impl IdSet {
         Self { peers: peers as u64, hours }
     }
 
-    /// Inserts an id of an hour; false if it was there.
+    /// Inserts an id of an hour. Returns false if it was there.
     pub(crate) fn insert(&mut self, hour: u32, id: KeyHash) -> bool {
         let empty = || Hour { tables: vec![Table::default()] };
         self.hours.entry(hour).or_insert_with(empty).insert(Slot::new(id, self.peers))
     }
 
-    /// Has fetched what [`Self::insert`] is about to read: one look-up need not wait for the memory
-    /// of another.
+    /// Fetches what [`Self::insert`] will read, so that look-ups need not wait for one another.
     pub(crate) fn prefetch(&self, hour: u32, id: KeyHash) {
         let Some(Hour { tables }) = self.hours.get(&hour) else { return };
         let slot = Slot::new(id, self.peers);
@@ -202,7 +202,7 @@ impl IdSet {
         prefetch_index(&table.slots, table.home(slot, table.homes));
     }
 
-    /// Removes an id of an hour; whether it was there.
+    /// Removes an id of an hour. Returns whether it was there.
     pub(crate) fn remove(&mut self, hour: u32, id: KeyHash) -> bool {
         let slot = Slot::new(id, self.peers);
         self.hours.get_mut(&hour).is_some_and(|hour| hour.remove(slot))
@@ -242,7 +242,7 @@ mod tests {
         fn equals_a_set(ids in proptest::collection::vec((0_u32..3, 0_u64..40, 0_u64..3), 0..400)) {
             let (mut set, mut want) = (IdSet::new(1), HashSet::new());
             for (hour, hi, lo) in ids {
-                // Few distinct words, some equal and all at the low end: long runs.
+                // Few distinct words, all at the low end, so that runs are long.
                 let id = KeyHash { hi: hi / 2, lo };
                 let key = (hour, id.hi, id.lo.max(u64::from(id.hi == 0)));
                 if lo == 2 {
@@ -258,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn no_worker_takes_one_id_for_another() {
+    fn ids_are_told_apart_with_any_number_of_workers() {
         let hasher = HashKey::new(3).hasher();
         for peers in [1, 2, 3, 6, 1000] {
-            // Too little room here, and too much there.
+            // Too little room for one hour, and too much for the other.
             let mut set = IdSet::with_room(peers, [1, 1, 2].into_iter(), 9000);
             let any = (0..60_000_u32).map(|i| hasher.event(0, &i.to_string()));
             let last = (0..2000).map(|i| KeyHash { hi: u64::MAX - i / 2, lo: i });
-            // Not the one that is moved to make room for gaps.
+            // Without the one that is moved because it looks like a gap.
             let first = (1..2000).map(|i| KeyHash { hi: i / 2, lo: i + 1 });
             let mine = |id: &KeyHash| id.bin() as usize % peers == 1023 % peers;
             let ids: Vec<_> = any.chain(last).chain(first).filter(mine).collect();
@@ -282,7 +282,7 @@ mod tests {
         let mut set = IdSet::new(2);
         let mut most = 0.0_f64;
         for i in 0..400_000 {
-            // Those of one of two workers: every other bin.
+            // Every other bin, as one of two workers owns them.
             let id = id(i);
             if id.bin() % 2 == 0 {
                 assert!(set.insert(7, id));

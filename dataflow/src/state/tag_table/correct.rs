@@ -1,43 +1,41 @@
-//! Changing a tag's row on somebody's word: corrections, and writing it again as it is.
+//! Repairs of tags: corrections, and writing a row again.
 //!
-//! Invariant: posts that were counted after the commit that a correction was made from stay so.
+//! Invariant: posts that were counted after the commit that a correction was made from stay
+//! counted.
 
 use schemas::control::{Correction, Values};
 use schemas::hash::KeyHash;
 use schemas::rows::TagRow;
 use serde_json::{Map, Value, json};
 
-use super::table::{CHUNK, TagTable};
+use super::table::TagTable;
 use super::tag::{Tag, TagError};
 
-/// The fields of a row that a correction changed, as JSON objects.
+/// The fields of a row that a correction changed, before and after, as JSON objects.
 pub(crate) struct Change {
     pub(crate) before: String,
     pub(crate) after: String,
     /// Whether the tag has fewer posts than before.
-    pub(crate) fell: bool,
+    pub(crate) total_fell: bool,
 }
 
 impl TagTable {
-    /// Corrects a row, where its scope is counted; `cold` looks up one that is not in memory.
+    /// Corrects a row. `None` if its scope is not counted. `cold` looks up one that is not in
+    /// memory.
     pub(crate) fn correct<'c>(
         &mut self,
         correction: &'c Correction,
         cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<Option<Change>, TagError> {
         let Correction { hash, scope, key, stored, recomputed, buckets } = correction;
-        let Some(index) = self.scopes.iter().position(|known| known == scope) else {
-            return Ok(None);
-        };
+        let Some(scope_index) = self.scope_index(scope) else { return Ok(None) };
         // A row under a wrong name has the right numbers.
         let named = |row| TagRow { scope, ..row };
         let at = self.find_or_load(*hash, |hash| cold(hash).map(named))?;
         let at = at.unwrap_or_else(|| self.insert(Tag::empty(*hash)));
         self.touch(at);
         let Self { slab, tiers, scopes, .. } = self;
-        let Some(tag) = slab[at as usize / CHUNK][at as usize % CHUNK].as_mut() else {
-            return Err(TagError::Gone(hash.lo));
-        };
+        let tag = slab.tag_mut(at);
         let (heap_bytes, before) = (tag.heap_bytes(), fields(tag, tiers, scopes));
         let total = |values: &Option<Values>| values.as_ref().map_or(0, |values| values.total);
         let was = tag.total;
@@ -47,29 +45,27 @@ impl TagTable {
             let slots = tiers.slot(change.start_ms)..tiers.slot(end_ms);
             tag.buckets.adjust(tiers, slots, change.by);
         }
-        tag.scope = index as u16;
+        tag.scope = scope_index;
         set_times(tag, key, stored.as_ref(), recomputed.as_ref());
         let (before, after) = differing(before, fields(tag, tiers, scopes));
-        let (fell, now_bytes) = (tag.total < was, tag.heap_bytes());
+        let (total_fell, now_bytes) = (tag.total < was, tag.heap_bytes());
         self.heap_bytes = self.heap_bytes - heap_bytes + now_bytes;
-        Ok(Some(Change { before, after, fell }))
+        Ok(Some(Change { before, after, total_fell }))
     }
 
-    /// Has a row written again; one that is not known becomes a row of total 0. Whether its scope
-    /// is counted.
+    /// Has a row written again. A tag that is not known gets a row with total 0. Returns whether
+    /// its scope is counted.
     pub(crate) fn republish<'c>(
         &mut self,
         hash: KeyHash,
         [scope, key, display]: [&str; 3],
         cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<bool, TagError> {
-        let Some(index) = self.scopes.iter().position(|known| known == scope) else {
-            return Ok(false);
-        };
+        let Some(scope_index) = self.scope_index(scope) else { return Ok(false) };
         let at = self.find_or_load(hash, cold)?;
         let at = at.unwrap_or_else(|| {
             let mut tag = Tag::empty(hash);
-            tag.scope = index as u16;
+            tag.scope = scope_index;
             tag.set_text(key, display);
             self.heap_bytes += tag.heap_bytes();
             self.insert(tag)
@@ -79,7 +75,8 @@ impl TagTable {
     }
 }
 
-/// Times and spelling: what was stored gives way to what was recomputed; what came since joins it.
+/// Sets times and spelling: what was recomputed replaces what was stored, and is merged with what
+/// came since.
 fn set_times(tag: &mut Tag, key: &str, stored: Option<&Values>, recomputed: Option<&Values>) {
     let display = tag.display().to_owned();
     let Some(right) = recomputed else {
@@ -119,7 +116,7 @@ fn fields(tag: &Tag, tiers: &schemas::windows::Tiers, scopes: &[String]) -> Map<
     named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The fields that differ, on both sides.
+/// The fields that differ, before and after.
 fn differing(mut before: Map<String, Value>, mut after: Map<String, Value>) -> (String, String) {
     before.retain(|name, value| {
         let differs = after.get(name) != Some(value);
@@ -152,7 +149,7 @@ mod tests {
         Some(Values { total, first_ms, last_ms, display: display.to_owned() })
     }
 
-    /// What a table of `posts` holds of the tag after a correction, and what was changed.
+    /// What a table of `posts` holds after a correction, and what that changed.
     fn corrected(posts: &[(&str, i64)], correction: &Correction) -> (Option<Values>, Change) {
         let mut table = table();
         for (tag, ts_ms) in posts {
@@ -166,22 +163,22 @@ mod tests {
     }
 
     #[test]
-    fn posts_that_came_since_are_kept() {
+    fn posts_counted_since_are_kept() {
         let posts = [("Sun", START), ("sun", START + 5), ("SUN", START + 9)];
-        // Two posts when it was checked; the log had three.
+        // The commit counted two posts where the log had three.
         let wrong =
             correction(values(2, START, START + 5, "Sun"), values(3, START - 1, START + 6, "suN"));
         let (row, change) = corrected(&posts, &wrong);
         assert_eq!(row, values(4, START - 1, START + 9, "suN"));
-        assert!(!change.fell && change.after.contains("\"total\":4"), "{}", change.after);
+        assert!(!change.total_fell && change.after.contains("\"total\":4"), "{}", change.after);
         let too_many = correction(values(2, START, START + 5, "Sun"), None);
         let (row, change) = corrected(&posts, &too_many);
         assert_eq!(row.map(|row| row.total), Some(1));
-        assert!(change.fell && change.before == r#"{"total":3}"#, "{}", change.before);
+        assert!(change.total_fell && change.before == r#"{"total":3}"#, "{}", change.before);
     }
 
     #[test]
-    fn a_row_too_many_goes_and_a_missing_one_comes() {
+    fn extra_row_is_removed_and_missing_row_is_added() {
         let too_many = correction(values(1, START, START, "Sun"), None);
         assert_eq!(corrected(&[("Sun", START)], &too_many).0, None);
         let mut missing = correction(None, values(2, START, START + 1, "Sun"));

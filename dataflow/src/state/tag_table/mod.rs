@@ -1,13 +1,15 @@
-//! The table of tags in memory: `tag` is one of them, `table` counts, `correct` repairs.
+//! The tags in memory: `table` counts them, `correct` repairs them, `slab` holds them.
 //!
-//! Invariant: what a tag's row says at the end of a commit is what the table says of it then.
+//! Invariant: the row of a tag in a commit equals the tag in memory when the commit was closed.
 
 mod correct;
+mod slab;
 mod table;
 mod tag;
 
 pub(crate) use correct::Change;
-pub(crate) use table::{CHUNK, TagTable};
+pub(crate) use slab::CHUNK;
+pub(crate) use table::TagTable;
 pub use tag::TagError;
 pub(crate) use tag::View;
 

@@ -1,116 +1,90 @@
 //! Totals and buckets of the tags that are in use: the hot part of the state.
 //!
-//! A tag that is not here may have a row in the read set's segments, which is loaded when the next
-//! mention comes. Invariants: a tag in memory is newer than or equal to its row; one that changed
-//! after the read set stays in memory.
+//! A tag that is not in memory may have a row in the segments of the read set, which is loaded when
+//! the tag is next mentioned. Invariants: a tag in memory is at least as new as its row; a tag that
+//! changed after the read set stays in memory.
 
-use prefetch_index::prefetch_index;
 use schemas::hash::KeyHash;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{TagRow, Tags};
 use schemas::segment::Rows;
 use schemas::windows::{Buckets, BucketsError, Tiers};
 
+use super::slab::Slab;
 use super::tag::{Tag, TagError, View};
 use crate::records::{Mention, Mentions};
 use crate::settings::Idle;
 use crate::state::tag_index::TagIndex;
 use crate::status::Work;
 
-/// The slab grows by so many tags, so that none is ever moved.
-pub(crate) const CHUNK: usize = 4096;
-/// So many tags are found before the first of them is touched.
-pub(super) const FOUND_AHEAD: usize = 32;
-
-/// The bucket list of a tag is fetched while so many before it are folded.
+/// This many tags are looked up before the first of them is changed.
+pub(super) const LOOKED_UP_AHEAD: usize = 32;
+/// The bucket list of a tag is fetched while this many before it are folded.
 const FOLDED_AHEAD: usize = 8;
 
 /// The tags in memory.
 pub(crate) struct TagTable {
     pub(super) idle: Idle,
-    /// What was done since somebody took it.
+    /// What was done since this was last taken.
     pub(crate) work: Work,
     pub(super) tiers: Tiers,
-    /// Scope names; 0 is the whole stream, `""`.
+    /// The names of the scopes. The first is the whole stream, `""`.
     pub(super) scopes: Vec<String>,
     /// The tags' places in the slab.
     index: TagIndex,
-    pub(super) slab: Vec<Vec<Option<Tag>>>,
-    pub(super) free: Vec<u32>,
-    /// Those that changed in the commit under way.
+    pub(super) slab: Slab,
+    /// The places of the tags that changed in the commit under way.
     changed: Vec<u32>,
     pub(super) commit: u64,
-    swept: usize,
-    /// What all tags hold outside the slab.
+    /// The part of the slab that the next sweep goes through.
+    next_sweep: usize,
+    /// The memory that all tags hold outside the slab.
     pub(super) heap_bytes: usize,
 }
 
 impl TagTable {
     /// An empty table whose first mentions belong to `commit`.
     pub(crate) fn new(tiers: Tiers, scopes: Vec<String>, commit: u64, idle: Idle) -> Self {
+        assert!(idle.parts > 0, "a sweep goes through one part of several");
         Self {
             idle,
             work: Work::default(),
             tiers,
             scopes,
             index: TagIndex::new(),
-            slab: Vec::new(),
-            free: Vec::new(),
+            slab: Slab::default(),
             changed: Vec::new(),
             commit,
-            swept: 0,
+            next_sweep: 0,
             heap_bytes: 0,
         }
     }
 
-    fn tag(&self, index: u32) -> Option<&Tag> {
-        self.slab[index as usize / CHUNK][index as usize % CHUNK].as_ref()
-    }
-
-    /// Has a tag fetched. It takes two lines of cache: its beginning is in one, and the beginning
-    /// of what is behind it in the other, nearly always.
-    fn prefetch(&self, index: u32) {
-        let (chunk, at) = (&self.slab[index as usize / CHUNK], index as usize % CHUNK);
-        prefetch_index(chunk, at);
-        prefetch_index(chunk, at + 1);
-    }
-
     fn find(&self, hash: KeyHash) -> Option<u32> {
-        self.index.like(hash).find(|index| self.tag(*index).is_some_and(|tag| tag.hash == hash))
+        let is_it = |place: &u32| self.slab.get(*place).is_some_and(|tag| tag.hash == hash);
+        self.index.candidates(hash).find(is_it)
     }
 
     pub(super) fn insert(&mut self, tag: Tag) -> u32 {
+        debug_assert!(self.find(tag.hash).is_none(), "a tag is in memory once");
         let hash = tag.hash;
-        let index = match self.free.pop() {
-            Some(index) => {
-                self.slab[index as usize / CHUNK][index as usize % CHUNK] = Some(tag);
-                index
-            }
-            None => {
-                if self.slab.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                    self.slab.push(Vec::with_capacity(CHUNK));
-                }
-                let chunks = self.slab.len();
-                let chunk = &mut self.slab[chunks - 1];
-                chunk.push(Some(tag));
-                ((chunks - 1) * CHUNK + chunk.len() - 1) as u32
-            }
-        };
-        self.index.insert(hash, index);
-        index
+        let place = self.slab.insert(tag);
+        self.index.insert(hash, place);
+        place
     }
 
-    /// Takes a row of the read set into memory. None for a scope that is not counted any more.
-    pub(crate) fn load(
-        &mut self,
-        hash: KeyHash,
-        row: &TagRow<'_>,
-    ) -> Result<Option<u32>, TagError> {
+    /// The index of a scope. `None` if it is no longer counted.
+    pub(super) fn scope_index(&self, name: &str) -> Option<u16> {
+        self.scopes.iter().position(|scope| scope == name).map(|index| index as u16)
+    }
+
+    /// Loads a row of the read set. `None` if its scope is no longer counted.
+    fn load(&mut self, hash: KeyHash, row: &TagRow<'_>) -> Result<Option<u32>, TagError> {
         let buckets = self.buckets_of(row)?;
-        Ok(self.take_in(hash, row, buckets))
+        Ok(self.insert_row(hash, row, buckets))
     }
 
-    /// The same where the row has a bucket in some window at slot `as_of`; others stay cold.
+    /// Loads a row if it has a bucket in some window at slot `as_of`. Others stay cold.
     pub(crate) fn load_live(
         &mut self,
         hash: KeyHash,
@@ -119,7 +93,7 @@ impl TagTable {
     ) -> Result<(), TagError> {
         let buckets = self.buckets_of(row)?;
         if buckets.is_live(&self.tiers, as_of) {
-            self.take_in(hash, row, buckets);
+            self.insert_row(hash, row, buckets);
         }
         Ok(())
     }
@@ -129,117 +103,112 @@ impl TagTable {
             .map_err(|BucketsError| TagError::Row(row.tag.to_owned()))
     }
 
-    fn take_in(&mut self, hash: KeyHash, row: &TagRow<'_>, buckets: Buckets) -> Option<u32> {
-        let scope = self.scopes.iter().position(|s| s == row.scope)?;
-        // A tag that is gone has been seen at no time.
+    fn insert_row(&mut self, hash: KeyHash, row: &TagRow<'_>, buckets: Buckets) -> Option<u32> {
+        let scope = self.scope_index(row.scope)?;
+        // A tag whose posts are all gone was never seen.
         let (first_ms, last_ms) =
             if row.total == 0 { (i64::MAX, i64::MIN) } else { (row.first_seen, row.last_seen) };
         let mut tag = Tag {
-            hash,
             total: row.total,
             first_ms,
             last_ms,
             buckets,
-            text: Box::default(),
-            key_bytes: 0,
-            scope: scope as u16,
+            scope,
             commit: row.commit,
+            ..Tag::empty(hash)
         };
         tag.set_text(row.tag, row.display);
         self.heap_bytes += tag.heap_bytes();
         Some(self.insert(tag))
     }
 
-    /// Counts mentions; `cold` looks up the row of a tag that is not in memory.
+    /// Counts mentions. `cold` looks up the row of a tag that is not in memory.
     pub(crate) fn apply<'c>(
         &mut self,
         batch: &Mentions,
         cold: impl Fn(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<(), TagError> {
-        for some in batch.mentions.chunks(FOUND_AHEAD) {
-            // One look-up does not wait for the memory of the one before: first the index is read
-            // for all, then their tags, then those tags' bucket lists.
-            let mut found = [None; FOUND_AHEAD];
+        for some in batch.mentions.chunks(LOOKED_UP_AHEAD) {
+            // So that no look-up waits for the memory of the one before: the index is read for all
+            // of them first, then the tags, then the tags' bucket lists.
+            let mut found = [None; LOOKED_UP_AHEAD];
             some.iter().for_each(|mention| self.index.prefetch(mention.tag));
             for (found, mention) in found.iter_mut().zip(some) {
-                *found = self.index.like(mention.tag).next();
-                found.iter().for_each(|index| self.prefetch(*index));
+                *found = self.index.candidates(mention.tag).next();
+                found.iter().for_each(|place| self.slab.prefetch(*place));
             }
             for (found, mention) in found.iter_mut().zip(some) {
-                let tag = found.and_then(|index| self.tag(index));
+                let tag = found.and_then(|place| self.slab.get(place));
                 match tag.filter(|tag| tag.hash == mention.tag) {
                     Some(tag) => tag.buckets.prefetch(),
                     None => *found = None,
                 }
             }
             for (found, mention) in found.into_iter().zip(some) {
-                let index = match found {
-                    Some(index) => Some(index),
+                let place = match found {
+                    Some(place) => Some(place),
                     None => self.find_or_load(mention.tag, &cold)?,
                 };
-                let index = index.unwrap_or_else(|| self.insert(Tag::empty(mention.tag)));
-                self.count(index, mention, batch.spellings.get(mention.spelling))?;
+                let place = place.unwrap_or_else(|| self.insert(Tag::empty(mention.tag)));
+                self.count(place, mention, batch.spellings.get(mention.spelling));
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, index: u32, mention: &Mention, spelling: &str) -> Result<(), TagError> {
-        self.touch(index);
-        let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
-        let Some(tag) = slot.as_mut() else { return Err(TagError::Gone(mention.tag.lo)) };
+    fn count(&mut self, place: u32, mention: &Mention, spelling: &str) {
+        self.touch(place);
+        let tag = self.slab.tag_mut(place);
+        debug_assert_eq!(tag.hash, mention.tag, "the tag of another mention");
         let before = tag.heap_bytes();
         tag.total += i64::from(mention.count);
         tag.last_ms = tag.last_ms.max(mention.last_ms);
         tag.buckets.add(&self.tiers, mention.slot, mention.count);
-        let earlier = mention.first_ms < tag.first_ms;
-        if earlier || (mention.first_ms == tag.first_ms && spelling < tag.display()) {
+        let is_earlier = mention.first_ms < tag.first_ms;
+        if is_earlier || (mention.first_ms == tag.first_ms && spelling < tag.display()) {
             tag.scope = mention.scope;
             tag.set_text(&schemas::tags::key(spelling), spelling);
         }
         self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
         tag.first_ms = tag.first_ms.min(mention.first_ms);
-        Ok(())
     }
 
-    /// The place of a tag that is in memory, or has a row to be taken there.
+    /// The place of a tag that is in memory, or has a row to be loaded.
     pub(super) fn find_or_load<'c>(
         &mut self,
         hash: KeyHash,
         cold: impl FnOnce(KeyHash) -> Option<TagRow<'c>>,
     ) -> Result<Option<u32>, TagError> {
-        if let Some(index) = self.find(hash) {
-            return Ok(Some(index));
+        if let Some(place) = self.find(hash) {
+            return Ok(Some(place));
         }
         let Some(row) = cold(hash) else { return Ok(None) };
         self.work.cold_reads += 1;
         self.load(hash, &row)
     }
 
-    /// Takes note that a tag changes in the commit under way.
-    pub(super) fn touch(&mut self, index: u32) {
-        let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
-        if let Some(tag) = slot.as_mut().filter(|tag| tag.commit != self.commit) {
+    /// Notes that a tag changes in the commit under way.
+    pub(super) fn touch(&mut self, place: u32) {
+        let tag = self.slab.tag_mut(place);
+        if tag.commit != self.commit {
             tag.commit = self.commit;
-            self.changed.push(index);
+            self.changed.push(place);
         }
     }
 
-    /// Ends the commit under way at stream time `as_of_ms`: the rows that changed in it, which
-    /// `each` sees as well.
+    /// Ends the commit under way at stream time `as_of_ms`: the rows that changed in it. `each` is
+    /// called with the same tags.
     pub(crate) fn close(&mut self, as_of_ms: i64, mut each: impl FnMut(View<'_>)) -> Rows<Tags> {
         let as_of = self.tiers.slot(as_of_ms);
         let mut rows = Rows::default();
         let mut recent = Vec::new();
-        // In the order of memory, which then comes by itself.
+        // In the order of memory, which the processor fetches ahead.
         self.changed.sort_unstable();
         let changed = std::mem::take(&mut self.changed);
-        for (i, index) in changed.iter().copied().enumerate() {
-            if let Some(tag) = changed.get(i + FOLDED_AHEAD).and_then(|ahead| self.tag(*ahead)) {
-                tag.buckets.prefetch();
-            }
-            let slot = &mut self.slab[index as usize / CHUNK][index as usize % CHUNK];
-            let Some(tag) = slot.as_mut() else { continue };
+        for (i, place) in changed.iter().copied().enumerate() {
+            let ahead = changed.get(i + FOLDED_AHEAD).and_then(|place| self.slab.get(*place));
+            ahead.into_iter().for_each(|tag| tag.buckets.prefetch());
+            let tag = self.slab.tag_mut(place);
             let before = tag.heap_bytes();
             tag.buckets.fold(&self.tiers, as_of);
             self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
@@ -265,44 +234,38 @@ impl TagTable {
         rows
     }
 
-    /// The names of the scopes that tags are counted in.
+    /// The names of the scopes that are counted.
     pub(crate) fn scopes(&self) -> &[String] {
         &self.scopes
     }
 
-    /// Every tag in memory.
+    /// All tags in memory.
     pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
-        self.slab.iter().flatten().flatten().map(Tag::view)
+        self.slab.iter().map(Tag::view)
     }
 
     /// A tag, if it is in memory.
     pub(crate) fn view(&self, hash: KeyHash) -> Option<View<'_>> {
-        self.find(hash).and_then(|index| self.tag(index)).map(Tag::view)
+        self.find(hash).and_then(|place| self.slab.get(place)).map(Tag::view)
     }
 
-    /// Looks through a part of the table and evicts what is neither in use nor newer than the read
-    /// set, which holds all changes up to commit `read_set`.
+    /// Goes through a part of the table, and evicts tags that are neither in use nor newer than the
+    /// read set, which holds all changes up to commit `read_set`.
     pub(crate) fn sweep(&mut self, as_of_ms: i64, read_set: u64) {
-        let as_of = self.tiers.slot(as_of_ms);
-        let part = self.swept;
-        self.swept = (self.swept + 1) % self.idle.parts;
-        for chunk in (part..self.slab.len()).step_by(self.idle.parts) {
-            for i in 0..self.slab[chunk].len() {
-                let Some(tag) = &self.slab[chunk][i] else { continue };
-                let in_use = (tag.commit > read_set && !planted(Bug::EvictedTooEarly))
-                    || tag.commit + self.idle.commits > self.commit
-                    || tag.buckets.is_live(&self.tiers, as_of);
-                if in_use {
-                    continue;
-                }
-                self.heap_bytes -= tag.heap_bytes();
-                let (hash, index) = (tag.hash, (chunk * CHUNK + i) as u32);
-                self.index.remove(hash, index);
-                self.slab[chunk][i] = None;
-                self.free.push(index);
-                self.work.evicted += 1;
-            }
-        }
+        assert!(self.changed.is_empty(), "tags that have changed are not evicted");
+        let Self { idle, work, tiers, index, slab, commit, heap_bytes, .. } = self;
+        let as_of = tiers.slot(as_of_ms);
+        let is_idle = |tag: &Tag| {
+            let is_newer = tag.commit > read_set && !planted(Bug::EvictedTooEarly);
+            let in_use = tag.commit + idle.commits > *commit || tag.buckets.is_live(tiers, as_of);
+            !is_newer && !in_use
+        };
+        slab.sweep(self.next_sweep, idle.parts, is_idle, |tag, place| {
+            *heap_bytes -= tag.heap_bytes();
+            index.remove(tag.hash, place);
+            work.evicted += 1;
+        });
+        self.next_sweep = (self.next_sweep + 1) % self.idle.parts;
     }
 
     /// The number of tags in memory.
@@ -312,7 +275,6 @@ impl TagTable {
 
     /// The memory they take.
     pub(crate) fn bytes(&self) -> usize {
-        let slab = self.slab.len() * CHUNK * size_of::<Option<Tag>>();
-        slab + self.index.bytes() + self.heap_bytes
+        self.slab.bytes() + self.index.bytes() + self.heap_bytes
     }
 }

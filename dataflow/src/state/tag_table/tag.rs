@@ -1,23 +1,20 @@
 //! One tag in memory, and what boards see of it.
 //!
-//! Invariant: a tag's key and display form are one text, and neither is empty once it was counted.
+//! Invariant: the text of a tag is its key, followed by its display form unless that is the same.
 
 use schemas::hash::KeyHash;
 use schemas::planted::{Bug, planted};
 use schemas::windows::{Buckets, Tiers};
 use thiserror::Error;
 
-use crate::state::board::Standing;
+use crate::state::board::Score;
 
-/// Why state cannot be continued.
+/// Why the tags' state cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TagError {
     /// A row's bucket list is damaged.
     #[error("the row of tag {0:?} is damaged")]
     Row(String),
-    /// A tag that was just found or taken in is not there: a defect of this program.
-    #[error("a tag in memory is gone (hash {0:016x})")]
-    Gone(u64),
 }
 
 /// One tag in one scope.
@@ -27,7 +24,6 @@ pub(crate) struct Tag {
     pub(super) first_ms: i64,
     pub(super) last_ms: i64,
     pub(super) buckets: Buckets,
-    /// The key, then the display form unless it is the same.
     pub(super) text: Box<str>,
     pub(super) key_bytes: u16,
     pub(super) scope: u16,
@@ -71,7 +67,7 @@ impl Tag {
         View { hash: self.hash, scope: self.scope, key, display, tag: self }
     }
 
-    /// What it holds outside the slab, in the blocks of 16 bytes that allocators give out.
+    /// The memory it holds outside the slab, in the blocks of 16 bytes that allocators use.
     pub(super) fn heap_bytes(&self) -> usize {
         self.text.len().next_multiple_of(16) + self.buckets.heap_bytes()
     }
@@ -88,17 +84,16 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    /// Where it stands in window `index` at slot `as_of`; the index behind the last window is all
-    /// time.
-    pub(crate) fn standing(&self, tiers: &Tiers, index: usize, as_of: u32) -> Standing {
+    /// Its score in window `index` at slot `as_of`. The index after the last window is all time.
+    pub(crate) fn score(&self, tiers: &Tiers, index: usize, as_of: u32) -> Score {
         let Tag { total, buckets, .. } = self.tag;
         if index == tiers.len() {
-            return Standing { count: *total, most: *total };
+            return Score { count: *total, bound: *total };
         }
-        let standing = Standing {
+        let score = Score {
             count: buckets.sum(tiers, index, as_of),
-            most: buckets.most(tiers, index, as_of),
+            bound: buckets.most(tiers, index, as_of),
         };
-        if planted(Bug::BoardForgetsAhead) { standing.now() } else { standing }
+        if planted(Bug::BoardForgetsAhead) { score.now() } else { score }
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the table of tags.
+//! Tests of the table of tags: against rows, and against maps.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use schemas::rows::Tags;
 use schemas::segment::{Rows, Segment};
 use schemas::windows::Windows;
 
-use super::table::{FOUND_AHEAD, TagTable};
+use super::table::{LOOKED_UP_AHEAD, TagTable};
 use super::tag::Tag;
 use crate::records::{Mention, Mentions};
 use crate::settings::Idle;
@@ -52,7 +52,7 @@ fn display_is_the_spelling_of_the_least_time_and_bytes() {
 }
 
 #[test]
-fn only_what_is_cold_and_committed_is_evicted_and_it_comes_back() {
+fn cold_committed_tags_are_evicted_and_load_again() {
     let day = 86_400_000;
     let start = 1_700_000_000_000;
     let mut table = table();
@@ -76,12 +76,12 @@ fn only_what_is_cold_and_committed_is_evicted_and_it_comes_back() {
 
 impl TagTable {
     fn insert_reuses_slots(&self) -> usize {
-        self.free.len()
+        self.slab.free_places()
     }
 }
 
 #[test]
-fn many_tags_are_found_and_their_memory_is_known() {
+fn many_tags_are_counted_in_known_memory() {
     let mut table = table();
     let mut want = BTreeMap::new();
     for i in 0..20_000_i64 {
@@ -111,35 +111,35 @@ fn together(tags: &[(&str, i64)]) -> Mentions {
 }
 
 #[test]
-fn a_tag_counts_as_often_as_a_batch_mentions_it_wherever_that_is() {
+fn tag_counts_every_mention_of_a_batch() {
     let start = 1_700_000_000_000;
-    let names: Vec<String> = (0..3 * FOUND_AHEAD).map(|i| format!("tag{i}")).collect();
-    // New ones: twice among those that are found ahead together, and across the border of two.
+    let names: Vec<String> = (0..3 * LOOKED_UP_AHEAD).map(|i| format!("tag{i}")).collect();
+    // New tags: one twice among those looked up together, and one on either side of a border.
     let mut mentions: Vec<(&str, i64)> = names.iter().map(|name| (&**name, start)).collect();
     mentions[4] = ("Twice", start + 1);
     mentions[9] = ("twice", start);
-    mentions[FOUND_AHEAD - 1] = ("border", start);
-    mentions[FOUND_AHEAD] = ("border", start);
+    mentions[LOOKED_UP_AHEAD - 1] = ("border", start);
+    mentions[LOOKED_UP_AHEAD] = ("border", start);
     let (mut table, asked) = (table(), Cell::new(0));
     let none = |_| {
         asked.set(asked.get() + 1);
         None
     };
     table.apply(&together(&mentions), none).unwrap();
-    assert_eq!((table.len(), asked.get()), (3 * FOUND_AHEAD - 2, 3 * FOUND_AHEAD - 2));
+    assert_eq!((table.len(), asked.get()), (3 * LOOKED_UP_AHEAD - 2, 3 * LOOKED_UP_AHEAD - 2));
     let rows = segment(table.close(start, |_| ()));
     let total = |name: &str| rows.iter().find(|(_, row)| row.tag == name).unwrap().1.total;
     assert_eq!((total("twice"), total("border"), total("tag0")), (2, 2, 1));
     let all: i64 = rows.iter().map(|(_, row)| row.total).sum();
-    assert_eq!(all, 3 * FOUND_AHEAD as i64);
+    assert_eq!(all, 3 * LOOKED_UP_AHEAD as i64);
     assert_eq!(table.work.cold_reads, 0);
 
-    // Known ones that are cold: each is read once.
-    for places in [[4, 9], [FOUND_AHEAD - 1, FOUND_AHEAD]] {
+    // Cold tags: each is read once.
+    for places in [[4, 9], [LOOKED_UP_AHEAD - 1, LOOKED_UP_AHEAD]] {
         let mut table = self::table();
         table.commit = 2;
         let mut mentions: Vec<(String, i64)> =
-            (0..2 * FOUND_AHEAD).map(|i| (format!("new{i}"), start)).collect();
+            (0..2 * LOOKED_UP_AHEAD).map(|i| (format!("new{i}"), start)).collect();
         places.iter().for_each(|place| "twice".clone_into(&mut mentions[*place].0));
         let mentions: Vec<(&str, i64)> = mentions.iter().map(|(n, ts)| (&**n, *ts)).collect();
         table.apply(&together(&mentions), |hash| rows.get(hash)).unwrap();
@@ -151,12 +151,10 @@ fn a_tag_counts_as_often_as_a_batch_mentions_it_wherever_that_is() {
 }
 
 #[test]
-fn the_memory_of_tags_is_the_sum_of_theirs_also_when_lists_shrink() {
+fn memory_is_the_sum_over_tags_even_when_lists_shrink() {
     let (minute, start) = (60_000, 1_700_000_000_000);
     let mut table = table();
-    let sum = |table: &TagTable| -> usize {
-        table.slab.iter().flatten().flatten().map(Tag::heap_bytes).sum()
-    };
+    let sum = |table: &TagTable| -> usize { table.slab.iter().map(Tag::heap_bytes).sum() };
     for i in 0..1200 {
         let names = [format!("Tag{}", i % 3), format!("tag{}", i % 7)];
         let batch = names.each_ref().map(|name| (&**name, start + i * minute));

@@ -1,0 +1,140 @@
+//! The manifests of commits, each made from the one before and from what the operators
+//! acknowledged.
+//!
+//! Invariant: manifests are built one by one, in the order of their commits.
+
+use std::collections::BTreeMap;
+
+use schemas::manifest::{Body, Counters, Finished, Header, Manifest, SegmentMeta};
+use schemas::mapping::differing;
+use sinks::commits::Merged;
+
+use crate::context::Context;
+use crate::records::{Ack, Cut, Last};
+use crate::settings::{self, Input, Settings};
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// How records are read, by input, and the commits up to which they were read otherwise.
+type Reading = (BTreeMap<String, BTreeMap<String, String>>, BTreeMap<String, u64>);
+
+/// Builds the manifests of a run.
+pub(super) struct ManifestBuilder {
+    /// The manifest of the commit before.
+    last: Manifest,
+    /// How records are read now. Goes into the first manifest with records that were read so.
+    reading: Option<Reading>,
+    /// The wall clock at the start of the run, and the monotonic one: versions follow both.
+    start_us: (i64, u64),
+    /// How the run is finished once it has read everything.
+    finished: Option<Finished>,
+}
+
+impl ManifestBuilder {
+    pub(super) fn new(context: &Context) -> Self {
+        Self {
+            last: (*context.start).clone(),
+            reading: Some(reading(context)),
+            start_us: (context.start.header.wall_ms * 1000, context.started_us),
+            finished: context.finish(),
+        }
+    }
+
+    /// The manifest of the next commit. `merged` are merges of older segments.
+    pub(super) fn next(&mut self, acknowledged: Acknowledged, merged: Vec<Merged>) -> Manifest {
+        let Acknowledged { cut, counters, control, mut segments } = acknowledged;
+        let before = &self.last;
+        let commit = before.header.commit + 1;
+        assert_eq!(cut.tick.commit, commit, "commits are cut and acknowledged in order");
+        let since_us = cut.tick.mono_us.saturating_sub(self.start_us.1);
+        let clock_us = self.start_us.0.saturating_add_unsigned(since_us);
+        let header = Header {
+            commit,
+            takeover: false,
+            version: clock_us.max(before.header.version + 1),
+            wall_ms: cut.tick.wall_ms,
+            ..before.header.clone()
+        };
+        let mut total = before.body.counters;
+        counters.into_iter().for_each(|more| total += more);
+        let has_read = total.records() > before.body.counters.records();
+        let (mappings, read_otherwise) = self
+            .reading
+            .take_if(|_| has_read)
+            .unwrap_or_else(|| (before.body.mappings.clone(), before.body.read_otherwise.clone()));
+        let mut kept = before.body.segments.clone();
+        for merge in merged {
+            if !merge.apply(&mut kept) {
+                tracing::debug!(file = merge.output.name, "a merge came too late");
+            }
+        }
+        let floor_hour = cut.floor_ms.map_or(0, |ms| (ms / HOUR_MS) as u32);
+        kept.retain(|s| s.last_hour.is_none_or(|hour| hour >= floor_hour));
+        // Workers acknowledge in any order; equal commits list their files in the same one.
+        segments.sort_by(|a, b| a.name.cmp(&b.name));
+        kept.extend(segments);
+        let finished = self.finished.clone().filter(|_| cut.tick.last == Some(Last::Finished));
+        let body = Body {
+            as_of_ms: cut.as_of_ms,
+            floor_ms: cut.floor_ms,
+            largest_ts_ms: cut.largest_ts_ms,
+            mappings,
+            read_otherwise,
+            finished,
+            clean: cut.tick.last.is_some(),
+            inputs: cut.inputs,
+            control: control.unwrap_or(before.body.control),
+            counters: total,
+            segments: kept,
+            ..before.body.clone()
+        };
+        self.last = Manifest { header, body };
+        self.last.clone()
+    }
+}
+
+/// What all operators together acknowledged of a commit.
+pub(super) struct Acknowledged {
+    pub(super) cut: Cut,
+    counters: Vec<Counters>,
+    control: Option<u64>,
+    segments: Vec<SegmentMeta>,
+}
+
+impl Acknowledged {
+    pub(super) fn new(acks: Vec<Ack>) -> Self {
+        let (mut cut, mut counters, mut control) = (None, Vec::new(), None);
+        let mut segments = Vec::new();
+        for ack in acks {
+            match ack {
+                Ack::Segment(meta) => segments.push(meta),
+                Ack::Counters(more) => counters.push(more),
+                Ack::Control(next) => control = Some(next),
+                Ack::Cut(of_commit) => cut = Some(*of_commit),
+            }
+        }
+        let Some(cut) = cut else { unreachable!("`close` acknowledges every commit with its cut") };
+        Self { cut, counters, control, segments }
+    }
+}
+
+/// How records are read from now on.
+fn reading(context: &Context) -> Reading {
+    let Manifest { header, body } = &*context.start;
+    let (mut mappings, mut read_otherwise) = (body.mappings.clone(), body.read_otherwise.clone());
+    let Settings { horizon_ms, beyond, .. } = *context.settings;
+    // With repairs only, records may be redelivered by a mapping that no input is read with.
+    for Input { name, decoder, log_time, .. } in context.read_inputs() {
+        let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
+        let Some(before) = mappings.insert(name.clone(), now.clone()) else { continue };
+        let other = differing(&before, &now);
+        if !other.is_empty() {
+            read_otherwise.insert(name.clone(), header.commit);
+            tracing::warn!(
+                input = name,
+                "earlier records were read with {other}; they stay as they were counted"
+            );
+        }
+    }
+    (mappings, read_otherwise)
+}
