@@ -1,4 +1,4 @@
-//! `tagflow doctor`: checks the real inputs, state, store and ports of a job for what would fail.
+//! `tagflow doctor`: checks a job's real inputs, state, store and ports for what would fail.
 //!
 //! It takes the arguments of `run`, and writes nothing except one test row to the store.
 
@@ -36,7 +36,7 @@ const WAIT_US: u64 = 5_000_000;
 /// A topic that keeps records for less than this loses some if the job stops for long.
 const RETENTION_MS: i64 = 24 * 3_600_000;
 
-/// Check the real inputs, state, store and ports of a job for what would fail
+/// Check a job's inputs, state, store and ports before running it
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(after_help = "Takes the arguments of run. Exit code: 1 if something would fail.

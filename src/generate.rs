@@ -51,7 +51,7 @@ pub(crate) struct Args {
 
 /// Where records go.
 enum Sink {
-    /// Files, one after the other in turn.
+    /// Files, each in turn.
     Files(Vec<Box<dyn Write>>, PathBuf),
     /// A topic, partitioned by user.
     Topic(Box<TopicWriter>),

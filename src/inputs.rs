@@ -46,7 +46,7 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
         }
         SourceUri::Stdin => Ok(Origin::Stdin),
         SourceUri::File(path) => {
-            // Blocks are read in any order, but a horizon needs the records in theirs.
+            // A horizon needs records in order, but blocks are read in any order.
             let mode = match (bounded, settings.horizon_ms) {
                 (true, None) => Mode::Blocks,
                 (true, Some(_)) => Mode::Ordered,

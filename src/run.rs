@@ -54,14 +54,14 @@ pub(crate) struct Args {
     /// Read to the present end of the input and exit; without --horizon every id is kept
     #[arg(long)]
     pub(crate) bounded: bool,
-    /// Read events up to this time, and evaluate windows at it
+    /// Read events up to this time, and evaluate windows at that time
     #[arg(long, value_name = "MS", requires = "bounded")]
     #[arg(value_parser = clap::value_parser!(i64).range(0..10_000_000_000_000))]
     until: Option<i64>,
     /// Read at most N records per second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,
-    /// Take the state over from a job that is still running on it
+    /// Take over the state from a job that is still running on it
     #[arg(long)]
     take_over: bool,
     /// How long a running job may make no commit before it counts as gone
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
-/// Running jobs may pause for less than this, and a start that waits for longer seems to hang.
+/// A running job may pause for less, and a start that waited for longer would seem to hang.
 const SILENCE_MS: RangeInclusive<i64> = 1000..=3_600_000;
 
 fn parse_silence(text: &str) -> Result<Millis, String> {

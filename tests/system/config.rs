@@ -143,7 +143,7 @@ fn kafka_topic_is_explained_without_a_broker() {
                 properties: {fetch.min.bytes: 7, check.crcs: false}}";
     let file = write(folder.path(), &format!("{{{source}, {more}}}"), "");
     let explained = ok(&format!("explain {file}"));
-    assert!(explained.contains("at first from its end"), "{explained}");
+    assert!(explained.contains("starting at its end"), "{explained}");
     assert!(explained.contains("skipped and counted"), "{explained}");
     for line in ["validate", "run"] {
         let error = fails(&format!("{line} {file}"), 2);
@@ -168,9 +168,9 @@ fn kafka_properties_are_checked_before_connecting() {
         assert!(error.contains(want) && !error.contains("hunter2"), "{error}");
     }
     let error = run("--input posts.ndjson --kafka fetch.min.bytes=7");
-    assert!(error.contains("--kafka is for kafka: inputs only"), "{error}");
+    assert!(error.contains("--kafka applies to kafka: inputs only"), "{error}");
     let error = run("--input posts.ndjson --on-lost skip");
-    assert!(error.contains("--on-lost is for kafka: inputs only"), "{error}");
+    assert!(error.contains("--on-lost applies to kafka: inputs only"), "{error}");
     let mut by_environment = command(&format!("run --state {} {far}", state.display()));
     by_environment.env("TAGFLOW_KAFKA_ISOLATION_LEVEL", "read_uncommitted");
     by_environment.env("TAGFLOW_KAFKA_SASL_USERNAME", "");

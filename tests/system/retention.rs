@@ -71,7 +71,7 @@ fn old_commits_are_removed_to_fit_the_budget() {
     );
     fs::write(&file, text).unwrap();
     let explained = ok(&format!("explain {}", file.display()));
-    assert!(explained.contains("old ones stay for 24h, at most 953.7 MiB of them"), "{explained}");
+    assert!(explained.contains("old ones are kept for 24h, at most 953.7 MiB"), "{explained}");
     let job = Job::start(&format!("run {} --limit-rate 6000", file.display()));
     eventually("commits", || (newest_commit(&state) > 9).then_some(()));
     stop(job);

@@ -285,7 +285,7 @@ fn keyspace_errors_name_the_problem() {
     let _servers = shared();
     let fixture = Fixture::new(&nodes, "--posts 100");
     let store = |keyspace: &str| fixture.store(keyspace);
-    let init = "`tagflow store init` makes";
+    let init = "`tagflow store init` creates";
     let nowhere = fresh("nowhere");
     let error = fails(&fixture.line("state", &store(&nowhere)), 1);
     assert!(error.contains(&nowhere) && error.contains(init), "{error}");
@@ -326,7 +326,7 @@ fn silent_store_times_out_and_catches_up_later() {
     let error = fails(&format!("{} --store-wait 1s", fixture.line("state", &closed)), 1);
     assert!(error.contains("the store has no commit in full"), "{error}");
     assert!(error.contains("waiting for the store"), "{error}");
-    assert!(error.contains("`tagflow run` again"), "{error}");
+    assert!(error.contains("Run it again"), "{error}");
     let (_, counted) = export(&fixture.path("state"), "");
     assert!(counted.events > 19_000, "counting went on");
     // Running it again only publishes.

@@ -194,7 +194,7 @@ fn records_lost_to_retention_are_an_error_or_are_counted() {
     produce(&brokers, &topic, 0, &posts(100..200, "a"));
     expire(&brokers, &topic, 0, 130);
     let error = fails(&line("--bounded"), 1);
-    assert!(error.contains("lost the records from 100 to 129 of partition 0"), "{error}");
+    assert!(error.contains("retention removed the records 100 to 129 of partition 0"), "{error}");
     assert!(error.contains("--on-lost skip"), "{error}");
     let ended: Value = serde_json::from_str(&ok(&line("--bounded --on-lost skip --json"))).unwrap();
     assert_eq!((&ended["events"], &ended["lost_records"]), (&160.into(), &30.into()));
@@ -225,7 +225,10 @@ fn retention_overtaking_a_running_job_is_noticed() {
     let [skips, fails] = jobs;
     let (code, _, error) = fails.end();
     assert_eq!(code, Some(1), "{error}");
-    assert!(error.contains("has lost the records from") && error.contains("to 4999"), "{error}");
+    assert!(
+        error.contains("retention removed the records") && error.contains("to 4999"),
+        "{error}"
+    );
     let (code, _, error) = skips.end();
     assert_eq!(code, Some(0), "{error}");
     let (counted, lost) = (events(&states[0]), lost(&states[0]));
