@@ -260,7 +260,7 @@ fn no_file_imports_in_a_circle() {
             let circles = graph::circles(&arrows, &knot);
             findings.push(format!("{root}: a knot of {} files:", knot.len()));
             let lines = circles.iter().map(|circle| graph::describe(&arrows, circle));
-            findings.extend(lines.map(|circle| format!("  {circle}")));
+            findings.extend(lines.map(|circle| format!("  - {circle}")));
         }
     }
     none("move what both files need to a file that imports neither", findings);

@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use crate::rng::Rng;
 
 /// When simulations begin: a whole number of hours since 1970.
-pub const START_MS: i64 = 1_699_999_200_000;
+pub(crate) const START_MS: i64 = 1_699_999_200_000;
 
 /// The true time, shared by all processes.
 #[derive(Clone, Default)]
-pub struct Time {
+pub(crate) struct Time {
     us: Arc<AtomicU64>,
     /// How far the host's wall clock is off.
     wrong_ms: Arc<AtomicI64>,
@@ -22,28 +22,28 @@ pub struct Time {
 
 impl Time {
     /// Advances the time.
-    pub fn pass(&self, us: u64) {
+    pub(crate) fn pass(&self, us: u64) {
         self.us.fetch_add(us, Ordering::Relaxed);
     }
 
     /// Sets how far the wall clock is off.
-    pub fn jump(&self, wrong_ms: i64) {
+    pub(crate) fn jump(&self, wrong_ms: i64) {
         self.wrong_ms.store(wrong_ms, Ordering::Relaxed);
     }
 
     /// How far the wall clock is off.
-    pub fn wrong_ms(&self) -> i64 {
+    pub(crate) fn wrong_ms(&self) -> i64 {
         self.wrong_ms.load(Ordering::Relaxed)
     }
 
     /// The true time.
-    pub fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         START_MS.saturating_add_unsigned(self.us.load(Ordering::Relaxed) / 1000)
     }
 }
 
 /// The clock of one process.
-pub struct SimClock {
+pub(crate) struct SimClock {
     time: Time,
     /// How far it is off, in addition to the host.
     skew_ms: i64,
@@ -54,7 +54,7 @@ pub struct SimClock {
 
 impl SimClock {
     /// The clock of a process that starts now, `skew_ms` off; its random bits follow from `seed`.
-    pub fn new(time: &Time, skew_ms: i64, seed: u64) -> Self {
+    pub(crate) fn new(time: &Time, skew_ms: i64, seed: u64) -> Self {
         let since_us = time.us.load(Ordering::Relaxed);
         Self { time: time.clone(), skew_ms, since_us, rng: Mutex::new(Rng(seed)) }
     }

@@ -15,24 +15,28 @@ const RARE: u64 = 200;
 
 /// A record, and what its producer knows about it.
 #[derive(Clone, Debug)]
-pub struct ProducedRecord {
+pub(crate) struct ProducedRecord {
     /// Its bytes.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// The time of the post in it; `None` if it is not a valid post.
-    pub ts_ms: Option<i64>,
+    pub(crate) ts_ms: Option<i64>,
     /// Whether the post is from a region that has no scope.
-    pub elsewhere: bool,
+    pub(crate) elsewhere: bool,
 }
 
 /// Makes records, and remembers them so that some are repeated.
 #[derive(Default)]
-pub struct Producer {
+pub(crate) struct Producer {
     sent: Vec<ProducedRecord>,
 }
 
 impl Producer {
     /// The next record at time `now_ms`, and what is wrong with it, if anything.
-    pub fn record(&mut self, rng: &mut Rng, now_ms: i64) -> (ProducedRecord, Option<&'static str>) {
+    pub(crate) fn record(
+        &mut self,
+        rng: &mut Rng,
+        now_ms: i64,
+    ) -> (ProducedRecord, Option<&'static str>) {
         let dice = rng.below(100);
         if dice < 16 && !self.sent.is_empty() {
             return (rng.pick(&self.sent).clone(), Some("repeated event"));
@@ -69,7 +73,7 @@ impl Producer {
     }
 
     /// The repaired form of a refused record: a new event, or one that was sent as well.
-    pub fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> ProducedRecord {
+    pub(crate) fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> ProducedRecord {
         let posts: Vec<&ProducedRecord> =
             self.sent.iter().filter(|record| record.ts_ms.is_some()).collect();
         if rng.chance(40) && !posts.is_empty() {

@@ -5,14 +5,14 @@
 //! from the seed, so every failure can be repeated.
 
 pub mod checks;
-pub mod clock;
+mod clock;
 pub mod disk;
 mod ending;
-pub mod events;
-pub mod log;
+mod events;
+mod log;
 pub mod outcome;
 pub mod plan;
-pub mod process;
+mod process;
 mod promotions;
 mod redelivery;
 mod repairs;

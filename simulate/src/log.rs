@@ -10,25 +10,25 @@ use crate::events::ProducedRecord;
 use crate::process::Process;
 
 /// A record of the topic.
-pub struct Retained {
+pub(crate) struct Retained {
     /// The record.
-    pub record: ProducedRecord,
+    pub(crate) record: ProducedRecord,
     /// When it was produced.
-    pub at_ms: i64,
+    pub(crate) at_ms: i64,
 }
 
 /// The records of all partitions, shared by all processes.
 #[derive(Clone, Default)]
-pub struct Topic(Arc<Mutex<Vec<Vec<Retained>>>>);
+pub(crate) struct Topic(Arc<Mutex<Vec<Vec<Retained>>>>);
 
 impl Topic {
     /// The partitions.
-    pub fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Retained>>> {
+    pub(crate) fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Retained>>> {
         self.0.lock()
     }
 
     /// Appends a record to a partition, which may be a new one.
-    pub fn produce(&self, partition: usize, record: Retained) {
+    pub(crate) fn produce(&self, partition: usize, record: Retained) {
         let mut partitions = self.partitions();
         if partitions.len() <= partition {
             partitions.resize_with(partition + 1, Vec::new);
@@ -38,7 +38,7 @@ impl Topic {
 }
 
 /// The name of a partition.
-pub fn partition_name(partition: usize) -> String {
+pub(crate) fn partition_name(partition: usize) -> String {
     format!("p{partition}")
 }
 
@@ -65,11 +65,11 @@ pub(crate) fn read_records<'t>(
 }
 
 /// The topic as a process sees it.
-pub struct Subscribed {
+pub(crate) struct Subscribed {
     /// The topic.
-    pub topic: Topic,
+    pub(crate) topic: Topic,
     /// The process.
-    pub process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
 }
 
 impl Log for Subscribed {

@@ -18,46 +18,43 @@ use crate::wire::{Wire, Write};
 
 /// Records the effects of all processes, in order.
 #[derive(Default)]
-pub struct Probe(Mutex<Seen>);
+pub(crate) struct Probe(Mutex<Seen>);
 
 /// What a [`Probe`] has recorded.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// A hash of every effect and its order.
-    pub trace: u64,
-    /// The number of effects.
-    pub effects: u64,
+    pub(crate) trace: u64,
     /// How often each fault has struck.
-    pub struck: BTreeMap<&'static str, u64>,
+    pub(crate) struck: BTreeMap<&'static str, u64>,
     /// Headers of the manifests created since the last look.
-    pub created: Vec<Header>,
+    pub(crate) created: Vec<Header>,
 }
 
 impl Probe {
     /// What was recorded so far.
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock()
     }
 
     /// Counts a fault that has struck.
-    pub fn strike(&self, fault: &'static str) {
+    pub(crate) fn strike(&self, fault: &'static str) {
         *self.seen().struck.entry(fault).or_default() += 1;
     }
 
     /// Records an effect and the bytes that it writes.
-    pub fn note(&self, doing: &str, name: &str, content: &[u8]) {
+    pub(crate) fn note(&self, doing: &str, name: &str, content: &[u8]) {
         let mut seen = self.seen();
         let text = doing.bytes().chain(name.bytes()).chain(content.iter().copied());
         seen.trace = text.fold(seen.trace.wrapping_add(1), |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        seen.effects += 1;
     }
 }
 
 /// When a failing effect reports its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Before the effect, which does not happen.
     Before,
     /// After the effect, which has happened.
@@ -66,51 +63,51 @@ pub enum Side {
 
 /// The faults that are due for a process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessFaults {
+pub(crate) struct ProcessFaults {
     /// Effects until it is killed, if it is to be killed.
-    pub effects_left: Option<u64>,
+    pub(crate) effects_left: Option<u64>,
     /// It has been killed.
-    pub dead: bool,
+    pub(crate) dead: bool,
     /// The disk is full.
-    pub full: bool,
+    pub(crate) full: bool,
     /// Syncing fails.
-    pub sync_fails: bool,
+    pub(crate) sync_fails: bool,
     /// The next change of a file name fails.
-    pub names_fail: Option<Side>,
+    pub(crate) names_fail: Option<Side>,
     /// The next file cannot be opened.
-    pub open_fails: bool,
+    pub(crate) open_fails: bool,
     /// The next read of the log fails.
-    pub read_fails: bool,
+    pub(crate) read_fails: bool,
     /// How many of the next reads of the log return nothing.
-    pub slow_reads: u64,
+    pub(crate) slow_reads: u64,
     /// One of these faults has struck, so the process may end with an error.
-    pub struck: bool,
+    pub(crate) struck: bool,
 }
 
 /// A process.
-pub struct Process {
+pub(crate) struct Process {
     faults: Mutex<ProcessFaults>,
     probe: Arc<Probe>,
 }
 
 impl Process {
     /// A process without faults.
-    pub fn new(probe: Arc<Probe>) -> Arc<Self> {
+    pub(crate) fn new(probe: Arc<Probe>) -> Arc<Self> {
         Arc::new(Self { faults: Mutex::default(), probe })
     }
 
     /// Counts a fault that has struck.
-    pub fn strike(&self, fault: &'static str) {
+    pub(crate) fn strike(&self, fault: &'static str) {
         self.probe.strike(fault);
     }
 
     /// The faults that are due.
-    pub fn faults(&self) -> MutexGuard<'_, ProcessFaults> {
+    pub(crate) fn faults(&self) -> MutexGuard<'_, ProcessFaults> {
         self.faults.lock()
     }
 
     /// An effect on disk or store; an error if the process dies before it, or if it fails.
-    pub fn effect(&self, doing: &str, name: &str, content: &[u8]) -> Result<(), io::Error> {
+    pub(crate) fn effect(&self, doing: &str, name: &str, content: &[u8]) -> Result<(), io::Error> {
         let mut faults = self.faults();
         let dies = faults.effects_left == Some(0) && !faults.dead;
         if dies {
@@ -149,11 +146,11 @@ impl Process {
 }
 
 /// The disk as a process sees it.
-pub struct Mounted {
+pub(crate) struct Mounted {
     /// The disk.
-    pub disk: Arc<PowerDisk>,
+    pub(crate) disk: Arc<PowerDisk>,
     /// The process.
-    pub process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
 }
 
 impl Mounted {
@@ -251,11 +248,11 @@ impl Storage for Mounted {
 }
 
 /// The store as a process sees it.
-pub struct Connected {
+pub(crate) struct Connected {
     /// The connection to it.
-    pub wire: Wire,
+    pub(crate) wire: Wire,
     /// The process.
-    pub process: Arc<Process>,
+    pub(crate) process: Arc<Process>,
 }
 
 impl Connected {

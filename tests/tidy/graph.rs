@@ -71,7 +71,7 @@ pub(crate) fn describe(arrows: &Arrows, circle: &[String]) -> String {
         let items = arrows[file][next].iter().cloned().collect::<Vec<_>>().join(", ");
         format!("{file} imports {items} from {next}")
     });
-    lines.collect::<Vec<_>>().join("\n    ")
+    lines.collect::<Vec<_>>().join("\n      ")
 }
 
 #[cfg(test)]
@@ -95,6 +95,6 @@ mod tests {
             circles.iter().map(|circle| circle.concat()).collect::<Vec<_>>(),
             ["ab", "abcd"]
         );
-        assert_eq!(describe(&arrows, &circles[0]), "a imports X from b\n    b imports X from a");
+        assert_eq!(describe(&arrows, &circles[0]), "a imports X from b\n      b imports X from a");
     }
 }
