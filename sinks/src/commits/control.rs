@@ -74,6 +74,7 @@ fn write(
     asker: &Asker,
     records: &[Control],
 ) -> Result<u64, QueueError> {
+    debug_assert!(records.len() <= RECORDS_MAX, "cut up by `queue`");
     let file = |error| QueueError::Damaged { file: storage.display("control"), error };
     let bytes = encode(asker, records).map_err(file)?;
     let temporary = format!("{}-{owner}", temporary("control/new"));

@@ -5,6 +5,7 @@
 use schemas::manifest::{Header, Manifest, ManifestError, decode};
 use schemas::planted::{Bug, planted};
 use schemas::rows::TableName;
+use schemas::segment::SegmentError;
 use thiserror::Error;
 
 use crate::invariants::{Broken, Invariant, count};
@@ -34,12 +35,20 @@ pub enum CommitError {
         error: ManifestError,
     },
     /// A segment is damaged.
-    #[error("{file} is damaged: {error}. {RESTORE}")]
+    #[error("{file} is damaged: {damage}. {RESTORE}")]
     Segment {
         /// The damaged file.
         file: String,
         /// What is wrong.
-        error: String,
+        damage: Damage,
+    },
+    /// A merged segment could not be encoded.
+    #[error("cannot encode {name}: {error}")]
+    Encode {
+        /// The segment.
+        name: String,
+        /// What is wrong.
+        error: SegmentError,
     },
     /// The commit does not exist, or has been removed.
     #[error("there is no commit {0}; `tagflow checkpoint ls` shows those that are kept")]
@@ -60,6 +69,28 @@ pub enum CommitError {
     Visible(String),
 }
 
+/// What is wrong with a segment.
+#[derive(Debug, Error)]
+pub enum Damage {
+    /// The file does not exist.
+    #[error("it is missing")]
+    Missing,
+    /// The size is not that in the manifest.
+    #[error("it has {found} of {expected} bytes")]
+    Size {
+        /// The size of the file.
+        found: u64,
+        /// The size in the manifest.
+        expected: u64,
+    },
+    /// The checksum is not that in the manifest.
+    #[error("its checksum does not match")]
+    Checksum,
+    /// The checksum matches, but the content is not a segment of this table.
+    #[error(transparent)]
+    Content(SegmentError),
+}
+
 /// The name of a commit's manifest.
 pub fn manifest_name(commit: u64) -> String {
     format!("commits/{commit:010}.manifest")
@@ -73,6 +104,7 @@ pub(super) fn visible_name(generation: u64) -> String {
 /// The name of a new segment. `part` distinguishes the segments of one commit and table, so that a
 /// name is never used twice.
 pub fn segment_name(header: &Header, commit: u64, table: TableName, part: &str) -> String {
+    debug_assert!(!part.contains(['-', '/']), "{part:?} is one part of a name");
     let owner = header.owner.get(..8).unwrap_or(&header.owner);
     let generation = header.generation;
     format!("segments/{generation:010}-{owner}-{commit:010}-{}-{part}.arrow", table.as_str())
@@ -142,7 +174,8 @@ pub fn create(storage: &dyn Storage, manifest: &Manifest) -> Result<(), CommitEr
     let commit = manifest.header.commit;
     let name = manifest_name(commit);
     let damaged = |error| CommitError::Manifest { file: storage.display(&name), error };
-    assert!(commit > 0, "commits are numbered from 1");
+    assert!(manifest.header.generation > 0, "generations are numbered from 1");
+    assert!(manifest.header.generation <= commit, "a generation begins with its takeover");
     let bytes = manifest.encode().map_err(damaged)?;
     let temporary = format!("{}-{}", temporary(&name), manifest.header.owner);
     remove_if_exists(storage, &temporary)?;

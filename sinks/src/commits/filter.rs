@@ -20,12 +20,15 @@ impl Filter {
     pub fn new(keys: impl Iterator<Item = KeyHash>, count: usize) -> Self {
         let blocks = (count * BITS_PER_KEY).div_ceil(BLOCK_WORDS * 64).max(1);
         let mut filter = Self { blocks: vec![[0; BLOCK_WORDS]; blocks].into_boxed_slice() };
+        let mut added = 0;
         for key in keys {
+            added += 1;
             let block = filter.block(key);
             for bit in bits(key) {
                 filter.blocks[block][bit / 64] |= 1 << (bit % 64);
             }
         }
+        debug_assert_eq!(added, count, "the filter is sized for its keys");
         filter
     }
 

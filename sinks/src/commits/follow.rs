@@ -49,6 +49,7 @@ impl Follower {
             .and_then(|manifest| Snapshot::open(&*self.storage, manifest, current.as_deref()));
         match opened {
             Ok(snapshot) => {
+                assert_eq!(snapshot.manifest.header.commit, commit, "checked by `load`");
                 let mut current = self.current.write();
                 // Another thread may have switched to a newer one meanwhile.
                 let is_newer = !current.as_ref().is_some_and(is_old);

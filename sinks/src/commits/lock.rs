@@ -52,6 +52,7 @@ fn path(root: &Path, id: &str) -> PathBuf {
 impl Lock {
     /// Takes the lock of a new owner of the state in `root`.
     pub fn take(root: &Path, owner: &Owner) -> Result<Self, LockError> {
+        assert!(!owner.id.is_empty() && !owner.id.contains('/'), "{:?} is a file name", owner.id);
         let path = path(root, &owner.id);
         let take = || {
             let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;

@@ -32,6 +32,7 @@ impl Merged {
     /// Replaces the inputs by the output in a list of segments. Returns false if the list no longer
     /// holds all of them.
     pub fn apply(&self, segments: &mut Vec<SegmentMeta>) -> bool {
+        debug_assert!(!self.inputs.contains(&self.output.name), "names are never reused");
         let is_input = |s: &SegmentMeta| self.inputs.contains(&s.name);
         let Some(at) = segments.iter().position(is_input) else { return false };
         if segments.iter().filter(|s| is_input(s)).count() != self.inputs.len() {
@@ -126,9 +127,7 @@ impl TableVisitor for Inputs<'_> {
         });
         let (bytes, xxh3) = written.map_err(|error| match error {
             WriteError::Storage(error) => CommitError::Storage(error),
-            WriteError::Encode { name, error } => {
-                CommitError::Segment { file: name, error: error.to_string() }
-            }
+            WriteError::Encode { name, error } => CommitError::Encode { name, error },
         })?;
         debug_assert!(rows as u64 <= inputs.iter().map(|s| s.rows).sum(), "a merge adds no row");
         storage.rename(&temporary(&name), &name)?;

@@ -22,8 +22,8 @@ mod writer;
 
 pub use control::{QueueError, controls, pending, queue};
 pub use files::{
-    CommitError, create, list_commits, load, load_header, make_visible, manifest_name, newest,
-    segment_name, visible,
+    CommitError, Damage, create, list_commits, load, load_header, make_visible, manifest_name,
+    newest, segment_name, visible,
 };
 pub use filter::Filter;
 pub use follow::Follower;

@@ -160,6 +160,7 @@ impl CommitTask {
     }
 
     fn answer(&mut self, manifest: Manifest, reply: Reply) {
+        assert!(!self.failed, "no manifest is created after a failed one");
         let done = self.commit(manifest);
         self.failed = done.is_err();
         reply(done);

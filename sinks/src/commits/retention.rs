@@ -77,6 +77,7 @@ impl RetentionTask {
 
     /// Hands over a file that this job has written and that no commit will ever name.
     pub(super) fn discard(&mut self, name: String, bytes: u64) {
+        debug_assert!(name.starts_with("segments/"), "{name} is not a segment");
         self.sizes.insert(name, bytes);
     }
 

@@ -76,6 +76,7 @@ pub fn rollback(
 }
 
 fn header(old: &Manifest, later: &[Manifest], newest: u64, start: &Start) -> Header {
+    assert!(newest > old.header.commit, "a rollback goes back");
     let (mut version, mut history) = (old.header.version, old.header.history);
     for Manifest { header, .. } in later {
         (version, history) = (version.max(header.version), history.max(header.history));
@@ -215,6 +216,7 @@ impl TableVisitor for Rewrite<'_, '_> {
         if rows.is_empty() {
             return Ok(None);
         }
+        assert_eq!(header.commit, header.generation, "a rollback is a takeover");
         let name = segment_name(header, header.commit, T::NAME, "w0");
         let (count, last_hour) = (rows.len() as u64, rows.last_hour());
         let (bytes, xxh3) = write_temporary(since.storage, &name, |out| rows.encode(out))?;

@@ -11,7 +11,7 @@ use schemas::manifest::{Manifest, SegmentMeta, checksum};
 use schemas::rows::{BoardRow, Boards, Table, TableName, TableVisitor, TagRow, Tags, board_hash};
 use schemas::segment::{Merge, Segment};
 
-use super::files::{CommitError, load};
+use super::files::{CommitError, Damage, load};
 use super::filter::Filter;
 use crate::invariants::{Invariant, count};
 use crate::storage::Storage;
@@ -43,19 +43,20 @@ pub fn open_segment<T: Table>(
     storage: &dyn Storage,
     meta: &SegmentMeta,
 ) -> Result<OpenSegment<T>, CommitError> {
-    let damaged = |error: String| CommitError::Segment { file: storage.display(&meta.name), error };
+    let damaged = |damage| CommitError::Segment { file: storage.display(&meta.name), damage };
     let bytes = match storage.open(&meta.name) {
-        Err(error) if error.is_not_found() => return Err(damaged("it is missing".into())),
+        Err(error) if error.is_not_found() => return Err(damaged(Damage::Missing)),
         other => other?,
     };
     count(Invariant::Refused);
-    if bytes.len() as u64 != meta.bytes {
-        return Err(damaged(format!("it has {} of {} bytes", bytes.len(), meta.bytes)));
+    let (found, expected) = (bytes.len() as u64, meta.bytes);
+    if found != expected {
+        return Err(damaged(Damage::Size { found, expected }));
     }
     if checksum(&bytes) != meta.xxh3 {
-        return Err(damaged("its checksum is wrong".into()));
+        return Err(damaged(Damage::Checksum));
     }
-    let rows = Segment::<T>::open(bytes).map_err(|error| damaged(error.to_string()))?;
+    let rows = Segment::<T>::open(bytes).map_err(|error| damaged(Damage::Content(error)))?;
     debug_assert_eq!(rows.len() as u64, meta.rows, "{} is whole", meta.name);
     Ok(OpenSegment { meta: meta.clone(), rows, filter: OnceLock::new() })
 }

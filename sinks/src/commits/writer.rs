@@ -49,6 +49,7 @@ impl WriteJob {
         rows: Rows<T>,
         reply: impl FnOnce(Written) + Send + 'static,
     ) -> Self {
+        assert!(!rows.is_empty(), "{name} has rows: empty segments are not written");
         let meta = SegmentMeta {
             name,
             table: T::NAME,
