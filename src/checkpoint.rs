@@ -16,7 +16,7 @@ use sinks::store::evaluate;
 use crate::error::CliError;
 use crate::host::host_name;
 use crate::output::Output;
-use crate::state::{At, StateArg, manifest, open, snapshot};
+use crate::state::{CommitAt, StateArg, manifest, open, snapshot};
 
 /// List, show, export and roll back the commits of a state folder
 #[derive(clap::Args)]
@@ -42,7 +42,7 @@ enum What {
         state: StateArg,
         /// The commit, or the last one at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
-        at: Option<At>,
+        at: Option<CommitAt>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -53,7 +53,7 @@ enum What {
         state: StateArg,
         /// The commit, or the last one at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
-        at: Option<At>,
+        at: Option<CommitAt>,
     },
     /// Make a new commit with the content of an older one; no job may be running on the state
     Rollback {

@@ -16,7 +16,7 @@ use sinks::tag_diff::{diff_tags, served_tags, tags_of};
 use crate::error::CliError;
 use crate::printer::{Print, Printer, Sides};
 use crate::signals::runtime;
-use crate::state::{At, open, snapshot};
+use crate::state::{CommitAt, open, snapshot};
 use crate::store_args::Reach;
 
 /// Print what differs between two states or stores, the largest difference first
@@ -34,10 +34,10 @@ pub(crate) struct Args {
     b: StateOrStore,
     /// The commit of A, or its last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
-    at_a: Option<At>,
+    at_a: Option<CommitAt>,
     /// The commit of B, or its last commit at a time
     #[arg(long, value_name = "COMMIT|TIME")]
-    at_b: Option<At>,
+    at_b: Option<CommitAt>,
     #[command(flatten)]
     reach: Reach,
     /// Print at most N values
@@ -73,7 +73,7 @@ enum Side {
 }
 
 impl Side {
-    fn read(target: &StateOrStore, at: Option<At>, reach: &Reach) -> Result<Self, CliError> {
+    fn read(target: &StateOrStore, at: Option<CommitAt>, reach: &Reach) -> Result<Self, CliError> {
         match target {
             StateOrStore::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
             StateOrStore::Store(_) if at.is_some() => {

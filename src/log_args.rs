@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::inputs::{Topic, origin, properties};
 use crate::job::Job;
 use crate::repairs::Requester;
-use crate::state::{At, manifest, open};
+use crate::state::{CommitAt, manifest, open};
 
 /// A commit, and the log that it counts.
 #[derive(clap::Args)]
@@ -47,7 +47,7 @@ pub(crate) struct LogArgs {
     state: Option<PathBuf>,
     /// The commit, or the last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
-    pub(crate) at: Option<At>,
+    pub(crate) at: Option<CommitAt>,
     /// Read at most N records per second, all workers together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit_rate: Option<u64>,

@@ -12,7 +12,7 @@ use sinks::store::{AsOf, Board, CommitView, Store, StoreError, Tag};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::signals::runtime;
-use crate::state::{At, open, snapshot};
+use crate::state::{CommitAt, open, snapshot};
 use crate::store_args::{StoreArgs, nowhere};
 
 /// Query a state folder or a store for a tag or the top tags
@@ -53,7 +53,7 @@ struct Options {
     store: StoreArgs,
     /// The commit to query, or the last one at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME", conflicts_with = "store")]
-    at: Option<At>,
+    at: Option<CommitAt>,
     /// Print one JSON object; a tag's is the same as the API's
     #[arg(long)]
     json: bool,

@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::host::worker_default;
 use crate::log_args::LogArgs;
 use crate::repairs::repair;
-use crate::state::{At, manifest};
+use crate::state::{CommitAt, manifest};
 use crate::store_args::StoreArgs;
 
 mod after_retention;
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     workers: Option<u16>,
     /// Trust this earlier commit, and check only what came after it
     #[arg(long, value_name = "COMMIT|TIME", conflicts_with_all = ["repair", "store"])]
-    since: Option<At>,
+    since: Option<CommitAt>,
     /// Have the job repair what differs, then check it again
     #[arg(long)]
     repair: bool,
@@ -112,7 +112,7 @@ fn drift_of(mut args: Args) -> Result<u64, CliError> {
         let mut claim = Claim::read(store.with_environment()?, &args.log.job()?.1)?;
         served = check_store(&args, &mut claim, &selection)?;
         // The log is checked against the same commit, unless another one was given.
-        args.log.at = args.log.at.or(Some(At::Commit(claim.commit())));
+        args.log.at = args.log.at.or(Some(CommitAt::Commit(claim.commit())));
     }
     if args.store.store.is_some() && !args.log.names_a_log() {
         return Ok(served.drift);

@@ -18,7 +18,7 @@ use sinks::storage::Storage;
 use crate::error::CliError;
 use crate::host::host_name;
 use crate::printer::{Print, Printer};
-use crate::state::{At, StateArg, manifest, open};
+use crate::state::{CommitAt, StateArg, manifest, open};
 
 /// List the repairs of a state: who requested them, when and why, and the values before and after
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ enum What {
         state: StateArg,
         /// The commit, or the last commit at a time; by default the visible one
         #[arg(long, value_name = "COMMIT|TIME")]
-        at: Option<At>,
+        at: Option<CommitAt>,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,

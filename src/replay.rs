@@ -16,7 +16,7 @@ use schemas::manifest::Manifest;
 use crate::error::CliError;
 use crate::job::Job;
 use crate::run::{Args as RunArgs, go, job};
-use crate::state::{At, manifest, open};
+use crate::state::{CommitAt, manifest, open};
 
 /// Count the log again next to the running job, with other rules or settings, into a new state
 #[derive(clap::Args)]
@@ -51,7 +51,7 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct StateCommit {
     state: PathBuf,
-    at: Option<At>,
+    at: Option<CommitAt>,
 }
 
 impl FromStr for StateCommit {
@@ -87,7 +87,7 @@ impl FromStr for Start {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             _ if text == "beginning" => Ok(Self::Beginning),
-            Ok(At::Time(ms)) => Ok(Self::Time(ms)),
+            Ok(CommitAt::Time(ms)) => Ok(Self::Time(ms)),
             _ => text.parse().map(Self::State),
         }
     }
@@ -228,10 +228,10 @@ mod tests {
         assert_eq!(from("1700000000000").unwrap(), Start::Time(1_700_000_000_000));
         let state = |state: &str, at| StateCommit { state: state.into(), at };
         assert_eq!(from("./live").unwrap(), Start::State(state("./live", None)));
-        let commit = Some(At::Commit(7));
+        let commit = Some(CommitAt::Commit(7));
         assert_eq!(from("./live@7").unwrap(), Start::State(state("./live", commit)));
         assert_eq!("a@b@7".parse(), Ok(state("a@b", commit)));
-        let time = Some(At::Time(1000));
+        let time = Some(CommitAt::Time(1000));
         assert_eq!("a@1970-01-01T00:00:01Z".parse(), Ok(state("a", time)));
         assert!("a@b".parse::<StateCommit>().is_err());
     }

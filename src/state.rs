@@ -30,14 +30,14 @@ pub(crate) fn open(state: &Path) -> Result<Arc<dyn Storage>, CliError> {
 
 /// A commit, as named by `--at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum CommitAt {
     /// The commit with this number.
     Commit(u64),
     /// The last commit whose stream time is not after this time.
     Time(i64),
 }
 
-impl FromStr for At {
+impl FromStr for CommitAt {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -54,15 +54,15 @@ impl FromStr for At {
 }
 
 /// The manifest of the commit `at`, or of the visible one.
-pub(crate) fn manifest(storage: &dyn Storage, at: Option<At>) -> Result<Manifest, CliError> {
-    if let Some(At::Commit(commit)) = at {
+pub(crate) fn manifest(storage: &dyn Storage, at: Option<CommitAt>) -> Result<Manifest, CliError> {
+    if let Some(CommitAt::Commit(commit)) = at {
         return Ok(load(storage, commit)?);
     }
     let newest = visible(storage)?.ok_or_else(|| {
         CliError::Failed("this state has no commit yet; `tagflow run` makes the first".to_owned())
     })?;
     match at {
-        Some(At::Time(ms)) => at_time(storage, newest, ms),
+        Some(CommitAt::Time(ms)) => at_time(storage, newest, ms),
         _ => Ok(load(storage, newest)?),
     }
 }
@@ -90,6 +90,9 @@ fn at_time(storage: &dyn Storage, newest: u64, ms: i64) -> Result<Manifest, CliE
 }
 
 /// Opens the commit `at`, or the visible one.
-pub(crate) fn snapshot(storage: &dyn Storage, at: Option<At>) -> Result<Arc<Snapshot>, CliError> {
+pub(crate) fn snapshot(
+    storage: &dyn Storage,
+    at: Option<CommitAt>,
+) -> Result<Arc<Snapshot>, CliError> {
     Ok(Arc::new(Snapshot::open(storage, manifest(storage, at)?, None)?))
 }
