@@ -137,9 +137,9 @@ impl Column for TimeMs {
     }
 }
 
-/// Inside `impl Table`, everything about the columns: the row's type, and for each of its fields
-/// the type of its column, in the order of the file. `as` gives a column another name than its
-/// field.
+/// Implements the part of [`super::table::Table`] that is about columns. It takes the type of the
+/// row and, in the order of the file, its fields with the types of their columns. `as` names a
+/// column differently from its field.
 macro_rules! columns {
     ($row:ident { $($field:ident $(as $name:literal)?: $column:ident),+ $(,)? }) => {
         type Columns = ($(<$column as Column>::Array,)+);

@@ -1,8 +1,7 @@
-//! What a table is. A kind of row is declared once, by implementing [`Table`] in its own file;
+//! What a table is. A kind of row is declared once, by implementing [`Table`] in its own file, and
 //! segments, merges, readers, rollbacks and tests follow that declaration.
 //!
-//! Invariant: every [`Table`] is in the registry (`rows/mod.rs`): the compiler refuses one that is
-//! not.
+//! Invariant: every [`Table`] is in the registry (`rows/mod.rs`). One that is not does not compile.
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::Field;
@@ -33,7 +32,7 @@ impl TableName {
 )]
 pub trait Registered {}
 
-/// A kind of row. Where several segments hold rows of one key, the newest row wins.
+/// A kind of row. If several segments hold rows with one key, the newest row wins.
 pub trait Table: Registered + Sized + 'static {
     /// The table's name. It is part of the format of manifests and never changes.
     const NAME: TableName;
@@ -82,11 +81,11 @@ pub struct Served<T: Table> {
     pub clear: fn(&mut T::Row<'_>),
 }
 
-/// Something to do with a table that is known only by its name.
+/// An operation on a table that is known only by its name.
 pub trait TableVisitor {
-    /// What comes of it.
+    /// Its result.
     type Output;
 
-    /// Called with the table's type.
+    /// Runs it with the table's type.
     fn visit<T: Table>(self) -> Self::Output;
 }
