@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 
 use schemas::manifest::{Body, Counters, Finished, Header, Manifest, SegmentMeta};
 use schemas::mapping::differing;
+use schemas::rows::hour_of;
 use sinks::commits::Merged;
 
 use crate::context::Context;
 use crate::records::{Ack, Cut, Last};
 use crate::settings::{self, Input, Settings};
-
-const HOUR_MS: i64 = 3_600_000;
 
 /// How records are read, by input, and the commits up to which they were read otherwise.
 type Reading = (BTreeMap<String, BTreeMap<String, String>>, BTreeMap<String, u64>);
@@ -68,7 +67,7 @@ impl ManifestBuilder {
                 tracing::debug!(file = merge.output.name, "a merge came too late");
             }
         }
-        let floor_hour = cut.floor_ms.map_or(0, |ms| (ms / HOUR_MS) as u32);
+        let floor_hour = cut.floor_ms.map_or(0, hour_of);
         kept.retain(|s| s.last_hour.is_none_or(|hour| hour >= floor_hour));
         // Workers acknowledge in any order; equal commits list their files in the same one.
         segments.sort_by(|a, b| a.name.cmp(&b.name));

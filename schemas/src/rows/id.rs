@@ -25,6 +25,12 @@ pub struct IdRow {
 /// The bit of the hour that holds `forgotten`: the year would be 246,953.
 const FORGOTTEN: u32 = 1 << 31;
 
+/// The hour of a time, since 1970. A horizon may reach back before 1970, when no event happens.
+#[inline]
+pub fn hour_of(ms: i64) -> u32 {
+    (ms.max(0) / 3_600_000) as u32
+}
+
 impl Table for Ids {
     const NAME: TableName = TableName::new("ids");
 
@@ -60,5 +66,15 @@ impl Table for Ids {
 
     fn expires(row: &IdRow) -> Option<u32> {
         Some(row.hour)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_have_hour_zero() {
+        assert_eq!([-3_600_000, -1, 0, 3_599_999, 3_600_000].map(hour_of), [0, 0, 0, 0, 1]);
     }
 }

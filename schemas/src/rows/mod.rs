@@ -41,7 +41,7 @@ macro_rules! tables {
 tables! {
     tag::{Tags, TagRow};
     board::{Boards, BoardEntry, BoardRow, board_hash};
-    id::{Ids, IdRow};
+    id::{Ids, IdRow, hour_of};
     dead_letter::{DeadLetters, DeadLetterRow, BEYOND_HORIZON, FUTURE, partition_hash, record_hash};
     repair::{Repairs, RepairRow, repair_hash};
 }

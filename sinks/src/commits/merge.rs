@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use schemas::manifest::{Header, Manifest, SegmentMeta};
-use schemas::rows::{Table, TableName, TableVisitor};
+use schemas::rows::{Table, TableName, TableVisitor, hour_of};
 use schemas::segment::Merge;
 
 use super::files::{CommitError, segment_name};
@@ -91,7 +91,7 @@ impl MergeTask {
     pub fn step(&mut self, manifest: &Manifest) -> Result<Option<Merged>, CommitError> {
         let Some(inputs) = plan(manifest) else { return Ok(None) };
         self.merges += 1;
-        let floor_hour = manifest.body.floor_ms.map_or(0, |ms| (ms / 3_600_000) as u32);
+        let floor_hour = manifest.body.floor_ms.map_or(0, hour_of);
         let output = inputs[0].table.visit(Inputs { task: self, inputs: &inputs, floor_hour })?;
         let inputs = inputs.iter().map(|s| s.name.clone()).collect();
         Ok(Some(Merged { inputs, output }))

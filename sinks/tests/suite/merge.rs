@@ -156,6 +156,17 @@ fn merge_drops_expired_ids() {
 }
 
 #[test]
+fn floor_before_1970_expires_no_id() {
+    let mut job = Job::start(memory(), 1, 0).unwrap();
+    let mut task = MergeTask::new(job.storage.clone(), job.start.clone());
+    for id in 0..4 {
+        job.commit(&Batch { ids: [(id, 5)].into(), ..Batch::default() }).unwrap();
+    }
+    job.last.body.floor_ms = Some(-86_400_000);
+    assert_eq!(task.step(&job.last).unwrap().unwrap().output.rows, 4);
+}
+
+#[test]
 fn late_merge_is_dropped() {
     let mut job = Job::start(memory(), 1, 0).unwrap();
     let mut task = MergeTask::new(job.storage.clone(), job.start.clone());
