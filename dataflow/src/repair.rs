@@ -11,7 +11,7 @@ use std::sync::Arc;
 use schemas::control::{Asker, Control};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
-use schemas::rows::Repairs;
+use schemas::rows::{Redelivery, Repairs};
 use serde::Serialize;
 use sinks::commits::{CommitError, QueueError, newest, open_table, queue};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -22,7 +22,6 @@ use crate::clock::{Clock, RandomError};
 use crate::error::{RunError, StartError};
 use crate::inputs::{InputSpec, Origin};
 use crate::next_commit::{Stuck, next_commit};
-use crate::operators::controls::REDELIVERED;
 use crate::run::{Started, start};
 use crate::settings::{Settings, scopes};
 use crate::sources::{Discovered, Log, LogError, Reader};
@@ -194,7 +193,7 @@ pub fn repairs(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Repair>
     let rows = segments.iter().flat_map(|segment| segment.rows.iter());
     let mut all: Vec<Repair> = rows
         .map(|(_, row)| {
-            let is_record = REDELIVERED.contains(&row.kind);
+            let is_record = Redelivery::parse(row.kind).is_some();
             // A record is shown unchanged, JSON or not.
             let value = |text: &str| match serde_json::from_str(text) {
                 Ok(value) if !is_record => value,

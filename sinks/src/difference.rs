@@ -6,9 +6,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
-/// The table that a row belongs to.
+/// The table of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Table {
+pub enum RowKind {
     /// Tags, by scope and key.
     Tag,
     /// Boards, by scope and window.
@@ -27,13 +27,13 @@ pub struct RowKey {
     /// A tag's key, a board's window, an event id (its hash if the id is not known), or nothing.
     pub key: String,
     /// Its table.
-    pub table: Table,
+    pub kind: RowKind,
 }
 
 impl RowKey {
-    /// A row of `table`.
-    pub fn new(table: Table, scope: &str, key: &str) -> Self {
-        Self { scope: scope.to_owned(), key: key.to_owned(), table }
+    /// A row of this kind.
+    pub fn new(kind: RowKind, scope: &str, key: &str) -> Self {
+        Self { scope: scope.to_owned(), key: key.to_owned(), kind }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::commits::{CommitError, Snapshot, list_commits, load, visible};
-use crate::difference::{Difference, RowKey, Table};
+use crate::difference::{Difference, RowKey, RowKind};
 use crate::publish::JobRow;
 use crate::storage::Storage;
 use crate::store::{ServedBoard, ServedTag, Tag, evaluate};
@@ -143,7 +143,7 @@ impl<'c> StoreCheck<'c> {
             ("windows", windows(&row.windows), windows(&body.windows)),
             ("scopes", json!(row.scopes), json!(body.scopes)),
         ];
-        let key = RowKey::new(Table::Job, "", "");
+        let key = RowKey::new(RowKind::Job, "", "");
         for (field, served, stored) in values {
             self.compare(&key, field, served, stored);
         }
@@ -166,7 +166,7 @@ impl<'c> StoreCheck<'c> {
         let is_visible = !found.is_empty() || row.is_some();
         self.differences.extend(found);
         if is_visible {
-            self.check_version(Table::Tag, (&served.scope, &served.tag), served.version, &commit);
+            self.check_version(RowKind::Tag, (&served.scope, &served.tag), served.version, &commit);
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl<'c> StoreCheck<'c> {
             self.unresolved.boards = true;
             return Ok(());
         };
-        let key = RowKey::new(Table::Board, scope, window);
+        let key = RowKey::new(RowKind::Board, scope, window);
         let row = json!(served.doc.as_deref().map(document));
         let Some(stored) = commit.snapshot.board(scope, window) else {
             // An empty board is what a rebuild makes of one that is gone.
@@ -190,7 +190,7 @@ impl<'c> StoreCheck<'c> {
         };
         self.compare(&key, "board", row, document(stored.doc.as_bytes()));
         self.compare(&key, "as_of", json!(served.as_of), json!(stored.as_of));
-        self.check_version(Table::Board, (scope, window), served.version, &commit);
+        self.check_version(RowKind::Board, (scope, window), served.version, &commit);
         Ok(())
     }
 
@@ -203,14 +203,14 @@ impl<'c> StoreCheck<'c> {
     /// Reports a version that no commit has.
     fn check_version(
         &mut self,
-        table: Table,
+        kind: RowKind,
         (scope, key): (&str, &str),
         version: Option<i64>,
         commit: &Origin,
     ) {
         if !commit.is_known {
             let newest = commit.snapshot.manifest.header.version;
-            self.compare(&RowKey::new(table, scope, key), "version", json!(version), json!(newest));
+            self.compare(&RowKey::new(kind, scope, key), "version", json!(version), json!(newest));
         }
     }
 
@@ -239,7 +239,7 @@ impl<'c> StoreCheck<'c> {
         for (_, row) in claimed.boards_changed(0, None).filter(|_| boards) {
             if !self.boards.contains(&(row.scope.to_owned(), row.window.to_owned())) {
                 self.checked += 1;
-                let key = RowKey::new(Table::Board, row.scope, row.window);
+                let key = RowKey::new(RowKind::Board, row.scope, row.window);
                 self.compare(&key, "board", Value::Null, document(row.doc.as_bytes()));
             }
         }
@@ -322,7 +322,7 @@ fn diff_row(
         evaluate(row, &body.windows, body.as_of_ms).map_err(|error| error.to_string())
     };
     let recent = |a: Value, b: Value| {
-        vec![Difference::new(RowKey::new(Table::Tag, named.scope, named.tag), "recent", a, b)]
+        vec![Difference::new(RowKey::new(RowKind::Tag, named.scope, named.tag), "recent", a, b)]
     };
     let (a, b) = match (served.map(tag).transpose(), stored.map(tag).transpose()) {
         (Ok(a), Ok(b)) => (a, b),

@@ -10,7 +10,7 @@ use schemas::windows::Windows;
 use serde_json::{Value, json};
 
 use crate::commits::Snapshot;
-use crate::difference::{Difference, RowKey, Table};
+use crate::difference::{Difference, RowKey, RowKind};
 use crate::store::{ServedTag, StoreError, Tag, evaluate};
 
 /// The tags of a commit that have posts, by (scope, key), with windows at `as_of_ms` or the
@@ -75,7 +75,7 @@ pub fn diff_tags(a: &[Tag], b: &[Tag]) -> Vec<Difference> {
 /// What differs between two tags of one name, field by field.
 pub(crate) fn diff_tag(a: Option<&Tag>, b: Option<&Tag>) -> Vec<Difference> {
     let Some(named) = a.or(b).filter(|_| a != b) else { return Vec::new() };
-    let row = RowKey::new(Table::Tag, &named.scope, &named.name);
+    let row = RowKey::new(RowKind::Tag, &named.scope, &named.name);
     let difference = |(field, a, b)| Difference::new(row.clone(), field, a, b);
     match (a.map(fields), b.map(fields)) {
         (Some(a), Some(b)) => {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dataflow::Settings;
+use dataflow::{Repair, Settings};
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters};
+use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters, Redelivery};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sinks::commits::open_table;
@@ -128,7 +128,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         let requester = Requester { state, mappings, settings, why: args.why.clone() };
         let (taken, done) = requester.ask(&base.header, &records)?;
         outcome.commit = taken.header.commit;
-        outcome.duplicates = done.iter().filter(|repair| repair.kind == "duplicate").count();
+        let is_duplicate = |repair: &&Repair| repair.kind == Redelivery::Duplicate.kind();
+        outcome.duplicates = done.iter().filter(is_duplicate).count();
         outcome.counted = done.len() - outcome.duplicates;
         outcome.refused += records.len() - done.len();
     }

@@ -12,7 +12,7 @@ use dataflow::{Repair, publish_rest};
 use schemas::control::Control;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::cql::{CqlPublisher, CqlScan, CqlSettings};
-use sinks::difference::{Difference, RowKey, Table};
+use sinks::difference::{Difference, RowKey, RowKind};
 use sinks::publish::JobRow;
 use sinks::storage::Storage;
 use sinks::store_check::{ClaimError, StoreCheck, Unresolved, claimed};
@@ -118,9 +118,9 @@ impl Claim {
 /// The requests to write the tags of `differences` again, one for each row.
 fn republish(differences: &[Difference]) -> Vec<Control> {
     let mut rows: BTreeMap<(&str, &str), &str> = BTreeMap::new();
-    for Difference { row: RowKey { scope, key, table }, field, left, .. } in differences {
+    for Difference { row: RowKey { scope, key, kind }, field, left, .. } in differences {
         // Boards and the row of the job are written with every repair.
-        if *table != Table::Tag {
+        if *kind != RowKind::Tag {
             continue;
         }
         let display = rows.entry((scope, key)).or_insert(key);

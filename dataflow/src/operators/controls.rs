@@ -9,16 +9,13 @@ use std::sync::Arc;
 use schemas::control::Control;
 use schemas::hash::{Hasher, KeyHash};
 use schemas::planted::{Bug, planted};
-use schemas::rows::{Repairs, partition_hash, record_hash};
+use schemas::rows::{Redelivery, Repairs, partition_hash, record_hash};
 use sinks::commits::{CommitError, QueueError, controls, open_table, pending};
 use sinks::storage::Storage;
 
 use crate::context::Context;
 use crate::limits::CONTROL_RECORDS;
 use crate::records::{Order, Post, PostBatches, Route};
-
-/// The kinds of repairs that redelivered records leave in the audit.
-pub(crate) const REDELIVERED: [&str; 3] = ["counted", "duplicate", "counted_as_it_is"];
 
 /// The control records that have not been taken yet.
 pub(crate) struct Controls {
@@ -39,7 +36,8 @@ impl Controls {
         let start = &context.start;
         let mut redelivered = HashSet::new();
         for segment in open_table::<Repairs>(&*context.storage, start)? {
-            let is_one = |kind: &str| REDELIVERED.contains(&kind) && !planted(Bug::AgainForgotten);
+            let is_one =
+                |kind: &str| Redelivery::parse(kind).is_some() && !planted(Bug::AgainForgotten);
             let rows = segment.rows.iter().filter(|(_, row)| is_one(row.kind));
             redelivered.extend(rows.map(|(hash, row)| row.changed(hash)));
         }

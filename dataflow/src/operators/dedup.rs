@@ -11,7 +11,8 @@ use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{
-    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, partition_hash, record_hash,
+    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, Redelivery, partition_hash,
+    record_hash,
 };
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
@@ -19,7 +20,6 @@ use sinks::commits::CommitError;
 use super::ack::Acker;
 use super::audit::{Audit, Done};
 use super::commit_operator::PerCommit;
-use super::controls::REDELIVERED;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::records::{Close, Order, Origin, Post, Posts, Route};
@@ -161,20 +161,20 @@ impl Dedup {
             unreachable!("only redeliveries come here: checked by `filter`");
         };
         let hour = hour(post.ts_ms);
-        let [counted, duplicate, as_it_is] = REDELIVERED;
-        let kind = if below_floor {
-            as_it_is
+        let redelivery = if below_floor {
+            Redelivery::CountedBelowFloor
         } else if self.ids.insert(hour, post.id) {
             self.remember(post.id, hour);
-            counted
+            Redelivery::Counted
         } else {
-            duplicate
+            Redelivery::Duplicate
         };
+        let kind = redelivery.kind();
         let (scope, name, before, after) = (&**input, &**partition, &**refused, &**record);
         let key = record_hash(partition_hash(input, partition), *position);
         self.audit.record(key, &order, Done { kind, scope, name, before, after }, self.commit);
         self.audit.counters.redelivered += 1;
-        kind != duplicate
+        redelivery != Redelivery::Duplicate
     }
 
     /// Adds the row of an id that is remembered from now on.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use schemas::hash::{Hasher, KeyHash};
 use schemas::mapping::Mapping;
-use schemas::rows::{DeadLetters, Ids, Repairs};
+use schemas::rows::{DeadLetters, Ids, Redelivery, Repairs};
 use sinks::commits::{OpenSegment, Snapshot, open_table};
 use sinks::difference::RecordPosition;
 
@@ -21,7 +21,6 @@ use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::inputs::InputSpec;
-use crate::operators::controls::REDELIVERED;
 use crate::rate_limiter::RateLimiter;
 use crate::settings::{Settings, scopes};
 use crate::sources::Log;
@@ -275,10 +274,12 @@ struct Redelivered<'s> {
 
 fn redelivered(segments: &[OpenSegment<Repairs>]) -> Vec<Redelivered<'_>> {
     let rows = segments.iter().flat_map(|segment| segment.rows.iter());
-    let [counted, duplicate, beyond] = REDELIVERED;
     let redelivered = rows.filter_map(|(hash, row)| {
-        let kinds = [(counted, Some(false)), (duplicate, None), (beyond, Some(true))];
-        let (_, skip_dedup) = kinds.into_iter().find(|(kind, _)| *kind == row.kind)?;
+        let skip_dedup = match Redelivery::parse(row.kind)? {
+            Redelivery::Counted => Some(false),
+            Redelivery::Duplicate => None,
+            Redelivery::CountedBelowFloor => Some(true),
+        };
         let (input, partition) = (row.scope.to_owned(), row.key.to_owned());
         let position = RecordPosition { input, partition, position: row.lo };
         let (key, commit) = (row.changed(hash), row.commit);

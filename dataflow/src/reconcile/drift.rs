@@ -10,7 +10,7 @@ use schemas::hash::KeyHash;
 use schemas::rows::Ids;
 use serde_json::json;
 use sinks::commits::{OpenSegment, Snapshot};
-use sinks::difference::{Difference, RecordPosition, RowKey, Table};
+use sinks::difference::{Difference, RecordPosition, RowKey, RowKind};
 
 use super::corrections::{correct_id, correct_row};
 use super::difference::{Evidence, KeyFacts};
@@ -122,7 +122,7 @@ impl Differences {
         for (key, of) in self.keys {
             // Beyond KEYS_MAX a key was not looked up.
             let Evidence { name, events, .. } = log.keys.remove(&key).unwrap_or_default();
-            let table = if of.id.is_some() { Table::Id } else { Table::Tag };
+            let kind = if of.id.is_some() { RowKind::Id } else { RowKind::Tag };
             let row = snapshot.tag(key).filter(|_| of.id.is_none());
             let stored = row.map(|row| (row.scope.to_owned(), row.tag.to_owned()));
             let misnamed = name.clone().zip(stored.clone()).filter(|_| of.misnamed);
@@ -133,7 +133,7 @@ impl Differences {
                 let wrong = names.into_iter().filter(|(_, stored, log)| stored != log);
                 fields.extend(wrong.map(|(f, s, l)| (f.to_owned(), json!(s), json!(l))));
             }
-            let row = RowKey { scope, key: text, table };
+            let row = RowKey { scope, key: text, kind };
             differences.extend(fields.into_iter().map(|(field, stored, recomputed)| Difference {
                 events: events.clone(),
                 ..Difference::new(row.clone(), field, stored, recomputed)

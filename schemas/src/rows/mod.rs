@@ -6,6 +6,7 @@ mod column;
 mod dead_letter;
 mod detail;
 mod id;
+mod redelivery;
 mod repair;
 mod table;
 mod tag;
@@ -13,6 +14,7 @@ mod tag;
 use serde::de::{Deserialize, Deserializer, Error};
 
 pub use self::detail::{BelowFloor, OtherDetail};
+pub use self::redelivery::Redelivery;
 pub use self::table::{Served, Table, TableName, TableVisitor};
 
 /// The registry. Each line names a file, the table it declares, and what else it exports.
