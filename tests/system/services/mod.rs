@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::harness::skip;
 
@@ -55,7 +56,7 @@ pub(crate) fn skipped(tests: usize, why: &str) {
 
 /// Keeps the servers running while held. Every test holds it that stops none.
 pub(crate) fn shared() -> RwLockReadGuard<'static, ()> {
-    SERVERS.read().unwrap_or_else(PoisonError::into_inner)
+    SERVERS.read()
 }
 
 /// Exclusive use of all servers, to stop and start them.
@@ -69,7 +70,7 @@ pub(crate) struct Alone {
 /// a test is reported as skipped.
 pub(crate) fn alone() -> Option<Alone> {
     let script = named("TAGFLOW_TEST_SERVICES")?;
-    let servers = SERVERS.write().unwrap_or_else(PoisonError::into_inner);
+    let servers = SERVERS.write();
     Some(Alone { _servers: servers, script, touched: RefCell::default() })
 }
 

@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use schemas::time::format_ms;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -130,7 +131,7 @@ impl Poller {
                     assert!(body["total"].as_i64().unwrap() > 0, "{body}");
                     let seen =
                         (body["commit"].as_u64().unwrap(), body["version"].as_i64().unwrap());
-                    answers.lock().unwrap().push((i, seen));
+                    answers.lock().push((i, seen));
                 }
                 std::thread::park_timeout(Duration::from_millis(5));
             }
@@ -140,9 +141,9 @@ impl Poller {
 
     /// Waits for an answer that satisfies `is`. Returns how long it took.
     fn await_answer(&self, what: &str, is: impl Fn(&Seen) -> bool) -> Duration {
-        let (begin, from) = (now(), self.seen.lock().unwrap().len());
+        let (begin, from) = (now(), self.seen.lock().len());
         within(20, what, || {
-            self.seen.lock().unwrap()[from..].iter().any(|(_, seen)| is(seen)).then_some(())
+            self.seen.lock()[from..].iter().any(|(_, seen)| is(seen)).then_some(())
         });
         begin.elapsed()
     }
@@ -150,7 +151,7 @@ impl Poller {
     fn end(self) -> Vec<(usize, Seen)> {
         self.end.store(true, Ordering::Release);
         self.thread.join().unwrap();
-        std::mem::take(&mut *self.seen.lock().unwrap())
+        std::mem::take(&mut *self.seen.lock())
     }
 }
 
