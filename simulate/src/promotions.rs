@@ -249,7 +249,7 @@ impl Promotions {
     fn check(&mut self, answer: Option<Answer>) -> Result<(), Violation> {
         let Some(Answer { keyspace, row, asked, total }) = answer else {
             if self.answered {
-                return violated(Check::Shown, "the reader got no answer after it had got some");
+                return violated(Check::Active, "the reader got no answer after it had got some");
             }
             return Ok(());
         };
@@ -258,7 +258,7 @@ impl Promotions {
         let before = self.newest.insert(keyspace.clone(), now);
         if before.is_some_and(|before| now < before) {
             let what = format!("{keyspace} showed {before:?}, then {now:?}");
-            return violated(Check::Shown, what);
+            return violated(Check::Active, what);
         }
         match asked {
             Some((hash, commit))
@@ -267,7 +267,7 @@ impl Promotions {
                     && !self.drifted.contains(&hash) =>
             {
                 let what = format!("tag {hash} of commit {commit} is not in {keyspace} at {now:?}");
-                violated(Check::Shown, what)
+                violated(Check::Active, what)
             }
             _ => Ok(()),
         }
@@ -339,7 +339,7 @@ impl Promotions {
             self.answer = Some(self.begin_answer(rng));
         }
         let Some(answer) = poll(&mut self.answer) else { return Ok(()) };
-        checks.count(Check::Shown);
+        checks.count(Check::Active);
         self.check(answer)
     }
 
@@ -366,6 +366,6 @@ impl Promotions {
             return Ok(());
         }
         let what = format!("readers see {seen:?}, {last:?} was promoted last, {pointer:?}");
-        violated(Check::Shown, what)
+        violated(Check::Active, what)
     }
 }

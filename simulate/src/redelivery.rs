@@ -37,7 +37,7 @@ impl World<'_> {
             return Ok(());
         };
         let segments = open_table::<DeadLetters>(&*self.disk, &manifest);
-        let Ok(segments) = segments else { return violated(Check::Again, "no dead letters") };
+        let Ok(segments) = segments else { return violated(Check::Redelivered, "no dead letters") };
         let rows = segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
         let rows: Vec<_> =
             rows.filter(|row| row.detail.parse() != Ok(BelowFloor::Counted)).collect();
@@ -112,7 +112,7 @@ impl World<'_> {
         if self.redeliveries.is_empty() {
             return Ok(Redelivered::default());
         }
-        self.outcome.checks.count(Check::Again);
+        self.outcome.checks.count(Check::Redelivered);
         let audit = self.audited(manifest)?;
         let (mut redelivered, mut duplicates) = (Redelivered::default(), Vec::new());
         for (at, request) in &self.redeliveries {
@@ -123,7 +123,7 @@ impl World<'_> {
                 if counts && request.number < manifest.body.control {
                     let file = request.number;
                     let what = format!("{at:?} was requested in file {file} and is not counted");
-                    return violated(Check::Again, what);
+                    return violated(Check::Redelivered, what);
                 }
                 continue;
             };
@@ -133,7 +133,7 @@ impl World<'_> {
             let Some(event) = event.filter(|_| unchecked == below_floor) else {
                 let Audited { kind, record, .. } = audited;
                 let what = format!("{at:?}: {kind} as {record}, below the floor: {below_floor}");
-                return violated(Check::Again, what);
+                return violated(Check::Redelivered, what);
             };
             redelivered.all += 1;
             redelivered.elsewhere += u64::from(request.record.elsewhere);
@@ -148,19 +148,19 @@ impl World<'_> {
         }
         for (at, event) in duplicates {
             if !self.is_known(&event, manifest, refused, &redelivered) {
-                return violated(Check::Again, format!("{at:?} is the only copy of {event}"));
+                return violated(Check::Redelivered, format!("{at:?} is the only copy of {event}"));
             }
         }
         if manifest.body.counters.redelivered != redelivered.all {
             let what = format!("{} audit rows, {:?}", redelivered.all, manifest.body.counters);
-            return violated(Check::Again, what);
+            return violated(Check::Redelivered, what);
         }
         Ok(redelivered)
     }
 
     /// The audit row of each redelivered record: at most one.
     fn audited(&self, manifest: &Manifest) -> Result<BTreeMap<RecordPosition, Audited>, Violation> {
-        let fail = |what: String| Violation { invariant: Check::Again, what };
+        let fail = |what: String| Violation { invariant: Check::Redelivered, what };
         let segments = open_table::<Repairs>(&*self.disk, manifest);
         let segments = segments.map_err(|error| fail(error.to_string()))?;
         let mut audit: BTreeMap<RecordPosition, Audited> = BTreeMap::new();

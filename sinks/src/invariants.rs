@@ -39,10 +39,10 @@ pub enum Invariant {
     /// C12: a correction is applied once, and leaves an audit row.
     Repaired,
     /// C13: a redelivered record counts once, and leaves an audit row.
-    Again,
+    Redelivered,
     /// C14: readers see the keyspace that was promoted last, and meanwhile no error and no older
     /// commit.
-    Shown,
+    Active,
 }
 
 impl Invariant {
@@ -60,8 +60,8 @@ impl Invariant {
         Self::Boards,
         Self::Sums,
         Self::Repaired,
-        Self::Again,
-        Self::Shown,
+        Self::Redelivered,
+        Self::Active,
     ];
 
     /// Those that a running process checks.
