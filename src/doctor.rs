@@ -10,7 +10,7 @@ use dataflow::Origin;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
-use schemas::config::{LogTimeSource, SourceUri};
+use schemas::config::{LogTimeSource, SourceUri, Topic};
 use schemas::manifest::{Manifest, Partition, Position};
 use schemas::time::{format_duration_ms, format_ms};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use sinks::publish::Publisher;
 use sinks::storage::DiskStorage;
 
 use crate::error::CliError;
-use crate::inputs::{Topic, kafka_settings, origin};
+use crate::inputs::JobInput;
 use crate::job::Job;
 use crate::output::Output;
 use crate::run::{Args as RunArgs, job};
@@ -98,8 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let job = job(&args.run, args.run.bounded)?;
     let mut findings = Findings::default();
     let newest = state(&mut findings, &job);
-    for topic in &job.topics {
-        input(&mut findings, &job, topic, newest.as_ref());
+    for input in &job.inputs {
+        check_input(&mut findings, &job, input, newest.as_ref());
     }
     store(&mut findings, &job);
     if let Some(listen) = &job.listen {
@@ -157,9 +157,10 @@ fn writable(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Checks an input: its partitions, whether the state can continue with them, and some records.
-fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Manifest>) {
+fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Option<&Manifest>) {
+    let topic = &input.topic;
     let about = format!("input {}", topic.name);
-    let log: Arc<dyn Log> = match origin(topic, &job.settings, &job.state) {
+    let log: Arc<dyn Log> = match input.origin(&job.settings, &job.state) {
         Err(error) => return findings.error(&about, error),
         Ok(Origin::Log(log)) => log,
         Ok(Origin::Files { path, mode }) => match FileLog::new(&path, mode) {
@@ -173,7 +174,7 @@ fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Mani
         Err(error) => return findings.error(&about, error),
     };
     findings.good(&about, format!("{} partition(s)", found.len()));
-    policy(findings, &about, topic);
+    policy(findings, &about, input);
     let known = newest.and_then(|newest| newest.body.inputs.get(&topic.name));
     for (name, state) in known.into_iter().flatten() {
         let there = found.iter().any(|found| found.partition == *name);
@@ -195,9 +196,9 @@ fn input(findings: &mut Findings, job: &Job, topic: &Topic, newest: Option<&Mani
 }
 
 /// Checks what a topic keeps, and what its log time follows.
-fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
-    let SourceUri::Kafka { brokers, topic: name } = &topic.source else { return };
-    let log = match TopicReader::new(kafka_settings(brokers, name, &topic.kafka)) {
+fn policy(findings: &mut Findings, about: &str, input: &JobInput) {
+    let SourceUri::Kafka { brokers, topic: name } = &input.topic.source else { return };
+    let log = match TopicReader::new(input.kafka_settings(brokers, name)) {
         Ok(log) => log,
         Err(error) => return findings.error(about, error),
     };
@@ -210,7 +211,7 @@ fn policy(findings: &mut Findings, about: &str, topic: &Topic) {
         Err(error) => return findings.error(about, error),
     };
     let stamped = policy.timestamp_type.as_deref() == Some("LogAppendTime");
-    match (topic.log_time, stamped) {
+    match (input.topic.log_time, stamped) {
         (Some(LogTimeSource::Event), _) => {
             findings.good(about, "log time follows event time, as configured");
         }

@@ -4,13 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use dataflow::{Estimate, Load, Settings};
-use schemas::config::{Beyond, Config, LogTimeSource, OnLost, SourceUri};
+use schemas::config::{Beyond, Config, LogTimeSource, OnLost, Position, SourceUri, Topic};
 use schemas::mapping::{Field, Mapping};
 use schemas::time::format_duration_ms;
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::inputs::Topic;
 use crate::job::{Job, load};
 use crate::output::Output;
 
@@ -129,7 +128,7 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
     let scopes: Vec<&str> =
         scopes.iter().map(|s| if s.is_empty() { "all posts" } else { s.as_str() }).collect();
     let mut graph: Vec<Step> =
-        job.topics.iter().map(|topic| step("source", source(topic, bounded))).collect();
+        job.inputs.iter().map(|input| step("source", source(&input.topic, bounded))).collect();
     graph.extend([
         step(
             "read",
@@ -151,13 +150,13 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
 }
 
 fn source(topic: &Topic, bounded: bool) -> String {
-    let Topic { name, source, mapping, log_time, kafka, .. } = topic;
+    let Topic { name, source, mapping, log_time, start, on_lost, .. } = topic;
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
-            let begins = if kafka.from_end { ", starting at its end" } else { "" };
+            let begins = if *start == Position::End { ", starting at its end" } else { "" };
             let ends = if bounded { ", up to the ends found at the start" } else { "" };
-            let lost = match kafka.on_lost {
+            let lost = match on_lost {
                 OnLost::Error => "an error",
                 OnLost::Skip => "skipped and counted",
             };

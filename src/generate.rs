@@ -99,10 +99,11 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
     let SourceUri::Kafka { brokers, topic } = source else {
         return Err(CliError::Usage(format!("--out: {text:?} is not a Kafka topic")));
     };
-    let options = KafkaOptions { properties: properties(&args.kafka)?, ..KafkaOptions::default() };
-    let opened = TopicWriter::open(kafka_settings(&brokers, &topic, &options), args.partitions);
+    let properties = properties(&args.kafka)?;
+    let options = KafkaOptions { properties: properties.clone(), ..KafkaOptions::default() };
+    let opened = TopicWriter::open(kafka_settings(&brokers, &topic, options), args.partitions);
     let (writer, created) = opened.map_err(|error| match error {
-        WriterError::Property(error) => refused(&error, &options),
+        WriterError::Property(error) => refused(&error, &properties),
         WriterError::Topic(error) => CliError::Failed(error.to_string()),
     })?;
     match created {

@@ -8,62 +8,75 @@ use std::sync::Arc;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::GeneratorSpec;
 use dataflow::sources::{Mode, Span};
-use dataflow::{Origin, Settings};
+use dataflow::{InputSpec, Origin, Settings};
 use kafka::{KafkaOptions, KafkaSettings, PropertyError, TopicReader};
-use schemas::config::{GeneratorSource, HostPort, LogTimeSource, SourceUri};
-use schemas::mapping::Mapping;
+use schemas::config::{GeneratorSource, HostPort, SourceUri, Topic};
 
 use crate::error::CliError;
 
 /// The prefix of environment variables that set properties of the Kafka client.
 const KAFKA_VARIABLE: &str = "TAGFLOW_KAFKA_";
 
-/// What a job reads.
-pub(crate) struct Topic {
-    /// Its name; an event's identity is (topic, event id).
-    pub(crate) name: String,
-    /// Where its records are.
-    pub(crate) source: SourceUri,
-    /// What its records call the fields of an event.
-    pub(crate) mapping: Mapping,
-    /// What its log time follows.
-    pub(crate) log_time: Option<LogTimeSource>,
-    /// How it is read if it is a Kafka topic.
-    pub(crate) kafka: KafkaOptions,
+/// An input of a job.
+pub(crate) struct JobInput {
+    /// Its name, where its records are and how they are read.
+    pub(crate) topic: Topic,
+    /// The group that offsets of a Kafka topic are committed for.
+    pub(crate) group: String,
     /// The part of it that is read; `None` means all.
     pub(crate) span: Option<Span>,
 }
 
-/// Where the records of `topic` come from, for a job with `settings` on `state`.
-pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result<Origin, CliError> {
-    let bounded = !settings.live;
-    match &topic.source {
-        SourceUri::Kafka { brokers, topic: name } => {
-            let settings = kafka_settings(brokers, name, &topic.kafka);
-            let reader = TopicReader::new(KafkaSettings { bounded, ..settings });
-            let reader = reader.map_err(|error| refused(&error, &topic.kafka))?;
-            Ok(Origin::Log(Arc::new(reader)))
-        }
-        SourceUri::Stdin => Ok(Origin::Stdin),
-        SourceUri::File(path) => {
-            // A horizon needs records in order, but blocks are read in any order.
-            let mode = match (bounded, settings.horizon_ms) {
-                (true, None) => Mode::Blocks,
-                (true, Some(_)) => Mode::Ordered,
-                (false, _) => Mode::Tail,
-            };
-            Ok(Origin::Files { path: path.clone(), mode })
-        }
-        SourceUri::Generator(source) => {
-            if bounded && source.posts.is_none() {
-                let what = "a bounded run of a generator needs an end; write generator:?posts=N";
-                return Err(CliError::Usage(what.to_owned()));
+impl JobInput {
+    /// The specification of this input, for a job with `settings` on `state`.
+    pub(crate) fn spec(&self, settings: &Settings, state: &Path) -> Result<InputSpec, CliError> {
+        Ok(InputSpec {
+            name: self.topic.name.clone(),
+            origin: self.origin(settings, state)?,
+            mapping: self.topic.mapping.clone(),
+            log_time: self.topic.log_time,
+            span: self.span.clone(),
+        })
+    }
+
+    /// Where its records come from, for a job with `settings` on `state`.
+    pub(crate) fn origin(&self, settings: &Settings, state: &Path) -> Result<Origin, CliError> {
+        let bounded = !settings.live;
+        match &self.topic.source {
+            SourceUri::Kafka { brokers, topic } => {
+                let settings = KafkaSettings { bounded, ..self.kafka_settings(brokers, topic) };
+                let reader = TopicReader::new(settings);
+                let reader = reader.map_err(|error| refused(&error, &self.topic.properties))?;
+                Ok(Origin::Log(Arc::new(reader)))
             }
-            Ok(Origin::Generator {
-                spec: generator(source, state)?,
-                real_time: source.rate_per_s.is_some(),
-            })
+            SourceUri::Stdin => Ok(Origin::Stdin),
+            SourceUri::File(path) => {
+                // A horizon needs records in order, but blocks are read in any order.
+                let mode = match (bounded, settings.horizon_ms) {
+                    (true, None) => Mode::Blocks,
+                    (true, Some(_)) => Mode::Ordered,
+                    (false, _) => Mode::Tail,
+                };
+                Ok(Origin::Files { path: path.clone(), mode })
+            }
+            SourceUri::Generator(source) => {
+                if bounded && source.posts.is_none() {
+                    let what =
+                        "a bounded run of a generator needs an end; write generator:?posts=N";
+                    return Err(CliError::Usage(what.to_owned()));
+                }
+                let real_time = source.rate_per_s.is_some();
+                Ok(Origin::Generator { spec: generator(source, state)?, real_time })
+            }
         }
+    }
+
+    /// How to reach it as the Kafka topic `name`.
+    pub(crate) fn kafka_settings(&self, brokers: &[HostPort], name: &str) -> KafkaSettings {
+        let Topic { properties, start, on_lost, .. } = &self.topic;
+        let (properties, group) = (properties.clone(), self.group.clone());
+        let options = KafkaOptions { properties, group, start: *start, on_lost: *on_lost };
+        kafka_settings(brokers, name, options)
     }
 }
 
@@ -71,22 +84,22 @@ pub(crate) fn origin(topic: &Topic, settings: &Settings, state: &Path) -> Result
 pub(crate) fn kafka_settings(
     brokers: &[HostPort],
     name: &str,
-    options: &KafkaOptions,
+    options: KafkaOptions,
 ) -> KafkaSettings {
     let mut properties = environment();
-    properties.extend(options.properties.clone());
+    properties.extend(options.properties);
     KafkaSettings {
         brokers: brokers.iter().map(ToString::to_string).collect(),
         topic: name.to_owned(),
         bounded: false,
-        options: KafkaOptions { properties, ..options.clone() },
+        options: KafkaOptions { properties, ..options },
     }
 }
 
-/// The error of a property, with the environment variable that sets it.
-pub(crate) fn refused(error: &PropertyError, options: &KafkaOptions) -> CliError {
+/// The error of a property, which is one of `given`, or else set by an environment variable.
+pub(crate) fn refused(error: &PropertyError, given: &BTreeMap<String, String>) -> CliError {
     let property = error.property();
-    if options.properties.contains_key(property) || !environment().contains_key(property) {
+    if given.contains_key(property) || !environment().contains_key(property) {
         return CliError::Usage(error.to_string());
     }
     let variable = property.to_ascii_uppercase().replace('.', "_");

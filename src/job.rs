@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
-use dataflow::{InputSpec, JobSpec, Settings, StateAt};
-use kafka::KafkaOptions;
+use dataflow::{JobSpec, Settings, StateAt};
 use schemas::config::{self, Config, SourceUri};
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
@@ -14,7 +13,7 @@ use sinks::publish::Publisher;
 
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
-use crate::inputs::{Topic, origin};
+use crate::inputs::JobInput;
 use crate::service::ListenArgs;
 
 /// The name of a job that is described by a command line.
@@ -27,7 +26,7 @@ pub(crate) struct Job {
     /// What to count, and how.
     pub(crate) settings: Settings,
     /// What to read.
-    pub(crate) topics: Vec<Topic>,
+    pub(crate) inputs: Vec<JobInput>,
     /// The state folder.
     pub(crate) state: PathBuf,
     /// Worker threads.
@@ -73,23 +72,15 @@ impl Job {
         settings.top_k = service.top.k;
         settings.scopes.clone_from(&service.scopes);
         settings.max_skew_ms = service.window.watermark.max_skew_ms;
-        let topic = |topic: &config::Topic| Topic {
-            name: topic.name.clone(),
-            source: topic.source.clone(),
-            mapping: topic.mapping.clone(),
+        let input = |topic: &config::Topic| JobInput {
+            topic: topic.clone(),
+            group: format!("tagflow-{}", config.meta.name),
             span: None,
-            log_time: topic.log_time,
-            kafka: KafkaOptions {
-                group: format!("tagflow-{}", config.meta.name),
-                properties: topic.properties.clone(),
-                from_end: topic.start == config::Position::End,
-                on_lost: topic.on_lost,
-            },
         };
         Self {
             name: config.meta.name.clone(),
             settings,
-            topics: config.topics.iter().map(topic).collect(),
+            inputs: config.topics.iter().map(input).collect(),
             state: state.path.clone(),
             workers: config.workers.unwrap_or_else(worker_default),
             listen: config.serve.as_ref().map(ListenArgs::from),
@@ -99,22 +90,14 @@ impl Job {
 
     /// Checks its inputs as far as possible without opening them.
     pub(crate) fn check(&self) -> Result<(), CliError> {
-        let kafka = |topic: &&Topic| matches!(topic.source, SourceUri::Kafka { .. });
-        let mut kafka = self.topics.iter().filter(kafka);
-        kafka.try_for_each(|topic| origin(topic, &self.settings, &self.state).map(drop))
+        let kafka = |input: &&JobInput| matches!(input.topic.source, SourceUri::Kafka { .. });
+        let mut kafka = self.inputs.iter().filter(kafka);
+        kafka.try_for_each(|input| input.origin(&self.settings, &self.state).map(drop))
     }
 
     /// The specification that starts it.
     pub(crate) fn spec(&self, take_over: bool) -> Result<JobSpec, CliError> {
-        let inputs = self.topics.iter().map(|topic| {
-            Ok(InputSpec {
-                name: topic.name.clone(),
-                origin: origin(topic, &self.settings, &self.state)?,
-                mapping: topic.mapping.clone(),
-                log_time: topic.log_time,
-                span: topic.span.clone(),
-            })
-        });
+        let inputs = self.inputs.iter().map(|input| input.spec(&self.settings, &self.state));
         let publisher = match &self.store {
             Some(store) => {
                 let publisher = CqlPublisher::new(store.clone().with_environment()?)?;

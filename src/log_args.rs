@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
-use kafka::KafkaOptions;
-use schemas::config::{Beyond, HORIZON_MS, SourceUri};
+use schemas::config::{Beyond, HORIZON_MS, OnLost, Position, SourceUri, Topic};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::Millis;
 use sinks::commits::Snapshot;
 
 use crate::error::CliError;
-use crate::inputs::{Topic, origin, properties};
+use crate::inputs::{JobInput, properties};
 use crate::job::Job;
 use crate::repairs::Requester;
 use crate::state::{CommitAt, manifest, open};
@@ -124,50 +123,42 @@ impl LogArgs {
         manifest: &Manifest,
     ) -> Result<Vec<InputSpec>, CliError> {
         // Files are read in order, to their present end.
-        let spec = |topic: &Topic| -> Result<_, CliError> {
-            if topic.source == SourceUri::Stdin {
+        let spec = |input: &JobInput| -> Result<_, CliError> {
+            if input.topic.source == SourceUri::Stdin {
                 let what = "standard input cannot be read again; name the file it came from";
                 return Err(CliError::Usage(what.to_owned()));
             }
             let settings = Settings {
-                live: matches!(topic.source, SourceUri::Generator(_)),
+                live: matches!(input.topic.source, SourceUri::Generator(_)),
                 horizon_ms: Some(self.horizon.0),
                 ..Settings::default()
             };
-            Ok(InputSpec {
-                name: topic.name.clone(),
-                origin: origin(topic, &settings, state)?,
-                mapping: topic.mapping.clone(),
-                log_time: topic.log_time,
-                span: None,
-            })
+            input.spec(&settings, state)
         };
         match (job, &self.input) {
-            (Some(job), _) => job.topics.iter().map(spec).collect(),
+            (Some(job), _) => job.inputs.iter().map(spec).collect(),
             (None, Some(input)) => Ok(vec![spec(&self.topic(input, manifest)?)?]),
             (None, None) => Err(CliError::Usage("name a dataflow.yaml or an --input".into())),
         }
     }
 
     /// The input on the command line, with the scopes of the commit.
-    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<Topic, CliError> {
+    fn topic(&self, input: &SourceUri, manifest: &Manifest) -> Result<JobInput, CliError> {
         let scopes = manifest.body.scopes.iter().flatten();
         let mut attributes: Vec<&str> =
             scopes.filter_map(|name| name.split_once('=')).map(|(a, _)| a).collect();
         attributes.dedup();
         let mapping = Mapping::parse(&self.map, &attributes);
-        Ok(Topic {
+        let topic = Topic {
             name: "input".to_owned(),
             source: input.clone(),
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
+            start: Position::Beginning,
+            on_lost: OnLost::Error,
+            properties: properties(&self.kafka)?,
             log_time: None,
-            kafka: KafkaOptions {
-                // Kafka clients that read need a group, though no offsets are committed.
-                group: "tagflow-reconcile".to_owned(),
-                properties: properties(&self.kafka)?,
-                ..KafkaOptions::default()
-            },
-            span: None,
-        })
+        };
+        // Kafka clients that read need a group, though no offsets are committed.
+        Ok(JobInput { topic, group: "tagflow-reconcile".to_owned(), span: None })
     }
 }

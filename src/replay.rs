@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use dataflow::sources::{Beginning, Span};
 use dataflow::{Decisions, Settings};
-use schemas::config::SourceUri;
+use schemas::config::{Position, SourceUri};
 use schemas::manifest::Manifest;
 
 use crate::error::CliError;
@@ -173,31 +173,33 @@ impl Args {
             settings.decisions = Some(Decisions::read(&*open(state)?, manifest)?.into());
         }
         let began = until.as_ref().or(decisions.as_ref());
-        for topic in &mut job.topics {
-            if topic.source == SourceUri::Stdin {
+        for input in &mut job.inputs {
+            if input.topic.source == SourceUri::Stdin {
                 let what = "standard input cannot be read again; name the file it came from";
                 return Err(CliError::Usage(what.to_owned()));
             }
-            topic.kafka.from_end = false;
-            topic.kafka.group.push_str("-replay");
+            input.topic.start = Position::Beginning;
+            input.group.push_str("-replay");
             let beginning = match (&self.from, from, began) {
                 (Some(Start::Beginning), ..) => Beginning::Oldest,
                 (Some(Start::Time(ms)), ..) => Beginning::Time(*ms),
                 (_, Some(from), _) => {
-                    let partitions = partitions(from, &topic.name)?;
+                    let partitions = partitions(from, &input.topic.name)?;
                     Beginning::Positions(Span::positions(partitions)?)
                 }
                 (.., Some(began)) => {
-                    let partitions = partitions(began, &topic.name)?.iter();
+                    let partitions = partitions(began, &input.topic.name)?.iter();
                     Beginning::Positions(
                         partitions.map(|(name, state)| (name.clone(), state.begin)).collect(),
                     )
                 }
                 _ => Beginning::Oldest,
             };
-            let end =
-                until.as_ref().map(|until| partitions(until, &topic.name).cloned()).transpose()?;
-            topic.span = Some(Span { beginning, end });
+            let end = until
+                .as_ref()
+                .map(|until| partitions(until, &input.topic.name).cloned())
+                .transpose()?;
+            input.span = Some(Span { beginning, end });
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! `tagflow run`: runs the job until its input ends or it is told to stop.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
-use kafka::KafkaOptions;
 use prometheus_client::registry::Registry;
-use schemas::config::{Beyond, OnLost, Scope, SourceUri, State};
+use schemas::config::{Beyond, OnLost, Position, Scope, SourceUri, State, Topic};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::{Millis, TimeError};
@@ -17,7 +17,7 @@ use sinks::commits::Retention;
 
 use crate::error::CliError;
 use crate::host::worker_default;
-use crate::inputs::{Topic, properties};
+use crate::inputs::{JobInput, properties};
 use crate::job::{JOB_NAME, Job};
 use crate::output::Output;
 use crate::progress::LiveLine;
@@ -257,40 +257,40 @@ impl JobArgs {
         let attributes: Vec<&str> = self.scope.iter().map(|s| s.attribute.as_str()).collect();
         let mapping = Mapping::parse(&self.map, &attributes)
             .map_err(|error| CliError::Usage(format!("--map: {error}")))?;
+        let group = match input {
+            SourceUri::Kafka { topic, .. } => format!("tagflow-{topic}"),
+            _ => String::new(),
+        };
+        let topic = Topic {
+            name: "input".to_owned(),
+            source: input.clone(),
+            mapping,
+            start: Position::Beginning,
+            on_lost: self.on_lost.unwrap_or_default(),
+            properties: self.properties(input)?,
+            log_time: None,
+        };
         let metrics = self.metrics.clone();
-        let kafka = self.kafka(input)?;
-        let (name, source) = ("input".to_owned(), input.clone());
-        let log_time = None;
         Ok(Job {
             name: JOB_NAME.to_owned(),
             settings,
-            topics: vec![Topic { name, source, mapping, log_time, kafka, span: None }],
+            inputs: vec![JobInput { topic, group, span: None }],
             state: PathBuf::new(),
             workers: worker_default(),
             listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),
             store: None,
         })
     }
-}
 
-impl JobArgs {
-    fn kafka(&self, input: &SourceUri) -> Result<KafkaOptions, CliError> {
-        let SourceUri::Kafka { topic, .. } = input else {
-            let given =
-                [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
-            return match given.iter().find(|(_, given)| *given) {
-                Some((name, _)) => Err(CliError::Usage(format!(
-                    "{name} applies to kafka: inputs only; leave it out"
-                ))),
-                None => Ok(KafkaOptions::default()),
-            };
-        };
-        Ok(KafkaOptions {
-            group: format!("tagflow-{topic}"),
-            properties: properties(&self.kafka)?,
-            from_end: false,
-            on_lost: self.on_lost.unwrap_or_default(),
-        })
+    /// The properties of the Kafka client. Options for Kafka are an error with other inputs.
+    fn properties(&self, input: &SourceUri) -> Result<BTreeMap<String, String>, CliError> {
+        let given = [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) if !matches!(input, SourceUri::Kafka { .. }) => {
+                Err(CliError::Usage(format!("{name} applies to kafka: inputs only; leave it out")))
+            }
+            _ => properties(&self.kafka),
+        }
     }
 }
 

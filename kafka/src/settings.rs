@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use schemas::config::OnLost;
+use schemas::config::{OnLost, Position};
 use thiserror::Error;
 
 /// A topic, and how it is read or written.
@@ -33,8 +33,8 @@ pub struct KafkaOptions {
     pub properties: BTreeMap<String, String>,
     /// The group that offsets are committed for, for lag tools; `group.id` overrides it.
     pub group: String,
-    /// Whether a job without state begins at the end.
-    pub from_end: bool,
+    /// Where a job without state begins.
+    pub start: Position,
     /// What happens to records that were removed before they were read.
     pub on_lost: OnLost,
 }

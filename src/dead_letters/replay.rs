@@ -15,6 +15,7 @@ use sinks::commits::open_table;
 
 use super::replayed::{reasons, replayed};
 use crate::error::CliError;
+use crate::inputs::JobInput;
 use crate::job::Job;
 use crate::printer::{Print, Printer};
 use crate::repairs::Requester;
@@ -161,8 +162,8 @@ impl Args {
         base: &Manifest,
     ) -> Result<BTreeMap<String, Mapping>, CliError> {
         if let Some(job) = job {
-            let of = |topic: &crate::inputs::Topic| (topic.name.clone(), topic.mapping.clone());
-            return Ok(job.topics.iter().map(of).collect());
+            let of = |input: &JobInput| (input.topic.name.clone(), input.topic.mapping.clone());
+            return Ok(job.inputs.iter().map(of).collect());
         }
         let scopes = base.body.scopes.iter().flatten();
         let mut attributes: Vec<&str> =

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use kafka::{PartitionReader, TopicReader};
+use schemas::config;
 use schemas::manifest::{Fingerprint, Partition, Position};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -51,7 +52,8 @@ impl Log for TopicReader {
 
     fn beginning(&self, partition: &str, first: bool) -> Result<u64, LogError> {
         let (_, ends) = existing(self, partition)?;
-        Ok(if first && self.settings().options.from_end { ends.end } else { ends.start })
+        let start = self.settings().options.start;
+        Ok(if first && start == config::Position::End { ends.end } else { ends.start })
     }
 
     fn position_at(&self, partition: &str, ms: i64) -> Result<Option<u64>, LogError> {
