@@ -1,4 +1,5 @@
-//! The first error of a job. Operators cannot return errors, so they record them here and stop.
+//! The first error of a job or a check. Operators cannot return errors, so they record them here
+//! and stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,16 +7,22 @@ use parking_lot::Mutex;
 
 use crate::error::RunError;
 
-/// The error that ends the job, once one has been recorded.
-#[derive(Debug, Default)]
-pub(crate) struct Failure {
+/// The error that ends everything, once one has been recorded.
+#[derive(Debug)]
+pub(crate) struct Failure<E = RunError> {
     is_set: AtomicBool,
-    first: Mutex<Option<RunError>>,
+    first: Mutex<Option<E>>,
 }
 
-impl Failure {
+impl<E> Default for Failure<E> {
+    fn default() -> Self {
+        Self { is_set: AtomicBool::new(false), first: Mutex::new(None) }
+    }
+}
+
+impl<E> Failure<E> {
     /// Records an error. Later ones are dropped: they tend to be consequences of the first.
-    pub(crate) fn set(&self, error: impl Into<RunError>) {
+    pub(crate) fn set(&self, error: impl Into<E>) {
         self.first.lock().get_or_insert(error.into());
         self.is_set.store(true, Ordering::Release);
     }
@@ -26,7 +33,7 @@ impl Failure {
     }
 
     /// Takes the recorded error, if any.
-    pub(crate) fn take(&self) -> Option<RunError> {
+    pub(crate) fn take(&self) -> Option<E> {
         self.first.lock().take()
     }
 }

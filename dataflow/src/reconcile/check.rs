@@ -3,7 +3,7 @@
 //! Invariant: `look_up` shows exactly the events that the passes count.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use super::since::Since;
 use super::splits::Split;
 use super::{PARTS, Part, Progress, ReconcileError, Request, since, stored};
 use crate::clock::{Clock, SystemClock};
+use crate::failure::Failure;
 use crate::inputs::InputSpec;
 use crate::rate_limiter::RateLimiter;
 use crate::settings::{Settings, scopes};
@@ -52,8 +53,7 @@ pub(super) struct Check {
     pub(super) checked: AtomicU64,
     /// The number of records, copies included, that were events that count, in all passes.
     accepted: AtomicU64,
-    pub(super) failure: Mutex<Option<ReconcileError>>,
-    pub(super) failed: AtomicBool,
+    pub(super) failure: Failure<ReconcileError>,
 }
 
 impl Check {
@@ -109,8 +109,7 @@ impl Check {
             found: Mutex::default(),
             checked: AtomicU64::default(),
             accepted: AtomicU64::default(),
-            failure: Mutex::default(),
-            failed: AtomicBool::default(),
+            failure: Failure::default(),
         })
     }
 
@@ -153,7 +152,7 @@ impl Check {
         let mut accept = Accept::new(rules.clone(), split);
         let mut reader = split.open(&**log)?;
         let (mut more, mut moved_us) = (true, self.clock.mono_us());
-        while more && !self.failed.load(Ordering::Relaxed) {
+        while more && !self.failure.is_set() {
             let limit = self.pace.grant(TURN_RECORDS, self.clock.mono_us());
             if limit == 0 {
                 turn();
@@ -216,12 +215,6 @@ impl Check {
             each(event, &|| position.clone(), &self.rules(&position.input).hasher);
         }
         Ok(())
-    }
-
-    /// Ends the check with `error`, or with an earlier one.
-    pub(super) fn fail(&self, error: ReconcileError) {
-        self.failure.lock().get_or_insert(error);
-        self.failed.store(true, Ordering::Release);
     }
 }
 

@@ -104,18 +104,18 @@ fn pass(check: Check) -> Result<Check, ReconcileError> {
     let shared = Arc::clone(&check);
     let guards = timely::execute(config, move |worker| {
         if let Err(error) = work(worker, &shared) {
-            shared.fail(error);
+            shared.failure.set(error);
         }
-        if shared.failed.load(Ordering::Acquire) {
+        if shared.failure.is_set() {
             worker.installed_dataflows().into_iter().for_each(|id| worker.drop_dataflow(id));
         }
     });
     for result in guards.map_err(ReconcileError::Worker)?.join() {
         result.map_err(ReconcileError::Worker)?;
     }
-    let mut check = Arc::into_inner(check)
+    let check = Arc::into_inner(check)
         .unwrap_or_else(|| unreachable!("a worker still shares the check after it was joined"));
-    check.failure.get_mut().take().map_or(Ok(check), Err)
+    check.failure.take().map_or(Ok(check), Err)
 }
 
 /// One worker's inputs of the program.
@@ -190,7 +190,7 @@ fn work(worker: &mut Worker, check: &Arc<Check>) -> Result<(), ReconcileError> {
 
 /// Runs the operators for as long as something is pending.
 fn step_while(check: &Check, worker: &mut Worker, is_pending: impl Fn() -> bool) {
-    while is_pending() && !check.failed.load(Ordering::Relaxed) {
+    while is_pending() && !check.failure.is_set() {
         worker.step_or_park(Some(Duration::from_millis(100)));
     }
 }
