@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use api::{Boards, TagAnswer};
+use api::{BoardsAnswer, TagAnswer};
 use schemas::tags::Name;
 use schemas::time::format_ms;
 use sinks::cql::CqlReader;
@@ -109,7 +109,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
                 |view| Ok((view.as_of(), view.boards(scope)?)),
             )?;
             if options.json {
-                output.json(&Boards::new(options.scope, boards, &at))?;
+                output.json(&BoardsAnswer::new(options.scope, boards, &at))?;
             } else {
                 print_boards(&mut output, &boards, &at)?;
             }

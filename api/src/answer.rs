@@ -28,7 +28,7 @@ pub struct TagAnswer {
 
 /// The boards of a scope, as `tagflow query top --json` prints them.
 #[derive(Clone, Debug, Serialize)]
-pub struct Boards {
+pub struct BoardsAnswer {
     scope: String,
     boards: Vec<BoardAnswer>,
     #[serde(flatten)]
@@ -79,7 +79,7 @@ impl TagAnswer {
     }
 }
 
-impl Boards {
+impl BoardsAnswer {
     /// The answer for the boards of `scope`, read at `at`.
     pub fn new(scope: String, boards: Vec<Board>, at: &AsOf) -> Self {
         let answer = |b: Board| BoardAnswer { window: b.window, tags: b.entries };

@@ -13,6 +13,6 @@ mod problem;
 mod routes;
 mod server;
 
-pub use answer::{Boards, TagAnswer};
+pub use answer::{BoardsAnswer, TagAnswer};
 pub use metrics::Metrics;
 pub use server::{serve, serve_admin};

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::measure::{Running, now};
+use crate::measure::{KilledOnDrop, now};
 
 const LOOK: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -65,7 +65,7 @@ pub(crate) fn lags(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let _job = Running(job);
+    let _job = KilledOnDrop(job);
     let tag = until("a tag", || top_tag(tagflow, state))?;
     let (_serve, address) = serve(tagflow, state)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -110,10 +110,10 @@ fn top_tag(tagflow: &Path, state: &Path) -> Option<String> {
 }
 
 /// The serving process and its address.
-fn serve(tagflow: &Path, state: &Path) -> Result<(Running, String), Box<dyn Error>> {
+fn serve(tagflow: &Path, state: &Path) -> Result<(KilledOnDrop, String), Box<dyn Error>> {
     let mut command = Command::new(tagflow);
     command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(state);
-    let mut child = Running(command.stdout(Stdio::piped()).spawn()?);
+    let mut child = KilledOnDrop(command.stdout(Stdio::piped()).spawn()?);
     let out: ChildStdout = child.0.stdout.take().ok_or("no standard output")?;
     let mut url = String::new();
     BufReader::new(out).read_line(&mut url)?;

@@ -66,9 +66,9 @@ pub(crate) fn now() -> Instant {
 }
 
 /// A child process that is killed when this is dropped.
-pub(crate) struct Running(pub(crate) Child);
+pub(crate) struct KilledOnDrop(pub(crate) Child);
 
-impl Drop for Running {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         // It may have exited already.
         let _ = self.0.kill();

@@ -9,7 +9,7 @@ pub(crate) use recount::{RecordPosition, Refused};
 use schemas::manifest::Manifest;
 use schemas::rows::DeadLetters;
 use sinks::commits::{OpenSegment, Snapshot};
-use sinks::publish::{Content as RowContent, PublishRow};
+use sinks::publish::{Content, PublishRow};
 use sinks::storage::Storage;
 use sinks::store::{CommitView, evaluate};
 
@@ -138,13 +138,13 @@ pub(crate) fn held_back(before: &Manifest, next: &Manifest) -> Result<(), Violat
 }
 
 /// What readers see of a commit: the rows of an export, and the boards of each scope.
-pub(crate) struct Content {
+pub(crate) struct CommitContent {
     rows: BTreeMap<Key, Row>,
     /// Tags and their counts, by scope and window.
     boards: BTreeMap<(String, String), Vec<(String, i64)>>,
 }
 
-impl Content {
+impl CommitContent {
     /// Reads a commit.
     pub(crate) fn read(storage: &dyn Storage, manifest: &Manifest) -> Result<Self, String> {
         let text = |error: &dyn fmt::Display| error.to_string();
@@ -196,7 +196,7 @@ pub(crate) fn counts(
     topic: &[Vec<Retained>],
     redelivered: &Redelivered,
     rules: &Rules<'_>,
-) -> Result<Content, Violation> {
+) -> Result<CommitContent, Violation> {
     let commit = manifest.header.commit;
     let fail = |what: String| Violation {
         invariant: Check::Recount,
@@ -220,7 +220,7 @@ pub(crate) fn counts(
     // Without a time there is no event, and no window to evaluate.
     let as_of_ms = body.as_of_ms.unwrap_or(0);
     let want = recount(bytes(), rules, as_of_ms, None).map_err(fail)?;
-    let content = Content::read(storage, manifest).map_err(fail)?;
+    let content = CommitContent::read(storage, manifest).map_err(fail)?;
     if let Some(key) = differing(&want.rows, &content.rows).next() {
         let evidence = recount(bytes(), rules, as_of_ms, Some(key)).map_err(fail)?.evidence;
         let (want, got) = (want.rows.get(key), content.rows.get(key));
@@ -280,12 +280,12 @@ pub(crate) fn stored<'s>(
     snapshot: &Snapshot,
     rows: impl Iterator<Item = &'s PublishRow>,
 ) -> Result<(), Violation> {
-    let is_board = |content: &RowContent| matches!(content, RowContent::Board { .. });
+    let is_board = |content: &Content| matches!(content, Content::Board { .. });
     let got: BTreeMap<_, _> =
         rows.map(|row| ((is_board(&row.content), row.hash), row.content.clone())).collect();
     let tags = snapshot.tags_changed(0, None).map(|(hash, row)| ((false, hash), row.into()));
     let boards = snapshot.boards_changed(0, None).map(|(hash, row)| ((true, hash), row.into()));
-    let want: BTreeMap<_, RowContent> = tags.chain(boards).collect();
+    let want: BTreeMap<_, Content> = tags.chain(boards).collect();
     let keys: BTreeSet<_> = want.keys().chain(got.keys()).collect();
     match keys.into_iter().find(|key| want.get(key) != got.get(key)) {
         Some(key) => {

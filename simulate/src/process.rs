@@ -52,12 +52,12 @@ impl Probe {
     }
 }
 
-/// When a failing effect reports its error.
+/// When a failing change of a file name reports its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Before the effect, which does not happen.
+pub(crate) enum NameFault {
+    /// Before the change, which is not made.
     Before,
-    /// After the effect, which has happened.
+    /// After the change, which is made.
     After,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct ProcessFaults {
     /// Syncing fails.
     pub(crate) sync_fails: bool,
     /// The next change of a file name fails.
-    pub(crate) names_fail: Option<Side>,
+    pub(crate) names_fail: Option<NameFault>,
     /// The next file cannot be opened.
     pub(crate) open_fails: bool,
     /// The next read of the log fails.
@@ -172,10 +172,10 @@ impl Mounted {
     ) -> Result<T, StorageError> {
         self.effect(doing, name)?;
         let fails = self.process.faults().names_fail.take();
-        if let Some(side) = fails {
+        if let Some(fault) = fails {
             self.process.faults().struck = true;
             self.process.strike("name fails");
-            if side == Side::After {
+            if fault == NameFault::After {
                 change()?;
             }
             let source = io::Error::other("input/output error");

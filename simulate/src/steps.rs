@@ -10,12 +10,12 @@ use schemas::rows::{Boards, Ids, Table, Tags};
 use sinks::commits::{CommitError, Follower, Retention, list_commits, manifest_name, newest};
 use sinks::publish::PublishError;
 
-use crate::checks::{Check, Content, HORIZON_MS, TOP_K, Violation, violated};
+use crate::checks::{Check, CommitContent, HORIZON_MS, TOP_K, Violation, violated};
 use crate::clock::SimClock;
 use crate::disk::Choices;
 use crate::log::{Retained, Subscribed};
 use crate::plan::{Act, Action};
-use crate::process::{Connected, Mounted, Process, ProcessFaults, Side};
+use crate::process::{Connected, Mounted, NameFault, Process, ProcessFaults};
 use crate::rng::Rng;
 use crate::wire::Faults;
 use crate::world::{Job, World};
@@ -61,8 +61,8 @@ impl World<'_> {
                 self.promotions.wires().iter().for_each(|wire| wire.line().faults = faults);
             }
             Act::NameFails { made } => {
-                let side = if made { Side::After } else { Side::Before };
-                self.inject(|faults| faults.names_fail = Some(side));
+                let fault = if made { NameFault::After } else { NameFault::Before };
+                self.inject(|faults| faults.names_fail = Some(fault));
             }
             Act::Idle { hours } => {
                 self.count("idle hours");
@@ -154,18 +154,18 @@ impl World<'_> {
     fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         let process = Process::new(Arc::clone(&self.probe));
         let before = newest(&*self.disk).ok().flatten();
-        let before = before.map(|manifest| Content::read(&*self.disk, &manifest));
+        let before = before.map(|manifest| CommitContent::read(&*self.disk, &manifest));
         match self.start(rng, &process) {
             Ok(lockstep) => {
                 let takeover = lockstep.takeover().clone();
                 self.look(rng)?;
                 self.job = Some(Job { lockstep, process });
                 let Some(before) = before else { return Ok(()) };
-                let readable = |content: Result<Content, String>| {
+                let readable = |content: Result<CommitContent, String>| {
                     content.map_err(|what| Violation { invariant: Check::Sums, what })
                 };
                 let (before, now) =
-                    (readable(before)?, readable(Content::read(&*self.disk, &takeover))?);
+                    (readable(before)?, readable(CommitContent::read(&*self.disk, &takeover))?);
                 match before.differs(&now) {
                     Some(what) => violated(Check::Sums, format!("a takeover changed {what}")),
                     None => Ok(()),

@@ -6,7 +6,8 @@ use schemas::rows::DeadLetters;
 use sinks::commits::{CommitError, load, open_table, visible};
 
 use crate::checks::{
-    Check, Clocks, Content, Violation, counts, decisions, held_back, never_falls, refused, violated,
+    Check, Clocks, CommitContent, Violation, counts, decisions, held_back, never_falls, refused,
+    violated,
 };
 use crate::rng::Rng;
 use crate::wire::{Wire, Write};
@@ -14,7 +15,7 @@ use crate::world::World;
 
 impl World<'_> {
     /// C1 and C10 for one commit, and the decisions about the records that it added.
-    pub(crate) fn recount(&mut self, manifest: &Manifest) -> Result<Content, Violation> {
+    pub(crate) fn recount(&mut self, manifest: &Manifest) -> Result<CommitContent, Violation> {
         let segments = open_table::<DeadLetters>(&*self.disk, manifest);
         let segments = segments
             .map_err(|error| Violation { invariant: Check::Recount, what: error.to_string() })?;
@@ -22,7 +23,7 @@ impl World<'_> {
         let redelivered = self.redelivered(manifest, &refused)?;
         if self.correction_pending(manifest) {
             let fail = |what| Violation { invariant: Check::Recount, what };
-            return Content::read(&*self.disk, manifest).map_err(fail);
+            return CommitContent::read(&*self.disk, manifest).map_err(fail);
         }
         self.repaired_once(manifest)?;
         self.outcome.checks.count(Check::Recount);

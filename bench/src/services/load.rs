@@ -19,7 +19,7 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::statement::prepared::PreparedStatement;
 
 use super::servers::{PARTITIONS, Servers};
-use crate::measure::{Running, measure, median, now, peak};
+use crate::measure::{KilledOnDrop, measure, median, now, peak};
 use crate::paths::Paths;
 use crate::workload::Shape;
 
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// The process that produces the posts, and when it ended.
 struct Load {
-    child: Running,
+    child: KilledOnDrop,
     ended: Option<Instant>,
 }
 
@@ -127,7 +127,7 @@ fn at_rate(
     let (mut found, status) = (Vec::new(), format!("/proc/{}/status", job.0.id()));
     let (start, posts) = (now(), rate * seconds);
     let child = generate(posts).args(["--rate", &rate.to_string()]).spawn()?;
-    let mut load = Load { child: Running(child), ended: None };
+    let mut load = Load { child: KilledOnDrop(child), ended: None };
     let (mut waiting, mut sent, mut due) = (Vec::new(), 0, start);
     let ended = loop {
         load.look()?;
@@ -161,15 +161,15 @@ fn start_job(
     topic: &str,
     store: &str,
     state: &PathBuf,
-) -> Result<Running, Box<dyn Error>> {
+) -> Result<KilledOnDrop, Box<dyn Error>> {
     let mut job = Command::new(&paths.tagflow);
     job.args(["run", "--json", "--workers", "1", "--input", topic, "--store", store]);
     job.arg("--state").arg(state).stdin(Stdio::null()).stdout(Stdio::piped());
-    Ok(Running(job.stderr(Stdio::null()).spawn()?))
+    Ok(KilledOnDrop(job.stderr(Stdio::null()).spawn()?))
 }
 
 /// Stops a job, and computes the writes per row from its summary.
-fn writes_per_row(mut job: Running) -> Result<f64, Box<dyn Error>> {
+fn writes_per_row(mut job: KilledOnDrop) -> Result<f64, Box<dyn Error>> {
     Command::new("kill").args(["-TERM", &job.0.id().to_string()]).status()?;
     let mut summary = String::new();
     job.0.stdout.take().ok_or("no standard output")?.read_to_string(&mut summary)?;
