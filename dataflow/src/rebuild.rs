@@ -110,7 +110,7 @@ pub fn publish_rest(
 fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, RebuildError> {
     let first = newest(storage)?.ok_or(CommitError::Missing(0))?.header.commit;
     let is_newer = |manifest: &Manifest| manifest.header.commit > first;
-    next_commit((&spec.state, storage), &*spec.clock, is_newer, |last| {
+    let manifest = next_commit((&spec.state, storage), &*spec.clock, is_newer, |last| {
         let owner = owner(&spec.host, &*spec.clock)?;
         let start = Start {
             owner: owner.id,
@@ -119,6 +119,8 @@ fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, 
             scopes: None,
             wall_ms: owner.started_ms,
         };
-        Ok(Some(renew(storage, last, &start, above)?))
-    })
+        Ok::<_, RebuildError>(Some(renew(storage, last, &start, above)?))
+    })?;
+    assert!(manifest.header.commit > first, "commit {first} was made before the request");
+    Ok(manifest)
 }

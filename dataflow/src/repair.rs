@@ -124,6 +124,11 @@ pub fn request_repairs(
     let has_taken = |manifest: &Manifest| manifest.body.control > last;
     let take = |newest| commit_controls(target, newest).map(|()| None);
     let taken = next_commit((&target.state, &*storage), &*target.clock, has_taken, take)?;
+    assert!(
+        taken.body.control > last,
+        "request {last} is in no commit up to {}",
+        taken.header.commit
+    );
     Ok((taken, before.body.control))
 }
 

@@ -102,6 +102,7 @@ fn spread(buckets: &BTreeMap<(u8, i64), (i64, i64)>, kept: &Kept) -> Vec<BucketC
             width_ms: slide_ms,
             by: by - explained(start),
         });
+        debug_assert!(slide_ms > 0, "a window that never moves");
         let rest: Vec<_> = rest.filter(|change| change.by != 0).collect();
         changes.extend(rest);
     }

@@ -87,7 +87,9 @@ impl Differences {
     /// What to look up in the log.
     pub(super) fn evidence(&self) -> LogEvidence {
         let keys = self.keys.keys().take(KEYS_MAX);
-        LogEvidence { keys: keys.map(|key| (*key, Evidence::default())).collect() }
+        let keys: HashMap<_, _> = keys.map(|key| (*key, Evidence::default())).collect();
+        debug_assert_eq!(keys.is_empty(), self.keys.is_empty(), "a key that is not looked up");
+        LogEvidence { keys }
     }
 
     /// The keys that differ.

@@ -25,6 +25,7 @@ use super::{
 /// Checks a commit against its log.
 pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Findings, ReconcileError> {
     let parts = parts(&request);
+    assert!(!parts.is_empty(), "a check without a pass");
     let mut check = Check::new(request, Arc::clone(progress))?;
     progress.all.store(check.span() * parts.len() as u64, Ordering::Relaxed);
     let Manifest { header, body } = &check.request.snapshot.manifest;
