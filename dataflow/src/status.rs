@@ -170,7 +170,7 @@ impl Status {
         counter("publish_refused", "Rows the store never takes", &self.publish_refused);
         registry.register("records", "Records read by this process", self.records.clone());
         registry.register("cold_reads", "Tags read from segments", self.cold_reads.clone());
-        registry.register("evicted_tags", "Tags let go from memory", self.evicted.clone());
+        registry.register("evicted_tags", "Tags evicted from memory", self.evicted.clone());
         let help = "Scans of all tags in memory for a board";
         registry.register("board_scans", help, self.board_scans.clone());
         registry.register("merges", "Background merges of segments", self.merges.clone());

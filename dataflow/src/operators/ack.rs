@@ -53,7 +53,7 @@ impl Acker {
         part: String,
         wake: SyncActivator,
     ) -> Self {
-        capability.downgrade(&close_of(context.start.header.commit + 1));
+        capability.downgrade(&close_of(context.first_commit()));
         Self {
             context: context.clone(),
             output,

@@ -175,7 +175,7 @@ pub(crate) fn commit_operator<'s, S: PerCommit>(
         let Ok([_, mut closed_cap, acks_cap]) = <[_; 3]>::try_from(capabilities) else {
             unreachable!("there is a capability for each of the three outputs");
         };
-        let first = context.start.header.commit + 1;
+        let first = context.first_commit();
         closed_cap.downgrade(&close_of(first));
         let mut emitted_out = OutputBuilder::from(emitted_out);
         let mut operator = state.map(|state| Operator {

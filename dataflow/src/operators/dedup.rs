@@ -77,7 +77,7 @@ impl Dedup {
     /// Loads the ids of the bins that `worker` owns.
     pub(crate) fn load(context: &Context, worker: WorkerId) -> Result<Self, CommitError> {
         let start = &context.start;
-        let mut dedup = Self::new(context.settings.beyond, start.header.commit + 1, worker);
+        let mut dedup = Self::new(context.settings.beyond, context.first_commit(), worker);
         dedup.floor_ms = start.body.floor_ms.filter(|_| !planted(Bug::FloorForgotten));
         let floor = start.body.floor_ms.map_or(0, hour);
         dedup.audit = Audit::load(context, worker)?;

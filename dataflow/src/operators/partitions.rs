@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use schemas::config::LogTimeSource;
 use schemas::control::Control;
 use schemas::log_time::LogTime;
 use schemas::manifest::{Counters, Partition, Position};
@@ -13,7 +12,7 @@ use schemas::rows::DeadLetters;
 use schemas::segment::Rows;
 
 use super::controls::Controls;
-use super::read::{Feed, Intake};
+use super::intake::{Feed, Intake};
 use crate::context::Context;
 use crate::error::RunError;
 use crate::limits::AGREE_MS;
@@ -35,7 +34,6 @@ struct Ordered {
     next: Next,
     /// Its end when the commit before ended.
     end_before: Option<u64>,
-    at_end: bool,
     alignment: Alignment,
 }
 
@@ -91,7 +89,7 @@ impl Partitions {
     pub(crate) fn new(context: &Context, worker: WorkerId) -> Result<Self, RunError> {
         let start = &context.start;
         let hasher = start.body.hash_key.hasher();
-        let first = start.header.commit + 1;
+        let first = context.first_commit();
         let mut partitions = Self {
             context: context.clone(),
             intake: Intake::new(Arc::clone(&context.settings), hasher, first),
@@ -129,7 +127,6 @@ impl Partitions {
             largest: start.body.largest_ts_ms.map(|ts| (ts, self.context.started_us)),
             next: Next::More,
             end_before: None,
-            at_end: false,
             alignment: Alignment::default(),
         });
         Ok(())
@@ -311,7 +308,7 @@ impl Partitions {
             lost += o.reader.lost();
             let end = o.reader.end()?;
             let read = o.reader.position();
-            o.at_end = match o.end_before {
+            let at_end = match o.end_before {
                 Some(before) => read >= before,
                 None => o.next != Next::More && end.is_none_or(|end| read >= end),
             };
@@ -320,7 +317,7 @@ impl Partitions {
                 position: Position::Offset(read),
                 begin: o.part.begin,
                 log_time: o.log_time.clone(),
-                at_end: o.at_end,
+                at_end,
                 done: o.next == Next::End,
                 fingerprint: o.reader.fingerprint().or_else(|| o.part.fingerprint.clone()),
             };
@@ -417,8 +414,7 @@ fn read_ordered(
     let (mut read, mut largest) = (0, None);
     ordered.next = ordered.reader.read(limit, &mut |record| {
         read += 1;
-        let stamp_ms =
-            record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
+        let stamp_ms = feed.stamp_ms(record);
         if let Some(ts_ms) = intake.take(record, &mut feed, batches) {
             largest = largest.max(Some(stamp_ms.unwrap_or(ts_ms)));
         }

@@ -53,7 +53,9 @@ impl TagState {
         let snapshot = context.latest.current();
         let body = &snapshot.manifest.body;
         let (tiers, scopes) = (context.settings.windows.tiers(), context.settings.scope_names());
-        let commit = snapshot.manifest.header.commit + 1;
+        let commit = context.first_commit();
+        let newest = snapshot.manifest.header.commit;
+        assert!(newest < commit, "commit {newest} was made before all workers had loaded");
         let windows = tiers.len();
         let board = |_| Board::new(context.settings.top_k);
         let mut state = Self {

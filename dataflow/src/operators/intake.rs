@@ -53,6 +53,13 @@ pub(crate) struct Feed<'p> {
     pub(crate) decisions: Option<PartitionDecisions<'p>>,
 }
 
+impl Feed<'_> {
+    /// When the log took a record in, unless its log time follows event times.
+    pub(crate) fn stamp_ms(&self, record: Record<'_>) -> Option<i64> {
+        record.stamp_ms.filter(|_| self.input.log_time != Some(LogTimeSource::Event))
+    }
+}
+
 impl Intake {
     pub(crate) fn new(settings: Arc<Settings>, hasher: Hasher, commit: u64) -> Self {
         Self {
@@ -94,8 +101,7 @@ impl Intake {
             self.counters.after_until += 1;
             return None;
         }
-        let stamp_ms =
-            record.stamp_ms.filter(|_| feed.input.log_time != Some(LogTimeSource::Event));
+        let stamp_ms = feed.stamp_ms(record);
         let decided = feed.decisions.and_then(|decisions| decisions.at(record.position));
         // A log that stamps its records tells what is in the future, and tells the same each time.
         let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
