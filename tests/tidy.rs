@@ -87,7 +87,7 @@ fn none(what: &str, findings: Vec<String>) {
 
 /// The part of a file before its unit tests.
 fn product(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap()
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap()
 }
 
 fn is_test(file: &Path) -> bool {
