@@ -19,7 +19,7 @@ use crate::error::{ErrorKind, is_unknown, kind};
 /// A consumer of a topic.
 pub(crate) type Consumer = BaseConsumer<Handle>;
 
-const MINUTE_US: u64 = 60_000_000;
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// What is known of a partition: its watermarks as brokers last gave them, and the records it is
 /// recognised by.
@@ -79,14 +79,16 @@ pub(crate) type Partitions = BTreeMap<i32, Arc<Partition>>;
 
 /// Lets something through once a minute.
 #[derive(Default)]
-struct Throttle(AtomicU64);
+struct Throttle(Mutex<Option<Duration>>);
 
 impl Throttle {
-    fn is_due(&self, now_us: u64) -> bool {
-        let last = self.0.load(Ordering::Relaxed);
-        let due = last == 0 || now_us.saturating_sub(last) >= MINUTE_US;
-        due && self.0.compare_exchange(last, now_us.max(1), Ordering::Relaxed, Ordering::Relaxed)
-            == Ok(last)
+    fn is_due(&self, now: Duration) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|last| now >= last + MINUTE);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
     }
 }
 
@@ -135,10 +137,6 @@ impl Shared {
         self.opened.elapsed()
     }
 
-    fn elapsed_us(&self) -> u64 {
-        u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
     /// What a client reported last, and what kind of error that is.
     pub(crate) fn reported(&self) -> Option<(ErrorKind, String)> {
         self.reported.lock().clone()
@@ -147,7 +145,7 @@ impl Shared {
     /// Counts a transient error, and logs it at most once a minute.
     pub(crate) fn trouble(&self, what: &str) {
         self.troubles.fetch_add(1, Ordering::Relaxed);
-        if self.told_trouble.is_due(self.elapsed_us()) {
+        if self.told_trouble.is_due(self.elapsed()) {
             tracing::warn!(topic = self.topic, "Kafka: {what}; trying again");
         }
     }
@@ -213,7 +211,7 @@ impl ClientContext for Handle {
 impl ConsumerContext for Handle {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result
-            && self.0.told_commit.is_due(self.0.elapsed_us())
+            && self.0.told_commit.is_due(self.0.elapsed())
         {
             let topic = &self.0.topic;
             tracing::warn!(
@@ -268,7 +266,7 @@ mod tests {
     #[test]
     fn throttle_lets_through_once_a_minute() {
         let throttle = Throttle::default();
-        let due: Vec<u64> = (0..200).filter(|s| throttle.is_due(s * 1_000_000)).collect();
-        assert_eq!(due, [0, 61, 121, 181]);
+        let due: Vec<u64> = (0..200).filter(|s| throttle.is_due(Duration::from_secs(*s))).collect();
+        assert_eq!(due, [0, 60, 120, 180]);
     }
 }

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units() {
+    fn times_are_parsed_in_every_unit() {
         assert_eq!(TimeUnit::Millis.parse("1700000000000"), Ok(1_700_000_000_000));
         assert_eq!(TimeUnit::Micros.parse("1700000000123456"), Ok(1_700_000_000_123));
         assert_eq!(TimeUnit::Seconds.parse("1700000000"), Ok(1_700_000_000_000));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed_and_formatted() {
         for (text, ms) in [("90s", 90_000), ("10m", 600_000), ("24h", 86_400_000), ("50ms", 50)] {
             assert_eq!(parse_duration_ms(text), Ok(ms));
         }

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources() {
+    fn every_kind_of_source_is_parsed() {
         let file = |path: &str| SourceUri::File(path.into());
         let server = |host: &str, port| HostPort { host: host.to_owned(), port };
         for (text, want) in [
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_a_generator() {
+    fn generator_parameters_are_parsed() {
         let text = "generator:?rate=1000&posts=5&seed=7&tags-mean=2.5&vocabulary=50&zipf=1.1\
                     &duplicates=0.1&late=0.2&future=0.3&bursts=true&hot-tag=0.9&partitions=3";
         let shape = PostShape {
@@ -158,11 +158,11 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_part() {
+    fn errors_name_the_part() {
         let kafka = "write kafka://HOST:PORT[,HOST:PORT]/TOPIC";
         let kinds = r#"use one of "kafka:", "file:", "stdin:", "generator:""#;
         let example = "write the parameters of a generator as generator:?rate=1000&seed=7";
-        for (text, said, cure) in [
+        for (text, what, hint) in [
             ("", "does not name a local file", "write file:PATH"),
             ("file:", "does not name a local file", "write file:PATH"),
             ("file://host", "does not name a local file", "write file:PATH"),
@@ -187,7 +187,7 @@ mod tests {
             ("generator:?bursts", r#""bursts": """#, "is not true or false"),
         ] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();
-            assert!(error.contains(said) && error.ends_with(cure), "{text}: {error}");
+            assert!(error.contains(what) && error.ends_with(hint), "{text}: {error}");
         }
     }
 }

@@ -82,16 +82,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stores() {
+    fn stores_are_parsed_and_displayed() {
         for text in ["cql://127.0.0.1:9042/tags", "cql://a:1,[::1]:2/Tags_2"] {
             assert_eq!(text.parse::<StoreUri>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn mistakes_name_the_part() {
+    fn errors_name_the_part() {
         let form = "write cql://HOST:PORT[,HOST:PORT]/KEYSPACE";
-        for (text, said, cure) in [
+        for (text, what, hint) in [
             ("", "it does not begin with cql://", form),
             ("127.0.0.1:9042/tags", "it does not begin with cql://", form),
             ("cql://127.0.0.1:9042", "no keyspace", form),
@@ -104,7 +104,7 @@ mod tests {
             ("cql://a:1/tags;drop", "is not a keyspace name", "first a letter"),
         ] {
             let error = text.parse::<StoreUri>().unwrap_err().to_string();
-            assert!(error.contains(said) && error.ends_with(cure), "{text}: {error}");
+            assert!(error.contains(what) && error.ends_with(hint), "{text}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
     }
