@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::Findings;
 use dataflow::{Repair, RepairTarget, Settings, repairs, request_repairs};
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
 use schemas::time::format_ms;
@@ -95,7 +95,7 @@ impl Requester {
     ) -> Result<(Manifest, Vec<Repair>), CliError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
-        let asker = Asker {
+        let author = Author {
             who: format!("{}@{}", user.as_deref().unwrap_or("unknown"), host_name()),
             when_ms: clock.wall_ms(),
             why: self.why.clone(),
@@ -110,11 +110,11 @@ impl Requester {
             clock,
             host: host_name(),
         };
-        let (taken, first) = request_repairs(&target, &asker, records)?;
+        let (taken, first) = request_repairs(&target, &author, records)?;
         let storage = open(&self.state)?;
         let mut done = repairs(&*storage, &taken)?;
         done.retain(|repair| {
-            repair.request >= first && repair.who == asker.who && repair.when == asker.when_ms
+            repair.request >= first && repair.who == author.who && repair.when == author.when_ms
         });
         Ok((taken, done))
     }

@@ -10,7 +10,7 @@ use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
 use sinks::commits::{
-    CommitError, Lock, Owner, Start, TakeoverError, Watch, list_commits, load, load_header,
+    Claimant, CommitError, Lock, Owner, TakeoverError, Watch, list_commits, load, load_header,
     rollback, take_over,
 };
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -33,7 +33,7 @@ pub(crate) fn acquire(
         StateAt::Storage(_) => None,
     };
     let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
-    let start = Start {
+    let claimant = Claimant {
         owner: owner.id.clone(),
         hash_key: match &spec.settings.decisions {
             Some(decisions) => decisions.hash_key(),
@@ -44,7 +44,7 @@ pub(crate) fn acquire(
         wall_ms: owner.started_ms,
     };
     let mut watched = Ok(());
-    let takeover = take_over(storage, &start, |before| {
+    let takeover = take_over(storage, &claimant, |before| {
         let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
         if spec.take_over || before.body.clean {
             return None;
@@ -105,14 +105,14 @@ pub fn roll_back(
     }
     let owner = owner(host, &**clock)?;
     let _lock = Lock::take(root, &owner)?;
-    let start = Start {
+    let claimant = Claimant {
         owner: owner.id,
         hash_key: HashKey::new(clock.random()?),
         windows: Windows::default(),
         scopes: None,
         wall_ms: owner.started_ms,
     };
-    Ok(rollback(&storage, to, &start)?)
+    Ok(rollback(&storage, to, &claimant)?)
 }
 
 /// Watches a running owner: whether it makes a commit within `silent_ms`.

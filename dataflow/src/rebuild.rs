@@ -12,7 +12,7 @@ use std::sync::Arc;
 use schemas::hash::HashKey;
 use schemas::manifest::Manifest;
 use schemas::windows::Windows;
-use sinks::commits::{CommitError, Snapshot, Start, newest, renew};
+use sinks::commits::{Claimant, CommitError, Snapshot, newest, renew};
 use sinks::publish::{PublishError, PublishTask, Publisher};
 use sinks::storage::{DiskStorage, Storage, StorageError};
 use thiserror::Error;
@@ -112,14 +112,14 @@ fn newer(storage: &dyn Storage, spec: &Rebuild, above: i64) -> Result<Manifest, 
     let is_newer = |manifest: &Manifest| manifest.header.commit > first;
     let manifest = next_commit((&spec.state, storage), &*spec.clock, is_newer, |last| {
         let owner = owner(&spec.host, &*spec.clock)?;
-        let start = Start {
+        let claimant = Claimant {
             owner: owner.id,
             hash_key: HashKey::new(spec.clock.random()?),
             windows: Windows::default(),
             scopes: None,
             wall_ms: owner.started_ms,
         };
-        Ok::<_, RebuildError>(Some(renew(storage, last, &start, above)?))
+        Ok::<_, RebuildError>(Some(renew(storage, last, &claimant, above)?))
     })?;
     assert!(manifest.header.commit > first, "commit {first} was made before the request");
     Ok(manifest)

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use schemas::hash::KeyHash;
 use schemas::manifest::{Block, Counters, Partition, SegmentMeta};
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,7 @@ pub(crate) struct Order {
     /// The number of the file that it came in.
     pub(crate) request: u64,
     /// Who requested it, when and why.
-    pub(crate) asker: Asker,
+    pub(crate) author: Author,
     /// What to do.
     pub(crate) control: Control,
 }

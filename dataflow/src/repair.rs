@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
 use schemas::rows::{Redelivery, Repairs};
@@ -114,13 +114,13 @@ pub struct Repair {
 /// commit, and the number of the first request that may be one of them.
 pub fn request_repairs(
     target: &RepairTarget,
-    asker: &Asker,
+    author: &Author,
     records: &[Control],
 ) -> Result<(Manifest, u64), RepairError> {
     let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&target.state)?);
     let before = newest(&*storage)?.ok_or(CommitError::Missing(0))?;
     let id = owner(&target.host, &*target.clock)?.id;
-    let last = queue(&*storage, &id, asker, records)?;
+    let last = queue(&*storage, &id, author, records)?;
     let has_taken = |manifest: &Manifest| manifest.body.control > last;
     let take = |newest| commit_controls(target, newest).map(|()| None);
     let taken = next_commit((&target.state, &*storage), &*target.clock, has_taken, take)?;

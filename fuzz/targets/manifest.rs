@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = control::decode(bytes);
     let mut file = format!("tagflow-control 1 {}\n", checksum(bytes)).into_bytes();
     file.extend_from_slice(bytes);
-    if let Ok((asker, records)) = control::decode(&file) {
-        let again = control::encode(&asker, &records).expect("they have been some");
-        assert_eq!(control::decode(&again).ok(), Some((asker, records)));
+    if let Ok((author, records)) = control::decode(&file) {
+        let again = control::encode(&author, &records).expect("they have been some");
+        assert_eq!(control::decode(&again).ok(), Some((author, records)));
     }
 });

@@ -13,14 +13,14 @@ use crate::manifest::checksum;
 
 const MAGIC: &str = "tagflow-control 1";
 
-/// Who requests something, when, and why.
+/// The author of control records, when they were written, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asker {
+pub struct Author {
     /// Who: a user and a host.
     pub who: String,
-    /// When, in milliseconds of the requester's wall clock.
+    /// When, in milliseconds of the author's wall clock.
     pub when_ms: i64,
-    /// Why, in the requester's words.
+    /// Why, in the author's words.
     pub why: String,
     /// The commit that the records are based on.
     pub base: u64,
@@ -130,8 +130,8 @@ pub enum ControlError {
 }
 
 /// Encodes a file of control records.
-pub fn encode(asker: &Asker, controls: &[Control]) -> Result<Vec<u8>, ControlError> {
-    let mut rest = serde_json::to_vec(asker)?;
+pub fn encode(author: &Author, controls: &[Control]) -> Result<Vec<u8>, ControlError> {
+    let mut rest = serde_json::to_vec(author)?;
     rest.push(b'\n');
     for control in controls {
         serde_json::to_writer(&mut rest, control)?;
@@ -143,7 +143,7 @@ pub fn encode(asker: &Asker, controls: &[Control]) -> Result<Vec<u8>, ControlErr
 }
 
 /// Decodes a file of control records.
-pub fn decode(bytes: &[u8]) -> Result<(Asker, Vec<Control>), ControlError> {
+pub fn decode(bytes: &[u8]) -> Result<(Author, Vec<Control>), ControlError> {
     let end = bytes.iter().take(64).position(|b| *b == b'\n').ok_or(ControlError::NotControls)?;
     let (first, rest) = (&bytes[..end], &bytes[end + 1..]);
     let sum = first.strip_prefix(MAGIC.as_bytes()).and_then(|rest| rest.strip_prefix(b" "));
@@ -151,9 +151,9 @@ pub fn decode(bytes: &[u8]) -> Result<(Asker, Vec<Control>), ControlError> {
         return Err(ControlError::Checksum);
     }
     let mut lines = rest.split(|b| *b == b'\n').filter(|line| !line.is_empty());
-    let asker = serde_json::from_slice(lines.next().ok_or(ControlError::NotControls)?)?;
+    let author = serde_json::from_slice(lines.next().ok_or(ControlError::NotControls)?)?;
     let controls = lines.map(serde_json::from_slice).collect::<Result<_, _>>()?;
-    Ok((asker, controls))
+    Ok((author, controls))
 }
 
 #[cfg(test)]
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn control_records_read_back_and_damage_is_refused() {
-        let asker = Asker { who: "ann@host".into(), base: 9, ..Asker::default() };
-        let bytes = encode(&asker, &controls()).unwrap();
-        assert_eq!(decode(&bytes).unwrap(), (asker, controls()));
+        let author = Author { who: "ann@host".into(), base: 9, ..Author::default() };
+        let bytes = encode(&author, &controls()).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), (author, controls()));
         for end in 0..bytes.len() {
             assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
         }

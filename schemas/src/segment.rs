@@ -37,7 +37,7 @@ pub enum SegmentError {
     #[error("not a valid Arrow file: {0}")]
     Arrow(#[from] ArrowError),
     /// The file ends early or points outside itself.
-    #[error("the file is cut off or damaged")]
+    #[error("the file is truncated or damaged")]
     Bounds,
     /// The rows are those of another table or another version.
     #[error("its columns are not those of this table")]

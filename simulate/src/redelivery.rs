@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use schemas::manifest::Manifest;
 use schemas::rows::{BelowFloor, DeadLetters, Repairs};
 use serde_json::Value;
@@ -67,13 +67,13 @@ impl World<'_> {
         }
         self.count("record delivered again");
         let (base, history) = (manifest.header.commit, manifest.header.history);
-        let asker = Asker { who: "sim".into(), base, history, ..Asker::default() };
+        let author = Author { who: "sim".into(), base, history, ..Author::default() };
         let killed = Process::new(Arc::clone(&self.probe));
         killed.faults().effects_left = Some(rng.below(12));
         for process in [killed, Process::new(Arc::clone(&self.probe))] {
             let disk = Mounted { disk: Arc::clone(&self.disk), process };
             // A file whose number was not returned may exist, or not.
-            let number = queue(&disk, "sim", &asker, &controls).unwrap_or(u64::MAX);
+            let number = queue(&disk, "sim", &author, &controls).unwrap_or(u64::MAX);
             for (at, record) in &requested {
                 let request =
                     RedeliveryRequest { record: record.clone(), number, at_ms: self.time.now_ms() };

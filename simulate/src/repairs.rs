@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use schemas::control::{Asker, BucketChange, Control, Correction, Id, Values};
+use schemas::control::{Author, BucketChange, Control, Correction, Id, Values};
 use schemas::hash::KeyHash;
 use schemas::manifest::{Manifest, SegmentMeta, checksum};
 use schemas::rows::{IdRow, Ids, Repairs, Table, TagRow, Tags};
@@ -42,13 +42,13 @@ impl World<'_> {
         self.count("drift");
         self.promotions.drifted.insert(hash);
         let history = newest(&*self.disk).ok().flatten().map_or(0, |m| m.header.history);
-        let asker = Asker { who: "sim".into(), base: commit, history, ..Asker::default() };
+        let author = Author { who: "sim".into(), base: commit, history, ..Author::default() };
         // The first process that asks may be killed.
         let killed = Process::new(Arc::clone(&self.probe));
         killed.faults().effects_left = Some(rng.below(12));
         for process in [killed, Process::new(Arc::clone(&self.probe))] {
             let disk = Mounted { disk: Arc::clone(&self.disk), process };
-            if let Ok(number) = queue(&disk, "sim", &asker, std::slice::from_ref(&control)) {
+            if let Ok(number) = queue(&disk, "sim", &author, std::slice::from_ref(&control)) {
                 self.correction = Some(CorrectionRequest { number, hash, base: commit });
             }
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use schemas::hash::KeyHash;
 use schemas::rows::{IdRow, Ids, TagRow, Tags};
 use serde_json::{Value, json};
@@ -337,7 +337,7 @@ fn running_job_republishes_existing_and_unknown_rows() {
         display: key.to_owned(),
     };
     let controls = [again(&scope, &key), again("", "nobody")];
-    let number = queue(&storage, "test", &Asker::default(), &controls).unwrap();
+    let number = queue(&storage, "test", &Author::default(), &controls).unwrap();
     let taken = eventually("a commit", || Some(newest()).filter(|m| m.body.control > number));
     assert_eq!(taken.body.counters.republished - before.body.counters.republished, 2);
     let snapshot = sinks::commits::Snapshot::open(&storage, taken, None).unwrap();

@@ -46,7 +46,7 @@ impl Audit {
 
     /// Whether a later correction of `key` has made this one void. If so, it is counted.
     pub(crate) fn is_superseded(&mut self, key: KeyHash, order: &Order) -> bool {
-        let later = self.corrected.get(&key).is_some_and(|last| *last > order.asker.base);
+        let later = self.corrected.get(&key).is_some_and(|last| *last > order.author.base);
         self.counters.superseded += u64::from(later);
         later
     }
@@ -68,10 +68,10 @@ impl Audit {
             lo: key.lo,
             before,
             after,
-            who: &order.asker.who,
-            why: &order.asker.why,
-            when_ms: order.asker.when_ms,
-            base: order.asker.base,
+            who: &order.author.who,
+            why: &order.author.why,
+            when_ms: order.author.when_ms,
+            base: order.author.base,
             commit,
         };
         self.rows.push(repair_hash(key, order.request), &row);

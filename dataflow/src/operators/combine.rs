@@ -162,7 +162,7 @@ pub(crate) fn combine<'s>(
 #[cfg(test)]
 mod tests {
     use schemas::config::Beyond;
-    use schemas::control::{Asker, Control, Id};
+    use schemas::control::{Author, Control, Id};
     use schemas::hash::HashKey;
     use schemas::windows::Windows;
 
@@ -268,7 +268,7 @@ mod tests {
         let other = KeyHash { hi: sun.hi.wrapping_add(1 << 54), lo: 0 };
         for (request, id) in [(1, sun), (2, other), (3, sun)] {
             let control = Control::Forget(Id { hash: id, text: String::new(), hour: 0 });
-            let route = Route::Order(Box::new(Order { request, asker: asker(), control }));
+            let route = Route::Order(Box::new(Order { request, author: author(), control }));
             asked.posts.push(Post { id, ts_ms: 0, tags: (0, 0), scopes: Box::default(), route });
         }
         combine.add(&mut slice, asked);
@@ -284,8 +284,8 @@ mod tests {
         assert_eq!(slice.take(&combine.process.spare.mentions).count(), 0, "orders are taken once");
     }
 
-    fn asker() -> Asker {
+    fn author() -> Author {
         let (who, why) = (String::new(), String::new());
-        Asker { who, when_ms: 0, why, base: 0, history: 0 }
+        Author { who, when_ms: 0, why, base: 0, history: 0 }
     }
 }

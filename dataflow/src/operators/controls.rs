@@ -64,11 +64,11 @@ impl Controls {
             if taken >= CONTROL_RECORDS {
                 break;
             }
-            let (asker, records) = controls(&*self.storage, number)?;
+            let (author, records) = controls(&*self.storage, number)?;
             self.next = number + 1;
             taken += records.len();
             for control in records {
-                let order = Order { request: number, asker: asker.clone(), control };
+                let order = Order { request: number, author: author.clone(), control };
                 let Some(id) = self.target(&order) else { continue };
                 if !matches!(order.control, Control::Redeliver { .. }) {
                     batches.of(id).posts.push(order_post(id, order));
@@ -82,7 +82,7 @@ impl Controls {
 
     /// The hash of what an order changes. `None` if it is void.
     fn target(&mut self, order: &Order) -> Option<KeyHash> {
-        let of_other_history = order.asker.history != self.history;
+        let of_other_history = order.author.history != self.history;
         let (hash, is_void) = match &order.control {
             Control::Correct(correction) => (correction.hash, of_other_history),
             Control::Remember(id) | Control::Forget(id) => (id.hash, of_other_history),

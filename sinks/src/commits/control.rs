@@ -1,9 +1,9 @@
 //! Numbered files of control records: requests to a job, in the order it applies them.
 //!
 //! Invariants: a number that a commit has consumed is never used again; a file is durable before
-//! its requester learns its number.
+//! its author learns its number.
 
-use schemas::control::{Asker, Control, ControlError, decode, encode};
+use schemas::control::{Author, Control, ControlError, decode, encode};
 use thiserror::Error;
 
 use super::files::{CommitError, newest};
@@ -45,25 +45,25 @@ pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageErro
 }
 
 /// Reads a file: who wrote it, and its records.
-pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Asker, Vec<Control>), QueueError> {
+pub fn controls(storage: &dyn Storage, number: u64) -> Result<(Author, Vec<Control>), QueueError> {
     let name = name(number);
     let damaged = |error| QueueError::Damaged { file: storage.display(&name), error };
     decode(&storage.open(&name)?).map_err(damaged)
 }
 
 /// Submits records to the job of this state and returns the number of the last file, which is
-/// durable. `owner` keeps concurrent requesters apart. Without records this requests just a commit,
+/// durable. `owner` keeps concurrent authors apart. Without records this requests just a commit,
 /// with which boards and the job's row are published again.
 pub fn queue(
     storage: &dyn Storage,
     owner: &str,
-    asker: &Asker,
+    author: &Author,
     records: &[Control],
 ) -> Result<u64, QueueError> {
     let (first, rest) = records.split_at(records.len().min(RECORDS_MAX));
-    let mut last = write(storage, owner, asker, first)?;
+    let mut last = write(storage, owner, author, first)?;
     for records in rest.chunks(RECORDS_MAX) {
-        last = write(storage, owner, asker, records)?;
+        last = write(storage, owner, author, records)?;
     }
     Ok(last)
 }
@@ -71,12 +71,12 @@ pub fn queue(
 fn write(
     storage: &dyn Storage,
     owner: &str,
-    asker: &Asker,
+    author: &Author,
     records: &[Control],
 ) -> Result<u64, QueueError> {
     debug_assert!(records.len() <= RECORDS_MAX, "cut up by `queue`");
     let file = |error| QueueError::Damaged { file: storage.display("control"), error };
-    let bytes = encode(asker, records).map_err(file)?;
+    let bytes = encode(author, records).map_err(file)?;
     let temporary = format!("{}-{owner}", temporary("control/new"));
     remove_if_exists(storage, &temporary)?;
     storage.append(&temporary, &bytes)?;
@@ -104,14 +104,14 @@ mod tests {
         let storage = MemoryStorage::default();
         let (scope, key) = (String::new(), "sun".to_owned());
         let record = Control::Republish { scope, display: key.clone(), key };
-        let asker = Asker { who: "ann".into(), ..Asker::default() };
-        assert_eq!(queue(&storage, "a", &asker, std::slice::from_ref(&record)).unwrap(), 1);
+        let author = Author { who: "ann".into(), ..Author::default() };
+        assert_eq!(queue(&storage, "a", &author, std::slice::from_ref(&record)).unwrap(), 1);
         let many = vec![record.clone(); RECORDS_MAX + 1];
-        assert_eq!(queue(&storage, "b", &asker, &many).unwrap(), 3);
+        assert_eq!(queue(&storage, "b", &author, &many).unwrap(), 3);
         assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
-        assert_eq!(controls(&storage, 3).unwrap(), (asker.clone(), vec![record]));
-        assert_eq!(queue(&storage, "b", &asker, &[]).unwrap(), 4);
-        assert_eq!(controls(&storage, 4).unwrap(), (asker, Vec::new()));
+        assert_eq!(controls(&storage, 3).unwrap(), (author.clone(), vec![record]));
+        assert_eq!(queue(&storage, "b", &author, &[]).unwrap(), 4);
+        assert_eq!(controls(&storage, 4).unwrap(), (author, Vec::new()));
         storage.unlink("control/0000000002").unwrap();
         storage.append("control/0000000002", b"tagflow-control 1 00\n{}").unwrap();
         let error = controls(&storage, 2).unwrap_err().to_string();

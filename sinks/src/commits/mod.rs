@@ -34,5 +34,5 @@ pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue};
 pub use retention::{Retention, RetentionTask};
 pub use rollback::{RollbackError, rollback};
 pub use snapshot::{OpenSegment, Snapshot, open_segment, open_table};
-pub use takeover::{Start, TakeoverError, Watch, renew, take_over};
+pub use takeover::{Claimant, TakeoverError, Watch, renew, take_over};
 pub use writer::{SegmentWriter, WriteError, WriteJob, Written};

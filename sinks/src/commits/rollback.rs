@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::files::{CommitError, create, list_commits, load, make_visible, segment_name, visible};
 use super::snapshot::Snapshot;
-use super::takeover::Start;
+use super::takeover::Claimant;
 use super::writer::{WriteError, write_temporary};
 use crate::storage::{Storage, StorageError, temporary};
 
@@ -43,7 +43,7 @@ impl From<StorageError> for RollbackError {
 pub fn rollback(
     storage: &dyn Storage,
     to: u64,
-    start: &Start,
+    claimant: &Claimant,
 ) -> Result<(Manifest, Vec<String>), RollbackError> {
     let commits = list_commits(storage)?;
     let last = commits.last().copied().ok_or(CommitError::Missing(to))?;
@@ -57,7 +57,7 @@ pub fn rollback(
     // The newest manifests may be damaged: rollbacks exist for that.
     let later: Vec<Manifest> =
         commits.iter().filter(|c| **c > to).filter_map(|c| load(storage, *c).ok()).collect();
-    let header = header(&old, &later, newest, start);
+    let header = header(&old, &later, newest, claimant);
     let snapshot = Snapshot::open_checked(storage, old)?;
     let old = &snapshot.manifest;
     let mut segments = link_segments(storage, old, &header)?;
@@ -75,7 +75,7 @@ pub fn rollback(
     Ok((manifest, unreadable))
 }
 
-fn header(old: &Manifest, later: &[Manifest], newest: u64, start: &Start) -> Header {
+fn header(old: &Manifest, later: &[Manifest], newest: u64, claimant: &Claimant) -> Header {
     assert!(newest > old.header.commit, "a rollback goes back");
     let (mut version, mut history) = (old.header.version, old.header.history);
     for Manifest { header, .. } in later {
@@ -85,10 +85,10 @@ fn header(old: &Manifest, later: &[Manifest], newest: u64, start: &Start) -> Hea
         commit: newest + 1,
         history: history + 1,
         generation: newest + 1,
-        owner: start.owner.clone(),
+        owner: claimant.owner.clone(),
         takeover: true,
-        version: (version + 1).max(start.wall_ms * 1000),
-        wall_ms: start.wall_ms,
+        version: (version + 1).max(claimant.wall_ms * 1000),
+        wall_ms: claimant.wall_ms,
     }
 }
 

@@ -31,11 +31,6 @@ impl<T: Table> OpenSegment<T> {
         let filter = self.filter.get_or_init(|| Filter::new(self.rows.hashes(), self.rows.len()));
         if filter.may_contain(hash) { self.rows.get(hash) } else { None }
     }
-
-    /// The size of the filter, if it has been built.
-    pub fn filter_bytes(&self) -> usize {
-        self.filter.get().map_or(0, Filter::bytes)
-    }
 }
 
 /// Opens one file of a commit after verifying its checksum.
@@ -62,7 +57,7 @@ pub fn open_segment<T: Table>(
 }
 
 /// Opens one file of a commit that may be removed meanwhile. A manifest is removed before its
-/// files: if it is gone as well, nothing is damaged, the commit just is not kept any more.
+/// files: if it is gone as well, nothing is damaged, and the commit is no longer kept.
 fn open_kept<T: Table>(
     storage: &dyn Storage,
     manifest: &Manifest,

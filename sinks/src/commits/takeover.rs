@@ -15,9 +15,9 @@ use super::files::{CommitError, create, list_commits, make_visible, newest};
 use super::lock::Owner;
 use crate::storage::{Storage, StorageError};
 
-/// A run of a job that is about to take over a state.
+/// A run of a job that claims a state.
 #[derive(Clone, Debug)]
-pub struct Start {
+pub struct Claimant {
     /// 128 random bits of this run, in hexadecimal.
     pub owner: String,
     /// The key of the hashes if the state is new.
@@ -77,18 +77,18 @@ impl From<StorageError> for TakeoverError {
 /// the newest commit that is still running.
 pub fn take_over(
     storage: &dyn Storage,
-    start: &Start,
+    claimant: &Claimant,
     mut running: impl FnMut(&Manifest) -> Option<Owner>,
 ) -> Result<Manifest, TakeoverError> {
     loop {
         let before = newest(storage)?;
         if let Some(before) = &before {
-            check(before, start)?;
+            check(before, claimant)?;
             if let Some(owner) = running(before) {
                 return Err(TakeoverError::InUse(owner));
             }
         }
-        let takeover = takeover(before, start);
+        let takeover = takeover(before, claimant);
         match create(storage, &takeover) {
             Ok(()) => return Ok(takeover),
             Err(CommitError::Fenced { .. }) => {}
@@ -97,18 +97,18 @@ pub fn take_over(
     }
 }
 
-fn check(before: &Manifest, start: &Start) -> Result<(), TakeoverError> {
+fn check(before: &Manifest, claimant: &Claimant) -> Result<(), TakeoverError> {
     let names = |windows: &Windows| {
         let name = |w: schemas::windows::Window| {
             format!("{} by {}", w.name(), schemas::time::format_duration_ms(w.slide_ms))
         };
         windows.iter().map(name).collect::<Vec<_>>().join(", ")
     };
-    let (state, requested) = (&before.body.windows, &start.windows);
+    let (state, requested) = (&before.body.windows, &claimant.windows);
     if state != requested {
         return Err(TakeoverError::Windows { state: names(state), requested: names(requested) });
     }
-    if let (Some(state), Some(requested)) = (&before.body.scopes, &start.scopes)
+    if let (Some(state), Some(requested)) = (&before.body.scopes, &claimant.scopes)
         && state != requested
     {
         let names = |scopes: &[String]| match scopes {
@@ -123,8 +123,8 @@ fn check(before: &Manifest, start: &Start) -> Result<(), TakeoverError> {
     Ok(())
 }
 
-fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
-    assert!(!start.owner.is_empty(), "an owner has a name: the fence compares it");
+fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
+    assert!(!claimant.owner.is_empty(), "an owner has a name: the fence compares it");
     let (commit, history, version) = before
         .as_ref()
         .map_or((1, 0, 0), |b| (b.header.commit + 1, b.header.history, b.header.version + 1));
@@ -132,20 +132,20 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
         commit,
         history,
         generation: commit,
-        owner: start.owner.clone(),
+        owner: claimant.owner.clone(),
         takeover: true,
-        version: version.max(start.wall_ms * 1000),
-        wall_ms: start.wall_ms,
+        version: version.max(claimant.wall_ms * 1000),
+        wall_ms: claimant.wall_ms,
     };
     let body = before.map_or_else(
         || Body {
             as_of_ms: None,
             floor_ms: None,
             largest_ts_ms: None,
-            hash_key: start.hash_key.clone(),
+            hash_key: claimant.hash_key.clone(),
             rules: RULES_VERSION,
-            windows: start.windows.clone(),
-            scopes: start.scopes.clone(),
+            windows: claimant.windows.clone(),
+            scopes: claimant.scopes.clone(),
             mappings: BTreeMap::new(),
             read_otherwise: BTreeMap::new(),
             finished: None,
@@ -156,7 +156,7 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
             segments: Vec::new(),
         },
         |before| {
-            let scopes = start.scopes.clone().or(before.body.scopes);
+            let scopes = claimant.scopes.clone().or(before.body.scopes);
             Body { finished: None, clean: false, scopes, ..before.body }
         },
     );
@@ -169,11 +169,11 @@ fn takeover(before: Option<Manifest>, start: &Start) -> Manifest {
 pub fn renew(
     storage: &dyn Storage,
     before: Manifest,
-    start: &Start,
+    claimant: &Claimant,
     above: i64,
 ) -> Result<Manifest, CommitError> {
     let finished = before.body.finished.clone();
-    let mut renewed = takeover(Some(before), start);
+    let mut renewed = takeover(Some(before), claimant);
     renewed.header.version = renewed.header.version.max(above + 1);
     (renewed.body.finished, renewed.body.clean) = (finished, true);
     create(storage, &renewed)?;

@@ -3,13 +3,13 @@
 //! what a request publishes.
 
 use crate::common::{Batch, Choices, Faults, Job, PowerDisk, Wire, Write, memory};
-use schemas::control::{Asker, Control};
+use schemas::control::{Author, Control};
 use sinks::commits::{controls, manifest_name, pending, queue};
 use sinks::publish::{Content, PublishTask};
 use sinks::storage::Storage;
 
-fn asker(who: &str) -> Asker {
-    Asker { who: who.to_owned(), ..Asker::default() }
+fn author(who: &str) -> Author {
+    Author { who: who.to_owned(), ..Author::default() }
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn power_loss_leaves_requests_whole_or_not_at_all() {
     let mut states = 0;
     for effects in 0.. {
         let disk = PowerDisk::dying_at(effects);
-        let ask = |who: &str| queue(&*disk, who, &asker(who), &records).ok();
+        let ask = |who: &str| queue(&*disk, who, &author(who), &records).ok();
         let acknowledged: Vec<_> =
             ["a", "b"].iter().filter_map(|who| Some((ask(who)?, *who))).collect();
         let mut choices = Choices::default();
@@ -27,7 +27,7 @@ fn power_loss_leaves_requests_whole_or_not_at_all() {
             let left = disk.after_loss(&mut choices);
             states += 1;
             for (number, who) in &acknowledged {
-                assert_eq!(controls(&*left, *number).unwrap().0, asker(who));
+                assert_eq!(controls(&*left, *number).unwrap().0, author(who));
             }
             let numbers = pending(&*left, 0).unwrap();
             for number in &numbers {
@@ -37,9 +37,9 @@ fn power_loss_leaves_requests_whole_or_not_at_all() {
                     "after {effects} effects"
                 );
             }
-            let again = queue(&*left, "a", &asker("a"), &records).unwrap();
+            let again = queue(&*left, "a", &author("a"), &records).unwrap();
             assert!(!numbers.contains(&again) && numbers.last().is_none_or(|last| *last < again));
-            assert_eq!(controls(&*left, again).unwrap(), (asker("a"), records.to_vec()));
+            assert_eq!(controls(&*left, again).unwrap(), (author("a"), records.to_vec()));
             if !choices.move_on() {
                 break;
             }

@@ -232,7 +232,7 @@ fn state_with_other_windows_or_rules_is_refused() {
     let hour = Window { duration_ms: 3_600_000, slide_ms: 60_000 };
     let other = crate::common::windows();
     let asked =
-        sinks::commits::Start { windows: Windows::try_from(vec![hour]).unwrap(), ..start(2, 0) };
+        sinks::commits::Claimant { windows: Windows::try_from(vec![hour]).unwrap(), ..start(2, 0) };
     assert_ne!(asked.windows, other);
     let error = take_over(&*storage, &asked, |_| None).unwrap_err();
     let told = error.to_string();

@@ -12,7 +12,7 @@ use schemas::rows::{
 };
 use schemas::segment::Rows;
 use sinks::commits::{
-    CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot, Start,
+    Claimant, CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot,
     TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
 };
 use sinks::storage::Storage;
@@ -20,8 +20,8 @@ use sinks::storage::Storage;
 use super::model::{Batch, Content, Tag, id_hash, key_of, windows};
 
 /// A run by owner number `owner`.
-pub(crate) fn start(owner: u64, wall_ms: i64) -> Start {
-    Start {
+pub(crate) fn start(owner: u64, wall_ms: i64) -> Claimant {
+    Claimant {
         owner: format!("{owner:08x}{owner:024x}"),
         hash_key: HashKey::new(u128::from(owner) + 1),
         windows: windows(),
