@@ -108,7 +108,7 @@ pub struct Keyspace<C> {
     pub connection: C,
 }
 
-struct Known<C> {
+struct ActiveState<C> {
     /// The active keyspace: it has a row below, or has never had one.
     active: Option<Arc<Keyspace<C>>>,
     /// The newest row of the job in each keyspace that was ever active.
@@ -118,20 +118,20 @@ struct Known<C> {
 }
 
 /// The keyspace that a reader shows.
-pub struct ActiveKeyspace<C>(Mutex<Known<C>>);
+pub struct ActiveKeyspace<C>(Mutex<ActiveState<C>>);
 
 impl<C> Default for ActiveKeyspace<C> {
     fn default() -> Self {
-        Self(Mutex::new(Known { active: None, rows: BTreeMap::new(), pointer: None }))
+        Self(Mutex::new(ActiveState { active: None, rows: BTreeMap::new(), pointer: None }))
     }
 }
 
 impl<C: Send + Sync> ActiveKeyspace<C> {
     /// The active keyspace, once there is one, and the newest row of its job.
     pub fn current(&self) -> Option<(Arc<Keyspace<C>>, Option<Arc<JobRow>>)> {
-        let known = self.0.lock();
-        let active = known.active.clone()?;
-        let row = known.rows.get(&active.name).cloned();
+        let state = self.0.lock();
+        let active = state.active.clone()?;
+        let row = state.rows.get(&active.name).cloned();
         Some((active, row))
     }
 
@@ -165,8 +165,8 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
 
     /// The keyspace that should be active, by the latest pointer seen.
     fn wanted<K: Keyspaces>(&self, keyspaces: &K) -> String {
-        let known = self.0.lock();
-        known.pointer.as_ref().map_or(keyspaces.given(), |to| &to.keyspace).to_owned()
+        let state = self.0.lock();
+        state.pointer.as_ref().map_or(keyspaces.given(), |to| &to.keyspace).to_owned()
     }
 
     /// Connects to the keyspace that was promoted to replace `active`, if any.
@@ -177,11 +177,11 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
     ) -> Result<Option<Arc<Keyspace<C>>>, K::Error> {
         let found = keyspaces.pointer(&active.connection).await?;
         {
-            let mut known = self.0.lock();
+            let mut state = self.0.lock();
             // A replica that lags may answer with an older pointer.
-            let written_us = known.pointer.as_ref().map(|pointer| pointer.written_us);
+            let written_us = state.pointer.as_ref().map(|pointer| pointer.written_us);
             if found.as_ref().map(|found| found.written_us) > written_us {
-                known.pointer = found;
+                state.pointer = found;
             }
         }
         let wanted = self.wanted(keyspaces);
@@ -208,20 +208,20 @@ impl<C: Send + Sync> ActiveKeyspace<C> {
             None if name.is_some() => keyspaces.job(connection, None).await?,
             row => row,
         };
-        let mut known = self.0.lock();
+        let mut state = self.0.lock();
         if row.is_none() {
-            known.rows.remove(keyspace);
+            state.rows.remove(keyspace);
         }
         let is_newer =
-            |row: &JobRow| known.rows.get(keyspace).is_none_or(|old| row.version > old.version);
+            |row: &JobRow| state.rows.get(keyspace).is_none_or(|old| row.version > old.version);
         if let Some(row) = row.filter(is_newer) {
-            known.rows.insert(keyspace.clone(), Arc::new(row));
+            state.rows.insert(keyspace.clone(), Arc::new(row));
         }
-        if *keyspace != keyspaces.given() && !known.rows.contains_key(keyspace) {
+        if *keyspace != keyspaces.given() && !state.rows.contains_key(keyspace) {
             let what = format!("keyspace {keyspace:?} was promoted, but has no published commit");
             return Err(K::temporary(what));
         }
-        known.active = Some(next);
+        state.active = Some(next);
         Ok(())
     }
 }

@@ -82,14 +82,14 @@ type Records = BTreeMap<(String, String, u64), String>;
 
 /// What became of the records.
 #[derive(Default, Serialize)]
-struct Outcome {
+struct Summary {
     commit: u64,
     counted: usize,
     duplicates: usize,
     refused: usize,
 }
 
-impl Print for Outcome {
+impl Print for Summary {
     fn lines(&self) -> Vec<String> {
         let Self { commit, counted, duplicates, refused } = self;
         vec![format!(
@@ -120,24 +120,24 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let wanted: Vec<_> = rows().filter(|row| args.wants(row) && open(row)).collect();
     let records: Vec<Control> =
         wanted.iter().filter_map(|row| redeliver(row, repaired.as_ref())).collect();
-    let mut outcome = Outcome { commit: base.header.commit, ..Outcome::default() };
+    let mut summary = Summary { commit: base.header.commit, ..Summary::default() };
     // A record that is not text cannot be delivered.
-    outcome.refused = wanted.len() - records.len();
+    summary.refused = wanted.len() - records.len();
     if !records.is_empty() {
         let mappings = args.mappings(job.as_ref(), &base)?;
         let settings = job.map_or_else(Settings::default, |job| job.settings);
         let requester = Requester { state, mappings, settings, why: args.why.clone() };
         let (taken, done) = requester.ask(&base.header, &records)?;
-        outcome.commit = taken.header.commit;
+        summary.commit = taken.header.commit;
         let is_duplicate = |repair: &&Repair| repair.kind == Redelivery::Duplicate.kind();
-        outcome.duplicates = done.iter().filter(is_duplicate).count();
-        outcome.counted = done.len() - outcome.duplicates;
-        outcome.refused += records.len() - done.len();
+        summary.duplicates = done.iter().filter(is_duplicate).count();
+        summary.counted = done.len() - summary.duplicates;
+        summary.refused += records.len() - done.len();
     }
     let mut printer = Printer::new(args.json);
-    printer.print(&outcome)?;
+    printer.print(&summary)?;
     printer.flush()?;
-    match outcome.refused {
+    match summary.refused {
         0 => Ok(()),
         refused => {
             Err(CliError::Failed(format!("{refused} records are refused again; see the job's log")))
