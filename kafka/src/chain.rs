@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_becomes_known_once_its_predecessor_is_confirmed() {
+    fn record_becomes_known_once_its_predecessor_is_confirmed() {
         let chain = Chain::default();
         let [a, b, c] = [b"a", b"b", b"c"].map(|text| Fingerprint::of(text));
         chain.begin(&a);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_does_not_resolve_doubts_raised_during_it() {
+    fn check_does_not_resolve_doubts_raised_during_it() {
         let chain = Chain::default();
         assert!(!chain.is_doubtful());
         chain.doubt();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_covers_everything_in_a_record() {
+    fn fingerprint_covers_everything_in_a_record() {
         let known = identify(7, 1000, Some(b"k"), Some(b"payload"));
         assert_eq!((known.at, known.bytes), (Some(7), 7));
         assert_eq!(identify(7, 1000, Some(b"k"), Some(b"payload")), known);

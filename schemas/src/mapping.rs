@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_what_both_know_and_call_differently() {
+    fn only_fields_that_both_have_can_differ() {
         let names = |text: &str| {
             let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
             pairs.map(|(field, name)| (field.to_owned(), name.to_owned())).collect()
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_of_foreign_names() {
+    fn mapping_renames_fields() {
         let map: Mapping = "event_id=id,ts=created_at:rfc3339,caption=text,type=".parse().unwrap();
         assert_eq!(map.name(Field::EventId), Some("id"));
         assert_eq!(map.name(Field::Ts), Some("created_at"));
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_field() {
+    fn errors_name_the_field() {
         let error = |text: &str| text.parse::<Mapping>().unwrap_err().to_string();
         assert_eq!(
             error("event_it=id"),

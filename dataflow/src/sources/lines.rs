@@ -136,7 +136,7 @@ impl<R: Read> Lines<R> {
         Ok(Next::More)
     }
 
-    /// Reads on while no newline is in the buffer; a line that grows too long is cut to its head.
+    /// Reads more if the buffer has no newline. Of a line that is too long, only the head is kept.
     fn fill_line(&mut self) -> io::Result<usize> {
         let waiting = self.end - self.start;
         if let Some(long) = &mut self.long {
@@ -151,8 +151,9 @@ impl<R: Read> Lines<R> {
         self.fill()
     }
 
-    /// Hands over the line that ends at `end` and the `newline` behind it. False for a blank one.
+    /// Hands over the line that ends at `end`, followed by `newline` bytes. False if it is blank.
     fn line(&mut self, end: usize, newline: usize, each: &mut dyn FnMut(Record<'_>)) -> bool {
+        debug_assert!(self.start <= end && end + newline <= self.end, "a line is in the buffer");
         let rest = &self.buffer[self.start..end];
         let position = self.position;
         let (bytes, size) = match &self.long {
@@ -178,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives at most a few bytes at a time.
+    /// Yields at most a few bytes at a time.
     struct Dribble<'a>(&'a [u8], usize);
 
     impl Read for Dribble<'_> {
@@ -203,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_a_split(
+        fn lines_are_those_of_a_split(
             text in r"[ab\n\r ]{0,60}",
             step in 1_usize..9,
             limit in 1_usize..4,
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_and_passed_over() {
+    fn long_line_is_cut_and_skipped() {
         let long = "x".repeat(3 * CHUNK_BYTES + 7);
         let text = format!("a\n{long}\nb\n");
         let (lines, _, position) = all(Lines::new(Dribble(text.as_bytes(), 100_000), 0, true), 10);
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_just_the_limit_is_whole() {
+    fn line_at_the_limit_is_kept_whole() {
         for extra in [0, 1] {
             let text = format!("{}\n", "x".repeat(RECORD_BYTES_MAX + extra));
             let (lines, ..) = all(Lines::new(Dribble(text.as_bytes(), 1 << 20), 0, true), 10);
