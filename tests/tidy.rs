@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "tidy/docs.rs"]
+mod docs;
 #[path = "tidy/graph.rs"]
 mod graph;
 #[path = "tidy/imports.rs"]

@@ -1,5 +1,5 @@
-//! The documents: their commands run and print what is shown under them, their links resolve, and
-//! the table of metrics is complete.
+//! The documents: their commands run and print what is shown under them, and the table of metrics
+//! is complete. (Tidy checks their links.)
 //!
 //! The commands of one document run in order, in a folder of their own that holds the examples;
 //! each must succeed. They are the lines of fenced blocks that begin with `tagflow`, and in
@@ -170,48 +170,6 @@ fn ellipsis_stands_for_any_text() {
     assert!(!same(&shown, &["a", "b"]) && !same(&shown, &["z"]) && !same(&shown, &[]));
 }
 
-/// The anchor that Markdown readers give a heading.
-fn anchor(heading: &str) -> String {
-    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-    heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
-}
-
-/// The targets of the links of a document that stay in the repository.
-fn links(text: &str) -> Vec<&str> {
-    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-    ends.map(|(target, _)| target).filter(|target| !target.contains("://")).collect()
-}
-
-#[test]
-fn links_between_documents_resolve() {
-    for document in documents() {
-        for link in links(&fs::read_to_string(&document).unwrap()) {
-            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target = document.parent().unwrap().join(file);
-            let target = if file.is_empty() { &document } else { &target };
-            let place = format!("{}: {link}", document.display());
-            assert!(target.exists(), "{place}: no such file");
-            let known = heading.is_empty() || {
-                let text = fs::read_to_string(target).unwrap();
-                let mut headings = text.lines().filter(|line| line.starts_with('#'));
-                headings.any(|line| anchor(line.trim_start_matches('#').trim()) == heading)
-            };
-            assert!(known, "{place}: no such heading");
-        }
-    }
-}
-
-#[test]
-fn index_lists_every_page() {
-    let index = Path::new(ROOT).join("docs/README.md");
-    let text = fs::read_to_string(&index).unwrap();
-    let listed = links(&text);
-    for page in ["docs", "docs/dev"].map(pages).concat() {
-        let path = page.strip_prefix(index.parent().unwrap()).unwrap().to_str().unwrap();
-        assert!(page == index || listed.contains(&path), "docs/README.md does not list {path}");
-    }
-}
-
 /// The names that a job's `/metrics` has, as they are queried: counters end with `_total`.
 fn served_metrics(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -247,25 +205,4 @@ fn operations_page_lists_every_metric() {
     let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`'));
     let listed = names.filter(|name| name.starts_with("tagflow_")).map(str::to_owned).collect();
     assert_eq!(served, listed, "served, and listed in docs/operations.md");
-}
-
-#[test]
-fn code_map_names_existing_files() {
-    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md")).unwrap();
-    let map = text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
-    let (mut named, mut missing) = (0, Vec::new());
-    for part in map.split("\n**").skip(1) {
-        let (name, rest) = part.split_once("**").unwrap();
-        let folder = Path::new(ROOT).join(name).join("src");
-        let items = rest.split("\n- ").skip(1);
-        for module in
-            items.flat_map(|item| item.split_once(':').unwrap().0.split('`').skip(1).step_by(2))
-        {
-            named += 1;
-            if !folder.join(module).is_dir() && !folder.join(format!("{module}.rs")).is_file() {
-                missing.push(format!("{name}/src/{module}"));
-            }
-        }
-    }
-    assert!(missing.is_empty() && named > 50, "of {named} in ARCHITECTURE.md, gone: {missing:?}");
 }
