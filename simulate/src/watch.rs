@@ -43,7 +43,7 @@ impl World<'_> {
         for header in created {
             let manifest = match load(&*self.disk, header.commit) {
                 Ok(manifest) => manifest,
-                // It has been removed or shrunk since.
+                // It has been removed or stripped since.
                 Err(CommitError::Missing(_)) => continue,
                 Err(error) => return violated(Check::Refused, error.to_string()),
             };

@@ -263,8 +263,8 @@ fn stripped_takeover_still_fences() {
     let storage = memory();
     let first = taken(&*storage, 1, 0);
     taken(&*storage, 2, 0);
-    let shrunk = encode(&first.header, None).unwrap();
-    storage.damage("commits/0000000001.manifest", |bytes| *bytes = shrunk);
+    let stripped = encode(&first.header, None).unwrap();
+    storage.damage("commits/0000000001.manifest", |bytes| *bytes = stripped);
     assert!(matches!(load(&*storage, 1), Err(CommitError::Missing(1))));
     let late = taken(&*memory(), 3, 0);
     assert!(matches!(create(&*storage, &late), Err(CommitError::Fenced { commit: 1 })));
