@@ -12,6 +12,7 @@ use sinks::publish::refused;
 
 use crate::error::CliError;
 use crate::output::Output;
+use crate::printer::{Print, Printer};
 use crate::state::{StateArg, manifest, open};
 
 mod replay;
@@ -84,16 +85,18 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::new();
     match args.what {
         What::Ls { state, reason, json, count } => {
-            let (segments, again) = load(&state)?;
+            let (segments, replayed) = load(&state)?;
             let wanted =
                 |row: &DeadLetterRow<'_>| reason.as_deref().is_none_or(|r| r == row.reason);
             let rows = || segments.iter().flat_map(|s| s.rows.iter()).map(|(_, row)| row);
             if count {
-                tell_numbers(&mut output, rows().filter(wanted))?;
+                print_counts(&mut output, rows().filter(wanted))?;
             } else {
                 let mut rows: Vec<DeadLetterRow<'_>> = rows().filter(wanted).collect();
                 rows.sort_unstable_by_key(|r| (r.input, r.partition, r.position));
-                rows.iter().try_for_each(|row| tell(&mut output, row, &again, json))?;
+                let mut printer = Printer::new(json);
+                rows.iter().try_for_each(|row| printer.print(&Listed::new(row, &replayed)))?;
+                return printer.flush();
             }
         }
         What::Refused { state } => {
@@ -101,14 +104,14 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             rows.iter().try_for_each(|row| output.line(row))?;
         }
         What::Show { state, partition, position, input } => {
-            let (segments, again) = load(&state)?;
+            let (segments, replayed) = load(&state)?;
             let hash: KeyHash = record_hash(partition_hash(&input, &partition), position);
             let row = segments.iter().find_map(|s| s.rows.get(hash)).ok_or_else(|| {
                 let place = format!("position {position} of {partition} (input {input})");
                 CliError::Failed(format!("no record at {place} was refused"))
             })?;
             output.line(format!("{}: {}", row.reason, row.detail))?;
-            if let Some(commit) = again.get(&(input, partition, position)) {
+            if let Some(commit) = replayed.get(&(input, partition, position)) {
                 output.line(format!("replayed in commit {commit}"))?;
             }
             output.line(String::from_utf8_lossy(row.raw))?;
@@ -121,19 +124,14 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
 fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), CliError> {
     let storage = open(&state.state)?;
     let manifest = manifest(&*storage, None)?;
-    let again = replayed(&repairs(&*storage, &manifest)?);
-    Ok((open_table(&*storage, &manifest)?, again))
+    let replayed = replayed(&repairs(&*storage, &manifest)?);
+    Ok((open_table(&*storage, &manifest)?, replayed))
 }
 
-fn tell(
-    output: &mut Output,
-    row: &DeadLetterRow<'_>,
-    again: &Replayed,
-    json: bool,
-) -> Result<(), CliError> {
-    let replayed = again.get(&(row.input.to_owned(), row.partition.to_owned(), row.position));
-    if json {
-        return output.json(&Listed {
+impl<'a> Listed<'a> {
+    fn new(row: &DeadLetterRow<'a>, replayed: &Replayed) -> Self {
+        let key = (row.input.to_owned(), row.partition.to_owned(), row.position);
+        Self {
             input: row.input,
             partition: row.partition,
             position: row.position,
@@ -141,16 +139,21 @@ fn tell(
             detail: row.detail,
             commit: row.commit,
             bytes: row.raw.len(),
-            replayed: replayed.copied(),
-        });
+            replayed: replayed.get(&key).copied(),
+        }
     }
-    let DeadLetterRow { input, partition, position, reason, detail, .. } = row;
-    let again =
-        replayed.map_or_else(String::new, |commit| format!("\treplayed in commit {commit}"));
-    output.line(format!("{input}\t{partition}\t{position}\t{reason}\t{detail}{again}"))
 }
 
-fn tell_numbers<'a>(
+impl Print for Listed<'_> {
+    fn lines(&self) -> Vec<String> {
+        let Self { input, partition, position, reason, detail, .. } = self;
+        let replayed = |commit| format!("\treplayed in commit {commit}");
+        let replayed = self.replayed.map_or_else(String::new, replayed);
+        vec![format!("{input}\t{partition}\t{position}\t{reason}\t{detail}{replayed}")]
+    }
+}
+
+fn print_counts<'a>(
     output: &mut Output,
     rows: impl Iterator<Item = DeadLetterRow<'a>>,
 ) -> Result<(), CliError> {

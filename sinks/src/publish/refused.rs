@@ -34,7 +34,7 @@ pub fn refused(storage: &dyn Storage) -> Result<Vec<String>, StorageError> {
 }
 
 /// Saves a refused row.
-pub(super) fn keep(storage: &dyn Storage, row: &PublishRow, why: &str) -> Result<(), StorageError> {
+pub(super) fn save(storage: &dyn Storage, row: &PublishRow, why: &str) -> Result<(), StorageError> {
     let version = row.version;
     let refused = match &row.content {
         Content::Tag { scope, tag, display, total, .. } => {

@@ -177,7 +177,7 @@ impl<P: Publisher> PublishTask<P> {
                 let (table, key) = row.content.place();
                 tracing::error!(table, key, why, "the store permanently refused a row");
                 self.done.refused += 1;
-                if let Err(error) = refused::keep(&*self.state, row, &why) {
+                if let Err(error) = refused::save(&*self.state, row, &why) {
                     saved = Err(error);
                 }
                 false
