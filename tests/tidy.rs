@@ -193,7 +193,7 @@ fn product_code_does_not_give_up() {
 /// A default hides what is missing. Make the value one that cannot be missing, return an error, or
 /// assert; if nothing is really missing, add it to [`DEFAULTS`].
 #[test]
-fn circle_later_defaults_have_a_reason() {
+fn defaults_have_a_reason() {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for (file, text) in product_files() {
         let count = text.matches("unwrap_or_default()").count();
@@ -222,7 +222,7 @@ fn locks_do_not_poison() {
 }
 
 #[test]
-fn circle_later_crates_that_keep_data_assert() {
+fn crates_that_keep_data_assert() {
     let mut crates: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (file, text) in product_files() {
         let asserts =
