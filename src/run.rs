@@ -156,7 +156,7 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
             eprintln!("this run was already finished; nothing was changed");
-            return tell(&manifest, None, args.json);
+            return print_summary(&manifest, None, args.json);
         }
         Started::Publishing(manifest, publication) => {
             return publish(&manifest, publication, args.json);
@@ -181,15 +181,15 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     service.into_iter().for_each(|(service, _)| service.stop());
     let manifest = ended?;
     // A summary that cannot be printed does not hide what the store lacks.
-    let told = tell(&manifest, Some(&status), args.json);
+    let printed = print_summary(&manifest, Some(&status), args.json);
     match unpublished(&status, manifest.header.commit) {
         // A bounded run promises that its counts can be read from the store.
         Some(what) if ends => Err(CliError::Failed(what)),
         Some(what) => {
             eprintln!("{what}");
-            told
+            printed
         }
-        None => told,
+        None => printed,
     }
 }
 
@@ -202,8 +202,8 @@ fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<
     let done = publication.wait();
     drop(live);
     done?;
-    let told = tell(manifest, Some(&status), json);
-    unpublished(&status, manifest.header.commit).map_or(told, |what| Err(CliError::Failed(what)))
+    let printed = print_summary(manifest, Some(&status), json);
+    unpublished(&status, manifest.header.commit).map_or(printed, |what| Err(CliError::Failed(what)))
 }
 
 /// What the store lacks of `commit` at the end, and what to do about it.
@@ -307,7 +307,7 @@ struct Ended {
     store: Option<Publishing>,
 }
 
-fn tell(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), CliError> {
+fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), CliError> {
     let Manifest { header, body } = manifest;
     let mut output = Output::new();
     if json {

@@ -142,15 +142,16 @@ impl Service {
 /// Keeps the newest visible commit open.
 fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut told: Option<String> = None;
+        let mut logged: Option<String> = None;
         while !stopped.load(Ordering::Acquire) {
             // The last good commit stays visible; each trouble is logged once.
             let trouble = follower.step().err().map(|error| error.to_string());
-            if let Some(trouble) = trouble.as_ref().filter(|trouble| told.as_ref() != Some(trouble))
+            if let Some(trouble) =
+                trouble.as_ref().filter(|trouble| logged.as_ref() != Some(trouble))
             {
                 tracing::error!("{trouble}");
             }
-            told = trouble;
+            logged = trouble;
             std::thread::park_timeout(FOLLOW);
         }
     })

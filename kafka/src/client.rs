@@ -101,8 +101,8 @@ pub(crate) struct Shared {
     pub(crate) troubles: AtomicU64,
     /// What a client reported last.
     reported: Mutex<Option<(ErrorKind, String)>>,
-    told_trouble: Throttle,
-    told_commit: Throttle,
+    trouble_throttle: Throttle,
+    commit_throttle: Throttle,
 }
 
 impl Shared {
@@ -114,8 +114,8 @@ impl Shared {
             partitions: Mutex::default(),
             troubles: AtomicU64::default(),
             reported: Mutex::default(),
-            told_trouble: Throttle::default(),
-            told_commit: Throttle::default(),
+            trouble_throttle: Throttle::default(),
+            commit_throttle: Throttle::default(),
         }
     }
 
@@ -145,7 +145,7 @@ impl Shared {
     /// Counts a transient error, and logs it at most once a minute.
     pub(crate) fn trouble(&self, what: &str) {
         self.troubles.fetch_add(1, Ordering::Relaxed);
-        if self.told_trouble.is_due(self.elapsed()) {
+        if self.trouble_throttle.is_due(self.elapsed()) {
             tracing::warn!(topic = self.topic, "Kafka: {what}; trying again");
         }
     }
@@ -211,7 +211,7 @@ impl ClientContext for Handle {
 impl ConsumerContext for Handle {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result
-            && self.0.told_commit.is_due(self.0.elapsed())
+            && self.0.commit_throttle.is_due(self.0.elapsed())
         {
             let topic = &self.0.topic;
             tracing::warn!(

@@ -122,7 +122,7 @@ pub enum Evidence {
     NoPartition,
 }
 
-/// What an error of a client means for whoever reads or writes.
+/// What an error of a client means for a reader or writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorKind {
     /// The client retries.

@@ -1,4 +1,4 @@
-//! Reads one partition through a queue of its own.
+//! Reads one partition through its own queue.
 //!
 //! Invariants: offsets only rise; no record is skipped, except those that retention removed, which
 //! are counted; no call waits for a broker.
