@@ -1,7 +1,7 @@
-//! The seed of a random test: `TAGFLOW_SEED`, or one of its own.
+//! The seed of a random test: `TAGFLOW_SEED`, or a new one.
 //!
-//! Every random test takes its seed from here, so that one variable repeats any of them, and every
-//! test that fails has printed the command that does.
+//! Every random test takes its seed from here, so that one variable repeats any of them. A test
+//! that fails prints the command that repeats it.
 
 #![allow(clippy::print_stdout, reason = "a test prints how to repeat it")]
 
@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 
 /// The seed of a test that runs once.
 pub fn seed() -> u64 {
-    // A short one: people copy it.
+    // A short one, since people copy it.
     let seed = number("TAGFLOW_SEED").unwrap_or_else(|| RandomState::new().hash_one(0) >> 44);
     println!("to repeat this test: {}", command(seed));
     seed
@@ -21,10 +21,11 @@ pub fn seed() -> u64 {
 pub fn seeds(otherwise: u64) -> RangeInclusive<u64> {
     let first = number("TAGFLOW_SEED").unwrap_or(1);
     let count = number("TAGFLOW_SEEDS").unwrap_or(otherwise);
-    first..=first + count - 1
+    assert!(count > 0, "TAGFLOW_SEEDS must be at least 1");
+    first..=first + (count - 1)
 }
 
-/// Prints how to repeat a test from `seed` on if it panics while this lives.
+/// Prints how to repeat a test with this seed if the test panics.
 pub struct Repeat(pub u64);
 
 impl Drop for Repeat {
