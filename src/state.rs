@@ -84,9 +84,10 @@ fn at_time(storage: &dyn Storage, newest: u64, ms: i64) -> Result<Manifest, CliE
             as_of_ms => later = as_of_ms.or(later),
         }
     }
-    let first = later.map_or_else(String::new, |ms| format!(", the first is at {}", format_ms(ms)));
+    let oldest =
+        later.map_or_else(String::new, |ms| format!("; the oldest is at {}", format_ms(ms)));
     let time = format_ms(ms);
-    Err(CliError::Failed(format!("{time} is before the commits that are kept{first}")))
+    Err(CliError::Failed(format!("{time} is before the oldest commit kept{oldest}")))
 }
 
 /// Opens the commit `at`, or the visible one.

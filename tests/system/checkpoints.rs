@@ -108,7 +108,7 @@ fn rollback_restores_an_older_commit_as_a_new_one() {
     };
     assert_eq!(totals(&rows), totals(&old_rows));
     let error = fails(&format!("checkpoint rollback --state {at} --to {}", newest + 1), 1);
-    assert!(error.contains("is the newest"), "{error}");
+    assert!(error.contains("already the newest"), "{error}");
     let error = fails(&format!("checkpoint rollback --state {at} --to 99"), 1);
     assert!(error.contains("no commit 99"), "{error}");
     ok(&format!("run --input {} --state {at} --bounded", input.display()));
@@ -217,7 +217,7 @@ fn time_selects_the_last_commit_at_or_before_it() {
         assert_eq!(summary.commit, want, "at {as_of}");
     }
     let error = fails(&format!("query top --state {at} --at 2001-01-01T00:00:00Z"), 1);
-    assert!(error.contains("2001-01-01") && error.contains("begin at"), "{error}");
+    assert!(error.contains("2001-01-01") && error.contains("the oldest is at"), "{error}");
     let error = fails(&format!("checkpoint export --state {at} --at noon"), 2);
     assert!(error.contains("2026-05-01T12:00:00Z"), "{error}");
 }

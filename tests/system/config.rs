@@ -137,7 +137,7 @@ fn kafka_topic_is_explained_without_a_broker() {
     let file = write(folder.path(), &format!("{{{source}}}"), "");
     ok(&format!("validate {file}"));
     let explained = ok(&format!("explain {file} --bounded"));
-    let want = "Kafka topic posts at localhost:9092, to the ends found at the start";
+    let want = "Kafka topic posts at localhost:9092, up to the ends found at the start";
     assert!(explained.contains(want), "{explained}");
     let more = "consumer: {on_lost: skip, default_starting_offset: {position: End}, \
                 properties: {fetch.min.bytes: 7, check.crcs: false}}";
