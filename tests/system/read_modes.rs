@@ -49,7 +49,7 @@ fn half_read_bounded_run_must_finish_before_following() {
     assert!(before.events < 60_000, "it was stopped before the end");
     for more in ["", "--bounded --horizon 48h"] {
         let error = fails(&run(&posts, &state, more), 1);
-        assert!(error.contains("posts.ndjson") && error.contains("not ended"), "{error}");
+        assert!(error.contains("posts.ndjson") && error.contains("finish that run"), "{error}");
     }
     assert_eq!(export(&state, "").1, before, "a refused start leaves no trace");
     ok(&run(&posts, &state, "--bounded"));
