@@ -137,3 +137,94 @@ fn reading(context: &Context) -> Reading {
     }
     (mappings, read_otherwise)
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::hash::HashKey;
+    use schemas::rows::{Ids, Table};
+    use schemas::windows::Windows;
+
+    use super::*;
+    use crate::records::{Inputs, Tick};
+
+    fn segment(name: &str, last_hour: Option<u32>) -> SegmentMeta {
+        SegmentMeta {
+            name: name.to_owned(),
+            table: Ids::NAME,
+            first_commit: 1,
+            last_commit: 1,
+            rows: 1,
+            bytes: 1,
+            xxh3: String::new(),
+            last_hour,
+        }
+    }
+
+    fn builder(segments: Vec<SegmentMeta>) -> ManifestBuilder {
+        let header = Header {
+            commit: 7,
+            history: 0,
+            generation: 7,
+            owner: String::new(),
+            takeover: true,
+            version: 1_000_000,
+            wall_ms: 1000,
+        };
+        let body = Body {
+            as_of_ms: None,
+            floor_ms: None,
+            largest_ts_ms: None,
+            hash_key: HashKey::new(0),
+            rules: 1,
+            windows: Windows::default(),
+            scopes: None,
+            mappings: BTreeMap::new(),
+            read_otherwise: BTreeMap::new(),
+            finished: None,
+            clean: true,
+            inputs: Inputs::new(),
+            control: 3,
+            counters: Counters { events: 5, ..Counters::default() },
+            segments,
+        };
+        let last = Manifest { header, body };
+        let reading = [("i".to_owned(), BTreeMap::new())].into();
+        let reading = Some((reading, BTreeMap::new()));
+        let finished = Some(Finished { until_ms: None });
+        ManifestBuilder { last, reading, start_us: (1_000_000, 0), finished }
+    }
+
+    fn cut(commit: u64, floor_ms: Option<i64>, last: Option<Last>) -> Ack {
+        let tick = Tick { commit, wall_ms: 2000, mono_us: 5, last };
+        let (as_of_ms, largest_ts_ms, clocks_agree) = (Some(9), Some(9), true);
+        let inputs = Inputs::new();
+        Ack::Cut(Box::new(Cut { tick, as_of_ms, floor_ms, largest_ts_ms, clocks_agree, inputs }))
+    }
+
+    #[test]
+    fn acknowledgements_of_all_workers_add_up_in_any_order() {
+        let mut builder = builder(vec![segment("old", Some(9)), segment("kept", None)]);
+        let counters = |events| Ack::Counters(Counters { events, ..Counters::default() });
+        let acks = vec![
+            Ack::Segment(segment("b", Some(12))),
+            counters(1),
+            cut(8, Some(36_000_000), None),
+            Ack::Segment(segment("a", None)),
+            Ack::Control(4),
+            counters(2),
+        ];
+        let made = builder.next(Acknowledged::new(acks), Vec::new());
+        let names: Vec<_> = made.body.segments.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["kept", "a", "b"], "the ids of `old` lie below the floor");
+        assert_eq!((made.body.counters.events, made.body.control), (8, 4));
+        assert_eq!((made.header.commit, made.header.version), (8, 1_000_005));
+        assert!(!made.header.takeover && !made.body.clean && made.body.finished.is_none());
+        assert!(made.body.mappings.contains_key("i"), "records were read");
+
+        let made =
+            builder.next(Acknowledged::new(vec![cut(9, None, Some(Last::Finished))]), vec![]);
+        assert_eq!((made.header.commit, made.body.control), (9, 4));
+        assert_eq!(made.header.version, 1_000_006, "versions rise while the clock stands still");
+        assert!(made.body.clean && made.body.finished.is_some());
+    }
+}
