@@ -50,37 +50,11 @@ impl Plan {
         let mut files = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
             let states = plan.inputs.entry(input.name.clone()).or_default();
-            let found = input.log.discover()?;
-            let first = states.is_empty();
-            for (name, state) in states.iter_mut() {
-                if found.iter().any(|f| f.partition == *name) {
-                    continue;
-                }
-                if let Some(error) = input.log.missing(name) {
-                    return Err(error);
-                }
-                if !state.done {
-                    if input.log.is_bounded() && input.log.is_repeatable() {
-                        return Err(LogError::Gone(name.clone()));
-                    }
-                    if input.log.is_repeatable() {
-                        tracing::warn!(partition = name, "an input partition is gone");
-                    }
-                    state.done = true;
-                }
-            }
-            for found in found {
-                let state = match states.entry(found.partition.clone()) {
-                    Entry::Occupied(known) => {
-                        input.log.resume(&found.partition, known.get())?;
-                        known.into_mut()
-                    }
-                    Entry::Vacant(new) => {
-                        let beginning = input.log.beginning(&found.partition, first)?;
-                        let position = Position::Offset(beginning);
-                        new.insert(Partition { position, begin: beginning, ..Partition::default() })
-                    }
-                };
+            let discovered = input.log.discover()?;
+            let is_new = states.is_empty();
+            end_missing(input, &discovered, states)?;
+            for found in discovered {
+                let state = resume_or_begin(input, &found.partition, is_new, states)?;
                 match &found.shape {
                     Shape::Ordered { bytes } => {
                         check_size(&found.partition, state, bytes.unwrap_or(u64::MAX))?;
@@ -106,6 +80,54 @@ impl Plan {
         }
         Ok((plan, BlockQueue { files: Mutex::new(files) }))
     }
+}
+
+/// Ends the partitions that no longer exist, unless that means that records are lost.
+fn end_missing(
+    input: &Input,
+    discovered: &[Discovered],
+    states: &mut BTreeMap<String, Partition>,
+) -> Result<(), LogError> {
+    for (name, state) in states {
+        if discovered.iter().any(|found| found.partition == *name) {
+            continue;
+        }
+        if let Some(error) = input.log.missing(name) {
+            return Err(error);
+        }
+        if state.done {
+            continue;
+        }
+        if input.log.is_bounded() && input.log.is_repeatable() {
+            return Err(LogError::Gone(name.clone()));
+        }
+        if input.log.is_repeatable() {
+            tracing::warn!(partition = name, "an input partition is gone");
+        }
+        state.done = true;
+    }
+    Ok(())
+}
+
+/// The state of a partition: checked if it is known, else at its beginning. `is_new`: no partition
+/// of the input is known.
+fn resume_or_begin<'s>(
+    input: &Input,
+    partition: &str,
+    is_new: bool,
+    states: &'s mut BTreeMap<String, Partition>,
+) -> Result<&'s mut Partition, LogError> {
+    Ok(match states.entry(partition.to_owned()) {
+        Entry::Occupied(known) => {
+            input.log.resume(partition, known.get())?;
+            known.into_mut()
+        }
+        Entry::Vacant(new) => {
+            let begin = input.log.beginning(partition, is_new)?;
+            let position = Position::Offset(begin);
+            new.insert(Partition { position, begin, ..Partition::default() })
+        }
+    })
 }
 
 /// Where a partition continues in order. A file that was read by blocks continues after them all.
