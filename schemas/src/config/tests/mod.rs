@@ -263,7 +263,7 @@ fn yaml_bombs_are_refused() {
         "#".repeat(2 << 20),
     ] {
         let mistake = error::read::<Value>(&hostile).unwrap_err();
-        let sizes = ["too deep, or too large", "at most 1048576 are read"];
+        let sizes = ["too large or too deeply nested", "at most 1048576 are read"];
         assert!(sizes.iter().any(|size| mistake.what.contains(size)), "{mistake}");
         for place in ["{name: a}", "\"stdin:\"", "topic"] {
             assert!(parse(&LEAST.replace(place, &hostile)).is_err(), "{place}");
@@ -275,7 +275,7 @@ fn yaml_bombs_are_refused() {
 fn files_of_other_programs_are_refused() {
     let marked = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
     assert_eq!(parse(&marked), parse(EXAMPLE));
-    assert_eq!(parse("").unwrap_err(), "f.yaml:1:1: the file ends too early");
+    assert_eq!(parse("").unwrap_err(), "f.yaml:1:1: the file ends unexpectedly");
 }
 
 /// Pieces that may break a file.
