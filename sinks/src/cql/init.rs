@@ -1,5 +1,7 @@
 //! Creates the keyspace and its tables. Doing it again changes nothing.
 
+use std::time::Duration;
+
 use scylla::client::session::Session;
 
 use super::check::{Finding, replication_findings};
@@ -7,11 +9,16 @@ use super::schema::{self, CASSANDRA, SCYLLA};
 use super::session::{connect, datacenter, is_scylla, profile};
 use super::{CqlError, CqlSettings};
 
+/// How long one statement may take: servers first agree on a changed schema, which takes seconds on
+/// a busy cluster.
+const SCHEMA_WAIT: Duration = Duration::from_secs(30);
+
 /// Creates the keyspace and the tables that are missing, with `replication` copies in the nearest
 /// data centre. Fails if a table exists and differs from this build's.
 pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Finding>, CqlError> {
     assert!(replication > 0, "a keyspace without copies");
-    let session = connect(settings, profile(settings).build()).await?;
+    let profile = profile(settings).request_timeout(Some(SCHEMA_WAIT)).build();
+    let session = connect(settings, profile).await?;
     let keyspace = &settings.keyspace;
     let found = schema::tables(&session, keyspace).await?;
     let mut findings = Vec::new();
@@ -21,7 +28,7 @@ pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Findin
         if !wrong.is_empty() {
             return Err(CqlError::Fatal(schema::wrong_tables(keyspace, &wrong)));
         }
-        findings.push(Finding::good(format!("keyspace {keyspace:?} was there already")));
+        findings.push(Finding::good(format!("keyspace {keyspace:?} exists already")));
     }
     let nearest = datacenter(&session, settings)?;
     for statement in statements(&session, keyspace, &nearest, replication) {
