@@ -134,15 +134,14 @@ fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
     let (commit, as_of) = (newest.header.commit, newest.body.as_of_ms);
     let as_of = as_of.map_or_else(|| "no event yet".to_owned(), format_ms);
     match Snapshot::open(&storage, newest.clone(), None) {
-        Ok(_) => findings.good(&about, format!("commit {commit} is complete, as of {as_of}")),
+        Ok(_) => findings
+            .good(&about, format!("tags and boards of commit {commit} are intact, as of {as_of}")),
         Err(error) => findings.error(&about, error),
     }
     let scopes = job.settings.scopes_sorted();
     if newest.body.scopes.as_ref().is_some_and(|kept| *kept != scopes) {
-        findings.error(
-            &about,
-            "counts by other scopes than the job; the scopes of a state cannot change",
-        );
+        findings
+            .error(&about, "has other scopes than the job; use a new state folder to change them");
     }
     Some(newest)
 }

@@ -204,11 +204,13 @@ fn guarantees(settings: &Settings, bounded: bool) -> Vec<String> {
         "a crash at any point loses nothing and counts nothing twice".to_owned(),
         "a restart may use any number of workers".to_owned(),
         "readers see whole commits, and never go back to an older one".to_owned(),
-        "what is not counted is in a counter, and bad records are in the dead letters".to_owned(),
+        "every record is in a counter, and refused ones are in the dead letters".to_owned(),
     ];
     if !bounded && let Some(ms) = settings.max_future_ms {
         let ahead = format_duration_ms(ms);
-        all.push(format!("an event dated {ahead} ahead of the clock is a dead letter"));
+        all.push(format!(
+            "an event dated more than {ahead} ahead of the clock becomes a dead letter"
+        ));
     }
     all
 }

@@ -86,7 +86,7 @@ fn parse_bins(text: &str) -> Result<Range<u64>, String> {
     let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is not a number"));
     let bins = number(begin)?..number(end)?;
     if bins.is_empty() || bins.end > PARTS {
-        return Err(format!("write a range of parts between 0 and {PARTS}"));
+        return Err(format!("write a range A..B, not empty, within 0..{PARTS}"));
     }
     Ok(bins)
 }

@@ -103,13 +103,13 @@ struct Commits {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let Some(state) = &args.run.state else {
-        let what = "name a --state folder for the replay, other than the job's";
+        let what = "a replay needs a state folder of its own; name one with --state";
         return Err(CliError::Usage(what.to_owned()));
     };
     for other in args.states() {
         if is_same(state, other) {
             let what =
-                format!("{} is the job's state, but a replay needs its own", other.display());
+                format!("{} is the job's state; name a new folder with --state", other.display());
             return Err(CliError::Usage(what));
         }
     }

@@ -19,7 +19,7 @@ const COMMIT_WAIT_US: u64 = 60_000_000;
 
 /// A job is running on the state, but makes no commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the job on this state has made no commit for a minute; stop it first")]
+#[error("the job on this state has made no commit for a minute; stop it and try again")]
 pub struct Stuck;
 
 /// Waits until `accept` takes a visible commit, and returns it. If no job is running, calls `make`

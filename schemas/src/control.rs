@@ -119,7 +119,7 @@ pub enum Control {
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// Another kind of file, or a later version.
-    #[error("it is not a file of control records of a known version")]
+    #[error("it is not a control file that this build can read")]
     NotControls,
     /// The file is truncated or changed.
     #[error("its checksum does not match")]

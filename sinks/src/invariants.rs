@@ -80,9 +80,11 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// A violated invariant: a bug in this program, or files that were changed behind its back.
+/// A violated invariant: a bug in this program, or files that something else changed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("invariant {invariant} is violated: {what}. Please report this, with the state folder")]
+#[error(
+    "invariant {invariant} is violated: {what}. Keep a copy of the state folder, and report this"
+)]
 pub struct Broken {
     /// The invariant.
     pub invariant: Invariant,

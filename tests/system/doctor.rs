@@ -22,7 +22,7 @@ fn doctor_accepts_a_good_job_and_creates_nothing() {
     let lines: Vec<serde_json::Value> =
         report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().all(|line| line["level"] == "ok"), "{report}");
-    assert!(report.contains("is complete"), "{report}");
+    assert!(report.contains("are intact"), "{report}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn changed_scopes_need_a_new_state() {
     begin(&run(&input, &state, "--bounded --scope region=eu,us --limit-rate 5000"), &state);
     for other in ["", "--scope region=eu", "--scope region=eu,us,asia"] {
         let error = fails(&run(&input, &state, &format!("--bounded {other}")), 1);
-        assert!(error.contains("the state counts by region=eu, region=us, not by "), "{error}");
+        assert!(error.contains("made with scopes region=eu, region=us; this job has "), "{error}");
     }
     // Their order does not matter.
     ok(&run(&input, &state, "--bounded --scope region=us,eu"));

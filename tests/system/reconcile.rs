@@ -154,7 +154,7 @@ fn since_checks_only_later_records() {
         }
         no_drift(&format!("{line} --since {} --at {}", commits[0], commits[2]));
         let error = fails(&format!("{line} --since {}", commits[3]), 2);
-        assert!(error.contains("it is not earlier"), "{error}");
+        assert!(error.contains("that commit is not earlier"), "{error}");
         // Drift of the earlier commit is trusted, later drift is found.
         let key = change_tag(&state, |row| Some(TagRow { total: row.total + 1, ..row }));
         let (values, _) = findings(&format!("{line} --since {}", commits[1]));

@@ -229,7 +229,7 @@ fn bounded_run_is_replayed_exactly() {
     ok(&format!("compare {state} {third}"));
 
     let error = fails(&format!("replay --input {input} --state {state} --until-commit {state}"), 2);
-    assert!(error.contains("needs its own"), "{error}");
+    assert!(error.contains("name a new folder with --state"), "{error}");
     let error = fails(&format!("replay --input - --state {} --bounded", path("x")), 2);
     assert!(error.contains("cannot be read again"), "{error}");
     let error = fails(&format!("replay --input {input} --bounded"), 2);

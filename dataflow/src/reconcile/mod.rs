@@ -276,7 +276,7 @@ pub enum ReconcileError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotSince {
     /// It is not earlier.
-    #[error("it is not earlier")]
+    #[error("that commit is not earlier")]
     NotEarlier,
     /// The state was rolled back in between.
     #[error("the state was rolled back in between")]
@@ -288,7 +288,7 @@ pub enum NotSince {
     #[error("{0} corrections were made in between")]
     Corrected(u64),
     /// A partition has been read in order and in blocks.
-    #[error("{0} was read in another way")]
+    #[error("{0} was read both in order and in blocks")]
     OtherWay(String),
 }
 

@@ -151,7 +151,7 @@ fn explain(error: &Error, text: &str) -> String {
             format!("{expected} is expected here, not {unexpected}")
         }
         Error::Unexpected { expected: "mapping start", .. } => {
-            "keys with values (key: value) are expected here".to_owned()
+            "expected keys with values (key: value)".to_owned()
         }
         Error::Unexpected { expected: "sequence start", .. } => {
             "a list ([a, b], or lines that begin with -) is expected here".to_owned()

@@ -127,8 +127,8 @@ pub struct State {
     #[serde(rename = "keep", deserialize_with = "Duration::<1, DURATION_MS_MAX>::ms")]
     #[schemars(with = "Duration<1, DURATION_MS_MAX>", extend("default" = "1h"))]
     pub keep_ms: i64,
-    /// Files stay this much longer for readers that have opened an old commit, or ten seconds where
-    /// they come to more than `bytes`. Default: `10m`.
+    /// How much longer files stay for readers that have opened an old commit: ten seconds if such
+    /// files take more than `bytes`. Default: `10m`.
     #[serde(rename = "grace", deserialize_with = "Duration::<1, DURATION_MS_MAX>::ms")]
     #[schemars(with = "Duration<1, DURATION_MS_MAX>", extend("default" = "10m"))]
     pub grace_ms: u64,

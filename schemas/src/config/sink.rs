@@ -53,13 +53,13 @@ pub struct ConsistencyPair {
     /// To the API's reads. Default: `LOCAL_QUORUM`.
     #[schemars(extend("default" = "LOCAL_QUORUM"))]
     pub read: Consistency,
-    /// What is otherwise for table `tag`.
+    /// The levels of table `tag`, if they differ.
     pub tag: TableConsistency,
-    /// What is otherwise for table `board`.
+    /// The levels of table `board`, if they differ.
     pub board: TableConsistency,
 }
 
-/// What one table has otherwise.
+/// The levels of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TableConsistency {

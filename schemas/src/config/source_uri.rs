@@ -41,7 +41,7 @@ pub enum SourceError {
     #[error("{0:?} does not name a local file; write file:PATH")]
     File(String),
     /// `stdin:` followed by something.
-    #[error("{0:?}: standard input is just stdin:")]
+    #[error("{0:?}: write standard input as stdin:, without anything after it")]
     Stdin(String),
     /// `generator:` followed by something other than parameters.
     #[error("{0:?}: write the parameters of a generator as generator:?rate=1000&seed=7")]
@@ -166,7 +166,7 @@ mod tests {
             ("", "does not name a local file", "write file:PATH"),
             ("file:", "does not name a local file", "write file:PATH"),
             ("file://host", "does not name a local file", "write file:PATH"),
-            ("stdin:x", "standard input", "is just stdin:"),
+            ("stdin:x", "standard input", "write standard input as stdin:"),
             ("generater:?rate=1", "unknown kind of source", r#"did you mean "generator:"?"#),
             ("https://a/b", r#"unknown kind of source "https:""#, kinds),
             ("kafka:a:1/b", "no // after kafka:", kafka),

@@ -65,12 +65,12 @@ struct RecordSchema {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RecordKey {
-    /// What they are.
+    /// Their type.
     #[serde(rename = "type")]
     _type: RecordKeyType,
 }
 
-/// What keys are.
+/// The type of keys.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum RecordKeyType {
@@ -84,7 +84,7 @@ enum RecordKeyType {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RecordValue {
-    /// What they are. Default: `post`.
+    /// Their type. Default: `post`.
     #[serde(rename = "type", default)]
     #[schemars(extend("default" = "post"))]
     _type: RecordType,
@@ -143,11 +143,11 @@ pub enum OnLost {
     /// The job ends with an error that says which they are.
     #[default]
     Error,
-    /// The job goes on with what is left, and counts them as `lost_records`.
+    /// The job continues with the records that are left, and counts the others as `lost_records`.
     Skip,
 }
 
-/// Where a job without state begins; one with state goes on where it was.
+/// Where a job without state begins; one with state continues where it was.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StartingOffset {

@@ -23,7 +23,7 @@ pub struct Windowing {
     pub windows: Windows,
     /// How far times may differ.
     pub watermark: Watermark,
-    /// What is counted, by what.
+    /// By which key posts are counted, and what is kept for a key.
     pub partition: Partition,
 }
 
@@ -131,17 +131,17 @@ impl Default for Watermark {
     }
 }
 
-/// What is counted, by what.
+/// By which key posts are counted, and what is kept for a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Partition {
-    /// By what.
+    /// The key.
     pub assign_key: AssignKey,
     /// What is kept.
     pub update_state: UpdateState,
 }
 
-/// By what is counted.
+/// The key of the counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AssignKey {
@@ -150,7 +150,7 @@ pub struct AssignKey {
     pub uses: AssignKeyUses,
 }
 
-/// What is a key.
+/// What a key is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AssignKeyUses {
@@ -159,7 +159,7 @@ pub enum AssignKeyUses {
     Tag,
 }
 
-/// What is kept of a key.
+/// What is kept for a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateState {
@@ -168,7 +168,7 @@ pub struct UpdateState {
     pub uses: UpdateStateUses,
 }
 
-/// What is kept of a key.
+/// What is kept for a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UpdateStateUses {

@@ -11,7 +11,8 @@ use thiserror::Error;
 use crate::invariants::{Broken, Invariant, count};
 use crate::storage::{Storage, StorageError, remove_if_exists, replace, temporary};
 
-const RESTORE: &str = "Restore the file, or run `tagflow checkpoint rollback`";
+const RESTORE: &str =
+    "Restore the file, or go back to an older commit with `tagflow checkpoint rollback`";
 
 /// Why a commit could not be made or read.
 #[derive(Debug, Error)]
@@ -65,7 +66,7 @@ pub enum CommitError {
     #[error(transparent)]
     Broken(#[from] Broken),
     /// The pointer to the visible commit is damaged.
-    #[error("{0} is damaged: it does not name a commit")]
+    #[error("{0} is damaged: it does not name a commit. `tagflow run` recreates it")]
     Visible(String),
 }
 

@@ -38,11 +38,13 @@ pub enum TakeoverError {
     #[error(transparent)]
     Commit(#[from] CommitError),
     /// Another job is using the state.
-    #[error("the state is in use by {0}. Stop that job, or supersede it with --take-over")]
+    #[error(
+        "the state is in use by {0}. Stop that job, or supersede it with `tagflow run --take-over`"
+    )]
     InUse(Owner),
     /// The state was made with other scopes.
     #[error(
-        "the state counts by {state}, not by {requested}, and cannot count its past posts again. Use a new state folder"
+        "the state was made with {state}; this job has {requested}. Past posts cannot be counted again: use a new state folder"
     )]
     Scopes {
         /// Those of the state.
@@ -112,8 +114,8 @@ fn check(before: &Manifest, claimant: &Claimant) -> Result<(), TakeoverError> {
         && state != requested
     {
         let names = |scopes: &[String]| match scopes {
-            [] => "no scope".to_owned(),
-            scopes => scopes.join(", "),
+            [] => "no scopes".to_owned(),
+            scopes => format!("scopes {}", scopes.join(", ")),
         };
         return Err(TakeoverError::Scopes { state: names(state), requested: names(requested) });
     }

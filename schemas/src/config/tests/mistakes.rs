@@ -32,7 +32,7 @@ fn every_message_says_where_and_what_to_do() {
 }
 
 #[test]
-fn mistakes_that_concern_the_whole_file() {
+fn mistakes_of_the_whole_file_are_located() {
     let services = "{count: {sources: [{type: topic, id: posts}]}}";
     let want = "f.yaml:4:11: a job needs a service; name one and its sources";
     assert_eq!(message(LEAST, services, "{}"), want);
