@@ -1,4 +1,4 @@
-//! Standard output: buffered, and an error instead of a panic when its reader has gone.
+//! Standard output: buffered; a write to a closed pipe is an error instead of a panic.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -26,7 +26,7 @@ impl Output {
         written.and_then(|()| writeln!(self.0)).map_err(error())
     }
 
-    /// Makes what was written appear.
+    /// Flushes what was written.
     pub(crate) fn flush(&mut self) -> Result<(), CliError> {
         self.0.flush().map_err(error())
     }

@@ -131,7 +131,7 @@ fn store(publishing: Publishing) -> String {
     let Publishing { commit, lag_commits, lag_ms, waiting, .. } = publishing;
     match (waiting, lag_commits) {
         (true, _) => format!(", waiting for the store, which has commit {commit}"),
-        // One commit is always on its way.
+        // One commit is always being published.
         (false, 0..=1) => format!(", store {commit}"),
         (false, _) => format!(", store {commit}, {:.0} s behind", lag_ms as f64 / 1000.0),
     }

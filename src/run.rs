@@ -1,4 +1,4 @@
-//! `tagflow run`: runs the job until its input ends or it is told to stop.
+//! `tagflow run`: runs the job until its input ends or it is stopped.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

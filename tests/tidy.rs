@@ -206,7 +206,7 @@ fn defaults_have_a_reason() {
     assert_eq!(found, BTreeMap::from(listed), "found, and listed in DEFAULTS");
 }
 
-/// A poisoned lock is an error that nobody can handle; `parking_lot` has none.
+/// Nothing can be done about a poisoned lock; those of `parking_lot` do not poison.
 #[test]
 fn locks_do_not_poison() {
     let mut findings = Vec::new();

@@ -1,5 +1,5 @@
 //! Recorded decisions: what a replay takes from the state of the job that it repeats. The log alone
-//! does not tell which events were refused by a clock or a floor; the job's dead letters do.
+//! does not say which events were refused by a clock or a floor; the job's dead letters do.
 //!
 //! Invariant: about a record that the state has read a replay decides as the job did; about any
 //! other record nothing is recorded.

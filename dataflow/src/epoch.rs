@@ -1,4 +1,4 @@
-//! Epochs: timely's timestamps, which tell which commit a record belongs to.
+//! Epochs: timely's timestamps, which say which commit a record belongs to.
 //!
 //! `epoch = commit << 20 | slice`. The ticker goes through the slices of a commit one by one, but
 //! never reaches the last: that is the time at which operators acknowledge the commit.
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn epoch_tells_its_commit() {
+    fn epoch_contains_its_commit() {
         assert_eq!(commit_of(first_of(7)), 7);
         assert_eq!(commit_of(close_of(7)), 7);
         assert_eq!(close_of(7) + 1, first_of(8));

@@ -30,7 +30,7 @@ pub enum AcquireError {
     /// Its lock file could not be written.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// There is no new identity without random bits.
+    /// The system provides no random bits for a new identity.
     #[error(transparent)]
     Random(#[from] RandomError),
     /// It could not be rolled back.

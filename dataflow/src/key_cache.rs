@@ -63,7 +63,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn returns_what_it_would_compute(tags in vec("[abAB\u{e9}\u{0}]{0,18}", 0..200)) {
+        fn cached_hash_equals_the_computed_one(tags in vec("[abAB\u{e9}\u{0}]{0,18}", 0..200)) {
             let hasher = HashKey::new(1).hasher();
             let mut cache = KeyCache::new(hasher.clone());
             for tag in tags.iter().chain(&tags) {

@@ -33,7 +33,7 @@ pub(crate) struct OrderedPart {
     pub(crate) fingerprint: Option<Fingerprint>,
 }
 
-/// What a job is to read.
+/// What a job will read.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Partitions to read in order.
@@ -182,7 +182,7 @@ fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
     blocks
 }
 
-/// A block that a worker is to read.
+/// A block for one worker to read.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockPart {
     /// Index of its input.

@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 
-/// A pool keeps this many batches: a few for each worker, whatever burst came through.
+/// A pool keeps this many batches: a few for each worker, even after a burst.
 const POOL_BATCHES_MAX: usize = 64;
 
 /// What a pool can keep.

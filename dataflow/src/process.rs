@@ -39,7 +39,7 @@ pub(crate) struct ProcessShared {
 }
 
 impl ProcessShared {
-    /// A process with so many workers, which are to read `blocks` besides their partitions.
+    /// A process with this many workers, which read `blocks` besides their partitions.
     pub(crate) fn new(workers: usize, blocks: BlockQueue, rate_limiter: RateLimiter) -> Self {
         Self {
             failure: Failure::default(),
@@ -121,7 +121,7 @@ impl SliceCount {
         slice_share(self.caught_up.len())
     }
 
-    /// Wakes this ticker when a slice is full. Of several calls the first counts.
+    /// Wakes this ticker when a slice is full. Only the first call has an effect.
     pub(crate) fn wake(&self, ticker: SyncActivator) {
         self.ticker.lock().get_or_insert(ticker);
     }

@@ -1,15 +1,15 @@
 //! A limit on records per second: a token bucket that holds a tenth of a second.
 //!
-//! Invariant: over any time no more is granted than the rate allows, and a bucketful.
+//! Invariant: over any time, at most what the rate allows plus one bucketful is granted.
 
 use parking_lot::Mutex;
 
 /// Tokens are millionths of a record, so that one fills in per microsecond, record and second.
 const TOKENS_PER_RECORD: u64 = 1_000_000;
-/// How much time's records the bucket holds.
+/// The bucket holds the records of this much time.
 const BUCKET_US: u64 = 100_000;
 
-/// Limits the records that the workers of a process read. Without a rate nothing is limited.
+/// Limits the records that the workers of a process read. Without a rate, nothing is limited.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     per_second: Option<u64>,

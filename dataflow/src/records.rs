@@ -15,7 +15,7 @@ use crate::pool::{Batch, Pool};
 /// Input name → partition → how far it has been read.
 pub(crate) type Inputs = BTreeMap<String, BTreeMap<String, Partition>>;
 
-/// Decoded events on their way to the worker that owns their ids. They are one record of the
+/// Decoded events bound for the worker that owns their ids. They are one record of the
 /// stream, so that neither a tag nor an ordinary event needs an allocation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Posts {
@@ -126,8 +126,7 @@ pub(crate) enum Route {
     Order(Box<Order>),
 }
 
-/// A control record on its way to the worker that owns what it changes. The hash of that is the
-/// post's id.
+/// A control record bound for the worker that owns what it changes, whose hash is the post's id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The number of the file that it came in.

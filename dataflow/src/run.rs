@@ -1,6 +1,6 @@
 //! Running a job: the threads around the graph, and their end.
 //!
-//! Invariant: a job ends with all of its threads, by whatever it ends.
+//! Invariant: however a job ends, all of its threads end with it.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -89,7 +89,7 @@ pub fn start(spec: JobSpec) -> Result<Started, StartError> {
     Ok(Started::Running(Running { ending, guards, threads, context, _lock: lock }))
 }
 
-/// Timely's configuration for so many workers in one process.
+/// Timely's configuration for this many workers in one process.
 pub(crate) fn timely_config(workers: usize) -> timely::Config {
     let communication = match workers {
         1 => CommunicationConfig::Thread,

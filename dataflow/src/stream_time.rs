@@ -76,7 +76,7 @@ impl StreamTime {
             PartitionProgress::Block { number, state } => {
                 let mut blocks = take_blocks(&mut partition.position);
                 if let Some(largest) = state.times.largest_ms() {
-                    // No run that reads blocks follows a clock, so when it was read is no matter.
+                    // When this was read does not matter: no run that reads blocks follows a clock.
                     let at = self.largest.map_or(0, |(_, at)| at);
                     self.largest = self.largest.max(Some((largest, at)));
                 }

@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// How long one question may take.
 const QUESTION: Duration = Duration::from_secs(3);
 
-/// What a topic keeps; a setting is `None` if brokers do not tell it.
+/// What a topic keeps; a setting is `None` if brokers do not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// `cleanup.policy`: `delete`, `compact` or both.

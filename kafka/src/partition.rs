@@ -254,7 +254,7 @@ impl PartitionReader {
         self.next
     }
 
-    /// Where a bounded reader ends; else the offset behind the last record that is there now.
+    /// Where a bounded reader ends; else the offset after the last record that exists now.
     pub fn end(&self) -> u64 {
         self.end.unwrap_or_else(|| self.known.high().max(self.next))
     }

@@ -114,7 +114,7 @@ impl TopicReader {
         }
     }
 
-    /// Fails if the partition is not the one of which record `known` was read last.
+    /// Fails if `known` is not a record of this partition: it was the last one read.
     pub fn verify(&self, partition: i32, known: &Fingerprint) -> Result<(), TopicError> {
         self.topic.identity.check(&self.topic.cluster, partition, known)
     }

@@ -37,7 +37,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What tells a record from all others: its offset, its size, and a hash of everything in it.
+/// What distinguishes a record from all others: its offset, its size, and a hash of its content.
 pub(crate) fn fingerprint(message: &BorrowedMessage<'_>) -> Fingerprint {
     let stamp = message.timestamp().to_millis().unwrap_or(-1);
     identify(message.offset(), stamp, message.key(), message.payload())

@@ -374,7 +374,7 @@ mod tests {
 
     #[cfg(feature = "kafka-tls")]
     #[test]
-    fn tls_is_built_in() {
+    fn tls_properties_are_accepted() {
         let properties = [("security.protocol", "sasl_ssl"), ("sasl.mechanisms", "SCRAM-SHA-512")];
         let secret = [properties[0], properties[1], ("sasl.username", "u"), ("sasl.password", "p")];
         assert_eq!(settings(FAR, &secret).check(), Ok(()));

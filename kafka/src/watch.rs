@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// How long brokers may take to answer.
 const WAIT: Duration = Duration::from_secs(5);
-/// What is not found so often in a row is gone; brokers that just started may not know it yet.
+/// What is missing this many times in a row is gone; brokers that just started may not know it.
 const MISSES: u32 = 4;
 
 /// Watches until the other end of `stop` is dropped.

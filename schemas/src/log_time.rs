@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_its_definition(times in vec(0_i64..1000, 0..300)) {
+        fn log_time_equals_its_definition(times in vec(0_i64..1000, 0..300)) {
             let mut log_time = LogTime::default();
             let mut want = None;
             for n in 1..=times.len() {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn few_wrong_clocks_do_not_move_it() {
+    fn few_wrong_clocks_do_not_move_log_time() {
         let mut log_time = LogTime::default();
         (0..1000).for_each(|ts| log_time.observe(ts));
         (0..40).for_each(|_| log_time.observe(1_000_000));

@@ -64,7 +64,7 @@ pub(crate) enum NameFault {
 /// The faults that are due for a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ProcessFaults {
-    /// Effects until it is killed, if it is to be killed.
+    /// The number of effects until it is killed, if it will be.
     pub(crate) effects_left: Option<u64>,
     /// It has been killed.
     pub(crate) dead: bool,

@@ -11,14 +11,14 @@ use sinks::publish::{Content, JobRow, MemoryStore, Outcome, PublishError, Publis
 
 use crate::rng::Rng;
 
-/// A write on its way.
+/// A write in flight.
 #[derive(Clone, Debug)]
 pub enum Write {
     /// A row of a table.
     Row(PublishRow),
     /// The row of the job.
     Job(JobRow),
-    /// The keyspace that readers are to use.
+    /// The keyspace that readers should use.
     Pointer(Pointer),
 }
 

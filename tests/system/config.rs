@@ -182,7 +182,7 @@ fn kafka_properties_are_checked_before_connecting() {
 }
 
 #[test]
-fn schema_matches_the_repository() {
+fn printed_schema_equals_the_file() {
     let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/dataflow.schema.json");
     assert_eq!(ok("validate --schema"), fs::read_to_string(repository).unwrap());
 }

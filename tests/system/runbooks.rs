@@ -27,7 +27,7 @@ pub(crate) fn ends(name: &str, arguments: &str, code: i32) -> String {
 }
 
 #[test]
-fn runbook_number_looks_wrong() {
+fn runbook_for_a_wrong_number_says_which_is_right() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state) = (path("posts.ndjson"), path("state"));
@@ -50,7 +50,7 @@ fn runbook_number_looks_wrong() {
 }
 
 #[test]
-fn runbook_tag_rules_changed() {
+fn runbook_for_changed_rules_shows_the_difference() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state, new) = (path("posts.ndjson"), path("state"), path("new"));
@@ -68,7 +68,7 @@ fn runbook_tag_rules_changed() {
 }
 
 #[test]
-fn runbook_poison_producer() {
+fn runbook_for_a_poison_producer_counts_its_records() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (input, state) = (path("posts.ndjson"), path("state"));

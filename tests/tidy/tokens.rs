@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_told_from_lifetimes() {
+    fn character_is_not_taken_for_a_lifetime() {
         assert_eq!(
             tokens(r"'a' '\'' '\u{1f}' b'\\' &'a T"),
             ["'a'", r"'\''", r"'\u{1f}'", r"b'\\'", "&", "'a", "T"]

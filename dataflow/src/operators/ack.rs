@@ -27,7 +27,7 @@ pub(crate) struct Acker {
     output: Out<Ack>,
     /// At the end of the commit under way. `None` after the last one.
     capability: Option<Capability<Epoch>>,
-    /// Tells the files of this operator apart from others of the same commit.
+    /// Keeps this operator's files apart from others of the same commit.
     part: String,
     wake: Arc<SyncActivator>,
     replies: (Sender<Written>, Receiver<Written>),
@@ -91,7 +91,7 @@ impl Acker {
         let name = segment_name(&self.context.start.header, commit, T::NAME, &self.part);
         let (reply, wake) = (self.replies.0.clone(), Arc::clone(&self.wake));
         let job = WriteJob::new(name, commit, rows, move |written| {
-            // After an error the graph may be gone, and nobody listens.
+            // After an error the graph may be gone, and with it the receiver.
             let _ = reply.send(written);
             let _ = wake.activate();
         });

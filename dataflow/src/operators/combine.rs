@@ -52,7 +52,7 @@ impl Sums {
     }
 }
 
-/// The hash of a sum. That of the tag is uniform, and the slot tells its sums apart.
+/// The hash of a sum. The hash of the tag is uniform; the slot distinguishes its sums.
 fn place(tag: KeyHash, slot: u32) -> u64 {
     tag.lo ^ u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -26,7 +26,7 @@ use crate::settings::Input;
 /// What became of a manifest.
 type Created = Result<(), CommitError>;
 
-/// What is timely about committing.
+/// The operator's state and its handles of timely.
 struct Committer {
     context: Context,
     manifests: ManifestBuilder,
@@ -52,7 +52,7 @@ impl Committer {
         }
     }
 
-    /// Has the manifest of `commit` created, which all operators have acknowledged.
+    /// Has the manifest of `commit` created. All operators have acknowledged the commit.
     fn create(&mut self) {
         let acks = self.acks.remove(&self.commit).into_iter().flatten();
         let acknowledged = Acknowledged::new(acks.collect());
@@ -70,7 +70,7 @@ impl Committer {
                 status.committed(&made, took_us / 1000);
                 notify_inputs(&inputs, &made);
             }
-            // After an error the graph may be gone, and nobody listens.
+            // After an error the graph may be gone, and with it the receiver.
             let _ = reply.send(created);
             let _ = wake.activate();
         });

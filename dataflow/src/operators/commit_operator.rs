@@ -1,8 +1,8 @@
-//! The part of timely that all operators share which work commit by commit: `close`, `dedup`,
-//! `tags` and `boards`. Each of them is a plain state that implements [`PerCommit`].
+//! The timely code shared by the operators that work commit by commit: `close`, `dedup`, `tags` and
+//! `boards`. Each of them is a plain state that implements [`PerCommit`].
 //!
-//! Records of the commit under way are applied as they come; those of later commits are stashed.
-//! Once the end of a commit and all its records have come, the state closes the commit, and the
+//! Records of the commit under way are applied as they arrive; those of later commits are stashed.
+//! Once the end of a commit and all its records have arrived, the state closes the commit, and the
 //! next one begins with what was stashed for it. The acknowledgements of the closed commit are sent
 //! when everything it wrote is durable. Invariant: what a state has applied when it closes a commit
 //! belongs to that commit or to an earlier one.
@@ -73,7 +73,7 @@ pub(crate) trait PerCommit: 'static {
     /// What it emits at the end of a commit.
     type Closed: ExchangeData;
 
-    /// The operator's name. Its first letter tells its files apart from those of others.
+    /// The operator's name. Its first letter is in the names of its files, to keep them apart.
     const NAME: &'static str;
     /// Whether its records come at the ends of commits, and not in their slices.
     const RECORDS_AT_END: bool;
@@ -82,9 +82,9 @@ pub(crate) trait PerCommit: 'static {
     fn worker_of(record: &Self::Record) -> u64;
     /// Applies records of the commit under way or of an earlier one.
     fn apply(&mut self, batch: Vec<Self::Record>) -> Result<Vec<Self::Emitted>, RunError>;
-    /// Closes the commit under way, and hands what has to become durable to `acker`.
+    /// Closes the commit under way, and hands `acker` what must become durable.
     fn close(&mut self, end: Self::End, acker: &mut Acker) -> Vec<Self::Closed>;
-    /// Shows how large the state is after a commit.
+    /// Reports the size of the state after a commit.
     fn report(&mut self, _status: &Status) {}
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Outputs<'s, S: PerCommit> {
     pub(crate) acks: StreamVec<'s, Epoch, Ack>,
 }
 
-/// What is timely about such an operator.
+/// One such operator: its state and its handles of timely.
 struct Operator<S: PerCommit> {
     state: S,
     context: Context,
@@ -117,7 +117,7 @@ impl<S: PerCommit> Operator<S> {
         })
     }
 
-    /// The end of the commit under way, once it has come and all records of the commit have.
+    /// The end of the commit under way, once it and all records of the commit have arrived.
     fn next_end(
         &self,
         ending: &mut Vec<S::End>,
@@ -129,7 +129,7 @@ impl<S: PerCommit> Operator<S> {
         (!records.less_equal(&last)).then(|| ending.swap_remove(at))
     }
 
-    /// Closes the commit under way: the stashed batches of the next one.
+    /// Closes the commit under way. Returns the stashed batches of the next one.
     fn close(
         &mut self,
         end: S::End,
@@ -150,7 +150,7 @@ impl<S: PerCommit> Operator<S> {
     }
 }
 
-/// Runs `state` on records and on the ends of commits. A worker without a state has no part in it.
+/// Runs `state` on records and on the ends of commits. A worker without a state takes no part.
 pub(crate) fn commit_operator<'s, S: PerCommit>(
     records: StreamVec<'s, Epoch, S::Record>,
     ends: StreamVec<'s, Epoch, S::End>,

@@ -1,4 +1,4 @@
-//! Taking control records: worker 0 reads the files that have come, once per commit.
+//! Takes control records: once per commit, worker 0 reads the files that have arrived.
 //!
 //! Invariants: files are taken in the order of their numbers, each in one commit; what corrects a
 //! count is taken only in the history that it was requested in.
@@ -51,7 +51,7 @@ impl Controls {
         })
     }
 
-    /// Takes the files that have come, and sends their orders to the owners of what they change.
+    /// Takes the files that have arrived, and sends their orders to the owners of what they change.
     /// `redeliver` decodes and sends a record, and returns whether it did.
     pub(crate) fn take(
         &mut self,

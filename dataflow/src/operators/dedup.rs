@@ -48,8 +48,8 @@ fn hour(ms: i64) -> u32 {
     (ms.max(0) / HOUR_MS) as u32
 }
 
-/// Keeps of an id that was once forgotten only what its newest row tells: it may have been accepted
-/// again, in another hour. `rows` are all rows of the id, the newest first.
+/// For an id that was once forgotten, keeps only what its newest row says: it may have been
+/// accepted again, in another hour. `rows` are all rows of the id, the newest first.
 fn keep_newest(ids: &mut IdSet, rows: impl Iterator<Item = IdRow>) {
     let mut kept = None;
     for (age, row) in rows.enumerate() {
@@ -62,11 +62,11 @@ fn keep_newest(ids: &mut IdSet, rows: impl Iterator<Item = IdRow>) {
     }
 }
 
-/// One in so many bins tells how many ids an hour has.
+/// One bin in this many is sampled to estimate how many ids an hour has.
 const SAMPLED_ONE_IN: usize = 16;
 
-/// What a dead letter tells of an event that the source took to be safely above the floor, so that
-/// it sent no origin along. Only clocks that run ahead of each other can cause this.
+/// The origin, for a dead letter, of an event that the source sent without one because it took the
+/// event to be safely above the floor. Only clocks that run ahead of each other can cause this.
 fn unknown_origin(post: &Post) -> Origin {
     let KeyHash { hi, lo } = post.id;
     let raw = format!("event {hi:016x}{lo:016x}").into_bytes();
@@ -92,7 +92,7 @@ impl Dedup {
                 .flat_map(move |segment| mine.clone().flat_map(move |bin| segment.rows.bin(*bin)));
             rows.filter(|(_, row)| row.hour >= floor)
         };
-        // Bins are much alike, so some of them tell how many ids there are in an hour.
+        // Bins are about equally full, so a sample shows how many ids an hour has.
         let times = bins.len().div_ceil(bins.len().div_ceil(SAMPLED_ONE_IN).max(1));
         let some = rows(SAMPLED_ONE_IN).map(|(_, row)| row.hour);
         dedup.ids = IdSet::with_room(worker.peers(), some, times);
@@ -100,7 +100,7 @@ impl Dedup {
             once_forgotten.extend(row.forgotten.then_some(id));
             dedup.ids.insert(row.hour, id);
         }
-        // The newest row of an id tells whether it is remembered.
+        // The newest row of an id says whether it is remembered.
         for id in once_forgotten {
             let rows = segments.iter().rev().filter_map(|segment| segment.rows.get(id));
             keep_newest(&mut dedup.ids, rows);

@@ -1,7 +1,7 @@
 //! Decoding: from a partition's records to posts, dead letters and counters.
 //!
 //! Invariants: every record that is read is counted exactly once; what becomes of it is a function
-//! of the log, except that the clock tells which events are in the future. Those leave a dead
+//! of the log, except that the clock decides which events are in the future. Those leave a dead
 //! letter.
 
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Intake {
         }
         let stamp_ms = feed.stamp_ms(record);
         let decided = feed.decisions.and_then(|decisions| decisions.at(record.position));
-        // A log that stamps its records tells what is in the future, and tells the same each time.
+        // A stamp of the log decides what is in the future, and decides the same each time.
         let latest_ms = match (decided, stamp_ms, self.settings.max_future_ms) {
             (Some(Decision::Future), ..) => i64::MIN,
             (Some(_), ..) => i64::MAX,
@@ -192,7 +192,7 @@ impl Intake {
         Some(Route::Once)
     }
 
-    /// Decodes a redelivered record, and writes it as one that needs no mapping. An error tells why
+    /// Decodes a redelivered record, and writes it as one that needs no mapping. An error says why
     /// it is refused again. Its position was counted before, and it moves no clock.
     pub(crate) fn redeliver<'r>(
         &self,

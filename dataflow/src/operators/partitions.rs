@@ -132,7 +132,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// Takes the control records that have come.
+    /// Takes the control records that have arrived.
     pub(crate) fn take_controls(&mut self, batches: &mut PostBatches) -> Result<(), RunError> {
         let Some(mut controls) = self.controls.take() else { return Ok(()) };
         let taken = controls.take(batches, |order, batches| self.redeliver(order, batches));
@@ -172,7 +172,7 @@ impl Partitions {
         }
     }
 
-    /// Reads up to `limit` records: how many it read, and what is to come.
+    /// Reads up to `limit` records. Returns how many it read, and what follows.
     pub(crate) fn read(
         &mut self,
         limit: usize,
@@ -249,7 +249,7 @@ impl Partitions {
         !blocks && !self.ordered.iter().any(Ordered::is_ready)
     }
 
-    /// What is to come after a turn that read nothing.
+    /// What follows a turn that read nothing.
     fn turn_without_records(&self) -> Turn {
         let inputs = self.context.read_inputs();
         let is_bounded = inputs.iter().all(|input| input.log.is_bounded());

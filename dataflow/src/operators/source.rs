@@ -20,7 +20,7 @@ use crate::limits::{IDLE_WAIT, TURN_RECORDS};
 use crate::records::{Ack, PartitionUpdate, PostBatches, Posts, Tick};
 use crate::sources::LogError;
 
-/// What is timely about reading.
+/// The operator's state and its handles of timely.
 struct Source {
     context: Context,
     partitions: Partitions,

@@ -15,7 +15,7 @@ use crate::limits::{SLICE_RECORDS, SLICE_US, SLICES_IN_FLIGHT};
 use crate::records::{Last, Tick};
 use crate::settings::Settings;
 
-/// What the ticker decides by.
+/// What the ticker bases a decision on.
 #[derive(Clone, Copy, Debug)]
 struct Observation {
     now_us: u64,
@@ -51,7 +51,7 @@ struct Ticker {
     every_us: u64,
     /// How long it lasts while the job is behind.
     stretched_us: u64,
-    /// The longest that a commit takes records.
+    /// The longest time for which a commit takes records.
     commit_us_max: u64,
     commit_since_us: u64,
     slice_since_us: u64,
@@ -87,7 +87,7 @@ impl Ticker {
         if full && room { Step::Slice } else { Step::Hold }
     }
 
-    /// How long the present commit is to last.
+    /// How long the present commit should last.
     fn due_us(&self, seen: Observation) -> u64 {
         if seen.caught_up { self.every_us } else { self.stretched_us }
     }
@@ -111,7 +111,7 @@ impl Ticker {
     }
 }
 
-/// How the ticker sees how far others are.
+/// How the ticker observes the progress of other operators.
 #[derive(Clone, Default)]
 pub(crate) struct Probes {
     /// Tags have finished a slice.
@@ -123,7 +123,7 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// What there is to see in `commit`.
+    /// The present observation, in `commit`.
     fn observe(&self, context: &Context, commit: u64, in_flight: usize) -> Observation {
         let process = &context.process;
         Observation {
@@ -157,7 +157,7 @@ pub(crate) fn ticker<'s>(
         let mut ticker = Ticker::new(&context.settings, context.clock.mono_us());
         let mut in_flight: VecDeque<Epoch> = [first].into();
         move |output| {
-            // Other workers have none, and nobody has after the last commit.
+            // Only worker 0 has one, and only until the last commit.
             let Some(present) = capability.as_mut() else { return };
             let epoch = *present.time();
             let commit = commit_of(epoch);

@@ -32,7 +32,7 @@ const TURN_RECORDS: usize = 4096;
 /// A check fails if a partition delivers nothing for this long.
 const SILENCE_US: u64 = 60_000_000;
 
-/// The nap of a reader that may not, or cannot, read now.
+/// How long a reader sleeps when it may not, or cannot, read.
 const NAP: Duration = Duration::from_millis(5);
 
 /// What the workers of a check share.

@@ -89,7 +89,7 @@ fn spread(buckets: &BTreeMap<(u8, i64), (i64, i64)>, kept: &Kept) -> Vec<BucketC
         for change in &changes {
             let live = kept.buckets(change.start_ms).find(|(w, _)| usize::from(*w) == window);
             if let Some((_, start)) = live {
-                // Right as it is stored, so a finer change here must be taken back.
+                // The stored value is right, so a finer change here must be taken back.
                 wanted.entry(start).or_insert(0);
             }
         }

@@ -35,7 +35,7 @@ pub(super) fn share(id: KeyHash) -> Time {
     share
 }
 
-/// What matters of an event for counting.
+/// The parts of an event that counting depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Event {
     /// When it happened.

@@ -204,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_those_of_a_split(
+        fn lines_equal_a_split_of_the_text(
             text in r"[ab\n\r ]{0,60}",
             step in 1_usize..9,
             limit in 1_usize..4,

@@ -92,7 +92,7 @@ pub enum LogError {
 /// A partition that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovered {
-    /// Its name, by which it is known again.
+    /// Its name, by which it is recognised.
     pub partition: String,
     /// Worker `share % workers` reads it.
     pub share: u64,
@@ -133,9 +133,9 @@ pub struct Record<'a> {
 /// What follows the records just read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// More records are there now.
+    /// More records can be read now.
     More,
-    /// Nothing is there now.
+    /// Nothing can be read now.
     Wait,
     /// Nothing will ever follow.
     End,
@@ -147,7 +147,7 @@ pub trait Reader: Send {
     fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError>;
     /// The position of the next record.
     fn position(&self) -> u64;
-    /// The position behind the last record that is there now; `None` if unknown.
+    /// The position after the last record that exists now; `None` if unknown.
     fn end(&mut self) -> Result<Option<u64>, LogError>;
     /// What the partition is recognised by: its first bytes, or the last record read.
     fn fingerprint(&self) -> Option<Fingerprint>;

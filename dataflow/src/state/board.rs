@@ -43,7 +43,7 @@ pub(crate) struct Candidate {
     pub(crate) display: Box<str>,
 }
 
-/// Keyed hashes are uniform already, so the last word is hash enough.
+/// Keyed hashes are already uniform, so the last word serves as the hash.
 #[derive(Clone, Copy, Debug, Default)]
 struct LastWord(u64);
 

@@ -1,9 +1,9 @@
 //! The ids of accepted events: an exact set of hashes, dropped hour by hour.
 //!
-//! Every hour of event time has its own tables. A table is a sorted array with gaps: a hash is at
-//! the slot that its value gives, its home, or shortly after. So a look-up ends at the first larger
-//! hash, and growing in small steps keeps an id within 24 bytes. Invariants: hashes ascend in a
-//! table; between a hash and its home there is no gap.
+//! Every hour of event time has its own tables. A table is a sorted array with gaps: a hash is in
+//! its home, the slot that its value gives, or shortly after it. So a look-up ends at the first
+//! larger hash, and growing in small steps keeps an id within 24 bytes. Invariants: hashes ascend
+//! in a table; there is no gap between a hash and its home.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ impl Slot {
     }
 }
 
-/// Where a word lies in `0..size` if all words are spread evenly.
+/// The place of a word in `0..size` if all words are spread evenly.
 fn spread(word: u64, size: usize) -> usize {
     ((u128::from(word) * size as u128) >> 64) as usize
 }
@@ -44,7 +44,7 @@ fn spread(word: u64, size: usize) -> usize {
 #[derive(Default)]
 struct Table {
     slots: Vec<Slot>,
-    /// The slots that hashes are spread over. A few more follow for what overflows the last.
+    /// The slots that hashes are spread over. A few more follow, for overflow from the last.
     homes: usize,
     ids: usize,
     /// The leading bits that all hashes of the table share.
@@ -56,7 +56,7 @@ impl Table {
         spread(slot.hi << self.shared_bits, homes)
     }
 
-    /// Inserts a hash. Returns false if it was there.
+    /// Inserts a hash. Returns false if it was there already.
     fn insert(&mut self, slot: Slot) -> bool {
         loop {
             if let Some(new) = self.try_insert(slot) {
@@ -66,7 +66,7 @@ impl Table {
         }
     }
 
-    /// The same, or `None` if there is no room.
+    /// Like [`Self::insert`], but returns `None` if there is no room.
     fn try_insert(&mut self, slot: Slot) -> Option<bool> {
         let mut at = self.home(slot, self.homes);
         while *self.slots.get(at)? < slot && self.slots[at] != EMPTY {
@@ -239,7 +239,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_a_set(ids in proptest::collection::vec((0_u32..3, 0_u64..40, 0_u64..3), 0..400)) {
+        fn ids_equal_a_set(
+            ids in proptest::collection::vec((0_u32..3, 0_u64..40, 0_u64..3), 0..400),
+        ) {
             let (mut set, mut want) = (IdSet::new(1), HashSet::new());
             for (hour, hi, lo) in ids {
                 // Few distinct words, all at the low end, so that runs are long.
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_told_apart_with_any_number_of_workers() {
+    fn ids_stay_distinct_with_any_number_of_workers() {
         let hasher = HashKey::new(3).hasher();
         for peers in [1, 2, 3, 6, 1000] {
             // Too little room for one hour, and too much for the other.

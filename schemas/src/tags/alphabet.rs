@@ -80,7 +80,7 @@ pub fn in_tag(c: char) -> bool {
     bits(c) & IN_TAG != 0
 }
 
-/// Whether `c` is a letter or a mark, of which a tag needs at least one.
+/// Whether `c` is a letter or a mark. A tag needs at least one.
 pub fn is_letter(c: char) -> bool {
     bits(c) & LETTER != 0
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_of_known_characters() {
+    fn known_characters_are_classified() {
         assert!(in_tag('é') && is_letter('é'));
         assert!(in_tag('٣') && !is_letter('٣'), "an Arabic digit is not a letter");
         assert!(in_tag('\u{0301}') && is_letter('\u{0301}'), "a lone mark counts as a letter");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_complete() {
+    fn table_covers_all_letters() {
         let letters = (0..CODE_POINTS as u32).filter_map(char::from_u32).filter(|c| is_letter(*c));
         assert!(letters.count() > 130_000);
     }

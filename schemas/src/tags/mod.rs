@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn adjacent_signs() {
+    fn text_that_touches_another_tag_is_not_a_tag() {
         assert_eq!(tags("#a#b"), Vec::<&str>::new());
         assert_eq!(tags("#a##b"), ["b"]);
         assert_eq!(tags("##a"), ["a"]);

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn links_with_a_protocol() {
+    fn link_with_a_protocol_is_found_whole() {
         assert_eq!(links("see https://example.com/a#b, ok"), ["https://example.com/a#b"]);
         assert_eq!(links("http://x.org:80/?q=#a end"), ["http://x.org:80/?q=#a"]);
         assert_eq!(links("https://example.com/(a)#tag"), ["https://example.com/(a)#tag"]);

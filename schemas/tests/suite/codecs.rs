@@ -141,7 +141,7 @@ fn bodies() -> impl Strategy<Value = Body> {
 
 proptest! {
     #[test]
-    fn rows_of_every_table(keys in btree_set(any::<(u64, u64)>(), 0..20), seed: u64) {
+    fn rows_of_every_table_read_back(keys in btree_set(any::<(u64, u64)>(), 0..20), seed: u64) {
         let keys: Vec<_> = keys.into_iter().map(|(hi, lo)| KeyHash { hi, lo }).collect();
         for table in TableName::ALL {
             table.visit(RoundTrip { keys: &keys, seed })?;
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn manifests(header in headers(), body in bodies()) {
+    fn manifests_read_back_the_same(header in headers(), body in bodies()) {
         let bytes = encode(&header, None).unwrap();
         prop_assert_eq!(decode(&bytes), Ok((header.clone(), None)));
         let manifest = Manifest { header, body };

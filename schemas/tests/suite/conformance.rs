@@ -57,17 +57,17 @@ fn check(path: &Path) {
 }
 
 #[test]
-fn twitter_text_extract() {
+fn extraction_agrees_with_twitter_text() {
     check(&copied("twitter-text-hashtags.json"));
 }
 
 #[test]
-fn twitter_text_edges() {
+fn edge_cases_agree_with_twitter_text() {
     check(&copied("oracle-edge.json"));
 }
 
 #[test]
-fn keys() {
+fn keys_match_the_reference() {
     let cases: Vec<KeyCase> = load(&copied("keys.json"));
     for case in &cases {
         assert_eq!(key(&case.raw), case.key, "key of {:?}", case.raw);
@@ -77,7 +77,7 @@ fn keys() {
 }
 
 #[test]
-fn twitter_text_autolink_and_validate() {
+fn autolink_and_validate_cases_agree_with_twitter_text() {
     let Some(data) = std::env::var_os("TAGFLOW_TEST_DATA") else {
         assert!(std::env::var_os("TAGFLOW_REQUIRE_DATA").is_none(), "TAGFLOW_TEST_DATA is unset");
         println!("skipped: 2 (autolink and validate cases; TAGFLOW_TEST_DATA is unset)");

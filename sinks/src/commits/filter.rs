@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passes_all_its_keys_and_few_others() {
+    fn filter_passes_all_its_keys_and_few_others() {
         let hasher = HashKey::new(7).hasher();
         let key = |i: usize| hasher.tag(&i.to_string());
         let filter = Filter::new((0..100_000).map(key), 100_000);

@@ -137,7 +137,7 @@ impl Snapshot {
         self.row::<Tags>(hash)
     }
 
-    /// A tag's row by the segments' filters, for a job that asks mostly for keys that are new.
+    /// A tag's row, looked up through the segments' filters: for a job that mostly sees new keys.
     pub fn tag_filtered(&self, hash: KeyHash) -> Option<TagRow<'_>> {
         self.table::<Tags>().iter().rev().find_map(|segment| segment.get_filtered(hash))
     }

@@ -25,7 +25,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// How long the driver waits for an answer; longer than the servers' own timeouts.
 pub(super) const REQUEST_WAIT: Duration = Duration::from_millis(2500);
 
-/// Without encryption a password goes to no other machine, whatever peers a server names.
+/// Without encryption, no password is sent to another machine, whatever peers a server names.
 struct LoopbackOnly;
 
 impl HostFilter for LoopbackOnly {

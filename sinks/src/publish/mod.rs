@@ -22,7 +22,7 @@ use crate::commits::CommitError;
 use crate::invariants::Broken;
 use crate::storage::StorageError;
 
-/// A row on its way to the database.
+/// A row being sent to the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishRow {
     /// Its key in the commits.

@@ -123,7 +123,7 @@ fn readers_follow_the_pointer_of_the_highest_generation() {
 }
 
 #[test]
-fn the_first_takeover_is_commit_1_of_generation_1() {
+fn first_takeover_is_commit_1_of_generation_1() {
     let storage = memory();
     let first = taken(&*storage, 7, 1000);
     let Header { commit, history, generation, takeover, version, .. } = first.header;

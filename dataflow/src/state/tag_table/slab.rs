@@ -1,4 +1,4 @@
-//! Where the tags lie in memory: in chunks that never move, so that a tag's place stays the same.
+//! Stores the tags in chunks that never move, so that a tag's place never changes.
 
 use prefetch_index::prefetch_index;
 
@@ -14,19 +14,19 @@ pub(super) struct Slab {
     free: Vec<u32>,
 }
 
-/// The chunk and the position in it of a place.
+/// The chunk of a place, and the position in the chunk.
 fn split(place: u32) -> (usize, usize) {
     (place as usize / CHUNK, place as usize % CHUNK)
 }
 
 impl Slab {
-    /// The tag at a place, if there is one.
+    /// The tag at a place, if the place is taken.
     pub(super) fn get(&self, place: u32) -> Option<&Tag> {
         let (chunk, at) = split(place);
         self.chunks[chunk][at].as_ref()
     }
 
-    /// The tag at a place where there is one.
+    /// The tag at a place that is taken.
     pub(super) fn tag_mut(&mut self, place: u32) -> &mut Tag {
         let (chunk, at) = split(place);
         let Some(tag) = self.chunks[chunk][at].as_mut() else {
@@ -37,15 +37,15 @@ impl Slab {
         tag
     }
 
-    /// Fetches a tag ahead of its use. It takes two lines of cache: its beginning is nearly always
-    /// in the first, and its end in the one where the next tag begins.
+    /// Prefetches a tag. It spans two cache lines: its beginning is nearly always in the first, and
+    /// its end in the one where the next tag begins.
     pub(super) fn prefetch(&self, place: u32) {
         let (chunk, at) = split(place);
         prefetch_index(&self.chunks[chunk], at);
         prefetch_index(&self.chunks[chunk], at + 1);
     }
 
-    /// Adds a tag: its place.
+    /// Adds a tag. Returns its place.
     pub(super) fn insert(&mut self, tag: Tag) -> u32 {
         if let Some(place) = self.free.pop() {
             let (chunk, at) = split(place);
