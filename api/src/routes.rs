@@ -189,9 +189,11 @@ fn tag_path_and_query(request: &Request<Incoming>, prefix: &str, name: &Name) ->
     request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"))
 }
 
-/// A header value. The text comes from a parsed URI or is encoded, so it has no control characters.
+/// A header value. The text is encoded, or comes from a request line, in which hyper's HTTP/1
+/// parser refuses control characters.
 fn header(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).unwrap_or_else(|e| unreachable!("checked by the URI parser: {e}"))
+    HeaderValue::try_from(text)
+        .unwrap_or_else(|e| unreachable!("checked by the HTTP/1 parser: {e}"))
 }
 
 async fn front(

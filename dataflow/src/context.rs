@@ -1,7 +1,7 @@
 //! What a job is: its settings, inputs and state, and the handles to what works beside its graph.
 //!
-//! Invariant: nothing here changes while the job runs, and every process of it has the same. What
-//! a process has for itself is in [`ProcessShared`].
+//! Invariant: its fields are set when the job starts and are never replaced. What the workers of a
+//! process count and exchange among themselves is in [`ProcessShared`].
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;

@@ -1,8 +1,9 @@
 //! What the workers of one process share: how fast they read, which batches they can fill again,
 //! and how they stop.
 //!
-//! Invariant: nothing here decides anything about the whole job. What all workers must agree on
-//! travels in the dataflow.
+//! Invariant: no operator sends it to another process. The ticker reads it to end slices and
+//! commits, since the one process is the whole job today; in a cluster these facts must reach the
+//! ticker in the dataflow.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

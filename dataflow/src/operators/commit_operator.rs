@@ -73,7 +73,8 @@ pub(crate) trait PerCommit: 'static {
     /// What it emits at the end of a commit.
     type Closed: ExchangeData;
 
-    /// The operator's name. Its first letter is in the names of its files, to keep them apart.
+    /// The operator's name. Its first letter is in the names of its files, so no two operators
+    /// that write share it.
     const NAME: &'static str;
     /// Whether its records come at the ends of commits, and not in their slices.
     const RECORDS_AT_END: bool;
@@ -199,7 +200,9 @@ pub(crate) fn commit_operator<'s, S: PerCommit>(
                     emitted_out.session(&stamp).give_container(&mut operator.apply(batch));
                 }
             });
-            while let Some(end) = operator.next_end(&mut ending, &frontiers[0]) {
+            while !operator.context.process.failure.is_set()
+                && let Some(end) = operator.next_end(&mut ending, &frontiers[0])
+            {
                 for (capability, batch) in operator.close(end) {
                     emitted_out.session(&capability).give_container(&mut operator.apply(batch));
                 }

@@ -104,7 +104,7 @@ impl<P: ArrowPrimitiveType> Column for Number<P> {
     }
 
     fn finish(values: Self::Values) -> ArrayRef {
-        Arc::new(PrimitiveArray::<P>::from_iter_values(values))
+        Arc::new(PrimitiveArray::<P>::new(values.into(), None))
     }
 }
 

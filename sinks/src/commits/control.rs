@@ -38,7 +38,10 @@ fn name(number: u64) -> String {
 /// The numbers of the files from `from` on, in ascending order.
 pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("control")?;
-    let numbers = names.iter().filter_map(|name| name.parse::<u64>().ok());
+    // A file whose name is the number in another form, such as `50`, is not ours.
+    let numbers = names.iter().filter_map(|text| {
+        text.parse().ok().filter(|number| name(*number) == format!("control/{text}"))
+    });
     let mut numbers: Vec<u64> = numbers.filter(|number| *number >= from).collect();
     numbers.sort_unstable();
     Ok(numbers)
@@ -108,6 +111,7 @@ mod tests {
         assert_eq!(queue(&storage, "a", &author, std::slice::from_ref(&record)).unwrap(), 1);
         let many = vec![record.clone(); RECORDS_MAX + 1];
         assert_eq!(queue(&storage, "b", &author, &many).unwrap(), 3);
+        storage.append("control/2", b"another's").unwrap();
         assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
         assert_eq!(controls(&storage, 3).unwrap(), (author.clone(), vec![record]));
         assert_eq!(queue(&storage, "b", &author, &[]).unwrap(), 4);
