@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         && !scope.is_empty()
         && !scopes.contains(scope)
     {
-        let what = format!("the state has no scope {scope:?}; its scopes are {scopes:?}");
+        let what = format!("the state does not count scope {scope:?}, only {scopes:?}");
         return Err(CliError::Usage(what));
     }
     let view = CommitView::new(Arc::clone(&request.snapshot));

@@ -42,7 +42,7 @@ use error::CliError;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Counts hashtags as they are posted: exact through any crash, served from one read.
+/// Counts hashtags as they are posted, exactly, through crashes and restarts.
 #[derive(Parser)]
 #[command(name = "tagflow", version, arg_required_else_help = true)]
 struct Cli {

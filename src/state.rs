@@ -46,7 +46,7 @@ impl FromStr for CommitAt {
             Ok(commit) if commit < 100_000_000_000 => Ok(Self::Commit(commit)),
             Ok(_) => TimeUnit::Millis.parse(text).map(Self::Time).map_err(|e| e.to_string()),
             Err(_) => TimeUnit::Rfc3339.parse(text).map(Self::Time).map_err(|_| {
-                "expected a commit's number, or a time such as 2026-05-01T12:00:00Z or in ms"
+                "expected a commit number, or a time: 2026-05-01T12:00:00Z, or milliseconds"
                     .to_owned()
             }),
         }

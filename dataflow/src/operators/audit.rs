@@ -83,7 +83,7 @@ impl Audit {
     }
 }
 
-/// A repair that was made: its kind, the name of what it changed, and that before and after.
+/// A repair that was made: its kind, and what it changed: the name, before and after.
 #[derive(Clone, Copy)]
 pub(crate) struct Done<'a> {
     pub(crate) kind: &'a str,

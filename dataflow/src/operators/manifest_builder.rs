@@ -21,7 +21,7 @@ type Reading = (BTreeMap<String, BTreeMap<String, String>>, BTreeMap<String, u64
 pub(super) struct ManifestBuilder {
     /// The manifest of the commit before.
     last: Manifest,
-    /// How records are read now. Goes into the first manifest with records that were read so.
+    /// How records are read now. Goes into the first manifest with records that were read this way.
     reading: Option<Reading>,
     /// The wall clock at the start of the run, and the monotonic one: versions follow both.
     start_us: (i64, u64),
@@ -64,7 +64,7 @@ impl ManifestBuilder {
         let mut kept = before.body.segments.clone();
         for merge in merged {
             if !merge.apply(&mut kept) {
-                tracing::debug!(file = merge.output.name, "a merge came too late");
+                tracing::debug!(file = merge.output.name, "a merge finished too late");
             }
         }
         let floor_hour = cut.floor_ms.map_or(0, hour_of);
@@ -122,7 +122,7 @@ fn reading(context: &Context) -> Reading {
     let Manifest { header, body } = &*context.start;
     let (mut mappings, mut read_otherwise) = (body.mappings.clone(), body.read_otherwise.clone());
     let Settings { horizon_ms, beyond, .. } = *context.settings;
-    // With repairs only, records may be redelivered by a mapping that no input is read with.
+    // If only repairs are applied, a redelivery may use a mapping that no input is read with.
     for Input { name, decoder, log_time, .. } in context.read_inputs() {
         let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
         let Some(before) = mappings.insert(name.clone(), now.clone()) else { continue };

@@ -182,9 +182,9 @@ mod tests {
     }
 
     proptest! {
-        /// In each round some counts change at will, and time may pass: then some of what lies
-        /// ahead begins to count, and some of what counted ends. After each round the board equals
-        /// a sort of all tags.
+        /// In each round some counts change at random, and time may pass: some posts dated ahead
+        /// begin to count, and some that counted expire. After each round the board equals a
+        /// sort of all tags.
         #[test]
         fn top_equals_a_sort_of_all_tags(
             places in 1_usize..4,
@@ -193,7 +193,7 @@ mod tests {
                 1..20),
         ) {
             let mut board = Board::new(places);
-            // What each counts now, and what lies ahead.
+            // What each tag counts now, and what is dated ahead.
             let mut tags: BTreeMap<u8, (i64, i64)> = BTreeMap::new();
             let score = |(count, ahead): (i64, i64)| Score { count, bound: count + ahead };
             let mut scans = 0;

@@ -27,8 +27,8 @@ impl Slot {
     fn new(hash: KeyHash, peers: u64) -> Self {
         let below_bin = hash.hi - KeyHash::first_of_bin(hash.bin()).hi;
         let first = KeyHash::first_of_bin(hash.bin() / peers).hi;
-        // The end of the last bin may wrap around to zero, and meets nothing there: peers times a
-        // number is 2^64 only for a power of two, and then nothing wraps.
+        // The end of the last bin may wrap around to zero, but collides with nothing there: peers
+        // times a number is 2^64 only for a power of two, and then nothing wraps.
         let hi = (first + below_bin).wrapping_mul(peers);
         // All zeros mean an empty slot, so one hash in 2^128 is moved.
         Self { hi, lo: hash.lo | u64::from(hi == 0 && hash.lo == 0) }
@@ -86,7 +86,7 @@ impl Table {
         Some(true)
     }
 
-    /// Removes a hash. Returns whether it was there. The others are laid out anew, as this is rare.
+    /// Removes a hash. Returns whether it was there. The others are laid out again: this is rare.
     fn remove(&mut self, slot: Slot) -> bool {
         let found = self.iter().any(|known| known == slot);
         if found {

@@ -148,16 +148,16 @@ fn explain(error: &Error, text: &str) -> String {
             format!("{key:?} is given twice; remove one")
         }
         Error::SerdeInvalidType { unexpected, expected, .. } => {
-            format!("{expected} is expected here, not {unexpected}")
+            format!("expected {expected}, not {unexpected}")
         }
         Error::Unexpected { expected: "mapping start", .. } => {
             "expected keys with values (key: value)".to_owned()
         }
         Error::Unexpected { expected: "sequence start", .. } => {
-            "a list ([a, b], or lines that begin with -) is expected here".to_owned()
+            "expected a list ([a, b], or lines that begin with -)".to_owned()
         }
         Error::Unexpected { expected: "string scalar", .. } | Error::NullIntoString { .. } => {
-            "a single value is expected here".to_owned()
+            "expected a single value".to_owned()
         }
         Error::InvalidScalar { location, .. } => {
             format!("{:?} is not a whole number", word_at(*location, text))
