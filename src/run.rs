@@ -84,8 +84,8 @@ fn parse_silence(text: &str) -> Result<Millis, String> {
 /// What a `dataflow.yaml` says instead.
 #[derive(clap::Args)]
 struct JobArgs {
-    /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, stdin: or
-    /// generator:?rate=1000
+    /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, - for standard
+    /// input, or generator:?rate=1000
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
     /// A property of the Kafka client, by its librdkafka name; pass secrets in variables such as
