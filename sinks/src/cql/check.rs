@@ -250,7 +250,7 @@ fn judge(
     }];
     if let Some(asked) = asked.filter(|asked| *asked as usize != local) {
         findings.push(Finding::warning(format!(
-            "the keyspace was there already, with {local} copies instead of {asked}; ALTER KEYSPACE \
+            "the keyspace exists already, with {local} copies instead of {asked}; ALTER KEYSPACE \
              changes that"
         )));
     }

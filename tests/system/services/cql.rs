@@ -110,7 +110,7 @@ fn store_and_state_give_every_reader_the_same_answers() {
     let _servers = shared();
     let fixture = Fixture::new(&nodes, POSTS);
     let again = fixture.init(&fixture.keyspace);
-    assert!(again.contains("was there"), "{again}");
+    assert!(again.contains("exists already"), "{again}");
     let printed = fixture.run("state");
     assert!(printed.contains("published rows"), "{printed}");
     fixture.check("state", &fixture.keyspace);
