@@ -166,7 +166,7 @@ mod tests {
             ("", "does not name a local file", "write file:PATH"),
             ("file:", "does not name a local file", "write file:PATH"),
             ("file://host", "does not name a local file", "write file:PATH"),
-            ("stdin:x", "standard input", "write standard input as stdin:"),
+            ("stdin:x", "standard input", "stdin:, without anything after it"),
             ("generater:?rate=1", "unknown kind of source", r#"did you mean "generator:"?"#),
             ("https://a/b", r#"unknown kind of source "https:""#, kinds),
             ("kafka:a:1/b", "no // after kafka:", kafka),
