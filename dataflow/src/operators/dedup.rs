@@ -11,8 +11,8 @@ use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{
-    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, Redelivery, partition_hash,
-    record_hash,
+    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, Redelivery, hour_of,
+    partition_hash, record_hash,
 };
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
@@ -42,10 +42,6 @@ pub(crate) struct Dedup {
     /// Ids that were forgotten in the commit under way and not accepted since, and their hours.
     forgotten: HashMap<KeyHash, u32>,
     audit: Audit,
-}
-
-fn hour(ms: i64) -> u32 {
-    (ms.max(0) / HOUR_MS) as u32
 }
 
 /// For an id that was once forgotten, keeps only what its newest row says: it may have been
@@ -79,7 +75,7 @@ impl Dedup {
         let start = &context.start;
         let mut dedup = Self::new(context.settings.beyond, context.first_commit(), worker);
         dedup.floor_ms = start.body.floor_ms.filter(|_| !planted(Bug::FloorForgotten));
-        let floor = start.body.floor_ms.map_or(0, hour);
+        let floor = start.body.floor_ms.map_or(0, hour_of);
         dedup.audit = Audit::load(context, worker)?;
         let segments = context.process.open_ids.open(&*context.storage, start)?;
         let mut once_forgotten = Vec::new();
@@ -125,7 +121,7 @@ impl Dedup {
 
     /// Removes from `batch` the posts that do not count.
     pub(super) fn filter(&mut self, batch: &mut Posts) {
-        batch.posts.iter().for_each(|post| self.ids.prefetch(hour(post.ts_ms), post.id));
+        batch.posts.iter().for_each(|post| self.ids.prefetch(hour_of(post.ts_ms), post.id));
         batch.posts.retain_mut(|post| {
             let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
             match &post.route {
@@ -146,7 +142,7 @@ impl Dedup {
                     self.below_floor(&unknown_origin(post));
                     self.beyond == Beyond::Count
                 }
-                Route::OnceAboveFloor(_) | Route::Once => self.first(post.id, hour(post.ts_ms)),
+                Route::OnceAboveFloor(_) | Route::Once => self.first(post.id, hour_of(post.ts_ms)),
             }
         });
     }
@@ -160,7 +156,7 @@ impl Dedup {
         else {
             unreachable!("only redeliveries come here: checked by `filter`");
         };
-        let hour = hour(post.ts_ms);
+        let hour = hour_of(post.ts_ms);
         let redelivery = if below_floor {
             Redelivery::CountedBelowFloor
         } else if self.ids.insert(hour, post.id) {
@@ -282,7 +278,7 @@ impl PerCommit for Dedup {
         self.floor_ms = close.floor_ms.map(|floor| floor + too_high);
         if let Some(floor) = close.floor_ms {
             let early = u32::from(planted(Bug::HorizonTooShort));
-            self.ids.forget_before(hour(floor) + early);
+            self.ids.forget_before(hour_of(floor) + early);
         }
         self.commit = close.commit + 1;
         Vec::new()
