@@ -275,14 +275,15 @@ fn crates_depend_one_way() {
     none("arrows between crates go the wrong way", findings);
 }
 
-/// `lib.rs` and `main.rs` of one package are two crates.
+/// `lib.rs` and `main.rs` of one package are two crates, and so is each test program.
 #[test]
 fn no_file_imports_in_a_circle() {
     let texts = rust_files().into_iter().map(|(file, text)| (file.display().to_string(), text));
     let texts: BTreeMap<String, String> = texts.collect();
     let is_root = |file: &&String| {
-        let is_root = file.ends_with("src/lib.rs") || file.ends_with("src/main.rs");
-        is_root && !file.starts_with("fuzz/")
+        let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+        let is_program = folder == "tests" || folder.ends_with("/tests");
+        is_program || matches!(name, "lib.rs" | "main.rs")
     };
     let mut findings = Vec::new();
     for root in texts.keys().filter(is_root) {
