@@ -4,19 +4,18 @@
 //! bytes. A file is recognised by its first 4 KiB.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use schemas::manifest::Fingerprint;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::BlockReader;
 use super::lines::Lines;
-use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
+use super::packed::{Packing, Source};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape, listing, packed};
 
 const FINGERPRINT_BYTES: u64 = 4096;
-const EXTENSIONS: [&str; 3] = ["ndjson", "jsonl", "json"];
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +37,10 @@ pub struct FileLog {
     mode: Mode,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Plain,
-    Gzip,
-    Zstd,
-}
-
 impl FileLog {
     /// The input at `path`.
     pub fn new(path: &Path, mode: Mode) -> Result<Self, LogError> {
-        let meta = fs::metadata(path).map_err(|e| error(path, e))?;
+        let meta = fs::metadata(path).map_err(|e| LogError::io(path, e))?;
         if meta.is_dir() {
             return Ok(Self { root: path.to_owned(), single: None, mode });
         }
@@ -67,28 +59,7 @@ impl FileLog {
         if let Some(name) = &self.single {
             return Ok(vec![name.clone()]);
         }
-        let mut names = Vec::new();
-        let mut folders = vec![PathBuf::new()];
-        while let Some(folder) = folders.pop() {
-            let path = self.root.join(&folder);
-            let entries = fs::read_dir(&path).map_err(|e| error(&path, e))?;
-            for entry in entries {
-                let entry = entry.map_err(|e| error(&path, e))?;
-                let file_name = entry.file_name();
-                if file_name.to_string_lossy().starts_with('.') {
-                    continue;
-                }
-                let relative = folder.join(&file_name);
-                // Follows links: one to a file or a folder is read as what it points to.
-                let meta = fs::metadata(entry.path()).map_err(|e| error(&entry.path(), e))?;
-                if meta.is_dir() {
-                    folders.push(relative);
-                } else if is_input(&relative) {
-                    names.push(relative.to_string_lossy().into_owned());
-                }
-            }
-        }
-        names.sort_unstable();
+        let names = listing::names(&self.root)?;
         if names.is_empty() && self.mode != Mode::Tail {
             return Err(LogError::Empty(self.root.display().to_string()));
         }
@@ -97,11 +68,11 @@ impl FileLog {
 
     fn shape(&self, name: &str) -> Result<Shape, LogError> {
         let path = self.path(name);
-        let meta = fs::metadata(&path).map_err(|e| error(&path, e))?;
+        let meta = fs::metadata(&path).map_err(|e| LogError::io(&path, e))?;
         if !meta.is_file() {
             return Err(LogError::NotRegular(path.display().to_string()));
         }
-        if packing(&path) != Packing::Plain {
+        if Packing::of(&path) != Packing::Plain {
             return Ok(Shape::Ordered { bytes: None });
         }
         Ok(match self.mode {
@@ -114,29 +85,10 @@ impl FileLog {
     }
 }
 
-fn error(path: &Path, source: io::Error) -> LogError {
-    LogError::Io { file: path.display().to_string(), source }
-}
-
-fn packing(path: &Path) -> Packing {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("gz") => Packing::Gzip,
-        Some("zst") => Packing::Zstd,
-        _ => Packing::Plain,
-    }
-}
-
-/// Whether a file of a folder is read, judging by its name.
-fn is_input(path: &Path) -> bool {
-    let plain =
-        if packing(path) == Packing::Plain { path.to_owned() } else { path.with_extension("") };
-    plain.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
-}
-
 fn fingerprint(path: &Path, bytes: u64) -> Result<Fingerprint, LogError> {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(bytes).read_to_end(&mut head));
-    read.map_err(|e| error(path, e))?;
+    read.map_err(|e| LogError::io(path, e))?;
     Ok(Fingerprint::of(&head))
 }
 
@@ -178,8 +130,6 @@ impl Log for FileLog {
     }
 }
 
-type Source = Box<dyn Read + Send>;
-
 /// Reads one file in order.
 struct FileReader {
     lines: Lines<Source>,
@@ -192,30 +142,8 @@ struct FileReader {
 
 impl FileReader {
     fn open(path: PathBuf, position: u64, tail: bool) -> Result<Self, LogError> {
-        let packing = packing(&path);
-        let failed = |source| error(&path, source);
-        let mut file = File::open(&path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        let mut source: Source = match packing {
-            Packing::Plain if position > bytes => {
-                let file = path.display().to_string();
-                return Err(LogError::Shorter { file, bytes, read: position });
-            }
-            Packing::Plain => {
-                file.seek(SeekFrom::Start(position)).map_err(failed)?;
-                Box::new(file)
-            }
-            Packing::Gzip => Box::new(MultiGzDecoder::new(io::BufReader::new(file))),
-            Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(failed)?),
-        };
-        if packing != Packing::Plain {
-            let skipped = io::copy(&mut source.by_ref().take(position), &mut io::sink());
-            let skipped = skipped.map_err(failed)?;
-            if skipped < position {
-                let file = path.display().to_string();
-                return Err(LogError::Shorter { file, bytes: skipped, read: position });
-            }
-        }
+        let packing = Packing::of(&path);
+        let source = packed::open(&path, packing, position)?;
         let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
         // A compressed file does not grow, tailed or not.
         let grows = tail && packing == Packing::Plain;
@@ -226,7 +154,7 @@ impl FileReader {
 impl Reader for FileReader {
     fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let next = self.lines.read(limit, each);
-        next.map_err(|source| error(&self.path, source))
+        next.map_err(|source| LogError::io(&self.path, source))
     }
 
     fn position(&self) -> u64 {
@@ -240,7 +168,7 @@ impl Reader for FileReader {
         let bytes = match fs::metadata(&self.path) {
             // Rotated away: the open file can still be read, and will not grow.
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.tail => return Ok(None),
-            other => other.map_err(|e| error(&self.path, e))?.len(),
+            other => other.map_err(|e| LogError::io(&self.path, e))?.len(),
         };
         let read = self.lines.position();
         if bytes < read {

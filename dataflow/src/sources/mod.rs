@@ -7,12 +7,15 @@ mod block;
 mod files;
 mod generator;
 mod lines;
+mod listing;
+mod packed;
 mod span;
 mod stdin;
 mod topic;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 pub use files::{FileLog, Mode};
 pub use generator::GeneratorLog;
@@ -87,6 +90,13 @@ pub enum LogError {
     /// A topic cannot be read.
     #[error(transparent)]
     Topic(#[from] TopicError),
+}
+
+impl LogError {
+    /// The operating system's error `source` about the file at `path`.
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), source }
+    }
 }
 
 /// A partition that exists.
