@@ -96,23 +96,40 @@ impl<T: Table> Rows<T> {
 
     /// Sorts the rows by key and writes them as a segment.
     pub fn encode(self, out: impl Write) -> Result<(), SegmentError> {
+        self.seal()?.encode(out)
+    }
+
+    /// Sorts the rows by key.
+    pub fn seal(self) -> Result<SealedRows, SegmentError> {
         // Keys and indices lie together, so that comparisons stay in the cache.
         let keys = self.hi.iter().zip(&self.lo);
         let mut order: Vec<(u64, u64, u32)> =
             keys.zip(0..).map(|((hi, lo), i)| (*hi, *lo, i)).collect();
         order.sort_unstable();
-        let schema = schema_of::<T>();
         let mut columns: Vec<ArrayRef> =
             vec![Arc::new(UInt64Array::from(self.hi)), Arc::new(UInt64Array::from(self.lo))];
         columns.extend(T::finish(self.builder));
-        let rows = RecordBatch::try_new(schema.clone(), columns)?;
-        let mut writer = FileWriter::try_new(out, &schema)?;
+        Ok(SealedRows { rows: RecordBatch::try_new(schema_of::<T>(), columns)?, order })
+    }
+}
+
+/// Rows in their final order, which can be written more than once: a disk may be full at first.
+pub struct SealedRows {
+    rows: RecordBatch,
+    /// Keys, and where their rows are.
+    order: Vec<(u64, u64, u32)>,
+}
+
+impl SealedRows {
+    /// Writes the rows as a segment.
+    pub fn encode(&self, out: impl Write) -> Result<(), SegmentError> {
+        let mut writer = FileWriter::try_new(out, self.rows.schema_ref())?;
         let batch = |order: &[(u64, u64, u32)]| {
             let indices = UInt32Array::from_iter_values(order.iter().map(|(_, _, i)| *i));
-            take_record_batch(&rows, &indices)
+            take_record_batch(&self.rows, &indices)
         };
         // Gathering rows waits for memory, so two batches in parallel take hardly longer than one.
-        for pair in order.chunks(2 * BATCH_ROWS) {
+        for pair in self.order.chunks(2 * BATCH_ROWS) {
             let (one, other) = pair.split_at(pair.len().min(BATCH_ROWS));
             let (one, other) = std::thread::scope(|scope| {
                 let gather = || Builder::new().spawn_scoped(scope, || batch(other));
