@@ -301,6 +301,9 @@ struct Ended {
     finished: bool,
     #[serde(flatten)]
     counters: schemas::manifest::Counters,
+    /// Files whose last line is left for the next run, in no counter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unfinished_lines: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<StateSize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -309,6 +312,7 @@ struct Ended {
 
 fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), CliError> {
     let Manifest { header, body } = manifest;
+    let unfinished_lines = status.map(Status::unfinished_lines).filter(|lines| *lines > 0);
     let mut output = Output::new();
     if json {
         output.json(&Ended {
@@ -316,6 +320,7 @@ fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Re
             as_of: body.as_of_ms,
             finished: body.finished.is_some(),
             counters: body.counters,
+            unfinished_lines,
             state: status.map(Status::state_size),
             store: status.and_then(Status::publishing),
         })?;
@@ -323,6 +328,9 @@ fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Re
         output.line(format!("commit {}", header.commit))?;
         for (name, count) in body.counters.named().iter().filter(|(_, count)| *count > 0) {
             output.line(format!("{name:<16} {count:>12}"))?;
+        }
+        if let Some(lines) = unfinished_lines {
+            output.line(format!("{:<16} {lines:>12}", "unfinished lines"))?;
         }
         if let Some(store) = status.and_then(Status::publishing) {
             for (name, count) in [("published rows", store.rows), ("refused rows", store.refused)] {

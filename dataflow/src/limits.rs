@@ -22,8 +22,8 @@ pub(crate) const COMMIT_MS_MAX: u64 = 5_000;
 /// at once stays bounded.
 pub(crate) const CONTROL_RECORDS: usize = 10_000;
 
-/// A topic's partition that has unread records but has returned none for this long no longer makes
-/// other partitions wait: its broker may be gone.
+/// A partition that has unread records but has returned none for this long no longer makes others
+/// wait: the topic's broker may be gone, or the writer of a file, in the middle of a line.
 pub(crate) const SILENT_US: u64 = 30_000_000;
 /// Clocks that differ by more than this are not taken to show the same time.
 pub(crate) const AGREE_MS: i64 = 5 * 60_000;

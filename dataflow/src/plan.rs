@@ -40,6 +40,21 @@ pub(crate) struct Plan {
     pub(crate) ordered: Vec<OrderedPart>,
     /// All partitions, as they are before anything is read.
     pub(crate) inputs: Inputs,
+    /// Last lines that are left for the next run, since they are not whole.
+    pub(crate) unfinished: Vec<Unfinished>,
+}
+
+/// A last line that is not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    /// Its input.
+    pub(crate) input: String,
+    /// Its partition.
+    pub(crate) partition: String,
+    /// Where it begins.
+    pub(crate) position: u64,
+    /// How long it is now.
+    pub(crate) bytes: u64,
 }
 
 impl Plan {
@@ -55,9 +70,11 @@ impl Plan {
             end_missing(input, &discovered, states)?;
             for found in discovered {
                 let state = resume_or_begin(input, &found.partition, is_new, states)?;
+                let size = input.log.size(&found.partition)?;
+                plan.unfinished.extend(unfinished(input, &found, size));
                 match &found.shape {
                     Shape::Ordered { bytes } => {
-                        check_size(&found.partition, state, bytes.unwrap_or(u64::MAX))?;
+                        check_size(&found.partition, state, size.max(*bytes))?;
                         let offset = continue_in_order(&found.partition, state)?;
                         let grown = bytes.is_some_and(|bytes| bytes > offset);
                         let knows_more = bytes.is_some() || input.log.is_topic();
@@ -68,7 +85,7 @@ impl Plan {
                         }
                     }
                     Shape::Blocks { bytes, fingerprint } => {
-                        check_size(&found.partition, state, *bytes)?;
+                        check_size(&found.partition, state, size.max(Some(*bytes)))?;
                         state.fingerprint = Some(fingerprint.clone());
                         let blocks = continue_blocks(state, *bytes);
                         state.done = blocks.are_done();
@@ -80,6 +97,17 @@ impl Plan {
         }
         Ok((plan, BlockQueue { files: Mutex::new(files) }))
     }
+}
+
+/// The last line of a bounded file of `size` bytes that is left for the next run, if one is.
+fn unfinished(input: &Input, found: &Discovered, size: Option<u64>) -> Option<Unfinished> {
+    let (Shape::Ordered { bytes: Some(end) } | Shape::Blocks { bytes: end, .. }) = &found.shape
+    else {
+        return None;
+    };
+    let bytes = size.filter(|_| input.log.is_bounded())?.checked_sub(*end).filter(|n| *n > 0)?;
+    let (input, partition) = (input.name.clone(), found.partition.clone());
+    Some(Unfinished { input, partition, position: *end, bytes })
 }
 
 /// Ends the partitions that no longer exist, unless that means that records are lost.
@@ -147,7 +175,9 @@ fn ordered(input: usize, found: Discovered, offset: u64, state: &Partition) -> O
     OrderedPart { input, partition, share, offset, log_time, begin: state.begin, fingerprint }
 }
 
-fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError> {
+/// Fails if a partition has only `bytes` bytes, and more were read.
+fn check_size(name: &str, state: &Partition, bytes: Option<u64>) -> Result<(), LogError> {
+    let Some(bytes) = bytes else { return Ok(()) };
     let read = match &state.position {
         Position::Blocks(blocks) => blocks.bytes,
         Position::Offset(read) => *read,
@@ -158,8 +188,8 @@ fn check_size(name: &str, state: &Partition, bytes: u64) -> Result<(), LogError>
     Ok(())
 }
 
-/// The blocks of a file that has `bytes` bytes now. If it has grown, the new bytes begin in its
-/// former last block, which is opened again at the former end.
+/// The blocks of a file whose whole records end at `bytes` now. If it has grown, the new bytes
+/// begin in its former last block, which is opened again at the former end.
 fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
     let mut blocks = match &state.position {
         Position::Blocks(blocks) => blocks.clone(),
@@ -169,6 +199,8 @@ fn continue_blocks(state: &Partition, bytes: u64) -> Blocks {
         }
     };
     let before = blocks.bytes;
+    // Builds before this one took the beginning of a line for a record.
+    let bytes = bytes.max(before);
     let last = before / BLOCK_BYTES;
     if bytes > before && !before.is_multiple_of(BLOCK_BYTES) {
         if last < blocks.done {
@@ -292,6 +324,9 @@ mod tests {
         let offsets: Vec<_> = waiting.iter().map(|(n, b)| (*n, b.offset)).collect();
         assert_eq!(offsets, [(2, read), (3, 3 * BLOCK_BYTES)]);
         assert!(continue_blocks(&at(Position::Offset(read)), read).are_done());
+        let shrunk = continue_blocks(&at(Position::Offset(read)), read - 5);
+        assert!(shrunk.are_done(), "what was read stays read");
+        assert_eq!(shrunk.bytes, read);
 
         let done = Blocks { bytes: read, done: 3, ..Blocks::default() };
         let mut all = at(Position::Blocks(done.clone()));

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::context::Context;
 use crate::error::StartError;
 use crate::inputs::{InputError, InputSpec};
-use crate::plan::{BlockQueue, Plan};
+use crate::plan::{BlockQueue, Plan, Unfinished};
 use crate::process::ProcessShared;
 use crate::publishing::{self, check_store};
 use crate::rate_limiter::RateLimiter;
@@ -72,6 +72,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
         && is_finished(&before, all_read, &spec)?
         && pending(&*storage, before.body.control)?.is_empty()
     {
+        tell(&plan, &Status::default());
         let last = Arc::new(show_finished(&*storage, before)?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
         let store_wait_ms = spec.settings.store_wait_ms;
@@ -93,6 +94,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
         Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges));
     let status = Arc::new(Status::default());
     status.committed(&takeover, 0);
+    tell(&plan, &status);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let rate_limiter = RateLimiter::new(spec.settings.limit_rate, started_us);
     let context = Context {
@@ -120,6 +122,21 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
         publisher,
         lock,
     })))
+}
+
+/// Says which last lines are not read by this run.
+fn tell(plan: &Plan, status: &Status) {
+    for line in &plan.unfinished {
+        let Unfinished { input, partition, position, bytes } = line;
+        tracing::warn!(
+            input,
+            partition,
+            position,
+            bytes,
+            "the last line is no complete record and has no newline; it is left for the next run"
+        );
+        status.unfinished(line.clone(), true);
+    }
 }
 
 /// Checks the files of a finished run, and shows its last commit: the run may have been killed

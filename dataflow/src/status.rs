@@ -11,7 +11,7 @@ use serde::Serialize;
 use sinks::commits::Housekeeping;
 use sinks::publish::Published;
 
-use crate::plan::bytes_read;
+use crate::plan::{Unfinished, bytes_read};
 use crate::records::Cut;
 
 /// The size of one worker's state.
@@ -115,6 +115,8 @@ pub struct Status {
     held_partitions: Gauge,
     silent_partitions: Gauge,
     input_troubles: Gauge,
+    unfinished: Mutex<Vec<Unfinished>>,
+    unfinished_lines: Gauge,
     counted: Counted,
 }
 
@@ -156,6 +158,8 @@ impl Status {
         gauge("silent_partitions", help, &self.silent_partitions);
         let help = "How often an input could not be reached, by this process";
         gauge("input_troubles", help, &self.input_troubles);
+        let help = "Files whose last line has no newline, and waits for the rest";
+        gauge("unfinished_lines", help, &self.unfinished_lines);
         let counters = Counters::default().named();
         assert_eq!(counters.len(), self.counted.0.len(), "there is a gauge for each counter");
         for ((name, _), value) in counters.iter().zip(&self.counted.0) {
@@ -222,6 +226,21 @@ impl Status {
 
     pub(crate) fn troubles(&self, troubles: u64) {
         self.input_troubles.set(troubles as i64);
+    }
+
+    /// The last line of a file is not whole, or is no longer.
+    pub(crate) fn unfinished(&self, line: Unfinished, is_unfinished: bool) {
+        let mut lines = self.unfinished.lock();
+        lines.retain(|known| (&known.input, &known.partition) != (&line.input, &line.partition));
+        if is_unfinished {
+            lines.push(line);
+        }
+        self.unfinished_lines.set(lines.len() as i64);
+    }
+
+    /// How many files end with a line that is not whole. It is in no counter.
+    pub fn unfinished_lines(&self) -> u64 {
+        self.unfinished.lock().len() as u64
     }
 
     fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {

@@ -13,7 +13,7 @@ use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Discovered, Log, LogError, Mode, Next, Reader, Record, Shape};
 use dataflow::{InputSpec, JobSpec, Origin, Settings, StateAt};
 use schemas::config::LogTimeSource;
-use schemas::manifest::{Fingerprint, Manifest};
+use schemas::manifest::{Fingerprint, Manifest, Position};
 use schemas::mapping::Mapping;
 use sinks::storage::MemoryStorage;
 
@@ -222,5 +222,42 @@ fn run_continues_until_every_file_is_read() {
             let events = manifest.body.counters.events;
             assert_eq!(events, 9000 + small.unsigned_abs(), "{small} on {workers} workers");
         }
+    }
+}
+
+#[test]
+fn followed_file_with_an_unfinished_last_line_holds_the_windows_back_for_half_a_minute() {
+    let record =
+        |id: &str, ts: i64| format!("{{\"event_id\":\"{id}\",\"ts\":{ts},\"caption\":\"#a\"}}");
+    let old_ms = START_MS - 5 * 3_600_000;
+    let [old, late] = ["old", "late"].map(|id| record(id, old_ms));
+    // Half a record, and a whole one that may only lack its newline.
+    for cut in [10, late.len()] {
+        let folder = tempfile::tempdir().unwrap();
+        let unfinished = folder.path().join("b.ndjson");
+        let live = format!("{}\n", record("live", START_MS));
+        fs::write(folder.path().join("a.ndjson"), live).unwrap();
+        fs::write(&unfinished, format!("{old}\n{}", &late[..cut])).unwrap();
+        let clock = TestClock::default();
+        let origin = Origin::Files { path: folder.path().to_owned(), mode: Mode::Tail };
+        let mut job = start(origin, Settings::default(), 2, &clock);
+        let mut body_at = |ms: u64| {
+            while clock.ms() < ms {
+                clock.0.fetch_add(19, Ordering::Relaxed);
+                pass(&mut job, &clock);
+            }
+            job.latest().current().manifest.body.clone()
+        };
+        let before = body_at(29_000);
+        assert_eq!((before.as_of_ms, before.counters.events), (Some(old_ms), 2));
+        let after = body_at(36_000);
+        assert!(after.as_of_ms >= Some(START_MS + 30_000), "{:?}", after.as_of_ms);
+        let file = &after.inputs["input"]["b.ndjson"];
+        assert_eq!(file.position, Position::Offset(old.len() as u64 + 1));
+        let mut file = fs::OpenOptions::new().append(true).open(&unfinished).unwrap();
+        writeln!(file, "{}", &late[cut..]).unwrap();
+        let last = body_at(40_000);
+        assert_eq!((last.counters.events, last.counters.dead_letters), (3, 0));
+        assert!(last.as_of_ms >= after.as_of_ms);
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod commit_operator;
 pub(crate) mod controls;
 pub(crate) mod dedup;
 mod intake;
+mod last_line;
 mod manifest_builder;
 pub(crate) mod partitions;
 pub(crate) mod source;

@@ -13,11 +13,12 @@ use schemas::segment::Rows;
 
 use super::controls::Controls;
 use super::intake::{Feed, Intake};
+use super::last_line::LastLine;
 use crate::context::Context;
 use crate::error::RunError;
 use crate::limits::AGREE_MS;
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
-use crate::plan::{BlockPart, OrderedPart};
+use crate::plan::{BlockPart, OrderedPart, Unfinished};
 use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
 use crate::sources::{LogError, Next, Reader};
 use crate::worker_id::WorkerId;
@@ -30,8 +31,9 @@ struct Ordered {
     log_time: LogTime,
     /// The largest accepted event time, and the monotonic time when it was read.
     largest: Option<(i64, u64)>,
-    /// What the last read returned.
+    /// What the last read returned, until it is time to look again.
     next: Next,
+    last_line: LastLine,
     /// Its end when the commit before ended.
     end_before: Option<u64>,
     alignment: Alignment,
@@ -126,6 +128,7 @@ impl Partitions {
             reader,
             largest: start.body.largest_ts_ms.map(|ts| (ts, self.context.started_us)),
             next: Next::More,
+            last_line: LastLine::default(),
             end_before: None,
             alignment: Alignment::default(),
         });
@@ -310,9 +313,13 @@ impl Partitions {
             let read = o.reader.position();
             let at_end = match o.end_before {
                 Some(before) => read >= before,
-                None => o.next != Next::More && end.is_none_or(|end| read >= end),
+                None => {
+                    (o.next == Next::End || o.last_line.waits())
+                        && end.is_none_or(|end| read >= end)
+                }
             };
             o.end_before = end;
+            let at_end = o.is_given_up(&self.context, at_end, end) || at_end;
             let state = Partition {
                 position: Position::Offset(read),
                 begin: o.part.begin,
@@ -386,6 +393,22 @@ impl Ordered {
     fn is_ready(&self) -> bool {
         self.next == Next::More && !self.alignment.paused
     }
+
+    /// Whether it ends with a line that nobody waits for any more.
+    fn is_given_up(&mut self, context: &Context, at_end: bool, end: Option<u64>) -> bool {
+        let input = &context.inputs[self.part.input];
+        let now_us = context.clock.mono_us();
+        let is_given_up = !at_end && !input.log.is_topic() && self.last_line.is_given_up(now_us);
+        let position = self.reader.position();
+        let line = || Unfinished {
+            input: input.name.clone(),
+            partition: self.part.partition.clone(),
+            position,
+            bytes: end.map_or(0, |end| end.saturating_sub(position)),
+        };
+        self.last_line.tell(is_given_up, line, &context.status);
+        is_given_up
+    }
 }
 
 fn read_ordered(
@@ -421,6 +444,7 @@ fn read_ordered(
     })?;
     if limit > 0 {
         ordered.alignment.was_read(read, mono_us);
+        ordered.last_line.was_read(read, ordered.next, mono_us);
     }
     if let Some(ts) = largest
         && ordered.largest.is_none_or(|(known, _)| ts > known)

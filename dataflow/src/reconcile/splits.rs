@@ -110,7 +110,7 @@ impl Split {
     /// Opens the split for reading.
     pub(super) fn open(&self, log: &dyn Log) -> Result<Box<dyn Reader>, ReconcileError> {
         let opened = match self.block {
-            None => log.open(&self.partition, self.begin),
+            None => log.open_part(0, &self.partition, self.begin, self.end),
             Some((number, bytes)) => log.open_block(&self.partition, bytes, number, self.begin),
         };
         opened.map_err(|error| self.error(error))

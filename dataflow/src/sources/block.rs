@@ -1,7 +1,8 @@
-//! One block of a bounded file. A record belongs to the block that it starts in.
+//! A part of a file, such as one of the blocks of a bounded one. A record belongs to the block that
+//! it starts in.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Take};
 use std::path::Path;
 
 use schemas::manifest::Fingerprint;
@@ -11,7 +12,7 @@ use super::{BLOCK_BYTES, LogError, Next, Reader, Record};
 
 /// Reads one block.
 pub(super) struct BlockReader {
-    lines: Lines<File>,
+    lines: Lines<Take<File>>,
     file: String,
     stop: u64,
 }
@@ -34,11 +35,23 @@ impl BlockReader {
         // the start tells whether there is one.
         let from = if offset == start { start.saturating_sub(1) } else { offset };
         source.seek(SeekFrom::Start(from)).map_err(error)?;
+        // What was appended since the file's size was taken belongs to the next run, also where it
+        // continues the last line.
+        let source = source.take(bytes.saturating_sub(from));
         let mut lines = Lines::new(source, from, false).until(stop);
         if from < offset {
             lines.skip_line().map_err(error)?;
         }
         Ok(Self { lines, file, stop })
+    }
+
+    /// Reads the bytes of `path` from `position` up to `end` in order, as if nothing followed them.
+    pub(super) fn part(path: &Path, position: u64, end: u64) -> Result<Self, LogError> {
+        let error = |source| LogError::io(path, source);
+        let mut source = File::open(path).map_err(error)?;
+        source.seek(SeekFrom::Start(position)).map_err(error)?;
+        let lines = Lines::new(source.take(end.saturating_sub(position)), position, false);
+        Ok(Self { lines, file: path.display().to_string(), stop: end })
     }
 }
 

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::block::BlockReader;
 use super::lines::Lines;
 use super::packed::{Packing, Source};
-use super::{Discovered, Log, LogError, Next, Reader, Record, Shape, listing, packed};
+use super::{Discovered, Log, LogError, Next, Reader, Record, Shape, listing, packed, whole};
 
 const FINGERPRINT_BYTES: u64 = 4096;
 
@@ -78,9 +78,10 @@ impl FileLog {
         Ok(match self.mode {
             Mode::Blocks => {
                 let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
-                Shape::Blocks { bytes: meta.len(), fingerprint }
+                Shape::Blocks { bytes: whole::end_at(&path)?, fingerprint }
             }
-            Mode::Ordered | Mode::Tail => Shape::Ordered { bytes: Some(meta.len()) },
+            Mode::Ordered => Shape::Ordered { bytes: Some(whole::end_at(&path)?) },
+            Mode::Tail => Shape::Ordered { bytes: Some(meta.len()) },
         })
     }
 }
@@ -125,6 +126,29 @@ impl Log for FileLog {
         Ok(Box::new(BlockReader::open(&path, bytes, number, offset)?))
     }
 
+    fn open_part(
+        &self,
+        worker: usize,
+        partition: &str,
+        position: u64,
+        end: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let path = self.path(partition);
+        match Packing::of(&path) {
+            Packing::Plain => Ok(Box::new(BlockReader::part(&path, position, end)?)),
+            _ => self.open_on(worker, partition, position),
+        }
+    }
+
+    fn size(&self, partition: &str) -> Result<Option<u64>, LogError> {
+        let path = self.path(partition);
+        if Packing::of(&path) != Packing::Plain {
+            return Ok(None);
+        }
+        let meta = fs::metadata(&path).map_err(|e| LogError::io(&path, e))?;
+        Ok(Some(meta.len()))
+    }
+
     fn is_bounded(&self) -> bool {
         self.mode != Mode::Tail
     }
@@ -147,7 +171,11 @@ impl FileReader {
         let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
         // A compressed file does not grow, tailed or not.
         let grows = tail && packing == Packing::Plain;
-        Ok(Self { lines: Lines::new(source, position, grows), path, tail, packing, fingerprint })
+        let lines = Lines::new(source, position, grows);
+        // The rest of a last line may come, and is read by the next run.
+        let is_final = grows || packing != Packing::Plain;
+        let lines = if is_final { lines } else { lines.only_whole() };
+        Ok(Self { lines, path, tail, packing, fingerprint })
     }
 }
 
@@ -215,7 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("sub")).unwrap();
-        fs::write(at("b.ndjson"), "1\n2").unwrap();
+        fs::write(at("b.ndjson"), "1\n2\n").unwrap();
         fs::write(at("notes.txt"), "no").unwrap();
         fs::write(at(".hidden.ndjson"), "no").unwrap();
         let mut gz = flate2::write::GzEncoder::new(
@@ -253,6 +281,72 @@ mod tests {
         fs::write(&path, "9\n").unwrap();
         assert!(matches!(reader.end(), Err(LogError::Shorter { .. })));
         assert!(matches!(log.verify("a.ndjson", &known), Err(LogError::Changed(_))));
+    }
+
+    #[test]
+    fn last_line_that_is_not_whole_is_left_in_every_way_of_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        let whole = "{\"a\":1}\n{\"b\":2}";
+        for (text, end, records) in [
+            (whole.to_owned(), 15, 2),
+            (format!("{whole}\n"), 16, 2),
+            (format!("{whole}\n{{\"c\":\"}}"), 16, 2),
+            ("{\"c\":".to_owned(), 0, 0),
+            (format!("\u{feff}{whole}\n\u{feff}{{}}"), 24, 3),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let blocks = FileLog::new(&path, Mode::Blocks).unwrap();
+            let Shape::Blocks { bytes, .. } = blocks.discover().unwrap()[0].shape.clone() else {
+                panic!()
+            };
+            assert_eq!(bytes, end, "{text}");
+            let ordered = FileLog::new(&path, Mode::Ordered).unwrap();
+            let shape = Shape::Ordered { bytes: Some(end) };
+            assert_eq!(ordered.discover().unwrap()[0].shape, shape);
+            assert_eq!(ordered.size("a.ndjson").unwrap(), Some(text.len() as u64));
+            let mut reader = ordered.open("a.ndjson", 0).unwrap();
+            let (read, next) = drain(&mut *reader);
+            assert_eq!((read.len(), next, reader.position()), (records, Next::End, end));
+            let mut block = blocks.open_block("a.ndjson", bytes, 0, 0).unwrap();
+            if bytes > 0 {
+                assert_eq!(drain(&mut *block), (read, Next::End));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_appended_to_a_line_that_was_read_is_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        fs::write(&path, "{}{\"a\":1}\n").unwrap();
+        for mode in [Mode::Blocks, Mode::Ordered, Mode::Tail] {
+            let log = FileLog::new(&path, mode).unwrap();
+            let mut part = log.open_part(0, "a.ndjson", 0, 2).unwrap();
+            assert_eq!(drain(&mut *part), (vec![(0, "{}".into())], Next::End));
+        }
+        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let mut before = log.open_block("a.ndjson", 2, 0, 0).unwrap();
+        assert_eq!(texts(&mut *before), ["{}"], "what was appended since is not read");
+        let mut after = log.open_block("a.ndjson", 10, 0, 2).unwrap();
+        assert_eq!(drain(&mut *after).0, [(2, "{\"a\":1}".into())]);
+    }
+
+    #[test]
+    fn line_over_many_blocks_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.ndjson");
+        let long = "x".repeat(2 * BLOCK_BYTES as usize + 5);
+        let text = format!("a\n{long}\nb\n");
+        fs::write(&path, &text).unwrap();
+        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let mut read = Vec::new();
+        let bytes = text.len() as u64;
+        for number in 0..bytes.div_ceil(BLOCK_BYTES) {
+            let reader = log.open_block("a.ndjson", bytes, number, number * BLOCK_BYTES);
+            read.extend(drain(&mut *reader.unwrap()).0.into_iter().map(|(position, _)| position));
+        }
+        assert_eq!(read, [0, 2, 3 + long.len() as u64]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod packed;
 mod span;
 mod stdin;
 mod topic;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -231,6 +232,24 @@ pub trait Log: Send + Sync {
         position: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
         self.open(partition, position)
+    }
+
+    /// Like [`Self::open_on`], for a partition of which only what lies before `end` will be read,
+    /// as a commit has read it: a line that continues behind `end` ends there.
+    fn open_part(
+        &self,
+        worker: usize,
+        partition: &str,
+        position: u64,
+        _end: u64,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        self.open_on(worker, partition, position)
+    }
+
+    /// The size of a partition, which includes a last line that is not whole and is left for the
+    /// next run; `None` if it is unknown.
+    fn size(&self, _partition: &str) -> Result<Option<u64>, LogError> {
+        Ok(None)
     }
 
     /// A commit that covers these partitions is durable. Nothing waits for this call's effect.

@@ -113,8 +113,9 @@ impl SpanLog {
             found.shape = Shape::Ordered { bytes: Some(*end) };
             return Ok(Some(found));
         };
-        if *bytes < *end {
-            let (file, bytes, read) = (found.partition, *bytes, *end);
+        let size = self.inner.size(&found.partition)?.unwrap_or(*bytes);
+        if size.max(*bytes) < *end {
+            let (file, bytes, read) = (found.partition, size, *end);
             return Err(LogError::Shorter { file, bytes, read });
         }
         *bytes = *end;
@@ -148,11 +149,11 @@ impl Log for SpanLog {
         partition: &str,
         position: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let inner = self.inner.open_on(worker, partition, position)?;
-        Ok(match self.end(partition) {
-            Some(end) => Box::new(SpanReader { inner, partition: partition.to_owned(), end }),
-            None => inner,
-        })
+        let Some(end) = self.end(partition) else {
+            return self.inner.open_on(worker, partition, position);
+        };
+        let inner = self.inner.open_part(worker, partition, position, end)?;
+        Ok(Box::new(SpanReader { inner, partition: partition.to_owned(), end }))
     }
 
     fn open_block(
@@ -163,6 +164,10 @@ impl Log for SpanLog {
         offset: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
         self.inner.open_block(partition, bytes, number, offset)
+    }
+
+    fn size(&self, partition: &str) -> Result<Option<u64>, LogError> {
+        if self.end.is_some() { Ok(None) } else { self.inner.size(partition) }
     }
 
     fn is_bounded(&self) -> bool {
