@@ -93,7 +93,8 @@ impl CliError {
             | Self::Config(_)
             | Self::Name { .. }
             | Self::Reconcile(_)
-            | Self::CannotTell(_) => 2,
+            | Self::CannotTell(_)
+            | Self::Store(StoreError::Scope(_)) => 2,
             Self::Start(error) if error.is_fenced() => 3,
             Self::Run(error) if error.is_fenced() => 3,
             Self::Acquire(error) if error.is_fenced() => 3,

@@ -27,6 +27,61 @@ pub enum StoreError {
     /// A row is damaged.
     #[error("the row of {0:?} is damaged")]
     Row(String),
+    /// Nothing is counted in this scope.
+    #[error(transparent)]
+    Scope(#[from] UnknownScope),
+}
+
+/// Scopes that a message lists at most.
+const LISTED_MAX: usize = 20;
+
+/// A scope that is not counted, and those that are.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("there is no scope {:?}; {}", shortened(asked), listed(known))]
+pub struct UnknownScope {
+    /// The scope that was asked for.
+    pub asked: String,
+    /// The scopes besides the whole stream.
+    pub known: Vec<String>,
+}
+
+impl UnknownScope {
+    /// Checks that `asked` is the whole stream or one of the `known` scopes, which are sorted. They
+    /// are `None` where an older build wrote the commit; any scope is accepted then.
+    pub(crate) fn check(asked: &str, known: Option<&[String]>) -> Result<(), Self> {
+        let Some(known) = known.filter(|_| !asked.is_empty()) else { return Ok(()) };
+        debug_assert!(known.is_sorted(), "scopes are written sorted");
+        if known.binary_search_by(|scope| scope.as_str().cmp(asked)).is_ok() {
+            return Ok(());
+        }
+        Err(Self { asked: asked.to_owned(), known: known.to_vec() })
+    }
+}
+
+/// The beginning of what a client sent.
+fn shortened(text: &str) -> String {
+    let mut shown: String = text.chars().take(100).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn listed(known: &[String]) -> String {
+    match known {
+        [] => "only the whole stream is counted".to_owned(),
+        [one] => format!("the only scope is {one:?}"),
+        [most @ .., last] if known.len() <= LISTED_MAX => {
+            let most: Vec<String> = most.iter().map(|scope| format!("{scope:?}")).collect();
+            format!("the scopes are {} and {last:?}", most.join(", "))
+        }
+        _ => {
+            let first = known.iter().take(LISTED_MAX).map(|scope| format!("{scope:?}"));
+            let first: Vec<String> = first.collect();
+            let more = known.len() - LISTED_MAX;
+            format!("the scopes are {} and {more} more", first.join(", "))
+        }
+    }
 }
 
 /// The commit of an answer.
@@ -191,8 +246,13 @@ impl CommitView {
         AsOf::from(&self.snapshot.manifest)
     }
 
+    fn check_scope(&self, scope: &str) -> Result<(), UnknownScope> {
+        UnknownScope::check(scope, self.snapshot.manifest.body.scopes.as_deref())
+    }
+
     /// A tag of a scope.
     pub fn tag(&self, scope: &str, key: &str) -> Result<Option<Tag>, StoreError> {
+        self.check_scope(scope)?;
         let hash = self.hasher.scoped(scope, self.hasher.tag(key));
         let row = self.snapshot.tag(hash);
         let row = row.filter(|row| row.scope == scope && row.tag == key && row.total != 0);
@@ -202,6 +262,7 @@ impl CommitView {
 
     /// All boards of a scope: those of the windows, then that of all time.
     pub fn boards(&self, scope: &str) -> Result<Vec<Board>, StoreError> {
+        self.check_scope(scope)?;
         let windows =
             self.snapshot.manifest.body.windows.iter().map(schemas::windows::Window::name);
         let names = windows.chain(["all".to_owned()]);
@@ -239,5 +300,33 @@ impl Store for Follower {
             let snapshot = self.current().ok_or(StoreError::Empty)?;
             Ok(AsOf::from(&snapshot.manifest))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_scope_is_an_error_that_lists_the_known_ones() {
+        let known = ["region=eu".to_owned(), "region=us".to_owned()];
+        assert_eq!(UnknownScope::check("", Some(&known)), Ok(()));
+        assert_eq!(UnknownScope::check("region=us", Some(&known)), Ok(()));
+        assert_eq!(UnknownScope::check("region=mars", None), Ok(()));
+        let said = |asked: &str, known: &[String]| {
+            UnknownScope::check(asked, Some(known)).unwrap_err().to_string()
+        };
+        assert_eq!(
+            said("region=mars", &known),
+            "there is no scope \"region=mars\"; the scopes are \"region=eu\" and \"region=us\""
+        );
+        assert_eq!(
+            said("\n", &known[..1]),
+            "there is no scope \"\\n\"; the only scope is \"region=eu\""
+        );
+        assert!(said(&"x".repeat(1000), &[]).len() < 200);
+        let many: Vec<String> = (100..200).map(|i| format!("a={i}")).collect();
+        let many = said("b=1", &many);
+        assert!(many.ends_with("\"a=119\" and 80 more"), "{many}");
     }
 }

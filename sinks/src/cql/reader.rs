@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{CqlError, CqlSettings, job_row, pointer, schema, session};
 use crate::active::{ActiveKeyspace, Keyspace, Keyspaces, Pointer};
 use crate::publish::JobRow;
-use crate::store::{Answer, AsOf, Board, Store, StoreError, Tag, evaluate};
+use crate::store::{Answer, AsOf, Board, Store, StoreError, Tag, UnknownScope, evaluate};
 
 /// How often the job's row is read.
 const REFRESH: Duration = Duration::from_millis(200);
@@ -326,6 +326,7 @@ impl Store for CqlReader {
         Box::pin(async move {
             // The job's row first, so that the tag's row is not older.
             let (active, job) = self.shared.ready()?;
+            UnknownScope::check(scope, job.scopes.as_deref())?;
             active.connection.tag(&job, scope, key).await
         })
     }
@@ -333,6 +334,7 @@ impl Store for CqlReader {
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)> {
         Box::pin(async move {
             let (active, job) = self.shared.ready()?;
+            UnknownScope::check(scope, job.scopes.as_deref())?;
             active.connection.boards(&job, scope).await
         })
     }
