@@ -75,6 +75,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    api::raise_open_files();
     let done = logging::start(&cli.logging).and_then(|()| run(cli.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,

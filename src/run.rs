@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
-use schemas::config::{Beyond, OnLost, Position, Scope, SourceUri, State, Topic};
+use schemas::config::{Beyond, OnLost, Position, Scope, SourceUri, State, Topic, parse_network};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::{Millis, TimeError};
@@ -128,6 +129,11 @@ struct JobArgs {
     /// Also serve /metrics, at a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", requires = "listen")]
     metrics: Option<String>,
+    /// A network of proxies that say in the header Forwarded whose requests they pass on; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", conflicts_with = "config", requires = "listen")]
+    #[arg(value_parser = parse_network)]
+    trusted_proxy: Vec<IpNet>,
 }
 
 fn parse_on_lost(text: &str) -> Result<OnLost, String> {
@@ -270,14 +276,15 @@ impl JobArgs {
             properties: self.properties(input)?,
             log_time: None,
         };
-        let metrics = self.metrics.clone();
+        let (metrics, trusted_proxy) = (self.metrics.clone(), self.trusted_proxy.clone());
+        let listen = self.listen.clone();
         Ok(Job {
             name: JOB_NAME.to_owned(),
             settings,
             inputs: vec![JobInput { topic, group, span: None }],
             state: PathBuf::new(),
             workers: worker_default(),
-            listen: self.listen.clone().map(|listen| ListenArgs { listen, metrics }),
+            listen: listen.map(|listen| ListenArgs { listen, metrics, trusted_proxy }),
             store: None,
         })
     }

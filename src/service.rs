@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
-use schemas::config::Serve;
+use schemas::config::{Serve, parse_network};
 use sinks::commits::Follower;
 use sinks::cql::{CqlReader, CqlSettings};
 use sinks::store::Store;
@@ -34,12 +35,17 @@ pub(crate) struct ListenArgs {
     /// Where to serve /metrics, on a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
+    /// A network of proxies that say in the header Forwarded whose requests they pass on; may be
+    /// repeated
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    pub(crate) trusted_proxy: Vec<IpNet>,
 }
 
 impl From<&Serve> for ListenArgs {
     fn from(serve: &Serve) -> Self {
         let metrics = serve.metrics.map(|address| address.to_string());
-        Self { listen: serve.listen.to_string(), metrics }
+        let trusted_proxy = serve.trusted_proxies.clone();
+        Self { listen: serve.listen.to_string(), metrics, trusted_proxy }
     }
 }
 
@@ -55,6 +61,7 @@ pub(crate) struct Listeners {
     runtime: Runtime,
     public: TcpListener,
     admin: Option<TcpListener>,
+    limits: api::Limits,
     /// The address of the API.
     pub(crate) url: String,
     /// The address of the metrics.
@@ -72,7 +79,8 @@ impl Listeners {
         };
         let url = address(&public)?;
         let metrics_url = admin.as_ref().map(address).transpose()?;
-        Ok(Self { runtime, public, admin, url, metrics_url })
+        let limits = api::Limits { trusted: args.trusted_proxy.clone() };
+        Ok(Self { runtime, public, admin, limits, url, metrics_url })
     }
 
     /// Serves the state in `state` and the metrics of `registry`; returns what follows the state.
@@ -103,7 +111,7 @@ impl Listeners {
     }
 
     fn start(self, reader: Arc<dyn Store>, mut registry: Registry) -> Service {
-        let Self { runtime, public, admin, .. } = self;
+        let Self { runtime, public, admin, limits, .. } = self;
         let metrics = api::Metrics::default();
         metrics.register(&mut registry);
         let (stop, stopping) = watch::channel(false);
@@ -112,7 +120,7 @@ impl Listeners {
                 // A dropped sender means stop as well.
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            let api = api::serve(public, reader, metrics, wait(stopping.clone()));
+            let api = api::serve(public, reader, limits, metrics, wait(stopping.clone()));
             match admin {
                 Some(listener) => {
                     let admin = api::serve_admin(listener, Arc::new(registry), wait(stopping));

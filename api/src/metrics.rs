@@ -39,6 +39,7 @@ struct Labels {
 pub struct Metrics {
     requests: Family<Labels, Counter>,
     connections: Gauge,
+    evicted: Counter,
 }
 
 impl Metrics {
@@ -47,11 +48,17 @@ impl Metrics {
         let requests = self.requests.clone();
         registry.register("http_requests", "Answers, by route and status code", requests);
         registry.register("http_connections", "Open connections", self.connections.clone());
+        let help = "Slow or idle connections closed to make room for others";
+        registry.register("http_evicted", help, self.evicted.clone());
         registry.register_collector(Box::new(Invariants));
     }
 
     pub(crate) fn answered(&self, route: &'static str, code: u16) {
         self.requests.get_or_create(&Labels { route, code }).inc();
+    }
+
+    pub(crate) fn evicted(&self) {
+        self.evicted.inc();
     }
 
     pub(crate) fn connected(&self, by: i64) {

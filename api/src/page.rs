@@ -4,19 +4,27 @@
 
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemas::rows::BoardEntry;
 use schemas::time::format_ms;
 use sinks::store::{AsOf, Board, Tag};
 
 use crate::limits::FRONT_PAGE_TAGS;
+use crate::problem::{About, Kind, Problem};
+use crate::target::linked;
 
 /// Everything but letters, digits and `-_.~` is encoded in a path.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// How often a page that shows the newest commit reloads, in seconds.
+const REFRESH_S: u32 = 2;
+/// Scopes that an error page links.
+const SCOPES_LISTED: usize = 100;
 
 /// The style sheet of all pages, at [`STYLE_PATH`].
 pub(crate) const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.5rem}\
-a{color:inherit}h1{margin:.2em 0;overflow-wrap:anywhere}\
+a{color:inherit}h1{margin:.2em 0}h1,p,li{overflow-wrap:anywhere}\
 .boards{display:flex;gap:1rem 3rem;flex-wrap:wrap}\
 section{flex:1 1 16rem;min-width:0}section table{width:100%}\
 table{border-collapse:collapse}\
@@ -34,7 +42,15 @@ pub(crate) fn tag_path(prefix: &str, key: &str) -> String {
     format!("{prefix}{}", utf8_percent_encode(key, PATH))
 }
 
-fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: &AsOf) -> Markup {
+/// The address of a page in a scope.
+fn scoped(path: &str, scope: &str) -> String {
+    match scope {
+        "" => path.to_owned(),
+        scope => format!("{path}?scope={}", utf8_percent_encode(scope, PATH)),
+    }
+}
+
+fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: Option<&AsOf>) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -51,13 +67,15 @@ fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: &AsOf) -> Mark
             }
             body {
                 (body)
-                footer {
-                    "as of "
-                    @match at.as_of_ms {
-                        Some(ms) => time datetime=(format_ms(ms)) { (format_ms(ms)) },
-                        None => "no event yet",
+                @if let Some(at) = at {
+                    footer {
+                        "as of "
+                        @match at.as_of_ms {
+                            Some(ms) => time datetime=(format_ms(ms)) { (format_ms(ms)) },
+                            None => "no event yet",
+                        }
+                        " · commit " (at.commit)
                     }
-                    " · commit " (at.commit)
                 }
             }
         }
@@ -79,10 +97,8 @@ fn grouped(number: i64) -> String {
 
 /// The front page: the top tags of every window.
 pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
-    let link = |key: &str| match scope {
-        "" => tag_path("/t/", key),
-        scope => format!("{}?scope={}", tag_path("/t/", key), utf8_percent_encode(scope, PATH)),
-    };
+    let link =
+        |entry: &BoardEntry| scoped(&tag_path("/t/", linked(&entry.tag, &entry.display)), scope);
     let body = html! {
         header { h1 { "Top hashtags" @if !scope.is_empty() { " in " (scope) } } }
         main class="boards" {
@@ -95,7 +111,7 @@ pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
                             @for entry in board.entries.iter().take(FRONT_PAGE_TAGS) {
                                 tr {
                                     td {
-                                        a href=(link(&entry.tag)) dir="auto" {
+                                        a href=(link(entry)) dir="auto" {
                                             "#" (entry.display)
                                         }
                                     }
@@ -109,14 +125,14 @@ pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
             }
         }
     };
-    layout("Top hashtags", Some(2), &body, at)
+    layout("Top hashtags", Some(REFRESH_S), &body, Some(at))
 }
 
 /// The page of a tag.
 pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
     let body = html! {
         header {
-            nav { a href="/" { "top hashtags" } }
+            nav { a href=(scoped("/", &tag.scope)) { "top hashtags" } }
             h1 dir="auto" { "#" (tag.display) }
             @if !tag.scope.is_empty() { p { "in " (tag.scope) } }
         }
@@ -133,7 +149,50 @@ pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
             }
         }
     };
-    layout(&format!("#{}", tag.display), None, &body, at)
+    layout(&format!("#{}", tag.display), None, &body, Some(at))
+}
+
+/// An error for people: what is wrong, what to do, and a way home.
+pub(crate) fn problem(problem: &Problem) -> Markup {
+    let About { status, title, advice, .. } = *problem.kind.about();
+    let body = html! {
+        header {
+            nav { a href="/" { "top hashtags" } }
+            h1 { (title) }
+        }
+        main {
+            p { (problem.detail) }
+            p { "What to do: " (advice) "." }
+            @if !problem.scopes.is_empty() {
+                h2 { "Scopes" }
+                ul {
+                    @for scope in problem.scopes.iter().take(SCOPES_LISTED) {
+                        li { a href=(scoped("/", scope)) { (scope) } }
+                    }
+                }
+            }
+            p { "Error " (status.as_u16()) }
+        }
+    };
+    // A page that refreshes would otherwise stay an error for ever.
+    let refresh_s = (problem.kind == Kind::Unavailable).then_some(REFRESH_S);
+    layout(title, refresh_s, &body, None)
+}
+
+/// What a person finds at the type of a problem.
+pub(crate) fn kind(kind: Kind) -> Markup {
+    let About { status, title, meaning, advice, .. } = *kind.about();
+    let body = html! {
+        header {
+            nav { a href="/" { "top hashtags" } }
+            h1 { (title) }
+        }
+        main {
+            p { "Requests are answered with status " (status.as_u16()) " and this error if " (meaning) "." }
+            p { "What to do: " (advice) "." }
+        }
+    };
+    layout(title, None, &body, None)
 }
 
 #[cfg(test)]
@@ -163,16 +222,20 @@ mod tests {
     #[test]
     fn links_are_percent_encoded() {
         assert_eq!(tag_path("/t/", "日本/a b"), "/t/%E6%97%A5%E6%9C%AC%2Fa%20b");
-        let entries = vec![schemas::rows::BoardEntry {
-            tag: "straße".into(),
-            display: "Straße".into(),
-            count: 3,
-        }];
+        let entries =
+            vec![BoardEntry { tag: "strasse".into(), display: "Straße".into(), count: 3 }];
         let boards = [Board { window: "1h".into(), entries }];
         let page = front(&boards, "", &at()).into_string();
-        assert!(page.contains("href=\"/t/stra%C3%9Fe\""), "{page}");
+        assert!(page.contains("href=\"/t/strasse\""), "{page}");
         assert!(page.contains("http-equiv=\"refresh\""));
+        let page = problem(&Problem {
+            scopes: vec!["region=<b>".into()],
+            ..Problem::new(Kind::UnknownScope, "<script>")
+        });
+        let page = page.into_string();
+        assert!(page.contains("&lt;script&gt;") && !page.contains("<b>"), "{page}");
+        assert!(page.contains("href=\"/?scope=region%3D%3Cb%3E\"") && page.contains("href=\"/\""));
         let page = front(&boards, "region=us&a", &at()).into_string();
-        assert!(page.contains("href=\"/t/stra%C3%9Fe?scope=region%3Dus%26a\""), "{page}");
+        assert!(page.contains("href=\"/t/strasse?scope=region%3Dus%26a\""), "{page}");
     }
 }

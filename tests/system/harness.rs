@@ -69,6 +69,16 @@ impl Job {
         Self(command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
+    /// Starts a command line that may open at most `files` files, appending its standard error to a
+    /// file.
+    pub(crate) fn with_files(files: usize, line: &str, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n $1; shift; exec \"$@\"", "sh", &files.to_string(), TAGFLOW]);
+        shell.args(line.split_whitespace()).stdin(Stdio::null());
+        Self(shell.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
     /// Starts a command line, appending its standard error to a file: it may print more than a pipe
     /// holds.
     pub(crate) fn logged(line: &str, log: &Path) -> Self {

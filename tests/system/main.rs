@@ -6,6 +6,7 @@
 mod browser;
 mod checkpoints;
 mod cli;
+mod clients;
 mod config;
 mod counts;
 mod crash;

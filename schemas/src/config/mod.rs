@@ -27,7 +27,9 @@ pub use self::error::{ConfigError, Finding, LineColumn};
 pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, HORIZON_MS, Posts, Scope, Service, TOP_K, Top};
-pub use self::sink::{Consistency, ConsistencyPair, CqlSink, Serve, SinkType, TableConsistency};
+pub use self::sink::{
+    Consistency, ConsistencyPair, CqlSink, Serve, SinkType, TableConsistency, parse_network,
+};
 pub use self::source_uri::{SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
 pub use self::topic::{LogTimeSource, OnLost, Position, Topic};

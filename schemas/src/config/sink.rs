@@ -1,7 +1,8 @@
 //! Where results go besides the commits: databases, and the API.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -117,11 +118,29 @@ pub struct Serve {
     #[serde(deserialize_with = "loopback")]
     #[schemars(with = "Option<String>")]
     pub metrics: Option<SocketAddr>,
+    /// Proxies that say in `Forwarded` whose requests they pass on, as `ADDRESS/BITS`.
+    #[serde(rename = "trusted-proxies", deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Parses a network, such as `10.0.0.0/8`, or one address.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse().ok().or_else(address).ok_or_else(|| {
+        format!("{text:?} is not a network; write for example 10.0.0.0/8 or 192.0.2.7")
+    })
+}
+
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| parse_network(text).map_err(D::Error::custom)).collect()
 }
 
 impl Default for Serve {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 8080).into(), metrics: None }
+        let listen = (Ipv4Addr::LOCALHOST, 8080).into();
+        Self { listen, metrics: None, trusted_proxies: Vec::new() }
     }
 }
 

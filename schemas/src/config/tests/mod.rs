@@ -99,7 +99,7 @@ services:
       horizons: [{sliding: {duration: 10m, slide: 5s}}]
       watermark: {max-skew: 1h, max-future: 1d}
     top: [{k: 5, over: [all, 600s]}]
-serve: {listen: "[::]:80", metrics: "127.0.0.1:9100"}
+serve: {listen: "[::]:80", metrics: "127.0.0.1:9100", trusted-proxies: [10.0.0.0/8, "::1"]}
 "#;
     let config = parse(text).unwrap();
     assert_eq!((config.state.grace_ms, config.state.bytes), (30_000, Some(1_000_000)));
@@ -122,6 +122,8 @@ serve: {listen: "[::]:80", metrics: "127.0.0.1:9100"}
     assert_eq!(service.top, Top { k: 5, over: vec!["all".into(), "10m".into()] });
     let serve = config.serve.unwrap();
     assert_eq!((serve.listen.port(), serve.metrics.map(|m| m.port())), (80, Some(9100)));
+    let proxies: Vec<String> = serve.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
 }
 
 #[test]
