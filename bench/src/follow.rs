@@ -166,7 +166,7 @@ fn ask(address: &str, tag: &str, commits: usize) -> Result<Seen, Box<dyn Error>>
 }
 
 /// The body of the next response on a connection that stays open.
-fn body(reader: &mut impl BufRead) -> Result<Vec<u8>, Box<dyn Error>> {
+pub(crate) fn body(reader: &mut impl BufRead) -> Result<Vec<u8>, Box<dyn Error>> {
     let (mut length, mut line) = (0, String::new());
     loop {
         line.clear();

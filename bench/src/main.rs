@@ -15,13 +15,14 @@ mod plot;
 mod reconcile;
 mod services;
 mod shapes;
+mod slow;
 mod sums;
 mod workload;
 
 use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::Parser;
 
@@ -56,6 +57,9 @@ struct Args {
     /// Measure with a real Kafka and a real database instead
     #[arg(long)]
     services: bool,
+    /// Measure how long a good client waits beside this many slow ones instead
+    #[arg(long, value_name = "N", conflicts_with_all = ["services", "reconcile", "shapes"])]
+    slow_clients: Option<usize>,
     /// How long each rate of --services lasts
     #[arg(long, default_value_t = 30, value_name = "N")]
     seconds: u64,
@@ -99,6 +103,9 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
     if let Some(python) = &args.peers {
         return peers::run(&paths, python, (posts, runs));
     }
+    if let Some(slow) = args.slow_clients {
+        return slow_clients(&paths, posts, slow);
+    }
     let mut w1 = Workload::w1(&paths, posts)?;
     let cores = std::thread::available_parallelism()?;
     println!("W1 of {posts} posts, {runs} runs of each, {cores} cores\n");
@@ -118,6 +125,18 @@ fn bench(args: &Args) -> Result<(), Box<dyn Error>> {
     if args.reconcile {
         reconcile::print(&paths, &w1.input, (posts, runs))?;
     }
+    Ok(())
+}
+
+fn slow_clients(paths: &Paths, posts: u64, slow: usize) -> Result<(), Box<dyn Error>> {
+    let (w1, state) = (Workload::w1(paths, posts)?, paths.fresh_state()?);
+    let mut run = Command::new(&paths.tagflow);
+    run.args(["run", "--bounded", "--input"]).arg(&w1.input).arg("--state").arg(&state);
+    if !run.stderr(Stdio::null()).stdout(Stdio::null()).status()?.success() {
+        return Err("the job failed".into());
+    }
+    slow::print(&paths.tagflow, &state, slow)?;
+    fs::remove_dir_all(state)?;
     Ok(())
 }
 
