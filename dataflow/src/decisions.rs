@@ -131,6 +131,7 @@ mod tests {
                 detail,
                 raw,
                 commit,
+                bytes: 0,
             })
         };
         let below = [BelowFloor::Refused, BelowFloor::Counted].map(|detail| detail.to_string());

@@ -4,6 +4,7 @@
 //! look-up of a cold row; nothing here knows a database.
 
 mod acquire;
+mod budget;
 pub mod clock;
 mod context;
 mod decisions;
@@ -40,6 +41,7 @@ mod stream_time;
 mod worker_id;
 
 pub use acquire::roll_back;
+pub use budget::Memory;
 pub use decisions::Decisions;
 pub use error::{AcquireError, RunError, StartError};
 pub use estimate::{Estimate, Load};

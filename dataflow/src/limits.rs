@@ -10,6 +10,9 @@ pub(crate) const SLICE_US: u64 = 50_000;
 pub(crate) const SLICE_RECORDS: u64 = 10_000;
 /// The most records a source reads in one activation, so that other operators get their turn.
 pub(crate) const TURN_RECORDS: usize = 1024;
+/// About how much memory the events of one activation may take. The next one reads fewer records if
+/// those of the last one took more.
+pub(crate) const TURN_BYTES: usize = 2 << 20;
 /// How often an idle source looks for new records.
 pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(5);
 
@@ -21,6 +24,8 @@ pub(crate) const COMMIT_MS_MAX: u64 = 5_000;
 /// A commit takes new files of control records until it has this many records: what a commit adds
 /// at once stays bounded.
 pub(crate) const CONTROL_RECORDS: usize = 10_000;
+/// The same for their bytes.
+pub(crate) const CONTROL_BYTES: usize = 16 << 20;
 
 /// A partition that has unread records but has returned none for this long no longer makes others
 /// wait: the topic's broker may be gone, or the writer of a file, in the middle of a line.

@@ -97,6 +97,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     tell(&plan, &status);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let rate_limiter = RateLimiter::new(spec.settings.limit_rate, started_us);
+    let process = ProcessShared::new(spec.workers, blocks, rate_limiter, spec.settings.memory);
     let context = Context {
         settings: Arc::new(spec.settings),
         inputs: inputs.into(),
@@ -111,7 +112,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
         commits,
         merges,
         status,
-        process: Arc::new(ProcessShared::new(spec.workers, blocks, rate_limiter)),
+        process: Arc::new(process),
     };
     Ok(Prepared::Ready(Box::new(Ready {
         context,

@@ -15,6 +15,7 @@ use sinks::commits::{CommitError, OpenSegment, open_table};
 use sinks::storage::Storage;
 use timely::scheduling::SyncActivator;
 
+use crate::budget::{Budget, Memory};
 use crate::failure::Failure;
 use crate::limits::{SLICE_RECORDS, slice_share};
 use crate::low_watermark::LowWatermark;
@@ -31,6 +32,8 @@ pub(crate) struct ProcessShared {
     pub(crate) stop: Arc<Stop>,
     /// What is read in the present slice.
     pub(crate) slice: SliceCount,
+    /// What slices and commits may hold in memory.
+    pub(crate) budget: Budget,
     pub(crate) rate_limiter: RateLimiter,
     pub(crate) low_watermark: LowWatermark,
     /// Blocks of files that no worker has taken yet.
@@ -41,11 +44,17 @@ pub(crate) struct ProcessShared {
 
 impl ProcessShared {
     /// A process with this many workers, which read `blocks` besides their partitions.
-    pub(crate) fn new(workers: usize, blocks: BlockQueue, rate_limiter: RateLimiter) -> Self {
+    pub(crate) fn new(
+        workers: usize,
+        blocks: BlockQueue,
+        rate_limiter: RateLimiter,
+        memory: Memory,
+    ) -> Self {
         Self {
             failure: Failure::default(),
             stop: Arc::default(),
-            slice: SliceCount::new(workers),
+            slice: SliceCount::new(workers, memory.slice_bytes),
+            budget: Budget::new(memory),
             rate_limiter,
             low_watermark: LowWatermark::new(workers),
             blocks,
@@ -102,6 +111,9 @@ impl Stop {
 /// What is read in the present slice and commit.
 pub(crate) struct SliceCount {
     records: AtomicU64,
+    /// About how much memory its events take.
+    bytes: AtomicU64,
+    bytes_max: u64,
     /// By worker, the last commit in which it reached the end of what there was to read.
     caught_up: Box<[AtomicU64]>,
     /// Wakes the ticker when a slice is full.
@@ -109,9 +121,11 @@ pub(crate) struct SliceCount {
 }
 
 impl SliceCount {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize, bytes_max: u64) -> Self {
         Self {
             records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            bytes_max,
             caught_up: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             ticker: Mutex::default(),
         }
@@ -130,15 +144,28 @@ impl SliceCount {
     /// Begins a slice.
     pub(crate) fn begin(&self) {
         self.records.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// Counts records that were read.
-    pub(crate) fn add(&self, records: usize) {
-        let before = self.records.fetch_add(records as u64, Ordering::Relaxed);
-        if before < SLICE_RECORDS && before + records as u64 >= SLICE_RECORDS {
+    /// Counts records that were read, and the memory that their events take.
+    pub(crate) fn add(&self, records: usize, bytes: usize) {
+        let was_full = self.is_full();
+        self.records.fetch_add(records as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if !was_full && self.is_full() {
             // It fails if the ticker is gone, which then needs no waking.
             let _ = self.ticker.lock().as_ref().map(SyncActivator::activate);
         }
+    }
+
+    /// Whether the present slice has enough records, or more cannot be held.
+    pub(crate) fn is_full(&self) -> bool {
+        self.records() >= SLICE_RECORDS || self.holds_enough()
+    }
+
+    /// Whether the events of the present slice take all the memory that they may.
+    pub(crate) fn holds_enough(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) >= self.bytes_max
     }
 
     /// The records read in the present slice.
@@ -163,7 +190,7 @@ mod tests {
 
     #[test]
     fn caught_up_means_every_worker_in_the_same_commit() {
-        let slice = SliceCount::new(2);
+        let slice = SliceCount::new(2, u64::MAX);
         assert!(!slice.is_caught_up(1));
         slice.catch_up(0, 1);
         slice.catch_up(0, 1);
@@ -176,5 +203,17 @@ mod tests {
         assert!(!slice.is_caught_up(2), "the commit before says nothing about this one");
         slice.catch_up(1, 2);
         assert!(slice.is_caught_up(2));
+    }
+
+    #[test]
+    fn slice_is_full_by_records_or_by_bytes() {
+        let slice = SliceCount::new(1, 100);
+        slice.add(1, 99);
+        assert!(!slice.is_full());
+        slice.add(1, 1);
+        assert!(slice.is_full() && slice.holds_enough());
+        slice.begin();
+        slice.add(SLICE_RECORDS as usize, 0);
+        assert!(slice.is_full() && !slice.holds_enough());
     }
 }

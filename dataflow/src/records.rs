@@ -69,9 +69,16 @@ impl Spellings {
     /// Appends a text.
     pub(crate) fn push(&mut self, text: &str) -> Spelling {
         debug_assert!(u16::try_from(text.len()).is_ok(), "a tag of {} bytes", text.len());
-        let start = self.0.len() as u32;
+        let Ok(start) = u32::try_from(self.0.len()) else {
+            unreachable!("{} bytes of tags in one batch: slices are cut by bytes", self.0.len());
+        };
         self.0.push_str(text);
         Spelling { start, bytes: text.len() as u16 }
+    }
+
+    /// The bytes of all texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// A text.
@@ -81,30 +88,67 @@ impl Spellings {
 }
 
 /// The batches that are being filled, one for each worker.
-pub(crate) struct PostBatches(Vec<Posts>);
+pub(crate) struct PostBatches {
+    batches: Vec<Posts>,
+    /// About how much memory what is in them takes on its way to the tags.
+    bytes: usize,
+}
 
 impl PostBatches {
     /// Empty batches for `peers` workers.
     pub(crate) fn new(peers: usize) -> Self {
-        Self((0..peers as u64).map(|worker| Posts { worker, ..Posts::default() }).collect())
+        let batch = |worker| Posts { worker, ..Posts::default() };
+        Self { batches: (0..peers as u64).map(batch).collect(), bytes: 0 }
+    }
+
+    /// About how much memory what is in them takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes that what was added takes this much memory.
+    pub(crate) fn weigh(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// The batch of the worker that owns an id.
     pub(crate) fn of(&mut self, id: KeyHash) -> &mut Posts {
-        let worker = id.bin() as usize % self.0.len();
-        &mut self.0[worker]
+        let worker = id.bin() as usize % self.batches.len();
+        &mut self.batches[worker]
     }
 
     /// Takes the batches that hold events, and replaces them by `spare` ones.
     pub(crate) fn take(&mut self, spare: &Pool<Posts>) -> impl Iterator<Item = Posts> {
-        self.0.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
+        self.bytes = 0;
+        self.batches.iter_mut().filter(|batch| !batch.posts.is_empty()).map(|batch| {
             let worker = batch.worker;
             std::mem::replace(batch, Posts { worker, ..spare.take() })
         })
     }
 }
 
+impl Post {
+    /// About how much memory it and its mentions take, if its tags have `texts` bytes.
+    pub(crate) fn bytes(&self, texts: usize) -> usize {
+        let tags = (self.tags.1 - self.tags.0) as usize;
+        let uses = tags * (size_of::<TagUse>() + size_of::<Mention>()) + texts;
+        let record = match &self.route {
+            Route::OnceAboveFloor(origin) => size_of::<Origin>() + origin.raw.len(),
+            Route::Order(order) => size_of::<Order>() + order.control.bytes(),
+            Route::Once | Route::Unchecked => 0,
+        };
+        size_of::<Self>() + (1 + self.scopes.len()) * uses + record
+    }
+}
+
 impl Batch for Posts {
+    fn bytes(&self) -> usize {
+        let Self { worker: _, posts, tags, spellings } = self;
+        posts.capacity() * size_of::<Post>()
+            + tags.capacity() * size_of::<TagUse>()
+            + spellings.0.capacity()
+    }
+
     fn clear(&mut self) {
         let Self { worker: _, posts, tags, spellings } = self;
         posts.clear();
@@ -146,8 +190,10 @@ pub(crate) struct Origin {
     pub(crate) partition: String,
     /// The record's position in it.
     pub(crate) position: u64,
-    /// The record.
+    /// The record, or its beginning.
     pub(crate) raw: Vec<u8>,
+    /// How many bytes the record has.
+    pub(crate) bytes: u64,
 }
 
 /// What the posts of one worker in a slice add to the tags of another. One record of the stream.
@@ -164,6 +210,13 @@ pub(crate) struct Mentions {
 }
 
 impl Batch for Mentions {
+    fn bytes(&self) -> usize {
+        let Self { worker: _, mentions, spellings, orders } = self;
+        mentions.capacity() * size_of::<Mention>()
+            + spellings.0.capacity()
+            + orders.capacity() * size_of::<(KeyHash, Box<Order>)>()
+    }
+
     fn clear(&mut self) {
         let Self { worker: _, mentions, spellings, orders } = self;
         mentions.clear();

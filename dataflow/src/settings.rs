@@ -11,6 +11,7 @@ use schemas::time::format_duration_ms;
 use schemas::windows::Windows;
 use sinks::commits::Retention;
 
+use crate::budget::Memory;
 use crate::decisions::Decisions;
 use crate::limits::{COMMIT_MS_MAX, STRETCH};
 use crate::sources::Log;
@@ -124,6 +125,8 @@ pub struct Settings {
     /// An owner of the state that makes no commit for this long counts as gone. It is several times
     /// what a commit of a job that is behind takes, including its writing.
     pub silent_ms: u64,
+    /// How much may wait in memory.
+    pub memory: Memory,
     /// Whether the job only applies repairs: it reads no input, and a finished run stays finished.
     pub repair_only: bool,
 }
@@ -149,6 +152,7 @@ impl Default for Settings {
             idle: Idle::default(),
             store_wait_ms: 5 * 60_000,
             silent_ms: 20_000,
+            memory: Memory::default(),
             repair_only: false,
         }
     }

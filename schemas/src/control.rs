@@ -115,6 +115,23 @@ pub enum Control {
     },
 }
 
+impl Control {
+    /// About how many bytes of a file it takes.
+    pub fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Correct(Correction { scope, key, buckets, .. }) => {
+                scope.len() + 3 * key.len() + buckets.len() * size_of::<BucketChange>()
+            }
+            Self::Remember(id) | Self::Forget(id) => id.text.len(),
+            Self::Republish { scope, key, display } => scope.len() + key.len() + display.len(),
+            Self::Redeliver { input, partition, refused, record, .. } => {
+                input.len() + partition.len() + refused.len() + record.len()
+            }
+        };
+        texts + size_of::<Self>()
+    }
+}
+
 /// Why these bytes are not a valid file of control records.
 #[derive(Debug, Error)]
 pub enum ControlError {

@@ -2,150 +2,36 @@
 //!
 //! Segments are read in place: columns point into the bytes of the file. Any Arrow tool can read
 //! them. Invariant: keys ascend within a segment, and none occurs twice; a batch has at most
-//! [`BATCH_ROWS`] rows. Bytes that are not a valid segment give an error, never a panic.
+//! [`BATCH_ROWS`] rows and [`BATCH_BYTES`] bytes of texts, or one row. Bytes that are not a valid
+//! segment give an error, never a panic.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::thread::{Builder, ScopedJoinHandle};
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_buffer::{Buffer, ScalarBuffer};
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::reader::{FileDecoder, read_footer_length};
 use arrow_ipc::root_as_footer;
 use arrow_ipc::writer::FileWriter;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Schema};
 use arrow_select::interleave::interleave_record_batch;
-use arrow_select::take::take_record_batch;
 use bytes::Bytes;
-use thiserror::Error;
 
+pub use self::batches::{BATCH_BYTES, BATCH_ROWS};
+use self::batches::{LIMITS, Limits, TextSizes, assert_addressable};
+pub use self::format::SegmentError;
+use self::format::schema_of;
+pub use self::rows::{Rows, SealedRows};
 use crate::hash::KeyHash;
 use crate::planted::{Bug, planted};
 use crate::rows::Table;
 
-/// The most rows in a record batch. A look-up searches the first keys of all batches, then one
-/// batch.
-pub const BATCH_ROWS: usize = 65_536;
-
-/// Why bytes are not a valid segment.
-#[derive(Debug, Error)]
-pub enum SegmentError {
-    /// Not an Arrow file, or a damaged one.
-    #[error("not a valid Arrow file: {0}")]
-    Arrow(#[from] ArrowError),
-    /// The file ends early or points outside itself.
-    #[error("the file is truncated or damaged")]
-    Bounds,
-    /// The rows are those of another table or another version.
-    #[error("its columns are not those of this table")]
-    Schema,
-    /// The rows could not be written.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-}
-
-fn schema_of<T: Table>() -> SchemaRef {
-    let mut fields = vec![
-        Field::new("hash_hi", DataType::UInt64, false),
-        Field::new("hash_lo", DataType::UInt64, false),
-    ];
-    fields.extend(T::fields());
-    Arc::new(Schema::new(fields))
-}
-
-/// Rows to write as a segment, in any order.
-pub struct Rows<T: Table> {
-    hi: Vec<u64>,
-    lo: Vec<u64>,
-    builder: T::Builder,
-    last_hour: Option<u32>,
-}
-
-impl<T: Table> Default for Rows<T> {
-    fn default() -> Self {
-        Self { hi: Vec::new(), lo: Vec::new(), builder: T::builder(), last_hour: None }
-    }
-}
-
-impl<T: Table> Rows<T> {
-    /// Appends a row.
-    pub fn push(&mut self, hash: KeyHash, row: &T::Row<'_>) {
-        self.hi.push(hash.hi);
-        self.lo.push(hash.lo);
-        self.last_hour = self.last_hour.max(T::expires(row));
-        T::push(&mut self.builder, row);
-    }
-
-    /// The last hour that any of the rows expires with.
-    pub fn last_hour(&self) -> Option<u32> {
-        self.last_hour
-    }
-
-    /// The number of rows.
-    pub fn len(&self) -> usize {
-        self.hi.len()
-    }
-
-    /// Whether it has no rows.
-    pub fn is_empty(&self) -> bool {
-        self.hi.is_empty()
-    }
-
-    /// Sorts the rows by key and writes them as a segment.
-    pub fn encode(self, out: impl Write) -> Result<(), SegmentError> {
-        self.seal()?.encode(out)
-    }
-
-    /// Sorts the rows by key.
-    pub fn seal(self) -> Result<SealedRows, SegmentError> {
-        // Keys and indices lie together, so that comparisons stay in the cache.
-        let keys = self.hi.iter().zip(&self.lo);
-        let mut order: Vec<(u64, u64, u32)> =
-            keys.zip(0..).map(|((hi, lo), i)| (*hi, *lo, i)).collect();
-        order.sort_unstable();
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(UInt64Array::from(self.hi)), Arc::new(UInt64Array::from(self.lo))];
-        columns.extend(T::finish(self.builder));
-        Ok(SealedRows { rows: RecordBatch::try_new(schema_of::<T>(), columns)?, order })
-    }
-}
-
-/// Rows in their final order, which can be written more than once: a disk may be full at first.
-pub struct SealedRows {
-    rows: RecordBatch,
-    /// Keys, and where their rows are.
-    order: Vec<(u64, u64, u32)>,
-}
-
-impl SealedRows {
-    /// Writes the rows as a segment.
-    pub fn encode(&self, out: impl Write) -> Result<(), SegmentError> {
-        let mut writer = FileWriter::try_new(out, self.rows.schema_ref())?;
-        let batch = |order: &[(u64, u64, u32)]| {
-            let indices = UInt32Array::from_iter_values(order.iter().map(|(_, _, i)| *i));
-            take_record_batch(&self.rows, &indices)
-        };
-        // Gathering rows waits for memory, so two batches in parallel take hardly longer than one.
-        for pair in self.order.chunks(2 * BATCH_ROWS) {
-            let (one, other) = pair.split_at(pair.len().min(BATCH_ROWS));
-            let (one, other) = std::thread::scope(|scope| {
-                let gather = || Builder::new().spawn_scoped(scope, || batch(other));
-                let other = (!other.is_empty()).then(gather).transpose()?;
-                Ok::<_, std::io::Error>((batch(one), other.map(ScopedJoinHandle::join)))
-            })?;
-            writer.write(&one?)?;
-            match other {
-                Some(Ok(other)) => writer.write(&other?)?,
-                Some(Err(panic)) => std::panic::resume_unwind(panic),
-                None => {}
-            }
-        }
-        Ok(writer.finish()?)
-    }
-}
+mod batches;
+mod format;
+mod rows;
 
 struct Batch<T: Table> {
     hi: ScalarBuffer<u64>,
@@ -204,10 +90,12 @@ impl<T: Table> Segment<T> {
         let footer = root_as_footer(&buffer[start..tail]).map_err(|_| SegmentError::Bounds)?;
         let schema = try_fb_to_schema(footer.schema().ok_or(SegmentError::Schema)?)?;
         let expected = schema_of::<T>();
-        if schema.fields() != expected.fields() {
-            return Err(SegmentError::Schema);
-        }
-        let decoder = FileDecoder::new(Arc::clone(&expected), footer.version());
+        let lacking = expected.fields().len().checked_sub(schema.fields().len());
+        let lacking = lacking.filter(|lacking| *lacking <= T::added(0).len());
+        let is_known = schema.fields().iter().zip(expected.fields()).all(|(is, want)| is == want);
+        let lacking = lacking.filter(|_| is_known).ok_or(SegmentError::Schema)?;
+        let stored = Arc::new(schema);
+        let decoder = FileDecoder::new(Arc::clone(&stored), footer.version());
         let mut segment = Self { batches: Vec::new(), rows: 0 };
         for block in footer.recordBatches().into_iter().flatten() {
             let offset = usize::try_from(block.offset()).map_err(|_| SegmentError::Bounds)?;
@@ -217,10 +105,12 @@ impl<T: Table> Segment<T> {
                 return Err(SegmentError::Bounds);
             }
             let bytes = buffer.slice_with_length(offset, length);
-            check_message(&bytes, block.metaDataLength(), &expected)?;
-            if let Some(record) = decoder.read_record_batch(block, &bytes)? {
-                segment.push(record)?;
-            }
+            check_message(&bytes, block.metaDataLength(), &stored)?;
+            let Some(record) = decoder.read_record_batch(block, &bytes)? else { continue };
+            let added = T::added(record.num_rows());
+            let added = added.iter().skip(added.len() - lacking).cloned();
+            let columns = record.columns().iter().cloned().chain(added).collect();
+            segment.push(RecordBatch::try_new(Arc::clone(&expected), columns)?)?;
         }
         Ok(segment)
     }
@@ -305,6 +195,7 @@ pub struct Merge<'s, T: Table> {
     /// From the oldest to the newest.
     segments: Vec<&'s Segment<T>>,
     cursors: Vec<Cursor>,
+    limits: Limits,
 }
 
 /// A row in one of several segments.
@@ -318,7 +209,7 @@ impl<'s, T: Table> Merge<'s, T> {
     /// Merges `segments`, ordered from the oldest to the newest.
     pub fn new(segments: Vec<&'s Segment<T>>) -> Self {
         let cursors = vec![Cursor { batch: 0, row: 0 }; segments.len()];
-        Self { segments, cursors }
+        Self { segments, cursors, limits: LIMITS }
     }
 
     /// Only the rows with keys greater than `key`.
@@ -409,19 +300,27 @@ impl<'s, T: Table> Merge<'s, T> {
             .collect();
         let all: Vec<&RecordBatch> =
             self.segments.iter().flat_map(|s| s.batches.iter().map(|b| &b.record)).collect();
-        let mut rows = 0;
-        let mut chunk = Vec::with_capacity(BATCH_ROWS);
+        let sizes: Vec<TextSizes> = all.iter().map(|record| TextSizes::of(record)).collect();
+        let (mut rows, mut bytes, mut chunk) = (0, 0, Vec::new());
         loop {
             let next = self.next_index();
-            if let Some((hash, index)) = next
-                && T::expires(&self.row(hash, index)).is_none_or(|hour| hour >= floor_hour)
-            {
-                chunk.push((bases[index.segment] + index.cursor.batch, index.cursor.row));
-            }
-            if chunk.len() == BATCH_ROWS || (next.is_none() && !chunk.is_empty()) {
-                rows += chunk.len();
+            let kept = next.filter(|(hash, index)| {
+                T::expires(&self.row(*hash, *index)).is_none_or(|hour| hour >= floor_hour)
+            });
+            let kept = kept.map(|(_, index)| {
+                let batch = bases[index.segment] + index.cursor.batch;
+                (sizes[batch].of_row(index.cursor.row), (batch, index.cursor.row))
+            });
+            let fits = kept.is_none_or(|(size, _)| self.limits.has_room(chunk.len(), bytes, size));
+            if !chunk.is_empty() && (next.is_none() || !fits) {
+                assert_addressable(bytes);
                 writer.write(&interleave_record_batch(&all, &chunk)?)?;
-                chunk.clear();
+                rows += chunk.len();
+                (bytes, chunk) = (0, Vec::new());
+            }
+            if let Some((size, place)) = kept {
+                bytes += size;
+                chunk.push(place);
             }
             if next.is_none() {
                 writer.finish()?;

@@ -97,6 +97,8 @@ pub struct Plan {
     pub count_beyond: bool,
     /// Whether the clock of each process is a little off.
     pub skewed: bool,
+    /// Whether slices and commits end because of what they hold.
+    pub tight: bool,
     /// What happens, in order.
     pub actions: Vec<Action>,
 }
@@ -134,7 +136,8 @@ impl Plan {
         add(Act::Repair, &mut actions, &mut Rng(seed ^ REPAIRS));
         add(Act::Redeliver, &mut actions, &mut Rng(seed ^ REDELIVERIES));
         add(Act::Promote, &mut actions, &mut Rng(seed ^ PROMOTIONS));
-        Self { seed, count_beyond, skewed, actions }
+        let tight = Rng(seed ^ MEMORY).chance(50);
+        Self { seed, count_beyond, skewed, tight, actions }
     }
 }
 
@@ -143,6 +146,8 @@ impl Plan {
 const REPAIRS: u64 = 0x7e9a_1f5c;
 const REDELIVERIES: u64 = 0x2c81_d03b;
 const PROMOTIONS: u64 = 0x51e6_9a27;
+/// The same for how much memory there is.
+const MEMORY: u64 = 0x0b5f_62c1;
 
 /// In half of the plans, adds a request up to three times; in half of these cases the job is killed
 /// soon after.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dataflow::lockstep::{Lockstep, Task};
-use dataflow::{Idle, InputSpec, JobSpec, Origin, RunError, Settings, StartError, StateAt};
+use dataflow::{Idle, InputSpec, JobSpec, Memory, Origin, RunError, Settings, StartError, StateAt};
 use schemas::config::{Beyond, LogTimeSource, Scope};
 use schemas::mapping::Mapping;
 use schemas::rows::{Boards, Ids, Table, Tags};
@@ -20,6 +20,8 @@ use crate::rng::Rng;
 use crate::wire::Faults;
 use crate::world::{Job, World};
 
+/// Memory for a few events, so that slices and commits end because of what they hold.
+const TIGHT: Memory = Memory { slice_bytes: 2000, commit_bytes: 3000, raw_bytes: 100 };
 /// How far the clock of a process may be off.
 const SKEW_MS: i64 = 60_000;
 
@@ -109,6 +111,7 @@ impl World<'_> {
             top_k: TOP_K,
             retention: Retention { keep_ms: 1_800_000, bytes: None, grace_ms: 600_000 },
             idle: Idle { commits: 1, parts: 1 },
+            memory: if self.plan.tight { TIGHT } else { Memory::default() },
             ..Settings::default()
         }
     }
@@ -129,6 +132,9 @@ impl World<'_> {
         let before = std::mem::replace(&mut self.workers, workers);
         if before != 0 && before != workers {
             self.count("rescale");
+        }
+        if self.plan.tight {
+            self.count("tight memory");
         }
         let mut skew_ms = 0;
         if self.plan.skewed {

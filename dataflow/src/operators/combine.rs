@@ -167,6 +167,7 @@ mod tests {
     use schemas::windows::Windows;
 
     use super::*;
+    use crate::budget::Memory;
     use crate::operators::dedup::Dedup;
     use crate::plan::BlockQueue;
     use crate::rate_limiter::RateLimiter;
@@ -183,6 +184,7 @@ mod tests {
                 1,
                 BlockQueue::default(),
                 RateLimiter::new(None, 0),
+                Memory::default(),
             )),
         }
     }
@@ -226,8 +228,9 @@ mod tests {
 
     #[test]
     fn batches_emptied_by_dedup_add_nothing() {
-        let (combine, mut dedup) =
-            (combine(2), Dedup::new(Beyond::DeadLetter, 1, WorkerId::new(0, 1)));
+        let combine = combine(2);
+        let process = Arc::clone(&combine.process);
+        let mut dedup = Dedup::new(Beyond::DeadLetter, process, 1, WorkerId::new(0, 1));
         let mut slice = combine.slice();
         let post: (i64, &[&str], &[u16]) = (120_000, &["sun", "moon"], &[1]);
         let mut mentions = 0;

@@ -14,7 +14,7 @@ use sinks::commits::{CommitError, QueueError, controls, open_table, pending};
 use sinks::storage::Storage;
 
 use crate::context::Context;
-use crate::limits::CONTROL_RECORDS;
+use crate::limits::{CONTROL_BYTES, CONTROL_RECORDS};
 use crate::records::{Order, Post, PostBatches, Route};
 
 /// The control records that have not been taken yet.
@@ -52,32 +52,36 @@ impl Controls {
     }
 
     /// Takes the files that have arrived, and sends their orders to the owners of what they change.
-    /// `redeliver` decodes and sends a record, and returns whether it did.
+    /// `redeliver` decodes and sends a record, and returns whether it did. Returns about how many
+    /// bytes the orders take.
     pub(crate) fn take(
         &mut self,
         batches: &mut PostBatches,
         mut redeliver: impl FnMut(Order, &mut PostBatches) -> bool,
-    ) -> Result<(), QueueError> {
-        let mut taken = 0;
+    ) -> Result<usize, QueueError> {
+        let (mut taken, mut bytes) = (0, 0);
         for number in pending(&*self.storage, self.next)? {
             assert!(number >= self.next, "file {number} was taken before: {} is next", self.next);
-            if taken >= CONTROL_RECORDS {
+            if taken >= CONTROL_RECORDS || bytes >= CONTROL_BYTES {
                 break;
             }
             let (author, records) = controls(&*self.storage, number)?;
             self.next = number + 1;
             taken += records.len();
+            bytes += records.iter().map(Control::bytes).sum::<usize>();
             for control in records {
                 let order = Order { request: number, author: author.clone(), control };
                 let Some(id) = self.target(&order) else { continue };
                 if !matches!(order.control, Control::Redeliver { .. }) {
-                    batches.of(id).posts.push(order_post(id, order));
+                    let post = order_post(id, order);
+                    batches.weigh(post.bytes(0));
+                    batches.of(id).posts.push(post);
                 } else if redeliver(order, batches) {
                     self.redelivered.insert(id);
                 }
             }
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// The hash of what an order changes. `None` if it is void.

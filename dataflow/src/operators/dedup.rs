@@ -4,6 +4,7 @@
 //! the rows of a commit are the ids accepted or forgotten in it, one row for each id.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use schemas::config::Beyond;
 use schemas::control::{Control, Id};
@@ -11,8 +12,7 @@ use schemas::hash::{BINS, KeyHash};
 use schemas::manifest::Counters;
 use schemas::planted::{Bug, planted};
 use schemas::rows::{
-    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, IdRow, Ids, Redelivery, hour_of,
-    partition_hash, record_hash,
+    BEYOND_HORIZON, BelowFloor, IdRow, Ids, Redelivery, hour_of, partition_hash, record_hash,
 };
 use schemas::segment::Rows;
 use sinks::commits::CommitError;
@@ -20,8 +20,10 @@ use sinks::commits::CommitError;
 use super::ack::Acker;
 use super::audit::{Audit, Done};
 use super::commit_operator::PerCommit;
+use super::refusals::{Refusals, Refused};
 use crate::context::Context;
 use crate::error::RunError;
+use crate::process::ProcessShared;
 use crate::records::{Close, Order, Origin, Post, Posts, Route};
 use crate::state::id_set::IdSet;
 use crate::status::Status;
@@ -34,10 +36,11 @@ pub(crate) struct Dedup {
     worker: WorkerId,
     ids: IdSet,
     beyond: Beyond,
+    process: Arc<ProcessShared>,
     floor_ms: Option<i64>,
     commit: u64,
     accepted: Rows<Ids>,
-    dead: Rows<DeadLetters>,
+    dead: Refusals,
     counters: Counters,
     /// Ids that were forgotten in the commit under way and not accepted since, and their hours.
     forgotten: HashMap<KeyHash, u32>,
@@ -66,14 +69,16 @@ const SAMPLED_ONE_IN: usize = 16;
 fn unknown_origin(post: &Post) -> Origin {
     let KeyHash { hi, lo } = post.id;
     let raw = format!("event {hi:016x}{lo:016x}").into_bytes();
-    Origin { input: String::new(), partition: format!("{hi:016x}"), position: lo, raw }
+    let bytes = raw.len() as u64;
+    Origin { input: String::new(), partition: format!("{hi:016x}"), position: lo, raw, bytes }
 }
 
 impl Dedup {
     /// Loads the ids of the bins that `worker` owns.
     pub(crate) fn load(context: &Context, worker: WorkerId) -> Result<Self, CommitError> {
         let start = &context.start;
-        let mut dedup = Self::new(context.settings.beyond, context.first_commit(), worker);
+        let process = Arc::clone(&context.process);
+        let mut dedup = Self::new(context.settings.beyond, process, context.first_commit(), worker);
         dedup.floor_ms = start.body.floor_ms.filter(|_| !planted(Bug::FloorForgotten));
         let floor = start.body.floor_ms.map_or(0, hour_of);
         dedup.audit = Audit::load(context, worker)?;
@@ -104,7 +109,12 @@ impl Dedup {
         Ok(dedup)
     }
 
-    pub(super) fn new(beyond: Beyond, commit: u64, worker: WorkerId) -> Self {
+    pub(super) fn new(
+        beyond: Beyond,
+        process: Arc<ProcessShared>,
+        commit: u64,
+        worker: WorkerId,
+    ) -> Self {
         Self {
             worker,
             ids: IdSet::new(worker.peers()),
@@ -112,7 +122,8 @@ impl Dedup {
             floor_ms: None,
             commit,
             accepted: Rows::default(),
-            dead: Rows::default(),
+            dead: Refusals::new(Arc::clone(&process), commit),
+            process,
             counters: Counters::default(),
             forgotten: HashMap::new(),
             audit: Audit::default(),
@@ -227,17 +238,9 @@ impl Dedup {
             Beyond::Count => BelowFloor::Counted,
         }
         .to_string();
-        let partition = partition_hash(&origin.input, &origin.partition);
-        let row = DeadLetterRow {
-            input: &origin.input,
-            partition: &origin.partition,
-            position: origin.position,
-            reason: BEYOND_HORIZON,
-            detail: &detail,
-            raw: &origin.raw,
-            commit: self.commit,
-        };
-        self.dead.push(record_hash(partition, origin.position), &row);
+        let Origin { input, partition, position, raw, bytes } = origin;
+        let (position, bytes) = (*position, *bytes);
+        self.dead.add(Refused { input, partition, position, raw, bytes }, BEYOND_HORIZON, &detail);
     }
 }
 
@@ -256,7 +259,9 @@ impl PerCommit for Dedup {
     }
 
     fn apply(&mut self, mut batch: Vec<Posts>) -> Result<Vec<Posts>, RunError> {
+        let before = self.accepted.bytes();
         batch.iter_mut().for_each(|posts| self.filter(posts));
+        self.process.budget.hold(self.commit, self.accepted.bytes() - before);
         Ok(batch)
     }
 
@@ -273,7 +278,7 @@ impl PerCommit for Dedup {
         if !planted(Bug::DedupMissing) {
             acker.write(accepted);
         }
-        acker.write(std::mem::take(&mut self.dead));
+        acker.write(self.dead.close());
         let too_high = i64::from(planted(Bug::FloorTooHigh)) * HOUR_MS;
         self.floor_ms = close.floor_ms.map(|floor| floor + too_high);
         if let Some(floor) = close.floor_ms {
@@ -292,6 +297,9 @@ impl PerCommit for Dedup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Memory;
+    use crate::plan::BlockQueue;
+    use crate::rate_limiter::RateLimiter;
 
     fn post(id: u64, ts_ms: i64, route: Route) -> Post {
         let id = KeyHash { hi: id, lo: id };
@@ -307,12 +315,18 @@ mod tests {
 
     fn origin() -> Route {
         let (input, partition) = ("i".to_owned(), "p".to_owned());
-        Route::OnceAboveFloor(Box::new(Origin { input, partition, position: 9, raw: vec![1] }))
+        let raw = vec![1];
+        Route::OnceAboveFloor(Box::new(Origin { input, partition, position: 9, raw, bytes: 1 }))
+    }
+
+    fn process() -> Arc<ProcessShared> {
+        let (blocks, limiter) = (BlockQueue::default(), RateLimiter::new(None, 0));
+        Arc::new(ProcessShared::new(1, blocks, limiter, Memory::default()))
     }
 
     #[test]
     fn id_passes_once_and_unchecked_events_always_pass() {
-        let mut dedup = Dedup::new(Beyond::DeadLetter, 1, WorkerId::new(0, 1));
+        let mut dedup = Dedup::new(Beyond::DeadLetter, process(), 1, WorkerId::new(0, 1));
         let ts = 100 * HOUR_MS;
         let posts = [
             post(1, ts, Route::Once),
@@ -351,7 +365,7 @@ mod tests {
     #[test]
     fn event_below_the_floor_leaves_a_row() {
         for (beyond, passes) in [(Beyond::DeadLetter, 0), (Beyond::Count, 1)] {
-            let mut dedup = Dedup::new(beyond, 1, WorkerId::new(0, 1));
+            let mut dedup = Dedup::new(beyond, process(), 1, WorkerId::new(0, 1));
             dedup.floor_ms = Some(100 * HOUR_MS);
             let passed = apply(&mut dedup, [post(1, 100 * HOUR_MS - 1, origin())]);
             assert_eq!((passed.len(), dedup.dead.len()), (passes, 1));

@@ -11,17 +11,17 @@ use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
 use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
-use schemas::rows::{
-    BEYOND_HORIZON, BelowFloor, DeadLetterRow, DeadLetters, FUTURE, partition_hash, record_hash,
-};
-use schemas::segment::Rows;
+use schemas::rows::{BEYOND_HORIZON, BelowFloor, FUTURE};
 use schemas::tags::limited;
 use serde_json::json;
 use smallvec::SmallVec;
 
+use super::refusals::{Refusals, Refused};
+use crate::budget::HEAD_BYTES;
 use crate::decisions::{Decision, PartitionDecisions};
 use crate::key_cache::KeyCache;
-use crate::limits::FLOOR_SLACK_MS;
+use crate::limits::{FLOOR_SLACK_MS, TURN_BYTES};
+use crate::process::ProcessShared;
 use crate::records::{Origin, Post, PostBatches, Route, TagUse};
 use crate::settings::{Input, Settings};
 use crate::sources::Record;
@@ -33,10 +33,8 @@ pub(crate) struct Intake {
     keys: KeyCache,
     /// Whether it has warned that a log does not stamp its records.
     warned: bool,
-    /// The commit under way, for dead letters.
-    pub(crate) commit: u64,
     pub(crate) counters: Counters,
-    pub(crate) dead: Rows<DeadLetters>,
+    pub(crate) dead: Refusals,
 }
 
 /// The partition that a record comes from, as far as decoding depends on it.
@@ -61,15 +59,20 @@ impl Feed<'_> {
 }
 
 impl Intake {
-    pub(crate) fn new(settings: Arc<Settings>, hasher: Hasher, commit: u64) -> Self {
+    /// For the records of `commit` and later ones.
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        hasher: Hasher,
+        process: Arc<ProcessShared>,
+        commit: u64,
+    ) -> Self {
         Self {
             settings,
             keys: KeyCache::new(hasher.clone()),
             hasher,
             warned: false,
-            commit,
             counters: Counters::default(),
-            dead: Rows::default(),
+            dead: Refusals::new(process, commit),
         }
     }
 
@@ -121,7 +124,7 @@ impl Intake {
             self.refuse(feed, record, FUTURE, &detail);
             return None;
         }
-        let route = self.route(&event, record, feed, decided);
+        let route = self.route(&event, record, feed, decided, batches.bytes());
         match stamp_ms {
             Some(stamp) => feed.log_time.observe_append(stamp),
             None => {
@@ -146,13 +149,15 @@ impl Intake {
         }
     }
 
-    /// How dedup treats the event. `None` if it is beyond the horizon and refused.
+    /// How dedup treats the event, if `waiting` bytes were read before it in this turn. `None` if
+    /// it is beyond the horizon and refused.
     fn route(
         &mut self,
         event: &Event<'_>,
         record: Record<'_>,
         feed: &Feed<'_>,
         decided: Option<Decision>,
+        waiting: usize,
     ) -> Option<Route> {
         let Some(horizon_ms) = self.settings.horizon_ms else { return Some(Route::Once) };
         let log_time = feed.log_time.value_ms().filter(|_| feed.ordered);
@@ -182,11 +187,14 @@ impl Intake {
         let latest_ms = feed.latest_ms.max(log_time.unwrap_or(i64::MIN));
         let lowest_ms = latest_ms.saturating_sub(horizon_ms).saturating_add(FLOOR_SLACK_MS);
         if event.ts_ms < lowest_ms {
+            let all = record.bytes;
+            let raw = if waiting < TURN_BYTES { all } else { &all[..all.len().min(HEAD_BYTES)] };
             return Some(Route::OnceAboveFloor(Box::new(Origin {
                 input: feed.input.name.clone(),
                 partition: feed.partition.to_owned(),
                 position: record.position,
-                raw: record.bytes.to_vec(),
+                raw: raw.to_vec(),
+                bytes: all.len() as u64,
             })));
         }
         Some(Route::Once)
@@ -228,17 +236,12 @@ impl Intake {
 
     /// Leaves a dead letter. Counting it is up to the caller.
     fn refuse(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
-        let hash = record_hash(partition_hash(&feed.input.name, feed.partition), record.position);
-        let row = DeadLetterRow {
-            input: &feed.input.name,
-            partition: feed.partition,
-            position: record.position,
-            reason,
-            detail,
-            raw: record.bytes,
-            commit: self.commit,
-        };
-        self.dead.push(hash, &row);
+        // A line ending that is no part of the record is part of its size.
+        let is_whole = record.size <= record.bytes.len() as u64 + 1;
+        let bytes = if is_whole { record.bytes.len() as u64 } else { record.size };
+        let (input, partition, position) = (&*feed.input.name, feed.partition, record.position);
+        let refused = Refused { input, partition, position, raw: record.bytes, bytes };
+        self.dead.add(refused, reason, detail);
     }
 
     /// Sends an event to the worker that owns its id.
@@ -251,7 +254,7 @@ impl Intake {
     ) {
         let id = self.hasher.event(salt, &event.event_id);
         let batch = batches.of(id);
-        let start = batch.tags.len();
+        let (start, texts) = (batch.tags.len(), batch.spellings.bytes());
         let hash_of = |tag| self.keys.hash(tag);
         let dropped = limited(&event.caption, hash_of, |o, hash, first| {
             if first {
@@ -266,8 +269,12 @@ impl Intake {
         self.counters.tags_too_many += u64::from(dropped.too_many);
         self.counters.texts_truncated += u64::from(dropped.truncated);
         let tags = (start as u32, batch.tags.len() as u32);
+        let texts = batch.spellings.bytes() - texts;
         let scopes = self.scopes(event);
-        batch.posts.push(Post { id, ts_ms: event.ts_ms, tags, scopes, route });
+        let post = Post { id, ts_ms: event.ts_ms, tags, scopes, route };
+        let bytes = post.bytes(texts);
+        batch.posts.push(post);
+        batches.weigh(bytes);
     }
 
     fn scopes(&mut self, event: &Event<'_>) -> Box<[u16]> {
@@ -290,12 +297,21 @@ mod tests {
     use schemas::mapping::Mapping;
 
     use super::*;
+    use crate::budget::Memory;
+    use crate::plan::BlockQueue;
     use crate::pool::Pool;
+    use crate::rate_limiter::RateLimiter;
 
     #[test]
     fn repeated_tag_of_a_post_is_sent_once_with_its_least_spelling() {
         let hasher = HashKey::new(1).hasher();
-        let mut intake = Intake::new(Arc::default(), hasher.clone(), 1);
+        let process = ProcessShared::new(
+            1,
+            BlockQueue::default(),
+            RateLimiter::new(None, 0),
+            Memory::default(),
+        );
+        let mut intake = Intake::new(Arc::default(), hasher.clone(), process.into(), 1);
         let decoder = Decoder::new(Mapping::default(), &[]);
         let mut batches = PostBatches::new(1);
         for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {

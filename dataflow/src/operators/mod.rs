@@ -17,6 +17,7 @@ mod intake;
 mod last_line;
 mod manifest_builder;
 pub(crate) mod partitions;
+mod refusals;
 pub(crate) mod source;
 mod stash;
 pub(crate) mod tags;

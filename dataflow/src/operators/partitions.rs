@@ -94,7 +94,12 @@ impl Partitions {
         let first = context.first_commit();
         let mut partitions = Self {
             context: context.clone(),
-            intake: Intake::new(Arc::clone(&context.settings), hasher, first),
+            intake: Intake::new(
+                Arc::clone(&context.settings),
+                hasher,
+                Arc::clone(&context.process),
+                first,
+            ),
             ordered: Vec::new(),
             block: None,
             finished: Vec::new(),
@@ -135,12 +140,18 @@ impl Partitions {
         Ok(())
     }
 
-    /// Takes the control records that have arrived.
-    pub(crate) fn take_controls(&mut self, batches: &mut PostBatches) -> Result<(), RunError> {
+    /// Takes the control records that have arrived, in `commit`.
+    pub(crate) fn take_controls(
+        &mut self,
+        commit: u64,
+        batches: &mut PostBatches,
+    ) -> Result<(), RunError> {
         let Some(mut controls) = self.controls.take() else { return Ok(()) };
         let taken = controls.take(batches, |order, batches| self.redeliver(order, batches));
         self.controls = Some(controls);
-        Ok(taken?)
+        // Each leaves a row that says what it was.
+        self.context.process.budget.hold(commit, taken?);
+        Ok(())
     }
 
     /// Sends the event of a redelivered record, unless it is refused again. Returns whether it was
@@ -336,14 +347,13 @@ impl Partitions {
             let progress = PartitionProgress::Block { number: part.number, state: part.state };
             updates.push(update(part.input, &part.partition, progress));
         }
-        self.intake.commit = commit + 1;
         let mut counters = std::mem::take(&mut self.intake.counters);
         counters.lost_records += lost;
         let taken = self.controls.as_mut().map(Controls::close);
         counters.superseded += taken.map_or(0, |(_, superseded)| superseded);
         let control = taken.map(|(next, _)| next);
         self.report_troubles();
-        Ok(Ended { updates, counters, dead: std::mem::take(&mut self.intake.dead), control })
+        Ok(Ended { updates, counters, dead: self.intake.dead.close(), control })
     }
 
     fn report_troubles(&self) {

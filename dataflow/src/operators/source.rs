@@ -16,9 +16,12 @@ use super::partitions::{Partitions, Turn};
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::error::RunError;
-use crate::limits::{IDLE_WAIT, TURN_RECORDS};
+use crate::limits::{IDLE_WAIT, TURN_BYTES, TURN_RECORDS};
 use crate::records::{Ack, PartitionUpdate, PostBatches, Posts, Tick};
 use crate::sources::LogError;
+
+/// However large records are, this many are read at once.
+const TURN_RECORDS_MIN: usize = 16;
 
 /// The operator's state and its handles of timely.
 struct Source {
@@ -38,6 +41,8 @@ struct Source {
     controlled: u64,
     /// Records that this worker may still read in the present slice.
     left: usize,
+    /// Records that may be read at once, so that they take about [`TURN_BYTES`].
+    turn: usize,
     batches: PostBatches,
 }
 
@@ -102,14 +107,21 @@ impl Source {
         }
         if self.controlled < self.commit {
             self.controlled = self.commit;
-            self.partitions.take_controls(&mut self.batches)?;
+            self.partitions.take_controls(self.commit, &mut self.batches)?;
         }
-        let wanted = self.left.min(TURN_RECORDS);
+        // What is held must get on its way first: the ticker begins the next slice or commit.
+        let holds_enough = process.slice.holds_enough() || process.budget.is_full(self.commit);
+        let wanted = if holds_enough { 0 } else { self.left.min(self.turn) };
         let limit = process.rate_limiter.grant(wanted, self.context.clock.mono_us());
         let (read, turn) = self.partitions.read(limit, &mut self.batches)?;
         assert!(read <= limit, "{read} records were read, though at most {limit} may be");
         self.left -= read;
-        process.slice.add(read);
+        let bytes = self.batches.bytes();
+        process.slice.add(read, bytes);
+        if read > 0 {
+            let fit = read * TURN_BYTES / bytes.max(1);
+            self.turn = fit.clamp(TURN_RECORDS_MIN, 2 * self.turn).min(TURN_RECORDS);
+        }
         self.context.status.read(read);
         process.rate_limiter.refund(limit - read);
         let posts = self.batches.take(&process.spare.posts);
@@ -182,6 +194,7 @@ pub(crate) fn source<'s>(
             commit,
             controlled: 0,
             left: 0,
+            turn: TURN_RECORDS_MIN,
             batches: PostBatches::new(peers),
             context,
         };

@@ -207,8 +207,10 @@ impl PerCommit for TagState {
 
     fn apply(&mut self, batches: Vec<Mentions>) -> Result<Vec<()>, RunError> {
         for batch in batches {
-            let Self { table, read_set, .. } = self;
+            let Self { table, read_set, process, commit, .. } = self;
+            let before = table.row_bytes;
             table.apply(&batch, |hash| read_set.tag_filtered(hash))?;
+            process.budget.hold(*commit, table.row_bytes - before);
             batch.orders.iter().try_for_each(|(tag, order)| self.apply_order(*tag, order))?;
             self.process.spare.mentions.put(batch);
         }

@@ -11,7 +11,7 @@ use timely::dataflow::{ProbeHandle, Scope, StreamVec};
 
 use crate::context::Context;
 use crate::epoch::{Epoch, SLICES_MAX, close_of, commit_of, first_of};
-use crate::limits::{SLICE_RECORDS, SLICE_US, SLICES_IN_FLIGHT};
+use crate::limits::{SLICE_US, SLICES_IN_FLIGHT};
 use crate::records::{Last, Tick};
 use crate::settings::Settings;
 
@@ -21,6 +21,10 @@ struct Observation {
     now_us: u64,
     /// Records read in the present slice.
     records: u64,
+    /// Whether the present slice has enough records or bytes.
+    slice_is_full: bool,
+    /// Whether the present commit must not take more records: it has enough to write.
+    commit_is_full: bool,
     /// Whether the previous commit is durable.
     durable: bool,
     /// Whether the source of every worker has reached the end of what it could read in this commit.
@@ -76,12 +80,13 @@ impl Ticker {
             return Step::End(last);
         }
         let commit_us = seen.now_us.saturating_sub(self.commit_since_us);
-        if commit_us >= self.due_us(seen) && seen.durable {
+        if (commit_us >= self.due_us(seen) || seen.commit_is_full) && seen.durable {
             return Step::Commit;
         }
         let slice_us = seen.now_us.saturating_sub(self.slice_since_us);
-        let full = seen.records >= SLICE_RECORDS || (slice_us >= SLICE_US && seen.records > 0);
+        let full = seen.slice_is_full || (slice_us >= SLICE_US && seen.records > 0);
         let room = seen.in_flight < SLICES_IN_FLIGHT
+            && !seen.commit_is_full
             && commit_us < self.commit_us_max
             && self.slices < SLICES_MAX;
         if full && room { Step::Slice } else { Step::Hold }
@@ -129,6 +134,8 @@ impl Probes {
         Observation {
             now_us: context.clock.mono_us(),
             records: process.slice.records(),
+            slice_is_full: process.slice.is_full(),
+            commit_is_full: process.budget.is_full(commit),
             durable: !self.durable.less_than(&first_of(commit)),
             caught_up: process.slice.is_caught_up(commit),
             in_flight,
@@ -178,6 +185,9 @@ pub(crate) fn ticker<'s>(
             }
             if let Some(next) = next {
                 assert!(next > epoch && next != close_of(commit), "slice {next} after {epoch}");
+                if end.is_some() {
+                    context.process.budget.begin(commit + 1);
+                }
                 context.process.slice.begin();
                 ticker.began(seen.now_us, end.is_some());
                 in_flight.push_back(next);
@@ -202,6 +212,8 @@ mod tests {
     const NOTHING_NEW: Observation = Observation {
         now_us: 0,
         records: 0,
+        slice_is_full: false,
+        commit_is_full: false,
         durable: true,
         caught_up: true,
         in_flight: 1,
@@ -217,11 +229,10 @@ mod tests {
     #[test]
     fn slices_end_by_records_or_age_unless_too_many_are_in_flight() {
         assert_eq!(decide(|_| ()), Step::Hold);
-        assert_eq!(decide(|s| s.records = SLICE_RECORDS), Step::Slice);
+        assert_eq!(decide(|s| s.slice_is_full = true), Step::Slice);
         assert_eq!(decide(|s| (s.records, s.now_us) = (1, SLICE_US)), Step::Slice);
         assert_eq!(decide(|s| s.now_us = SLICE_US), Step::Hold, "an empty slice continues");
-        let full =
-            |s: &mut Observation| (s.records, s.in_flight) = (SLICE_RECORDS, SLICES_IN_FLIGHT);
+        let full = |s: &mut Observation| (s.slice_is_full, s.in_flight) = (true, SLICES_IN_FLIGHT);
         assert_eq!(decide(full), Step::Hold);
     }
 
@@ -234,13 +245,24 @@ mod tests {
         let late = |s: &mut Observation| (s.now_us, s.durable) = (1_000_000, false);
         assert_eq!(decide(late), Step::Hold);
         let busy = |s: &mut Observation| {
-            (s.now_us, s.durable, s.records) = (4_900_000, false, SLICE_RECORDS);
+            (s.now_us, s.durable, s.slice_is_full) = (4_900_000, false, true);
         };
         assert_eq!(decide(busy), Step::Slice, "the commit stretches");
         let too_long = |s: &mut Observation| {
-            (s.now_us, s.durable, s.records) = (5_000_000, false, SLICE_RECORDS);
+            (s.now_us, s.durable, s.slice_is_full) = (5_000_000, false, true);
         };
         assert_eq!(decide(too_long), Step::Hold, "then the source waits");
+    }
+
+    #[test]
+    fn commit_with_enough_to_write_ends_early_and_takes_no_more() {
+        let full = |s: &mut Observation| (s.slice_is_full, s.commit_is_full) = (true, true);
+        assert_eq!(decide(full), Step::Commit);
+        let waits = |s: &mut Observation| {
+            full(s);
+            s.durable = false;
+        };
+        assert_eq!(decide(waits), Step::Hold);
     }
 
     #[test]

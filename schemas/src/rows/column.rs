@@ -33,6 +33,10 @@ pub trait Column {
     fn value(array: &Self::Array, i: usize) -> Self::Value<'_>;
     /// Appends a value.
     fn push(values: &mut Self::Values, value: Self::Value<'_>);
+    /// How many bytes of texts the values have.
+    fn text_bytes(_: &Self::Values) -> usize {
+        0
+    }
     /// The column of the values.
     fn finish(values: Self::Values) -> ArrayRef;
 }
@@ -66,6 +70,10 @@ where
 
     fn push(values: &mut Self::Values, value: &B::Native) {
         values.append_value(value);
+    }
+
+    fn text_bytes(values: &GenericByteBuilder<B>) -> usize {
+        values.values_slice().len()
     }
 
     fn finish(mut values: Self::Values) -> ArrayRef {
@@ -169,6 +177,10 @@ macro_rules! columns {
 
         fn push(($($field,)+): &mut Self::Builder, row: &$row<'_>) {
             $(<$column as Column>::push($field, row.$field);)+
+        }
+
+        fn text_bytes(($($field,)+): &Self::Builder) -> usize {
+            [$(<$column as Column>::text_bytes($field)),+].into_iter().sum()
         }
 
         fn finish(($($field,)+): Self::Builder) -> Vec<arrow_array::ArrayRef> {

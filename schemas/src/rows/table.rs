@@ -56,6 +56,14 @@ pub trait Table: Registered + Sized + 'static {
     fn builder() -> Self::Builder;
     /// Appends a row.
     fn push(builder: &mut Self::Builder, row: &Self::Row<'_>);
+    /// How many bytes of texts a builder holds, in columns with 32-bit offsets.
+    fn text_bytes(_: &Self::Builder) -> usize {
+        0
+    }
+    /// The last columns, which files of older builds may lack, as such files have them: zeros.
+    fn added(_rows: usize) -> Vec<ArrayRef> {
+        Vec::new()
+    }
     /// The columns after the hashes, in the order of [`Self::fields`].
     fn finish(builder: Self::Builder) -> Vec<ArrayRef>;
 

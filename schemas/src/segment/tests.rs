@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hash::BINS;
-use crate::rows::{IdRow, Ids, TagRow, Tags};
+use crate::rows::{DeadLetterRow, DeadLetters, IdRow, Ids, TagRow, Tags};
 
 fn ids(rows: &[(u64, u32)]) -> Bytes {
     let mut all = Rows::<Ids>::default();
@@ -128,4 +128,108 @@ fn bins_partition_a_merge() {
         let parts = (0..BINS).flat_map(|bin| segment.bin(bin)).map(|(hash, _)| hash);
         assert_eq!(parts.collect::<Vec<_>>(), segment.hashes().collect::<Vec<_>>());
     }
+}
+
+/// Dead letters with records of these sizes, at these positions.
+fn dead(sizes: &BTreeMap<u64, usize>, limits: Limits) -> Segment<DeadLetters> {
+    let mut rows = Rows::<DeadLetters>::limited(limits);
+    for (position, bytes) in sizes.iter().rev() {
+        let raw = vec![*position as u8; *bytes];
+        rows.push(KeyHash { hi: *position, lo: 0 }, &dead_letter(*position, &raw));
+    }
+    let mut out = Vec::new();
+    rows.encode(&mut out).unwrap();
+    Segment::open(Bytes::from(out)).unwrap()
+}
+
+fn dead_letter(position: u64, raw: &[u8]) -> DeadLetterRow<'_> {
+    let (input, partition, reason, detail) = ("i", "p", "not_json", "");
+    let bytes = raw.len() as u64;
+    DeadLetterRow { input, partition, position, reason, detail, raw, commit: 1, bytes }
+}
+
+/// Checks that a segment has exactly these records, in batches within the limits.
+fn check(segment: &Segment<DeadLetters>, sizes: &BTreeMap<u64, usize>, limits: Limits) {
+    let found = segment.iter().map(|(hash, row)| {
+        assert_eq!(row, dead_letter(hash.hi, &vec![hash.hi as u8; row.raw.len()]));
+        (hash.hi, row.raw.len())
+    });
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), *sizes);
+    assert_eq!(segment.len(), sizes.len());
+    for batch in &segment.batches {
+        let texts = TextSizes::of(&batch.record);
+        let bytes: usize = (0..batch.hi.len()).map(|i| texts.of_row(i)).sum();
+        let rows = batch.hi.len();
+        assert!(rows <= limits.batch_rows && (rows == 1 || bytes <= limits.batch_bytes));
+    }
+    for position in sizes.keys() {
+        assert!(segment.get(KeyHash { hi: *position, lo: 0 }).is_some());
+    }
+}
+
+proptest! {
+    #[test]
+    fn batches_are_cut_by_rows_and_by_bytes_when_written_and_when_merged(
+        parts in vec(vec((0_u64..60, 0_usize..200), 0..40), 1..5),
+        batch_rows in 1_usize..20,
+        batch_bytes in 1_usize..500,
+        part_bytes in 1_usize..500,
+    ) {
+        let limits = Limits { batch_rows, batch_bytes, part_bytes };
+        let (mut newest, mut segments) = (BTreeMap::new(), Vec::new());
+        for part in parts {
+            let sizes: BTreeMap<u64, usize> = part.into_iter().collect();
+            let segment = dead(&sizes, limits);
+            check(&segment, &sizes, limits);
+            segments.push(segment);
+            newest.extend(sizes);
+        }
+        let mut out = Vec::new();
+        let merge = Merge { limits, ..Merge::new(segments.iter().collect()) };
+        merge.encode(0, &mut out).unwrap();
+        check(&Segment::open(Bytes::from(out)).unwrap(), &newest, limits);
+    }
+}
+
+#[test]
+fn large_rows_are_written_and_merged_in_small_batches() {
+    let sizes = |from: u64| (from..from + 700).map(|i| (i, 64 * 1024)).collect::<BTreeMap<_, _>>();
+    let (old, new) = (dead(&sizes(0), LIMITS), dead(&sizes(350), LIMITS));
+    let mut out = Vec::new();
+    Merge::new(vec![&old, &new]).encode(0, &mut out).unwrap();
+    let merged = Segment::<DeadLetters>::open(Bytes::from(out)).unwrap();
+    let all = sizes(0).into_iter().chain(sizes(350)).collect();
+    check(&merged, &all, LIMITS);
+    assert!(old.batches.len() >= 3 && merged.batches.len() >= 4, "several batches a file");
+}
+
+#[test]
+fn files_of_older_builds_lack_the_size_of_dead_letters() {
+    let row = dead_letter(7, b"{");
+    let mut rows = Rows::<DeadLetters>::default();
+    rows.push(KeyHash { hi: 7, lo: 0 }, &row);
+    let mut out = Vec::new();
+    rows.encode(&mut out).unwrap();
+    let whole = Segment::<DeadLetters>::open(Bytes::from(out)).unwrap();
+    let record = &whole.batches[0].record;
+    let columns: Vec<usize> = (0..record.num_columns() - 1).collect();
+    let older = record.project(&columns).unwrap();
+    let write = |record: &RecordBatch| {
+        let mut out = Vec::new();
+        let mut writer = FileWriter::try_new(&mut out, &record.schema()).unwrap();
+        writer.write(record).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        Segment::<DeadLetters>::open(Bytes::from(out))
+    };
+    let opened = write(&older).unwrap();
+    let read = opened.get(KeyHash { hi: 7, lo: 0 }).unwrap();
+    assert_eq!(read, DeadLetterRow { bytes: 0, ..row });
+    assert!(!read.is_cut() && read.size() == 1);
+    let without_commit = record.project(&columns[..columns.len() - 1]).unwrap();
+    assert!(matches!(write(&without_commit), Err(SegmentError::Schema)));
+    // They are merged with those of this build.
+    let mut out = Vec::new();
+    Merge::new(vec![&opened, &whole]).encode(0, &mut out).unwrap();
+    assert_eq!(Segment::<DeadLetters>::open(Bytes::from(out)).unwrap().len(), 1);
 }

@@ -22,6 +22,10 @@ pub(super) const LOOKED_UP_AHEAD: usize = 32;
 /// The bucket list of a tag is fetched while this many before it are folded.
 const FOLDED_AHEAD: usize = 8;
 
+/// About half the memory that the row of a tag takes besides its texts and buckets: other rows wait
+/// from when they are made until they are written, those of tags are made at the end of a commit.
+const ROW_BYTES: usize = 60;
+
 /// The tags in memory.
 pub(crate) struct TagTable {
     pub(super) idle: Idle,
@@ -35,6 +39,8 @@ pub(crate) struct TagTable {
     pub(super) slab: Slab,
     /// The places of the tags that changed in the commit under way.
     changed: Vec<u32>,
+    /// About half the memory that their rows will take.
+    pub(crate) row_bytes: usize,
     pub(super) commit: u64,
     /// The part of the slab that the next sweep goes through.
     next_sweep: usize,
@@ -54,6 +60,7 @@ impl TagTable {
             index: TagIndex::new(),
             slab: Slab::default(),
             changed: Vec::new(),
+            row_bytes: 0,
             commit,
             next_sweep: 0,
             heap_bytes: 0,
@@ -169,7 +176,9 @@ impl TagTable {
             tag.scope = mention.scope;
             tag.set_text(&schemas::tags::key(spelling), spelling);
         }
-        self.heap_bytes = self.heap_bytes - before + tag.heap_bytes();
+        let after = tag.heap_bytes();
+        self.heap_bytes = self.heap_bytes - before + after;
+        self.row_bytes += after.saturating_sub(before) / 2;
         tag.first_ms = tag.first_ms.min(mention.first_ms);
     }
 
@@ -192,6 +201,7 @@ impl TagTable {
         let tag = self.slab.tag_mut(place);
         if tag.commit != self.commit {
             tag.commit = self.commit;
+            self.row_bytes += ROW_BYTES + tag.heap_bytes() / 2;
             self.changed.push(place);
         }
     }
@@ -231,6 +241,7 @@ impl TagTable {
             each(tag.view());
         }
         self.commit += 1;
+        self.row_bytes = 0;
         rows
     }
 

@@ -248,6 +248,7 @@ fn dead_rows(commit: u64, batch: &Batch) -> Rows<DeadLetters> {
             detail: "worse",
             raw: b"{",
             commit,
+            bytes: 1,
         };
         rows.push(record_hash(partition, *position), &row);
     }
