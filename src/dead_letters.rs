@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use dataflow::repairs;
 use schemas::hash::KeyHash;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use serde::Serialize;
@@ -18,7 +17,7 @@ use crate::state::{StateArg, manifest, open};
 mod replay;
 mod replayed;
 
-use replayed::{Replayed, reasons, replayed};
+use replayed::{Replayed, kept, reasons, replayed};
 
 /// List and show refused records, and count them after all
 #[derive(clap::Args)]
@@ -74,7 +73,11 @@ struct Listed<'a> {
     reason: &'a str,
     detail: &'a str,
     commit: u64,
-    bytes: usize,
+    /// The size of the record.
+    bytes: u64,
+    /// How many of these bytes are kept, if not all are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<usize>,
     /// The commit in which it was replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
@@ -111,6 +114,9 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
                 CliError::Failed(format!("no record at {place} was refused"))
             })?;
             output.line(format!("{}: {}", row.reason, row.detail))?;
+            if row.is_cut() {
+                output.line(format!("{} are kept:", kept(&row)))?;
+            }
             if let Some(commit) = replayed.get(&(input, partition, position)) {
                 output.line(format!("replayed in commit {commit}"))?;
             }
@@ -124,7 +130,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
 fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), CliError> {
     let storage = open(&state.state)?;
     let manifest = manifest(&*storage, None)?;
-    let replayed = replayed(&repairs(&*storage, &manifest)?);
+    let replayed = replayed(&*storage, &manifest)?;
     Ok((open_table(&*storage, &manifest)?, replayed))
 }
 
@@ -138,7 +144,8 @@ impl<'a> Listed<'a> {
             reason: row.reason,
             detail: row.detail,
             commit: row.commit,
-            bytes: row.raw.len(),
+            bytes: row.size(),
+            kept: row.is_cut().then_some(row.raw.len()),
             replayed: replayed.get(&key).copied(),
         }
     }

@@ -47,7 +47,7 @@ enum What {
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let What::Ls { state, at, json } = args.what;
     let storage = open(&state.state)?;
-    let all = repairs(&*storage, &manifest(&*storage, at)?)?;
+    let all = repairs(&*storage, &manifest(&*storage, at)?, |_| true)?;
     let mut printer = Printer::new(json);
     all.iter().try_for_each(|repair| printer.print(repair))?;
     printer.flush()
@@ -112,10 +112,9 @@ impl Requester {
         };
         let (taken, first) = request_repairs(&target, &author, records)?;
         let storage = open(&self.state)?;
-        let mut done = repairs(&*storage, &taken)?;
-        done.retain(|repair| {
-            repair.request >= first && repair.who == author.who && repair.when == author.when_ms
-        });
+        let done = repairs(&*storage, &taken, |row| {
+            row.request >= first && row.who == author.who && row.when_ms == author.when_ms
+        })?;
         Ok((taken, done))
     }
 }

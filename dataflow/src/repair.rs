@@ -11,7 +11,7 @@ use std::sync::Arc;
 use schemas::control::{Author, Control};
 use schemas::manifest::{Fingerprint, Manifest};
 use schemas::mapping::Mapping;
-use schemas::rows::{Redelivery, Repairs};
+use schemas::rows::{Redelivery, RepairRow, Repairs};
 use serde::Serialize;
 use sinks::commits::{CommitError, QueueError, newest, open_table, queue};
 use sinks::storage::{DiskStorage, Storage, StorageError};
@@ -192,11 +192,16 @@ impl Log for Silent {
     }
 }
 
-/// The repairs up to a commit, in their order.
-pub fn repairs(storage: &dyn Storage, manifest: &Manifest) -> Result<Vec<Repair>, CommitError> {
+/// The repairs up to a commit that are `wanted`, in their order.
+pub fn repairs(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+    wanted: impl Fn(&RepairRow<'_>) -> bool,
+) -> Result<Vec<Repair>, CommitError> {
     let segments = open_table::<Repairs>(storage, manifest)?;
     let rows = segments.iter().flat_map(|segment| segment.rows.iter());
     let mut all: Vec<Repair> = rows
+        .filter(|(_, row)| wanted(row))
         .map(|(_, row)| {
             let is_record = Redelivery::parse(row.kind).is_some();
             // A record is shown unchanged, JSON or not.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sinks::commits::open_table;
 
-use super::replayed::{reasons, replayed};
+use super::replayed::{kept, reasons, replayed};
 use crate::error::CliError;
 use crate::inputs::JobInput;
 use crate::job::Job;
@@ -78,6 +78,9 @@ fn only_input() -> String {
     "input".to_owned()
 }
 
+/// How many bytes of records are requested, and waited for, at once.
+const REQUEST_BYTES: usize = 32 << 20;
+
 type Records = BTreeMap<(String, String, u64), String>;
 
 /// What became of the records.
@@ -107,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let storage = open(&state)?;
     let base = manifest(&*storage, None)?;
     let repaired = args.repaired.as_deref().map(read).transpose()?;
-    let before = replayed(&dataflow::repairs(&*storage, &base)?);
+    let before = replayed(&*storage, &base)?;
     let segments = open_table::<DeadLetters>(&*storage, &base)?;
     let rows = || segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
     if let Some(repaired) = &repaired {
@@ -118,31 +121,68 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         named && !before.contains_key(&key(row)) && !is_counted(row)
     };
     let wanted: Vec<_> = rows().filter(|row| args.wants(row) && open(row)).collect();
-    let records: Vec<Control> =
-        wanted.iter().filter_map(|row| redeliver(row, repaired.as_ref())).collect();
+    // What is not kept cannot be delivered.
+    let (cut, wanted): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|row| repaired.is_none() && row.is_cut());
     let mut summary = Summary { commit: base.header.commit, ..Summary::default() };
-    // A record that is not text cannot be delivered.
-    summary.refused = wanted.len() - records.len();
-    if !records.is_empty() {
-        let mappings = args.mappings(job.as_ref(), &base)?;
-        let settings = job.map_or_else(Settings::default, |job| job.settings);
-        let requester = Requester { state, mappings, settings, why: args.why.clone() };
+    let mappings = args.mappings(job.as_ref(), &base)?;
+    let settings = job.map_or_else(Settings::default, |job| job.settings);
+    let requester = Requester { state, mappings, settings, why: args.why.clone() };
+    let mut rest = wanted.as_slice();
+    while !rest.is_empty() {
+        let (records, more) = first_records(rest, repaired.as_ref());
+        rest = more;
+        if records.is_empty() {
+            continue;
+        }
         let (taken, done) = requester.ask(&base.header, &records)?;
         summary.commit = taken.header.commit;
         let is_duplicate = |repair: &&Repair| repair.kind == Redelivery::Duplicate.kind();
-        summary.duplicates = done.iter().filter(is_duplicate).count();
-        summary.counted = done.len() - summary.duplicates;
-        summary.refused += records.len() - done.len();
+        let duplicates = done.iter().filter(is_duplicate).count();
+        summary.duplicates += duplicates;
+        summary.counted += done.len() - duplicates;
     }
+    // One that is not text cannot be delivered either.
+    let refused = wanted.len() - summary.counted - summary.duplicates;
+    summary.refused = refused + cut.len();
     let mut printer = Printer::new(args.json);
     printer.print(&summary)?;
     printer.flush()?;
-    match summary.refused {
-        0 => Ok(()),
-        refused => {
-            Err(CliError::Failed(format!("{refused} records are refused again; see the job's log")))
-        }
+    end(refused, &cut)
+}
+
+/// Makes records to deliver of the first rows, until they take [`REQUEST_BYTES`]. Returns the rows
+/// that are left, too.
+fn first_records<'w, 'r>(
+    rows: &'w [DeadLetterRow<'r>],
+    repaired: Option<&Records>,
+) -> (Vec<Control>, &'w [DeadLetterRow<'r>]) {
+    let (mut records, mut bytes, mut taken) = (Vec::new(), 0, 0);
+    while taken < rows.len() && bytes < REQUEST_BYTES {
+        let record = redeliver(&rows[taken], repaired);
+        bytes += record.as_ref().map_or(0, Control::bytes);
+        records.extend(record);
+        taken += 1;
     }
+    (records, &rows[taken..])
+}
+
+/// How the command ends: `refused` records were refused again, and those of `cut` were not
+/// delivered.
+fn end(refused: usize, cut: &[DeadLetterRow<'_>]) -> Result<(), CliError> {
+    let again = format!("{refused} records are refused again; see the job's log");
+    let Some(first) = cut.first() else {
+        return if refused == 0 { Ok(()) } else { Err(CliError::Failed(again)) };
+    };
+    let DeadLetterRow { input, partition, position, .. } = first;
+    let again = if refused == 0 { String::new() } else { format!("; {again}") };
+    Err(CliError::Failed(format!(
+        "{} records were not delivered, because they are not kept whole: of the one at \
+         position {position} of {partition} (input {input}), {} are kept; take them from the \
+         log, and deliver them with --repaired{again}",
+        cut.len(),
+        kept(first)
+    )))
 }
 
 impl Args {

@@ -1,11 +1,13 @@
-//! Why records are refused, and which refused records have been delivered again.
+//! Why records are refused, how much of them is kept, and which have been delivered again.
 
 use std::collections::BTreeMap;
 
 use clap::builder::PossibleValuesParser;
-use dataflow::Repair;
 use schemas::event::Reject;
-use schemas::rows::{BEYOND_HORIZON, FUTURE};
+use schemas::manifest::Manifest;
+use schemas::rows::{BEYOND_HORIZON, DeadLetterRow, FUTURE, Redelivery, Repairs};
+use sinks::commits::{CommitError, open_table};
+use sinks::storage::Storage;
 
 /// Every reason to refuse a record.
 pub(super) fn reasons() -> PossibleValuesParser {
@@ -15,10 +17,24 @@ pub(super) fn reasons() -> PossibleValuesParser {
 /// Input, partition and position of a record → the commit in which it was replayed.
 pub(super) type Replayed = BTreeMap<(String, String, u64), u64>;
 
-pub(super) fn replayed(done: &[Repair]) -> Replayed {
-    let records = done.iter().filter_map(|repair| {
-        let position = repair.position?;
-        Some(((repair.scope.clone(), repair.key.clone(), position), repair.commit))
-    });
-    records.collect()
+pub(super) fn replayed(
+    storage: &dyn Storage,
+    manifest: &Manifest,
+) -> Result<Replayed, CommitError> {
+    let segments = open_table::<Repairs>(storage, manifest)?;
+    let rows = segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
+    let records = rows.filter(|row| Redelivery::parse(row.kind).is_some());
+    let replayed =
+        records.map(|row| ((row.scope.to_owned(), row.key.to_owned(), row.lo), row.commit));
+    Ok(replayed.collect())
+}
+
+/// How much of a record is kept that is not kept whole.
+pub(super) fn kept(row: &DeadLetterRow<'_>) -> String {
+    let kept = row.raw.len() as u64;
+    match row.size() {
+        size if size > kept => format!("the first {kept} of its {size} bytes"),
+        // An older build made the row.
+        _ => format!("only its first {kept} bytes"),
+    }
 }

@@ -16,6 +16,7 @@ mod doctor;
 mod harness;
 mod histories;
 mod inconclusive;
+mod memory;
 mod oracle;
 mod read_modes;
 mod reconcile;

@@ -179,7 +179,7 @@ impl Parts {
         let keys = keys.map(UInt64Array::from);
         let (mut records, mut starts, mut start) = (Vec::new(), Vec::new(), 0);
         for columns in parts {
-            let rows = columns.first().map_or(keys[0].len(), |column| column.len());
+            let rows = columns.first().map_or(keys[0].len(), Array::len);
             let of_part = keys.iter().map(|words| Arc::new(words.slice(start, rows)) as ArrayRef);
             let columns = of_part.chain(columns).collect();
             records.push(RecordBatch::try_new(Arc::clone(schema), columns)?);

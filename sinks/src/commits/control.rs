@@ -11,6 +11,8 @@ use crate::storage::{Storage, StorageError, remove_if_exists, temporary};
 
 /// The most records in one file: a job consumes whole files, and must not stall on a large one.
 const RECORDS_MAX: usize = 10_000;
+/// The most bytes of records in one file, unless it has only one record.
+const BYTES_MAX: usize = 4 << 20;
 
 /// Why control records could not be written or read.
 #[derive(Debug, Error)]
@@ -63,12 +65,24 @@ pub fn queue(
     author: &Author,
     records: &[Control],
 ) -> Result<u64, QueueError> {
-    let (first, rest) = records.split_at(records.len().min(RECORDS_MAX));
+    let (first, mut rest) = records.split_at(first_file(records));
     let mut last = write(storage, owner, author, first)?;
-    for records in rest.chunks(RECORDS_MAX) {
-        last = write(storage, owner, author, records)?;
+    while !rest.is_empty() {
+        let (next, more) = rest.split_at(first_file(rest));
+        last = write(storage, owner, author, next)?;
+        rest = more;
     }
     Ok(last)
+}
+
+/// How many of the records go into the next file.
+fn first_file(records: &[Control]) -> usize {
+    let mut bytes = 0;
+    let fits = |(n, record): &(usize, &Control)| {
+        bytes += record.bytes();
+        *n == 0 || (*n < RECORDS_MAX && bytes <= BYTES_MAX)
+    };
+    records.iter().enumerate().take_while(fits).count()
 }
 
 fn write(
@@ -111,6 +125,13 @@ mod tests {
         assert_eq!(queue(&storage, "a", &author, std::slice::from_ref(&record)).unwrap(), 1);
         let many = vec![record.clone(); RECORDS_MAX + 1];
         assert_eq!(queue(&storage, "b", &author, &many).unwrap(), 3);
+        let refused = "x".repeat(BYTES_MAX / 2);
+        let (input, partition) = (String::new(), String::new());
+        let large =
+            Control::Redeliver { input, partition, position: 1, record: refused.clone(), refused };
+        assert_eq!(queue(&storage, "b", &author, &vec![large.clone(); 3]).unwrap(), 6);
+        assert_eq!(controls(&storage, 6).unwrap().1, [large]);
+        (4..=6).for_each(|file| storage.unlink(&name(file)).unwrap());
         storage.append("control/2", b"another's").unwrap();
         assert_eq!(pending(&storage, 2).unwrap(), [2, 3]);
         assert_eq!(controls(&storage, 3).unwrap(), (author.clone(), vec![record]));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use schemas::hash::KeyHash;
 use schemas::manifest::{Header, Manifest};
 use schemas::planted::{Bug, planted};
-use schemas::rows::board_hash;
+use schemas::rows::{BoardRow, TagRow, board_hash};
 
 use super::{Content, JobRow, Outcome, PublishError, PublishRow, Publisher, refused};
 use crate::commits::{CommitError, Snapshot, list_commits, load, load_header, newest};
@@ -33,6 +33,9 @@ pub struct Published {
     /// Rows that the database permanently refused.
     pub refused: u64,
 }
+
+/// About the most bytes of rows to send in one call.
+const CALL_BYTES: usize = 8 << 20;
 
 struct Round {
     snapshot: Arc<Snapshot>,
@@ -298,6 +301,16 @@ impl JobRow {
     }
 }
 
+/// Accepts rows until they take `most` bytes, and at least one.
+fn page<R>(most: usize, bytes: impl Fn(&R) -> usize) -> impl FnMut(&R) -> bool {
+    let mut taken = 0;
+    move |row| {
+        let has_room = taken < most;
+        taken += bytes(row);
+        has_room
+    }
+}
+
 impl Round {
     fn new(snapshot: Arc<Snapshot>, after: u64, boards_after: u64) -> Self {
         assert!(boards_after <= after, "boards are sent with their tags, or all of them");
@@ -320,7 +333,12 @@ impl Round {
         let row = |hash, content| PublishRow { hash, version, content };
         if !self.tags_done {
             let tags = self.snapshot.tags_changed(self.after, self.last).take(most);
-            self.unknown.extend(tags.map(|(hash, tag)| {
+            let bytes = |tag: &TagRow<'_>| {
+                tag.scope.len() + tag.tag.len() + tag.display.len() + tag.recent.len()
+            };
+            let page =
+                tags.take_while(page(CALL_BYTES, move |(_, tag): &(_, TagRow<'_>)| bytes(tag)));
+            self.unknown.extend(page.map(|(hash, tag)| {
                 changed = tag.commit.max(changed);
                 row(hash, tag.into())
             }));
@@ -332,7 +350,9 @@ impl Round {
         }
         if self.tags_done {
             let boards = self.snapshot.boards_changed(self.boards_after, self.last).take(most);
-            self.unknown.extend(boards.map(|(hash, board)| {
+            let page = boards
+                .take_while(page(CALL_BYTES, |(_, board): &(_, BoardRow<'_>)| board.doc.len()));
+            self.unknown.extend(page.map(|(hash, board)| {
                 changed = board.commit.max(changed);
                 row(hash, board.into())
             }));
