@@ -9,7 +9,7 @@ use schemas::manifest::{checksum, decode, encode};
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode(bytes);
-    let mut file = format!("tagflow-manifest 1 {}\n", checksum(bytes)).into_bytes();
+    let mut file = format!("tagflow-manifest 2 {}\n", checksum(bytes)).into_bytes();
     file.extend_from_slice(bytes);
     if let Ok((header, body)) = decode(&file) {
         let again = encode(&header, body.as_ref()).expect("it has been one");

@@ -16,8 +16,11 @@ use crate::log_time::LogTime;
 use crate::rows::TableName;
 use crate::windows::Windows;
 
-/// The version of this format.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of this format, and of the tables that manifests name. Since version 2 dead letters
+/// have their size.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that this build reads and continues.
+const FORMAT_OLDEST: u32 = 1;
 const MAGIC: &str = "tagflow-manifest";
 
 /// What identifies a commit.
@@ -228,7 +231,7 @@ pub enum ManifestError {
     #[error("it is not a manifest")]
     NotAManifest,
     /// Another version of the format.
-    #[error("it has format {0}; this build reads format {FORMAT_VERSION}")]
+    #[error("it has format {0}; this build reads formats up to {FORMAT_VERSION}")]
     Format(String),
     /// The file is truncated or changed.
     #[error("its checksum does not match")]
@@ -266,7 +269,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Option<Body>), ManifestError> {
         return Err(ManifestError::NotAManifest);
     }
     let format = words.next().ok_or(ManifestError::NotAManifest)?;
-    if format != FORMAT_VERSION.to_string() {
+    if !(FORMAT_OLDEST..=FORMAT_VERSION).any(|known| format == known.to_string()) {
         return Err(ManifestError::Format(format.chars().take(20).collect()));
     }
     if words.next() != Some(checksum(rest).as_str()) || words.next().is_some() {
@@ -373,6 +376,17 @@ mod tests {
         assert_eq!(old, Counters { events: 3, scope_overflow: 1, ..Counters::default() });
         let fingerprint: Fingerprint = serde_json::from_str(r#"{"bytes":2,"xxh3":"0"}"#).unwrap();
         assert_eq!(fingerprint.at, None);
+    }
+
+    #[test]
+    fn manifests_of_the_format_before_are_read() {
+        let manifest = manifest();
+        let bytes = String::from_utf8(manifest.encode().unwrap()).unwrap();
+        let older = bytes.replacen("tagflow-manifest 2", "tagflow-manifest 1", 1);
+        assert_eq!(Manifest::decode(older.as_bytes()), Ok(manifest));
+        let newer = bytes.replacen("tagflow-manifest 2", "tagflow-manifest 3", 1);
+        let error = Manifest::decode(newer.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "it has format 3; this build reads formats up to 2");
     }
 
     #[test]
