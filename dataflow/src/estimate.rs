@@ -93,9 +93,10 @@ impl Sums {
         let weight = |rank: f64| rank.powf(-load.zipf);
         // Ranks in bands that grow by a tenth, each represented by its middle.
         let mut bands = Vec::new();
-        let mut from = 1.0;
-        while from <= load.tags as f64 {
-            let to = (from * 1.1_f64).max(from + 1.0).min(load.tags as f64 + 1.0);
+        // Beyond 2^53 a float does not tell a number from the next, so the end is what is compared.
+        let (mut from, end) = (1.0, load.tags as f64 + 1.0);
+        while from < end {
+            let to = (from * 1.1_f64).max(from + 1.0).min(end);
             bands.push((f64::midpoint(from, to - 1.0), to - from));
             from = to;
         }
@@ -143,6 +144,18 @@ mod tests {
         let estimate = Estimate::of(&Settings::default(), Load::default());
         assert!(estimate.id_bytes < 24 * 144_000_000);
         assert!(estimate.id_bytes + estimate.tag_bytes < 16 << 30, "{estimate:?}");
+    }
+
+    #[test]
+    fn any_number_of_posts_and_tags_has_an_estimate() {
+        for number in [0, 1, 2, (1 << 53) - 1, 1 << 53, u64::MAX - 1, u64::MAX] {
+            for zipf in [0.0, 1.0, 10.0] {
+                let load = Load { ids: number, tags: number, tags_per_post: 60.0, zipf };
+                let estimate = Estimate::of(&Settings::default(), load);
+                assert!(estimate.id_bytes >= number.min(u64::MAX / 8), "{number}: {estimate:?}");
+                assert!(estimate.tag_bytes >= number.min(1 << 60), "{number}: {estimate:?}");
+            }
+        }
     }
 
     #[test]
