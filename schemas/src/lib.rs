@@ -11,6 +11,7 @@ pub mod log_time;
 pub mod manifest;
 pub mod mapping;
 pub mod planted;
+pub mod printable;
 pub mod rows;
 pub mod segment;
 pub mod suggest;
