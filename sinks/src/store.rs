@@ -21,8 +21,8 @@ pub enum StoreError {
     /// The state is damaged or cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The database does not answer, or its answer makes no sense.
-    #[error("the store does not answer: {0}")]
+    /// The database does not answer, or its answer makes no sense; the text says which.
+    #[error("{0}")]
     Unavailable(String),
     /// A row is damaged.
     #[error("the row of {0:?} is damaged")]

@@ -26,9 +26,9 @@ pub enum CommitError {
         /// The number of the commit.
         commit: u64,
     },
-    /// A manifest is damaged. Falling back to an older commit takes an explicit rollback, since
-    /// readers may have seen this one.
-    #[error("{file} is damaged: {error}. {RESTORE}")]
+    /// A manifest is damaged, or of another build. Falling back to an older commit takes an
+    /// explicit rollback, since readers may have seen this one.
+    #[error("{}", unreadable(file, error))]
     Manifest {
         /// The damaged file.
         file: String,
@@ -68,6 +68,16 @@ pub enum CommitError {
     /// The pointer to the visible commit is damaged.
     #[error("{0} is damaged: it does not name a commit. `tagflow run` recreates it")]
     Visible(String),
+}
+
+fn unreadable(file: &str, error: &ManifestError) -> String {
+    match error {
+        ManifestError::Format(_) | ManifestError::Content(_) => format!(
+            "{file} was made by another version of Tagflow: {error}. Use that version, or count \
+             the log again into a new state folder"
+        ),
+        _ => format!("{file} is damaged: {error}. {RESTORE}"),
+    }
 }
 
 /// What is wrong with a segment.

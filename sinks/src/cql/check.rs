@@ -3,6 +3,7 @@
 use std::fmt;
 
 use schemas::config::{Consistency, ConsistencyPair};
+use schemas::printable::counted;
 use scylla::client::session::Session;
 use scylla::cluster::metadata::Strategy;
 use scylla::statement::prepared::PreparedStatement;
@@ -126,7 +127,8 @@ async fn servers(session: &Session) -> Result<Finding, CqlError> {
         rows.first_row::<(String,)>().map_err(|error| CqlError::Unavailable(error.to_string()))?;
     let kind = if is_scylla(session) { "ScyllaDB, as Cassandra" } else { "Cassandra" };
     let nodes = session.get_cluster_state().get_nodes_info().len();
-    Ok(Finding::good(format!("{kind} {release} answers, {nodes} node(s) in all")))
+    let nodes = counted(nodes, "node", "nodes");
+    Ok(Finding::good(format!("{kind} {release} answers, {nodes} in all")))
 }
 
 /// Which keyspace the readers see that were given this one.
@@ -238,7 +240,8 @@ fn judge(
 ) -> Vec<Finding> {
     let Copies { nodes, local, all } = copies;
     assert!(local <= all, "{local} of {all} copies are in the nearest data centre");
-    let what = format!("{local} copies of a row on {nodes} node(s) of {datacenter}");
+    let (rows, on) = (counted(local, "copy", "copies"), counted(nodes, "node", "nodes"));
+    let what = format!("{rows} of a row on {on} of {datacenter}");
     let mut findings = vec![match local {
         0 => Finding::error(format!("{what}: name the data centre that has the copies")),
         _ if local > nodes => Finding::error(format!("{what}: more copies than nodes")),

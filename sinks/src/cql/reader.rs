@@ -211,7 +211,7 @@ impl Shared {
     fn ready(&self) -> Result<(Arc<Keyspace<Connected>>, Arc<JobRow>), StoreError> {
         let health = self.health.lock();
         let why = || {
-            let silent = || format!("no answer for {} s", STALE.as_secs());
+            let silent = || format!("the database has not answered for {} s", STALE.as_secs());
             StoreError::Unavailable(health.trouble.clone().unwrap_or_else(silent))
         };
         if health.read_at.is_none_or(|at| at.elapsed() > STALE) {
@@ -223,7 +223,7 @@ impl Shared {
 }
 
 fn unavailable(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(error.to_string())
+    StoreError::Unavailable(format!("the database does not answer: {error}"))
 }
 
 #[derive(DeserializeRow)]
