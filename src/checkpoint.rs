@@ -1,12 +1,13 @@
 //! `tagflow checkpoint`: the commits of a state folder. Invariant: an export depends on nothing but
 //! its commit, so that equal commits give equal bytes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::roll_back;
 use schemas::manifest::{Manifest, Position};
+use schemas::printable::{counted, noun, printable, size};
 use schemas::rows::TableName;
 use schemas::time::format_ms;
 use serde::Serialize;
@@ -16,9 +17,10 @@ use sinks::store::evaluate;
 use crate::error::CliError;
 use crate::host::host_name;
 use crate::output::Output;
+use crate::say;
 use crate::state::{CommitAt, StateArg, manifest, open, snapshot};
 
-/// List, show, export and roll back the commits of a state folder
+/// List, show, export and roll back the commits of a state
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow checkpoint export --state ./state > counts.ndjson")]
 pub(crate) struct Args {
@@ -57,9 +59,8 @@ enum What {
     },
     /// Make a new commit with the content of an older one; no job may be running on the state
     Rollback {
-        /// The job's state folder
-        #[arg(long, value_name = "DIR")]
-        state: PathBuf,
+        #[command(flatten)]
+        state: StateArg,
         /// The commit to go back to
         #[arg(long, value_name = "COMMIT")]
         to: u64,
@@ -106,17 +107,17 @@ struct ExportedCommit {
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     match args.what {
         What::Ls { state, json } => list(&state, json),
-        What::Show { state, at, json } => show(&manifest(&*open(&state.state)?, at)?, json),
+        What::Show { state, at, json } => show(&manifest(&*open(&state.folder()?)?, at)?, json),
         What::Export { state, at } => {
-            let snapshot = snapshot(&*open(&state.state)?, at)?;
+            let snapshot = snapshot(&*open(&state.folder()?)?, at)?;
             export(&snapshot)
         }
-        What::Rollback { state, to } => rollback(&state, to),
+        What::Rollback { state, to } => rollback(&state.folder()?, to),
     }
 }
 
 fn list(state: &StateArg, json: bool) -> Result<(), CliError> {
-    let storage = open(&state.state)?;
+    let storage = open(&state.folder()?)?;
     let mut output = Output::new();
     for commit in list_commits(&*storage)? {
         let Manifest { header, body } = match load(&*storage, commit) {
@@ -141,10 +142,12 @@ fn list(state: &StateArg, json: bool) -> Result<(), CliError> {
             let as_of = row.as_of.map_or_else(|| "-".to_owned(), format_ms);
             let kind = if row.takeover { "start" } else { "" };
             output.line(format!(
-                "{commit:>8} {kind:<5} {} as of {as_of} {:>12} events {:>3} files {:>12} bytes",
+                "{commit:>8} {kind:<5} {} as of {as_of} {:>12} {:<6} {:>3} {:<5} {:>12} bytes",
                 format_ms(row.wall),
                 row.events,
+                noun(row.events, "event", "events"),
                 row.files,
+                noun(row.files as u64, "file", "files"),
                 row.bytes,
             ))?;
         }
@@ -186,8 +189,8 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
     }
     output.line(format!("commit {} of generation {}", header.commit, header.generation))?;
     output.line(format!("made {} as version {}", format_ms(header.wall_ms), header.version))?;
-    let as_of = body.as_of_ms.map_or_else(|| "no event yet".to_owned(), format_ms);
-    output.line(format!("as of {as_of}"))?;
+    let as_of = |ms| format!("as of {}", format_ms(ms));
+    output.line(body.as_of_ms.map_or_else(|| "no event yet".to_owned(), as_of))?;
     for (name, count) in body.counters.named() {
         output.line(format!("  {name:<16} {count:>12}"))?;
     }
@@ -195,6 +198,7 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
         for (partition, state) in partitions {
             let done = if state.done { ", read to its end" } else { "" };
             let position = position(&state.position);
+            let partition = printable(partition);
             output.line(format!("  {input}/{partition}: {position}{done}"))?;
         }
     }
@@ -204,7 +208,9 @@ fn show(manifest: &Manifest, json: bool) -> Result<(), CliError> {
             (files, rows, bytes) = (files + 1, rows + segment.rows, bytes + segment.bytes);
         }
         let name = table.as_str();
-        output.line(format!("  {name:<16} {rows:>12} rows in {files:>3} files, {bytes} bytes"))?;
+        let (row, file) = (noun(rows, "row", "rows"), noun(files, "file", "files"));
+        let taken = size(bytes);
+        output.line(format!("  {name:<16} {rows:>12} {row:<4} in {files:>3} {file}, {taken}"))?;
     }
     output.flush()
 }
@@ -215,7 +221,8 @@ fn position(position: &Position) -> String {
         Position::Blocks(blocks) => {
             let (done, all, open) = (blocks.done, blocks.count(), blocks.open.len());
             let behind = if open == 0 { String::new() } else { format!(", {open} begun behind") };
-            format!("{done} of {all} blocks of {} bytes{behind}", blocks.bytes)
+            let all = counted(all, "block", "blocks");
+            format!("{done} of {all} of {}{behind}", size(blocks.bytes))
         }
     }
 }
@@ -263,7 +270,7 @@ fn rollback(state: &Path, to: u64) -> Result<(), CliError> {
     let mut output = Output::new();
     output.line(format!("commit {} has the content of commit {to}", made.header.commit))?;
     for file in unreadable {
-        eprintln!("warning: {file} is damaged; a database may keep rows that only it changed");
+        say::warning(format!("{file} is damaged; a database may keep rows that only it changed"));
     }
     output.flush()
 }

@@ -1,32 +1,50 @@
 //! `tagflow compare`: what differs between two states or stores, tag by tag.
+//!
+//! Invariant: windows of both sides are evaluated at the same instant, so only counts can differ,
+//! not the time at which they were read.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use schemas::config::StoreUri;
+use schemas::rows::TagRow;
+use schemas::tags::Name;
 use schemas::windows::Windows;
-use serde::Serialize;
 use sinks::commits::Snapshot;
 use sinks::cql::{CqlScan, CqlSettings};
 use sinks::publish::JobRow;
-use sinks::store::{ServedTag, StoreError, Tag};
-use sinks::tag_diff::{diff_tags, served_tags, tags_of};
+use sinks::store::evaluate;
+use tokio::runtime::Runtime;
 
 use crate::error::CliError;
-use crate::printer::{Print, Printer, Sides};
+use crate::printer::Printer;
+use crate::say;
 use crate::signals::runtime;
 use crate::state::{CommitAt, open, snapshot};
 use crate::store_args::Reach;
 
-/// Print what differs between two states or stores, the largest difference first
+mod changes;
+mod sorted;
+
+use changes::{changes, summarize};
+use sorted::{Sorted, Sorter};
+
+/// Print what differs between two states or stores, tag by tag
 #[derive(clap::Args)]
-#[command(after_help = "The windows of both are evaluated at the later of their stream times.
+#[command(
+    after_help = "A summary comes first, then a line for each tag that differs, by scope and key; with --limit,
+those whose totals are furthest apart, the furthest first. The windows of both sides are evaluated
+at the later of their stream times.
 Exit code: 0 if nothing differs, 1 if something differs.
 
 Examples:
-  tagflow compare ./state ./replayed --json
-  tagflow compare cql://127.0.0.1:9042/tags cql://127.0.0.1:9042/tags_new --limit 20")]
+  tagflow compare ./state ./replayed --limit 20
+  tagflow compare ./state ./replayed --scope region=eu --field total --json
+  tagflow compare cql://127.0.0.1:9042/tags cql://127.0.0.1:9042/tags_new --tags sunset,beach"
+)]
 pub(crate) struct Args {
     /// A job's state folder, or a store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`
     a: StateOrStore,
@@ -38,14 +56,23 @@ pub(crate) struct Args {
     /// The commit of B, or its last commit at a time
     #[arg(long, value_name = "COMMIT|TIME")]
     at_b: Option<CommitAt>,
-    #[command(flatten)]
-    reach: Reach,
-    /// Print at most N values
+    /// Compare only this scope, such as region=eu; an empty one is the whole stream
+    #[arg(long)]
+    scope: Option<String>,
+    /// Compare only these tags, in any spelling
+    #[arg(long, value_name = "TAG,…", value_delimiter = ',')]
+    tags: Vec<String>,
+    /// Compare only these fields: `total`, `display`, `first_seen`, `last_seen`, `c1h`, `c24h`
+    #[arg(long, value_name = "FIELD,…", value_delimiter = ',')]
+    field: Vec<String>,
+    /// Print only the N tags whose totals are furthest apart
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Print one JSON object for each value that differs, then one for the result
+    /// Print one JSON object for the summary, then one for each tag that differs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// What to compare.
@@ -66,14 +93,37 @@ impl FromStr for StateOrStore {
     }
 }
 
-/// The counts of one side, and what is needed to evaluate their windows.
+/// One side, open for reading.
 enum Side {
     State(Arc<Snapshot>),
-    Store(JobRow, Vec<ServedTag>),
+    Store(Runtime, CqlScan, JobRow),
+}
+
+/// Which tags are compared.
+struct Wanted {
+    scope: Option<String>,
+    keys: BTreeSet<String>,
+}
+
+impl Wanted {
+    fn of(args: &Args) -> Result<Self, CliError> {
+        let key = |name: &String| match Name::parse(name) {
+            Ok(parsed) => Ok(parsed.key().to_owned()),
+            Err(error) => Err(CliError::Name { name: name.clone(), error }),
+        };
+        let keys = args.tags.iter().map(key).collect::<Result<_, _>>()?;
+        Ok(Self { scope: args.scope.clone(), keys })
+    }
+
+    fn has(&self, row: &TagRow<'_>) -> bool {
+        row.total != 0
+            && self.scope.as_deref().is_none_or(|scope| scope == row.scope)
+            && (self.keys.is_empty() || self.keys.contains(row.tag))
+    }
 }
 
 impl Side {
-    fn read(target: &StateOrStore, at: Option<CommitAt>, reach: &Reach) -> Result<Self, CliError> {
+    fn open(target: &StateOrStore, at: Option<CommitAt>, reach: &Reach) -> Result<Self, CliError> {
         match target {
             StateOrStore::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
             StateOrStore::Store(_) if at.is_some() => {
@@ -83,14 +133,10 @@ impl Side {
             StateOrStore::Store(uri) => {
                 let settings = reach.apply(CqlSettings::from(uri)).with_environment()?;
                 let runtime = runtime().map_err(CliError::io("cannot start"))?;
-                runtime.block_on(async {
-                    let scan = CqlScan::open(&settings).await?;
-                    let mut tags = Vec::new();
-                    // The job's row first, so that no row is older than it.
-                    let job = scan.job().await?;
-                    scan.tags(|tag| tags.push(tag)).await?;
-                    Ok(Self::Store(job, tags))
-                })
+                let scan = runtime.block_on(CqlScan::open(&settings))?;
+                // The job's row before the others, so that none of them is older than it.
+                let job = runtime.block_on(scan.job())?;
+                Ok(Self::Store(runtime, scan, job))
             }
         }
     }
@@ -98,70 +144,98 @@ impl Side {
     fn as_of_ms(&self) -> Option<i64> {
         match self {
             Self::State(snapshot) => snapshot.manifest.body.as_of_ms,
-            Self::Store(job, _) => job.as_of_ms,
+            Self::Store(_, _, job) => job.as_of_ms,
         }
     }
 
     fn commit(&self) -> u64 {
         match self {
             Self::State(snapshot) => snapshot.manifest.header.commit,
-            Self::Store(job, _) => job.published,
-        }
-    }
-
-    fn tags(&self, as_of_ms: Option<i64>) -> Result<Vec<Tag>, StoreError> {
-        let at = as_of_ms.max(self.as_of_ms());
-        match self {
-            Self::State(snapshot) => tags_of(snapshot, at),
-            Self::Store(JobRow { windows, .. }, tags) => served_tags(tags, windows, at),
+            Self::Store(_, _, job) => job.published,
         }
     }
 
     fn windows(&self) -> &Windows {
         match self {
             Self::State(snapshot) => &snapshot.manifest.body.windows,
-            Self::Store(job, _) => &job.windows,
+            Self::Store(_, _, job) => &job.windows,
         }
+    }
+
+    /// Its tags, with windows at `as_of_ms`.
+    fn sorted(&self, wanted: &Wanted, as_of_ms: Option<i64>) -> Result<Sorted, CliError> {
+        let mut sorter = Sorter::default();
+        let mut take = |row: &TagRow<'_>| -> Result<(), CliError> {
+            if wanted.has(row) {
+                sorter.push(evaluate(row, self.windows(), as_of_ms)?).map_err(temporary())?;
+            }
+            Ok(())
+        };
+        match self {
+            Self::State(snapshot) => {
+                snapshot.tags_changed(0, None).try_for_each(|(_, row)| take(&row))?;
+            }
+            Self::Store(runtime, scan, _) => {
+                let mut taken = Ok(());
+                let each = scan.tags(|tag| {
+                    if taken.is_ok() {
+                        taken = take(&tag.row());
+                    }
+                });
+                runtime.block_on(each)?;
+                taken?;
+            }
+        }
+        sorter.finish().map_err(temporary())
     }
 }
 
-/// The result of a comparison: both commits, the rows compared, and the values that differ.
-#[derive(Serialize)]
-struct Compared {
-    a: u64,
-    b: u64,
-    compared: usize,
-    differ: usize,
+fn temporary() -> impl FnOnce(io::Error) -> CliError {
+    let folder = std::env::temp_dir();
+    CliError::io(format!("cannot use a temporary file in {} (TMPDIR)", folder.display()))
 }
 
-impl Print for Compared {
-    fn lines(&self) -> Vec<String> {
-        let Self { a, b, compared, differ } = self;
-        vec![format!("commits {a} and {b}: {compared} rows, {differ} values differ")]
+/// The fields to compare, which one side must have.
+fn fields(args: &Args, a: &Side, b: &Side) -> Result<BTreeSet<String>, CliError> {
+    let windows = a.windows().iter().chain(b.windows().iter());
+    let own = ["total", "display", "first_seen", "last_seen"].map(str::to_owned);
+    let known: Vec<String> =
+        own.into_iter().chain(windows.map(|window| format!("c{}", window.name()))).collect();
+    match args.field.iter().find(|field| !known.contains(field)) {
+        None => Ok(args.field.iter().cloned().collect()),
+        Some(field) => {
+            let known: BTreeSet<String> = known.into_iter().collect();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            Err(CliError::Usage(format!("--field {field:?}: use one or more of {known}")))
+        }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let a = Side::read(&args.a, args.at_a, &args.reach)?;
-    let b = Side::read(&args.b, args.at_b, &args.reach)?;
+    let wanted = Wanted::of(args)?;
+    let a = Side::open(&args.a, args.at_a, &args.reach)?;
+    let b = Side::open(&args.b, args.at_b, &args.reach)?;
+    let fields = fields(args, &a, &b)?;
     if a.windows() != b.windows() {
-        eprintln!("note: the windows differ; only windows of the same name are compared");
+        say::note("the windows differ; only windows of the same name are compared");
     }
-    let (tags_a, tags_b) = (a.tags(b.as_of_ms())?, b.tags(a.as_of_ms())?);
-    let found = diff_tags(&tags_a, &tags_b);
-    let compared = Compared {
-        a: a.commit(),
-        b: b.commit(),
-        compared: tags_a.len().max(tags_b.len()),
-        differ: found.len(),
-    };
-    let listed = found.len().min(args.limit.unwrap_or(usize::MAX));
+    let at = a.as_of_ms().max(b.as_of_ms());
+    let (left, right) = (a.sorted(&wanted, at)?, b.sorted(&wanted, at)?);
+    let limit = args.limit.unwrap_or(0);
+    let (mut summary, largest) = summarize(&left, &right, &fields, limit).map_err(temporary())?;
+    (summary.a, summary.b) = (a.commit(), b.commit());
     let mut printer = Printer::new(args.json);
-    printer.differences(&found[..listed], Sides::Compared)?;
-    printer.print(&compared)?;
+    printer.print(&summary)?;
+    if args.limit.is_some() {
+        largest.iter().try_for_each(|change| printer.print(change))?;
+    } else {
+        for change in changes(&left, &right, &fields) {
+            printer.print(&change.map_err(temporary())?)?;
+        }
+    }
     printer.flush()?;
-    match found.len() {
+    match summary.differ {
         0 => Ok(()),
         differ => Err(CliError::Differ(differ)),
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use schemas::hash::KeyHash;
+use schemas::printable::printable;
 use schemas::rows::{DeadLetterRow, DeadLetters, partition_hash, record_hash};
 use serde::Serialize;
 use sinks::commits::{OpenSegment, open_table};
@@ -12,6 +13,7 @@ use sinks::publish::refused;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::printer::{Print, Printer};
+use crate::say;
 use crate::state::{StateArg, manifest, open};
 
 mod replay;
@@ -49,7 +51,7 @@ enum What {
         #[command(flatten)]
         state: StateArg,
     },
-    /// Print one refused record as it was read
+    /// Print one refused record, and why it was refused
     Show {
         #[command(flatten)]
         state: StateArg,
@@ -60,6 +62,9 @@ enum What {
         /// The input
         #[arg(long, default_value = "input")]
         input: String,
+        /// Print nothing but the record, byte for byte: control characters are not escaped
+        #[arg(long)]
+        raw: bool,
     },
     /// Deliver refused records again, repaired or unchanged; each counts once
     Replay(replay::Args),
@@ -103,16 +108,25 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             }
         }
         What::Refused { state } => {
-            let rows = refused(&*open(&state.state)?)?;
+            let rows = refused(&*open(&state.folder()?)?)?;
             rows.iter().try_for_each(|row| output.line(row))?;
         }
-        What::Show { state, partition, position, input } => {
+        What::Show { state, partition, position, input, raw } => {
             let (segments, replayed) = load(&state)?;
             let hash: KeyHash = record_hash(partition_hash(&input, &partition), position);
             let row = segments.iter().find_map(|s| s.rows.get(hash)).ok_or_else(|| {
-                let place = format!("position {position} of {partition} (input {input})");
-                CliError::Failed(format!("no record at {place} was refused"))
+                let place = format!("position {position} of {partition} in the input {input:?}");
+                let what =
+                    format!("no record at {place} was refused; `dead-letters ls` lists those");
+                CliError::Failed(format!("{what} that were"))
             })?;
+            if raw {
+                if row.is_cut() {
+                    say::warning(format!("of this record, {} are kept", kept(&row)));
+                }
+                output.raw(row.raw)?;
+                return output.flush();
+            }
             output.line(format!("{}: {}", row.reason, row.detail))?;
             if row.is_cut() {
                 output.line(format!("{} are kept:", kept(&row)))?;
@@ -128,7 +142,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
 }
 
 fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), CliError> {
-    let storage = open(&state.state)?;
+    let storage = open(&state.folder()?)?;
     let manifest = manifest(&*storage, None)?;
     let replayed = replayed(&*storage, &manifest)?;
     Ok((open_table(&*storage, &manifest)?, replayed))
@@ -156,6 +170,8 @@ impl Print for Listed<'_> {
         let Self { input, partition, position, reason, detail, .. } = self;
         let replayed = |commit| format!("\treplayed in commit {commit}");
         let replayed = self.replayed.map_or_else(String::new, replayed);
+        // A tab or a line break in a name would look like the end of a field.
+        let [input, partition, detail] = [input, partition, detail].map(|text| printable(text));
         vec![format!("{input}\t{partition}\t{position}\t{reason}\t{detail}{replayed}")]
     }
 }

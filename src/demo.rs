@@ -12,6 +12,7 @@ use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt, start};
 use prometheus_client::registry::Registry;
 use schemas::config::{LogTimeSource, PostShape, Scope};
 use schemas::mapping::Mapping;
+use schemas::printable::counted;
 use sinks::commits::Follower;
 use sinks::store::CommitView;
 
@@ -20,13 +21,14 @@ use crate::host::{host_name, worker_default};
 use crate::inputs::started_ms;
 use crate::output::Output;
 use crate::progress::LiveLine;
+use crate::say;
 use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 
 /// How many top tags the live line names.
 const NAMED: usize = 3;
 
-/// Watch counts rise: generated posts, the job and its pages in one process
+/// Watch counts rise: generator, job and pages in one process
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow demo --seconds 30 --listen 127.0.0.1:0")]
 pub(crate) struct Args {
@@ -89,7 +91,7 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     }
     output.flush()?;
     drop(output);
-    eprintln!("open {} and watch counts rise; Ctrl-C stops", listeners.url);
+    say::note(format!("open {} and watch counts rise; Ctrl-C stops", listeners.url));
     let (service, follower) = listeners.serve_state(&state, registry)?;
     let live = LiveLine::start(job.status(), move || top(&follower));
     let (ask, asked) = channel();
@@ -107,12 +109,12 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     drop(live);
     service.stop();
     let counters = ended?.body.counters;
-    eprintln!(
-        "{} events, {} duplicates in {} commits",
-        counters.events,
-        counters.duplicates,
-        status.progress().commit
-    );
+    say::note(format!(
+        "{}, {} in {}",
+        counted(counters.events, "event", "events"),
+        counted(counters.duplicates, "duplicate", "duplicates"),
+        counted(status.progress().commit, "commit", "commits"),
+    ));
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
 use schemas::config::{LogTimeSource, SourceUri, Topic};
 use schemas::manifest::{Manifest, Partition, Position};
+use schemas::printable::counted;
 use schemas::time::{format_duration_ms, format_ms};
 use serde::Serialize;
 use sinks::commits::{Snapshot, newest};
@@ -88,7 +89,10 @@ impl Findings {
         output.flush()?;
         match self.0.iter().filter(|(_, finding)| finding.level == Level::Error).count() {
             0 => Ok(()),
-            errors => Err(CliError::Failed(format!("{errors} finding(s) would stop the job"))),
+            errors => {
+                let errors = counted(errors, "finding", "findings");
+                Err(CliError::Failed(format!("{errors} would stop the job")))
+            }
         }
     }
 }
@@ -116,7 +120,7 @@ fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
     let about = format!("state {}", job.state.display());
     let Some(storage) = DiskStorage::open_existing(&job.state) else {
         match writable(&job.state) {
-            Ok(()) => findings.good(&about, "is new and can be created"),
+            Ok(()) => findings.good(&about, "does not exist yet, and can be created"),
             Err(error) => findings.error(&about, format!("cannot be created: {error}")),
         }
         return None;
@@ -158,7 +162,11 @@ fn writable(folder: &Path) -> std::io::Result<()> {
 /// Checks an input: its partitions, whether the state can continue with them, and some records.
 fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Option<&Manifest>) {
     let topic = &input.topic;
-    let about = format!("input {}", topic.name);
+    // The input of a command line has no name of its own.
+    let about = match topic.name.as_str() {
+        "input" => "input".to_owned(),
+        name => format!("input {name}"),
+    };
     let log: Arc<dyn Log> = match input.origin(&job.settings, &job.state) {
         Err(error) => return findings.error(&about, error),
         Ok(Origin::Log(log)) => log,
@@ -172,7 +180,7 @@ fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Opt
         Ok(found) => found,
         Err(error) => return findings.error(&about, error),
     };
-    findings.good(&about, format!("{} partition(s)", found.len()));
+    findings.good(&about, counted(found.len(), "partition", "partitions"));
     policy(findings, &about, input);
     let known = newest.and_then(|newest| newest.body.inputs.get(&topic.name));
     for (name, state) in known.into_iter().flatten() {
@@ -289,17 +297,23 @@ impl Sample {
     fn tell(&self, findings: &mut Findings, about: &str) {
         let Self { events, refused, first } = self;
         match first {
-            None if *events == 0 => findings.good(about, "has no records to read now"),
-            None => findings.good(about, format!("{events} of {events} records are events")),
+            None if *events == 0 => findings.good(about, "there is no record to read now"),
+            None => {
+                let sampled = counted(events, "record was", "records were");
+                findings.good(about, format!("{sampled} read as a sample, all of them events"));
+            }
             Some(first) if *events == 0 => findings.error(
                 about,
-                format!("none of {refused} records is an event: {first}; check the field names"),
+                format!(
+                    "no event among the {} read as a sample; the first, {first}; check the field \
+                     names, and --map",
+                    counted(refused, "record", "records")
+                ),
             ),
             Some(first) => {
-                let what = format!(
-                    "{refused} of {} records are not events; the first: {first}",
-                    events + refused
-                );
+                let refused = counted(refused, "is no event", "are no events");
+                let all = counted(events + self.refused, "record", "records");
+                let what = format!("of {all} read as a sample, {refused}; the first, {first}");
                 findings.add(about, Level::Warning, what);
             }
         }

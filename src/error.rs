@@ -5,7 +5,8 @@ use std::io;
 use dataflow::reconcile::ReconcileError;
 use dataflow::sources::LogError;
 use dataflow::{AcquireError, InputError, RebuildError, RepairError, RunError, StartError};
-use schemas::config::ConfigError;
+use schemas::config::{Config, ConfigError};
+use schemas::printable::counted;
 use schemas::tags::NameError;
 use sinks::commits::CommitError;
 use sinks::cql::CqlError;
@@ -17,6 +18,9 @@ use thiserror::Error;
 /// another job.
 #[derive(Debug, Error)]
 pub(crate) enum CliError {
+    /// A `dataflow.yaml` with parts that this build lacks, one a line.
+    #[error("{}", .0.join("; "))]
+    Missing(Vec<String>),
     /// The arguments do not make sense together.
     #[error("{0}")]
     Usage(String),
@@ -63,7 +67,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A commit, or what a store shows of it, is not what it should be.
-    #[error("{0} values differ from what they should be")]
+    #[error("{} from what {} should be", counted(.0, "value differs", "values differ"), it(*.0))]
     Drift(u64),
     /// The check of a commit was inconclusive.
     #[error("cannot tell: {0}")]
@@ -72,18 +76,38 @@ pub(crate) enum CliError {
     #[error("cannot tell: {0}")]
     CannotTell(String),
     /// Two states differ.
-    #[error("{0} values differ")]
-    Differ(usize),
+    #[error("{}", counted(.0, "tag differs", "tags differ"))]
+    Differ(u64),
     /// Reading or writing failed.
     #[error("{doing}: {source}")]
     Io { doing: String, source: io::Error },
 }
 
+fn it(number: u64) -> &'static str {
+    if number == 1 { "it" } else { "they" }
+}
+
 impl CliError {
+    /// The parts of a file that this build lacks.
+    pub(crate) fn missing(file: &str, config: &Config) -> Self {
+        Self::Missing(config.missing_parts().iter().map(|part| format!("{file}:{part}")).collect())
+    }
+
     /// An error of reading or writing.
     pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }
+    }
+
+    /// What it says, in lines.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Config(ConfigError { file, mistakes }) => {
+                mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect()
+            }
+            Self::Missing(parts) => parts.clone(),
+            other => vec![other.to_string()],
+        }
     }
 
     /// The exit code.

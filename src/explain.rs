@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use dataflow::{Estimate, Load, Settings};
 use schemas::config::{Beyond, Config, LogTimeSource, OnLost, Position, SourceUri, Topic};
 use schemas::mapping::{Field, Mapping};
+use schemas::printable::{counted, size};
 use schemas::time::format_duration_ms;
 use serde::Serialize;
 
@@ -13,7 +14,7 @@ use crate::error::CliError;
 use crate::job::{Job, load};
 use crate::output::Output;
 
-/// Explain what the job of a dataflow.yaml does and how big its state gets, without running it
+/// Explain what the job of a dataflow.yaml does, and how big it gets
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   tagflow explain dataflow.yaml --posts 144000000 --tags-per-post 8 --distinct-tags 23000000")]
@@ -89,20 +90,24 @@ fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained
     let job = Job::of(config, bounded);
     let version = config.meta.version.iter().map(|version| format!(" {version}"));
     let retention = &job.settings.retention;
-    let bytes = retention.bytes.map(size);
+    let bytes = retention.bytes.map(|bytes| format!("{} of them", size(bytes)));
     Explained {
         job: std::iter::once(config.meta.name.clone()).chain(version).collect(),
         workers: job.workers,
         state: format!(
-            "{}: a commit every {}, or {} while lagging; old ones are kept for {}, at most {}",
+            "{}: a commit every {}, or every {} while the job lags; old ones are kept for {}, at most \
+             {}",
             job.state.display(),
             format_duration_ms(job.settings.every_ms.cast_signed()),
             format_duration_ms(job.settings.stretched_ms().cast_signed()),
             format_duration_ms(retention.keep_ms),
-            bytes.unwrap_or_else(|| "as many bytes as the newest one has".to_owned()),
+            bytes.unwrap_or_else(|| "as many bytes as the newest has".to_owned()),
         ),
         graph: graph(&job, bounded),
-        exchanges: ["event_id: read to dedup", "tag: combine to tags"],
+        exchanges: [
+            "events, by event_id, from read to dedup",
+            "sums, by tag, from combine to tags",
+        ],
         guarantees: guarantees(&job.settings, bounded),
         missing: config.missing_parts().iter().map(|p| format!("{}:{p}", file.display())).collect(),
         estimate: Estimate::of(&job.settings, load),
@@ -117,11 +122,12 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
             Beyond::DeadLetter => "become dead letters",
             Beyond::Count => "are counted",
         };
-        format!("for {}; older events {beyond}", format_duration_ms(ms))
+        format!("for {}, and older events {beyond}", format_duration_ms(ms))
     });
     let windows = settings.windows.iter();
-    let windows: Vec<String> =
-        windows.map(|w| format!("{} by {}", w.name(), format_duration_ms(w.slide_ms))).collect();
+    let windows: Vec<String> = windows
+        .map(|w| format!("{} in steps of {}", w.name(), format_duration_ms(w.slide_ms)))
+        .collect();
     let boards: Vec<String> =
         settings.windows.iter().map(schemas::windows::Window::name).chain(["all".into()]).collect();
     let scopes = settings.scope_names();
@@ -132,19 +138,27 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
     graph.extend([
         step(
             "read",
-            "decodes events and extracts hashtags, at most 60 different ones per post".into(),
+            "decodes events and finds their hashtags, at most 60 different ones in a post".into(),
         ),
-        step("dedup", format!("by event_id within the topic, remembered {horizon}")),
-        step("combine", "sums per (scope, tag, bucket) before the exchange".to_owned()),
-        step("tags", format!("totals and windows {} of {}", windows.join(", "), scopes.join(", "))),
-        step("boards", format!("top {} over {}", settings.top_k, boards.join(", "))),
+        step("dedup", format!("counts an event_id once in its topic; ids are kept {horizon}")),
+        step("combine", "adds up the posts of a tag before they are sent to its worker".to_owned()),
+        step(
+            "tags",
+            format!(
+                "keeps the total and the windows {}, for {}",
+                windows.join(", "),
+                scopes.join(", ")
+            ),
+        ),
+        step("boards", format!("ranks the top {} of {}", settings.top_k, boards.join(", "))),
         step(
             "commit",
-            "syncs segments, then the manifest; then makes the commit visible".to_owned(),
+            "writes what has changed to disk, then the manifest, then shows it to readers".into(),
         ),
     ]);
     if let Some(listen) = &job.listen {
-        graph.push(step("serve", format!("http://{} from the newest commit", listen.listen)));
+        let listen = &listen.listen;
+        graph.push(step("serve", format!("answers at http://{listen} from the newest commit")));
     }
     graph
 }
@@ -155,24 +169,24 @@ fn source(topic: &Topic, bounded: bool) -> String {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
             let begins = if *start == Position::End { ", starting at its end" } else { "" };
-            let ends = if bounded { ", up to the ends found at the start" } else { "" };
+            let ends = if bounded { ", up to its ends when the job starts" } else { "" };
             let lost = match on_lost {
                 OnLost::Error => "an error",
                 OnLost::Skip => "skipped and counted",
             };
             let time = match log_time {
-                None => "the topic's append times if it has them, else by event time",
+                None => "the topic's append times, or event time if it has none",
                 Some(LogTimeSource::Append) => "append times",
                 Some(LogTimeSource::Event) => "event time",
             };
             let brokers = brokers.join(", ");
             format!(
-                "Kafka topic {topic} at {brokers}{begins}{ends}, committed records; log time by \
-                 {time}; records lost to retention are {lost}"
+                "the committed records of Kafka topic {topic} at {brokers}{begins}{ends}; log time \
+                 follows {time}; records lost to retention are {lost}"
             )
         }
-        SourceUri::File(path) if bounded => format!("{}, up to its present end", path.display()),
-        SourceUri::File(path) => format!("{}, and what is appended to it", path.display()),
+        SourceUri::File(path) if bounded => format!("{} up to its present end", path.display()),
+        SourceUri::File(path) => format!("{} and what is appended to it", path.display()),
         SourceUri::Stdin => "standard input".to_owned(),
         SourceUri::Generator(source) => match source.rate_per_s {
             Some(rate) => format!("{rate} generated posts per second"),
@@ -190,7 +204,7 @@ fn fields(mapping: &Mapping) -> String {
         None => Some(format!("no {}", field.name())),
     });
     let mut parts: Vec<String> = renamed.collect();
-    parts.push(format!("ts in {}", mapping.unit()));
+    parts.push(format!("ts is in {}", mapping.unit()));
     parts.join(", ")
 }
 
@@ -221,35 +235,31 @@ fn print(output: &mut Output, explained: &Explained, load: Load) -> Result<(), C
     output.line(format!("job       {job}"))?;
     output.line(format!("workers   {workers}"))?;
     output.line(format!("state     {state}"))?;
-    output.line("\ngraph")?;
+    output.line("")?;
+    output.line("steps")?;
     for Step { operator, does } in graph {
         output.line(format!("  {operator:<8}{does}"))?;
     }
-    output.line("\nexchanges between workers")?;
-    exchanges.iter().try_for_each(|exchange| output.line(format!("  by {exchange}")))?;
-    output.line("\nguarantees (GUARANTEES.md says under which assumptions)")?;
+    output.line("")?;
+    output.line("sent between workers")?;
+    exchanges.iter().try_for_each(|exchange| output.line(format!("  {exchange}")))?;
+    output.line("")?;
+    output.line("promises (GUARANTEES.md says under which assumptions)")?;
     guarantees.iter().try_for_each(|promise| output.line(format!("  {promise}")))?;
     let Load { ids, tags, tags_per_post, zipf } = load;
+    let posts = counted(ids, "post", "posts");
+    let per_post = counted(tags_per_post, "tag", "tags");
+    let tags = counted(tags, "different tag", "different tags");
+    output.line("")?;
     output.line(format!(
-        "\nstate for {ids} posts of {tags_per_post} tags, {tags} different ones (Zipf {zipf})"
+        "size with {posts} that have {per_post} each, of {tags} (Zipf exponent {zipf})"
     ))?;
     output.line(format!("  memory of event ids   {:>10}", size(estimate.id_bytes)))?;
     output.line(format!("  memory of tags        {:>10}", size(estimate.tag_bytes)))?;
     output.line(format!("  commit on disk, merged{:>10}", size(estimate.segment_bytes)))?;
     if !missing.is_empty() {
-        output.line("\nnot in this build yet")?;
+        output.line("")?;
+        output.line("not in this build yet")?;
     }
     missing.iter().try_for_each(|part| output.line(format!("  {part}")))
-}
-
-/// Bytes as people write them.
-fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < units.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{size:.1} {}", units[unit]) }
 }

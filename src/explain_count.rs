@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dataflow::reconcile::{EventCount, ExplainedEvent, Progress, Selection, explain};
+use schemas::printable::{counted, printable};
 use schemas::tags::Name;
 use serde::Serialize;
 use sinks::difference::RecordPosition;
@@ -20,14 +21,14 @@ use crate::progress::LiveLine;
 pub(crate) struct Args {
     /// The tag, in any spelling, with or without the #
     name: String,
-    #[command(flatten)]
-    log: LogArgs,
     /// Count within a scope, such as region=eu
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
     /// Print one JSON object for each event, then one for the tag
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Serialize)]
@@ -78,7 +79,8 @@ impl Print for Explained<'_> {
     fn lines(&self) -> Vec<String> {
         let Self { commit, stored, recomputed, .. } = self;
         let copies = self.ambiguous.map_or_else(String::new, |n| format!("; {}", ambiguous(n)));
-        vec![format!("{recomputed} posts; commit {commit} says {stored}{copies}")]
+        let posts = counted(recomputed, "post", "posts");
+        vec![format!("{posts}; commit {commit} says {stored}{copies}")]
     }
 }
 
@@ -87,6 +89,9 @@ impl Print for ExplainedEvent {
         let Self { at, event_id, ts, spelling, counts, windows } = self;
         let RecordPosition { input, partition, position } = at;
         let what = if *counts { windows.join(" ") } else { "delivered again".to_owned() };
-        vec![format!("{input}/{partition}\t{position}\t{event_id}\t{ts}\t#{spelling}\t{what}")]
+        let place = format!("{input}/{partition}");
+        // A tab or a line break in a name would look like the end of a field.
+        let [place, event_id] = [&place, event_id].map(|text| printable(text));
+        vec![format!("{place}\t{position}\t{event_id}\t{ts}\t#{spelling}\t{what}")]
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::CliError;
 use crate::output::Output;
 
-/// Print the hashtags of texts from standard input, one text per line
+/// Print the hashtags of texts from standard input, one a line
 ///
 /// Prints one JSON array per line, with every occurrence as {"tag","key","start","end"}. Start and
 /// end are in code points, from the hash sign to the end of the tag.

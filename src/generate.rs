@@ -1,7 +1,7 @@
 //! `tagflow generate`: writes posts shaped like real ones to files, standard output or a topic.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::{Generator, GeneratorSpec};
 use kafka::{Created, KafkaOptions, TopicError, TopicWriter, WriterError};
 use schemas::config::{PostShape, SourceUri};
+use schemas::printable::counted;
 use schemas::time::Millis;
 
 use crate::error::CliError;
 use crate::inputs::{kafka_settings, properties, refused};
+use crate::say;
 
-/// Generate posts shaped like those of a real stream, reproducibly from a seed
+/// Generate posts shaped like a real stream's, from a seed
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow generate --posts 100000 --seed 1 --out posts.ndjson
@@ -43,6 +45,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", conflicts_with_all = ["span", "start_ms"])]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Option<u64>,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
     /// A property of the Kafka client, by its librdkafka name; pass secrets in variables such as
     /// `TAGFLOW_KAFKA_SASL_PASSWORD`
     #[arg(long, value_name = "KEY=VALUE")]
@@ -93,7 +98,7 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
             let what = "--kafka applies to kafka: outputs only; leave it out";
             return Err(CliError::Usage(what.to_owned()));
         }
-        return Ok(Sink::Files(open(&args.out, args.partitions)?, args.out.clone()));
+        return Ok(Sink::Files(open(&args.out, args.partitions, args.force)?, args.out.clone()));
     }
     let source = text.parse().map_err(|error| CliError::Usage(format!("--out: {error}")))?;
     let SourceUri::Kafka { brokers, topic } = source else {
@@ -107,9 +112,13 @@ fn sink(args: &Args) -> Result<Sink, CliError> {
         WriterError::Topic(error) => CliError::Failed(error.to_string()),
     })?;
     match created {
-        Created::New(partitions) => eprintln!("created topic {topic} with {partitions} partitions"),
+        Created::New(partitions) => {
+            let partitions = counted(partitions, "partition", "partitions");
+            say::note(format!("created topic {topic} with {partitions}"));
+        }
         Created::Existing(there) if args.partitions.is_some_and(|p| usize::from(p) != there) => {
-            eprintln!("topic {topic} already has {there} partitions; --partitions was ignored");
+            let there = counted(there, "partition", "partitions");
+            say::warning(format!("topic {topic} already has {there}; --partitions was ignored"));
         }
         Created::Existing(_) => {}
     }
@@ -142,7 +151,7 @@ impl Sink {
         self.flush()?;
         if let Self::Topic(writer) = self {
             let written = writer.finish().map_err(failed)?;
-            eprintln!("{written} records acknowledged");
+            say::note(format!("{} acknowledged", counted(written, "record", "records")));
         }
         Ok(())
     }
@@ -164,9 +173,19 @@ fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {
     CliError::io(format!("cannot write {}", out.display()))
 }
 
-fn open(out: &Path, partitions: Option<u16>) -> Result<Vec<Box<dyn Write>>, CliError> {
+/// Opens the files that `out` stands for. Without `force` none of them may exist, but a device or a
+/// pipe, which has nothing to lose.
+fn open(out: &Path, partitions: Option<u16>, force: bool) -> Result<Vec<Box<dyn Write>>, CliError> {
     let create = |path: &Path| -> Result<Box<dyn Write>, CliError> {
-        let file = File::create(path).map_err(cannot_write(path))?;
+        let is_special = fs::metadata(path).is_ok_and(|found| !found.is_file());
+        let file = if force || is_special { File::create(path) } else { File::create_new(path) };
+        let file = file.map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => {
+                let path = path.display();
+                CliError::Failed(format!("{path} exists; --force replaces it"))
+            }
+            _ => cannot_write(path)(error),
+        })?;
         Ok(Box::new(BufWriter::with_capacity(1 << 20, file)))
     };
     match partitions {
@@ -176,8 +195,15 @@ fn open(out: &Path, partitions: Option<u16>) -> Result<Vec<Box<dyn Write>>, CliE
         None if !out.is_dir() => Ok(vec![create(out)?]),
         partitions => {
             fs::create_dir_all(out).map_err(cannot_write(out))?;
-            let file = |p| create(&out.join(format!("posts-{p:03}.ndjson")));
-            (0..partitions.unwrap_or(1)).map(file).collect()
+            let numbers = 0..partitions.unwrap_or(1);
+            let paths: Vec<PathBuf> =
+                numbers.map(|p| out.join(format!("posts-{p:03}.ndjson"))).collect();
+            if let Some(path) = paths.iter().find(|path| !force && path.exists()) {
+                // Before any other is created.
+                let path = path.display();
+                return Err(CliError::Failed(format!("{path} exists; --force replaces it")));
+            }
+            paths.iter().map(|path| create(path)).collect()
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A job as a command line or a `dataflow.yaml` describes it, before anything is opened.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::clock::SystemClock;
 use dataflow::{JobSpec, Settings, StateAt};
-use schemas::config::{self, Config, SourceUri};
+use schemas::config::{self, Config, ConfigError, FILE_BYTES_MAX, SourceUri};
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
 use sinks::publish::Publisher;
@@ -40,8 +41,49 @@ pub(crate) struct Job {
 /// Reads and checks a `dataflow.yaml`.
 pub(crate) fn load(file: &Path) -> Result<Config, CliError> {
     let name = file.display().to_string();
-    let text = fs::read_to_string(file).map_err(CliError::io(format!("cannot read {name}")))?;
-    Ok(Config::parse(&text, &name)?)
+    let parsed = Config::parse(&read(file, &name)?, &name);
+    let posts = [".ndjson", ".jsonl", ".gz", ".zst"];
+    if parsed.is_err() && posts.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending)) {
+        return Err(CliError::Usage(format!("{name} is no dataflow.yaml; {}", count_it(&name))));
+    }
+    Ok(parsed?)
+}
+
+/// What to do with posts that were taken for a configuration.
+fn count_it(name: &str) -> String {
+    format!("to count posts, write `--input {name}`")
+}
+
+/// The text of a configuration. It is read only if it is a file, since a pipe or a device may have
+/// no end, and only as far as a configuration may be long.
+fn read(file: &Path, name: &str) -> Result<String, CliError> {
+    let failed = || CliError::io(format!("cannot read {name}"));
+    let found = fs::metadata(file).map_err(failed())?;
+    if !found.is_file() {
+        let what = if found.is_dir() {
+            format!("{name} is a folder, and a dataflow.yaml is a file; {}", count_it(name))
+        } else {
+            format!("{name} is a pipe or a device, and a dataflow.yaml is a file")
+        };
+        return Err(CliError::Failed(what));
+    }
+    let most = FILE_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    let opened = fs::File::open(file).map_err(failed())?;
+    opened.take(most + 1).read_to_end(&mut bytes).map_err(failed())?;
+    if bytes.len() as u64 > most {
+        return Err(ConfigError::too_large(name, found.len().max(bytes.len() as u64)).into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].split(|byte| *byte == b'\n').count();
+        let byte = error.as_bytes()[at];
+        let what = format!(
+            "cannot read {name}: byte {at} (0x{byte:02x}, in line {line}) is not UTF-8; save the \
+             file as UTF-8"
+        );
+        CliError::Failed(what)
+    })
 }
 
 impl Job {
@@ -51,8 +93,7 @@ impl Job {
         if config.missing_parts().is_empty() {
             return Ok(Self::of(&config, bounded));
         }
-        let lines = config.missing_parts().iter().map(|part| format!("{}:{part}", file.display()));
-        Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")))
+        Err(CliError::missing(&file.display().to_string(), &config))
     }
 
     /// The job of a checked configuration, without the parts that this build lacks.

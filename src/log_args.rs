@@ -16,10 +16,11 @@ use crate::error::CliError;
 use crate::inputs::{JobInput, properties};
 use crate::job::Job;
 use crate::repairs::Requester;
-use crate::state::{CommitAt, manifest, open};
+use crate::state::{CommitAt, folder, manifest, open};
 
 /// A commit, and the log that it counts.
 #[derive(clap::Args)]
+#[command(next_help_heading = "State and log")]
 pub(crate) struct LogArgs {
     /// The dataflow.yaml of the job
     #[arg(value_name = "CONFIG")]
@@ -41,8 +42,8 @@ pub(crate) struct LogArgs {
     /// The job counts events beyond the horizon
     #[arg(long, conflicts_with = "config")]
     count_beyond: bool,
-    /// The job's state folder
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    /// The job's state folder [default: that of the dataflow.yaml, or the variable `TAGFLOW_STATE`]
+    #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// The commit, or the last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
@@ -97,8 +98,7 @@ impl LogArgs {
     /// The job of the dataflow.yaml, if one is named, and the state folder.
     pub(crate) fn job(&self) -> Result<(Option<Job>, PathBuf), CliError> {
         let job = self.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
-        let state = self.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-        let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
+        let state = folder(self.state.as_deref(), job.as_ref().map(|job| job.state.as_path()))?;
         Ok((job, state))
     }
 

@@ -1,7 +1,6 @@
 //! The `tagflow` command: parses the command line and calls the crates that do the work.
 
-#![allow(clippy::print_stderr, reason = "a command talks to its user")]
-
+mod arguments;
 mod checkpoint;
 mod compare;
 mod dead_letters;
@@ -26,6 +25,7 @@ mod reconcile;
 mod repairs;
 mod replay;
 mod run;
+mod say;
 mod serve;
 mod service;
 mod signals;
@@ -36,15 +36,19 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use error::CliError;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const LONG_VERSION: &str =
+    concat!(env!("TAGFLOW_VERSION"), "\nfeatures: ", env!("TAGFLOW_FEATURES"));
+
 /// Counts hashtags as they are posted, exactly, through crashes and restarts.
 #[derive(Parser)]
-#[command(name = "tagflow", version, arg_required_else_help = true)]
+#[command(name = "tagflow", arg_required_else_help = true)]
+#[command(version = env!("TAGFLOW_VERSION"), long_version = LONG_VERSION)]
 struct Cli {
     #[command(flatten)]
     logging: logging::Args,
@@ -74,14 +78,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matched = arguments::laid_out(Cli::command()).try_get_matches();
+    let cli = match matched.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return arguments::refuse(error),
+    };
     api::raise_open_files();
     let done = logging::start(&cli.logging).and_then(|()| run(cli.command));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say::error(&error.lines());
             ExitCode::from(error.code())
         }
     }
@@ -111,8 +119,6 @@ fn run(command: Command) -> Result<(), CliError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@
 //! Invariant: what a command does and its exit code do not depend on whether anybody reads its
 //! output: once the reader is gone, nothing more is written and nothing fails.
 
+use schemas::printable::counted;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use sinks::difference::{Difference, RecordPosition};
 
@@ -14,15 +15,6 @@ use crate::output::Output;
 pub(crate) trait Print: Serialize {
     /// The lines of text.
     fn lines(&self) -> Vec<String>;
-}
-
-/// What the two sides of a difference are called.
-#[derive(Clone, Copy)]
-pub(crate) enum Sides {
-    /// Two states or stores that were compared.
-    Compared,
-    /// What is stored, and what it should be by the log, or by the commit.
-    CheckedAgainst(&'static str),
 }
 
 /// Standard output, for as long as anybody reads it.
@@ -51,13 +43,13 @@ impl Printer {
         self.note(written)
     }
 
-    /// Prints differences, one by one.
+    /// Prints what differs from `other`, value by value.
     pub(crate) fn differences(
         &mut self,
         differences: &[Difference],
-        sides: Sides,
+        other: &'static str,
     ) -> Result<(), CliError> {
-        differences.iter().try_for_each(|difference| self.print(&Sided { difference, sides }))
+        differences.iter().try_for_each(|difference| self.print(&Sided { difference, other }))
     }
 
     /// Makes everything printed so far appear.
@@ -80,10 +72,10 @@ impl Printer {
     }
 }
 
-/// A difference, with the names of its sides.
+/// A difference between what is stored and what it should be by `other`: the log, or the commit.
 struct Sided<'d> {
     difference: &'d Difference,
-    sides: Sides,
+    other: &'static str,
 }
 
 impl Serialize for Sided<'_> {
@@ -93,33 +85,20 @@ impl Serialize for Sided<'_> {
         map.serialize_entry("scope", &row.scope)?;
         map.serialize_entry("key", &row.key)?;
         map.serialize_entry("field", field)?;
-        match self.sides {
-            Sides::Compared => {
-                map.serialize_entry("a", left)?;
-                map.serialize_entry("b", right)?;
-            }
-            Sides::CheckedAgainst(_) => {
-                map.serialize_entry("stored", left)?;
-                map.serialize_entry("recomputed", right)?;
-                map.serialize_entry("events", events)?;
-            }
-        }
+        map.serialize_entry("stored", left)?;
+        map.serialize_entry("recomputed", right)?;
+        map.serialize_entry("events", events)?;
         map.end()
     }
 }
 
 impl Print for Sided<'_> {
     fn lines(&self) -> Vec<String> {
-        let Difference { row, field, left, right, events } = self.difference;
+        let (Difference { row, field, left, right, events }, other) = (self.difference, self.other);
         let scope = &row.scope;
         let scope = if scope.is_empty() { String::new() } else { format!(" in {scope}") };
         let key = &row.key;
-        let first = match self.sides {
-            Sides::Compared => format!("{key}{scope}: {field} {left} | {right}"),
-            Sides::CheckedAgainst(other) => {
-                format!("{key}{scope}: {field} is {left}, {other} says {right}")
-            }
-        };
+        let first = format!("{key}{scope}: {field} is {left}, {other} says {right}");
         let event = |event: &RecordPosition| {
             format!("  {}/{} at {}", event.input, event.partition, event.position)
         };
@@ -129,5 +108,6 @@ impl Print for Sided<'_> {
 
 /// The remark about events whose copies differ.
 pub(crate) fn ambiguous(events: u64) -> String {
-    format!("{events} events came in copies that differ: any copy may count")
+    let events = counted(events, "event", "events");
+    format!("{events} came in copies that differ: any copy may count")
 }

@@ -1,6 +1,7 @@
-//! The live line on standard error: the progress of a job, once a second.
+//! The live line on standard error: the progress of a job, once a second, as text or as JSON.
+//!
+//! Invariant: both forms are made of the same numbers.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -10,7 +11,11 @@ use std::time::Duration;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::Progress;
 use dataflow::{Publishing, Status};
+use schemas::printable::{counted, size};
 use schemas::time::format_ms;
+use serde::Serialize;
+
+use crate::say;
 
 /// With older posts, a job reads history rather than following a stream, so no lag is shown.
 const DAY_MS: i64 = 86_400_000;
@@ -22,6 +27,11 @@ pub(crate) struct LiveLine {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Progress of any kind: its text, and its fields as JSON.
+trait Shown: Serialize {
+    fn text(&self) -> String;
+}
+
 impl LiveLine {
     /// Shows `status`, followed by what `more` returns.
     pub(crate) fn start(status: Arc<Status>, more: impl Fn() -> String + Send + 'static) -> Self {
@@ -29,7 +39,7 @@ impl LiveLine {
         let mut rate = Rate::new(clock, status.records());
         Self::of(move || {
             let per_s = rate.next(status.records());
-            format!("{}{}", line(&status, per_s, &clock), more())
+            JobProgress::new(&status, per_s, clock.wall_ms(), more())
         })
     }
 
@@ -42,26 +52,19 @@ impl LiveLine {
             let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
             let per_s = records.next(load(&progress.records));
             let seconds = (clock.mono_us() - started_us) as f64 / 1e6;
-            check(per_s, seconds, load(&progress.read), load(&progress.all))
+            CheckProgress::new(per_s, seconds, load(&progress.read), load(&progress.all))
         })
     }
 
-    /// Shows what `line` returns; a terminal shows it in place.
-    fn of(mut line: impl FnMut() -> String + Send + 'static) -> Self {
+    /// Shows what `next` returns.
+    fn of<P: Shown>(mut next: impl FnMut() -> P + Send + 'static) -> Self {
         let (end, ended) = channel();
         let thread = std::thread::spawn(move || {
-            let terminal = std::io::stderr().is_terminal();
             while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let line = line();
-                if terminal {
-                    eprint!("\r\x1b[2K{line}");
-                } else {
-                    eprintln!("{line}");
-                }
+                let progress = next();
+                say::progress(&progress.text(), &progress);
             }
-            if terminal {
-                eprint!("\r\x1b[2K");
-            }
+            say::end_progress();
         });
         Self { end: Some(end), thread: Some(thread) }
     }
@@ -97,33 +100,96 @@ impl Drop for LiveLine {
     }
 }
 
-fn line(status: &Status, rate: f64, clock: &SystemClock) -> String {
-    let progress = status.progress();
-    let mut line = format!("{rate:.0} records/s, {} events", progress.counters.events);
-    let (read, all) = progress.bytes;
-    if all > 0 {
-        line += &format!(", {:.0} % of {} MB", read as f64 / all as f64 * 100.0, all >> 20);
-    }
-    if let Some(as_of) = progress.as_of_ms.filter(|_| all == 0) {
-        let lag_ms = (clock.wall_ms() - as_of).max(0);
-        line += &match lag_ms {
-            0..DAY_MS => format!(", lag {:.1} s", lag_ms as f64 / 1000.0),
-            _ => format!(", as of {}", format_ms(as_of)),
-        };
-    }
-    line += &format!(", commit {}", progress.commit);
-    line + &status.publishing().map(store).unwrap_or_default()
+/// The progress of a job.
+#[derive(Serialize)]
+struct JobProgress {
+    message: &'static str,
+    records_per_s: u64,
+    events: u64,
+    commit: u64,
+    as_of: Option<i64>,
+    /// How far the counts are behind the clock; none while the job reads files to their end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<Publishing>,
+    #[serde(skip)]
+    more: String,
 }
 
-/// The progress of a check that has read `read` of `all` in `seconds`. Passes begin slowly, so the
-/// time left is estimated from the rate since the start.
-fn check(per_s: f64, seconds: f64, read: u64, all: u64) -> String {
-    let share = (read as f64 / all.max(1) as f64).min(1.0);
-    let line = format!("{per_s:.0} records/s, {:.0} %", share * 100.0);
-    if read == 0 {
-        return line;
+impl JobProgress {
+    fn new(status: &Status, per_s: f64, wall_ms: i64, more: String) -> Self {
+        let progress = status.progress();
+        let (read, all) = progress.bytes;
+        let bounded = all > 0;
+        Self {
+            message: "progress",
+            records_per_s: per_s.round() as u64,
+            events: progress.counters.events,
+            commit: progress.commit,
+            as_of: progress.as_of_ms,
+            lag_ms: progress.as_of_ms.filter(|_| !bounded).map(|ms| (wall_ms - ms).max(0)),
+            read_bytes: bounded.then_some(read),
+            all_bytes: bounded.then_some(all),
+            store: status.publishing(),
+            more,
+        }
     }
-    format!("{line}, about {:.0} s left", seconds * (1.0 - share) / share)
+}
+
+impl Shown for JobProgress {
+    fn text(&self) -> String {
+        let events = counted(self.events, "event", "events");
+        let mut line = format!("{} records/s, {events}", self.records_per_s);
+        if let (Some(read), Some(all)) = (self.read_bytes, self.all_bytes) {
+            line += &format!(", {:.0} % of {}", read as f64 / all as f64 * 100.0, size(all));
+        }
+        if let (Some(lag_ms), Some(as_of)) = (self.lag_ms, self.as_of) {
+            line += &match lag_ms {
+                0..DAY_MS => format!(", lag {:.1} s", lag_ms as f64 / 1000.0),
+                _ => format!(", as of {}", format_ms(as_of)),
+            };
+        }
+        line += &format!(", commit {}", self.commit);
+        line + &self.store.map(store).unwrap_or_default() + &self.more
+    }
+}
+
+/// The progress of a check.
+#[derive(Serialize)]
+struct CheckProgress {
+    message: &'static str,
+    records_per_s: u64,
+    percent: u64,
+    /// Passes begin slowly, so this is estimated from the rate since the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_left: Option<u64>,
+}
+
+impl CheckProgress {
+    /// Of a check that has read `read` of `all` in `seconds`.
+    fn new(per_s: f64, seconds: f64, read: u64, all: u64) -> Self {
+        let share = (read as f64 / all.max(1) as f64).min(1.0);
+        let left = (read > 0).then(|| (seconds * (1.0 - share) / share).round() as u64);
+        Self {
+            message: "progress",
+            records_per_s: per_s.round() as u64,
+            percent: (share * 100.0).round() as u64,
+            seconds_left: left,
+        }
+    }
+}
+
+impl Shown for CheckProgress {
+    fn text(&self) -> String {
+        let Self { records_per_s, percent, seconds_left, .. } = self;
+        let left = seconds_left.map_or_else(String::new, |s| format!(", about {s} s left"));
+        format!("{records_per_s} records/s, {percent} %{left}")
+    }
 }
 
 /// The progress of the store.
@@ -143,6 +209,8 @@ mod tests {
 
     #[test]
     fn time_left_is_estimated_from_the_rate_since_the_start() {
+        let check =
+            |per_s, seconds, read, all| CheckProgress::new(per_s, seconds, read, all).text();
         assert_eq!(check(5.0, 10.0, 40, 100), "5 records/s, 40 %, about 15 s left");
         assert_eq!(check(0.0, 10.0, 40, 100), "0 records/s, 40 %, about 15 s left");
         assert_eq!(check(0.0, 10.0, 0, 0), "0 records/s, 0 %");

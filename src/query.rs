@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use api::{BoardsAnswer, TagAnswer};
+use schemas::printable::counted;
 use schemas::tags::Name;
 use schemas::time::format_ms;
 use sinks::cql::CqlReader;
@@ -12,8 +13,8 @@ use sinks::store::{AsOf, Board, CommitView, Store, StoreError, Tag};
 use crate::error::CliError;
 use crate::output::Output;
 use crate::signals::runtime;
-use crate::state::{CommitAt, open, snapshot};
-use crate::store_args::{StoreArgs, nowhere};
+use crate::state::{CommitAt, folder, open, snapshot};
+use crate::store_args::StoreArgs;
 
 /// Query a state folder or a store for a tag or the top tags
 #[derive(clap::Args)]
@@ -46,17 +47,17 @@ struct Options {
     /// Show counts within a scope, such as region=eu
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
-    /// The job's state folder
-    #[arg(long, value_name = "DIR", required_unless_present = "store", conflicts_with = "store")]
+    /// The job's state folder [default: the variable `TAGFLOW_STATE`]
+    #[arg(long, value_name = "DIR", conflicts_with = "store")]
     state: Option<PathBuf>,
-    #[command(flatten)]
-    store: StoreArgs,
     /// The commit to query, or the last one at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME", conflicts_with = "store")]
     at: Option<CommitAt>,
     /// Print one JSON object; a tag's is the same as the API's
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 impl Options {
@@ -66,8 +67,8 @@ impl Options {
         store: impl AsyncFnOnce(&dyn Store) -> Result<T, StoreError>,
         view: impl FnOnce(&CommitView) -> Result<T, StoreError>,
     ) -> Result<T, CliError> {
-        match (&self.state, self.store.settings()) {
-            (_, Some(settings)) => {
+        match self.store.settings() {
+            Some(settings) => {
                 let settings = settings.with_environment()?;
                 let runtime = runtime().map_err(CliError::io("cannot start"))?;
                 runtime.block_on(async {
@@ -75,11 +76,10 @@ impl Options {
                     Ok(store(&reader).await?)
                 })
             }
-            (Some(state), None) => {
-                let view_of = CommitView::new(snapshot(&*open(state)?, self.at)?);
-                Ok(view(&view_of)?)
+            None => {
+                let state = folder(self.state.as_deref(), None)?;
+                Ok(view(&CommitView::new(snapshot(&*open(&state)?, self.at)?))?)
             }
-            (None, None) => Err(nowhere()),
         }
     }
 }
@@ -124,13 +124,15 @@ fn not_found(key: &str, scope: &str) -> CliError {
 }
 
 fn print_as_of(output: &mut Output, at: &AsOf) -> Result<(), CliError> {
-    let time = at.as_of_ms.map_or_else(|| "no event yet".to_owned(), format_ms);
-    output.line(format!("as of {time}, commit {}", at.commit))
+    let as_of = |ms| format!("as of {}", format_ms(ms));
+    let time = at.as_of_ms.map_or_else(|| "no event yet".to_owned(), as_of);
+    output.line(format!("{time}, commit {}", at.commit))
 }
 
 fn print_tag(output: &mut Output, tag: &Tag, at: &AsOf) -> Result<(), CliError> {
     let within = if tag.scope.is_empty() { String::new() } else { format!(" in {}", tag.scope) };
-    output.line(format!("#{}{within}: {} posts", tag.display, tag.total))?;
+    let posts = counted(tag.total, "post", "posts");
+    output.line(format!("#{}{within}: {posts}", tag.display))?;
     for (window, count) in &tag.windows {
         output.line(format!("  last {window:<5} {count:>12}"))?;
     }

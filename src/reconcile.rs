@@ -12,7 +12,9 @@ use sinks::commits::Snapshot;
 use crate::error::CliError;
 use crate::host::worker_default;
 use crate::log_args::LogArgs;
+use crate::printer::ambiguous;
 use crate::repairs::repair;
+use crate::say;
 use crate::state::{CommitAt, manifest};
 use crate::store_args::StoreArgs;
 
@@ -40,10 +42,6 @@ Examples:
   tagflow reconcile --state ./state --store cql://127.0.0.1:9042/tags --repair"
 )]
 pub(crate) struct Args {
-    #[command(flatten)]
-    log: LogArgs,
-    #[command(flatten)]
-    store: StoreArgs,
     /// Read the log N times, each time with a share of the keys in memory; by default as often as
     /// keeps memory below about 2 GiB
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PARTS))]
@@ -75,6 +73,10 @@ pub(crate) struct Args {
     /// Print one JSON object for each value that differs, then one for the result
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 /// The events in memory at a time, without `--passes`: each takes about 1.2 KiB
@@ -140,7 +142,7 @@ fn check_store(args: &Args, claim: &mut Claim, selection: &Selection) -> Result<
         print_repairs(&done, args.json)?;
         report = look(claim)?.1;
         if report.drift > 0 {
-            eprintln!("`tagflow store rebuild` writes the whole store again and repairs the rest");
+            say::note("`tagflow store rebuild` writes the whole store again and repairs the rest");
         }
     }
     Ok(report)
@@ -206,10 +208,9 @@ fn require_certainty(report: &Report) -> Result<(), CliError> {
             "records up to commit {commit} were read with another mapping or horizon; --since \
              {commit} checks what came after, and `tagflow replay` counts all of it again"
         ),
-        (copies, _) => format!(
-            "{copies} events came in copies that differ, and any copy may count; --tags repairs \
-             tags that none of them carries"
-        ),
+        (copies, _) => {
+            format!("{}; --tags repairs tags that none of them carries", ambiguous(copies))
+        }
     };
     Err(CliError::CannotTell(format!("{why}; nothing was repaired")))
 }

@@ -20,7 +20,7 @@ use crate::host::host_name;
 use crate::printer::{Print, Printer};
 use crate::state::{CommitAt, StateArg, manifest, open};
 
-/// List the repairs of a state: who requested them, when and why, and the values before and after
+/// List the repairs of a state: who, when, why, before and after
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tagflow repairs ls --state ./state --json")]
 pub(crate) struct Args {
@@ -46,7 +46,7 @@ enum What {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let What::Ls { state, at, json } = args.what;
-    let storage = open(&state.state)?;
+    let storage = open(&state.folder()?)?;
     let all = repairs(&*storage, &manifest(&*storage, at)?, |_| true)?;
     let mut printer = Printer::new(json);
     all.iter().try_for_each(|repair| printer.print(repair))?;

@@ -18,7 +18,7 @@ use crate::job::Job;
 use crate::run::{Args as RunArgs, go, job};
 use crate::state::{CommitAt, manifest, open};
 
-/// Count the log again next to the running job, with other rules or settings, into a new state
+/// Count the log again next to the job, into a new state
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(
@@ -36,14 +36,15 @@ pub(crate) struct Args {
     /// Where a new state begins: with the oldest record, the first record at or after a TIME, or
     /// the positions of a commit of another STATE; by default where the state of --until-commit or
     /// --decisions-from began, or else with the oldest record
-    #[arg(long, value_name = "beginning|TIME|STATE[@COMMIT]")]
+    #[arg(long, value_name = "beginning|TIME|STATE[@COMMIT]", help_heading = "Replay")]
     from: Option<Start>,
     /// End exactly at the positions of this commit of the job's state, and at its stream time; by
     /// default the visible commit
     #[arg(long, value_name = "STATE[@COMMIT]", conflicts_with_all = ["bounded", "until"])]
+    #[arg(help_heading = "Replay")]
     until_commit: Option<StateCommit>,
     /// Follow the decisions that this state made by its clock and its floor, and use its hash key
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", help_heading = "Replay")]
     decisions_from: Option<PathBuf>,
 }
 

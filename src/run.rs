@@ -14,16 +14,19 @@ use schemas::mapping::Mapping;
 use schemas::time::{Millis, TimeError};
 use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
-use sinks::commits::Retention;
+use sinks::commits::{Retention, load};
 
+use crate::arguments::{host_port, time};
 use crate::error::CliError;
 use crate::host::worker_default;
 use crate::inputs::{JobInput, properties};
 use crate::job::{JOB_NAME, Job};
 use crate::output::Output;
 use crate::progress::LiveLine;
+use crate::say;
 use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
+use crate::state::{folder, open};
 use crate::store_args::StoreArgs;
 
 /// Count the hashtags of an input, in commits that survive crashes
@@ -36,42 +39,44 @@ use crate::store_args::StoreArgs;
   tagflow run --input kafka://127.0.0.1:9092/posts --state ./state --workers 2")]
 pub(crate) struct Args {
     /// A dataflow.yaml, in place of --input and its options
-    #[arg(value_name = "CONFIG", required_unless_present = "input")]
+    #[arg(value_name = "CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// Worker threads [default: the number of cores minus one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     job: JobArgs,
-    /// The state folder; created if it does not exist
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    /// The state folder; created if it does not exist [default: that of the dataflow.yaml, or the
+    /// variable `TAGFLOW_STATE`]
+    #[arg(long, value_name = "DIR", help_heading = "State")]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// How long to wait at the end of the run for a store that does not answer
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", help_heading = "Store")]
     #[arg(default_value_t = Millis(Settings::default().store_wait_ms.cast_signed()))]
     store_wait: Millis,
-    /// Worker threads [default: the number of cores minus one]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    workers: Option<u16>,
     /// Read to the present end of the input and exit; without --horizon every id is kept
-    #[arg(long)]
+    #[arg(long, help_heading = "Input")]
     pub(crate) bounded: bool,
-    /// Read events up to this time, and evaluate windows at that time
-    #[arg(long, value_name = "MS", requires = "bounded")]
-    #[arg(value_parser = clap::value_parser!(i64).range(0..10_000_000_000_000))]
+    /// Read events up to this time, and evaluate windows at that time: RFC 3339, or milliseconds
+    #[arg(long, value_name = "TIME", requires = "bounded", value_parser = time)]
+    #[arg(help_heading = "Input")]
     until: Option<i64>,
     /// Read at most N records per second
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Input")]
     limit_rate: Option<u64>,
     /// Take over the state from a job that is still running on it
-    #[arg(long)]
+    #[arg(long, help_heading = "State")]
     take_over: bool,
     /// How long a running job may make no commit before it counts as gone
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, hide = true)]
     #[arg(default_value_t = Millis(Settings::default().silent_ms.cast_signed()))]
     silence: Millis,
-    /// Print the result as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// A running job may pause for less, and a start that waited for longer would seem to hang.
@@ -84,6 +89,7 @@ fn parse_silence(text: &str) -> Result<Millis, String> {
 
 /// What a `dataflow.yaml` says instead.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Input")]
 struct JobArgs {
     /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, - for standard
     /// input, or generator:?rate=1000
@@ -103,31 +109,33 @@ struct JobArgs {
     #[arg(conflicts_with = "config")]
     map: String,
     /// How long an event id is remembered [default: 24h, or for ever with --bounded]
-    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "config", help_heading = "Counting")]
     horizon: Option<Millis>,
     /// Count events that are older than the horizon instead of refusing them
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with = "config", help_heading = "Counting")]
     count_beyond: bool,
     /// Also count within each of these values of an attribute, such as region=us,eu
     #[arg(long, value_name = "ATTRIBUTE=VALUE,…", value_parser = parse_scope)]
-    #[arg(conflicts_with = "config")]
+    #[arg(conflicts_with = "config", help_heading = "Counting")]
     scope: Vec<Scope>,
     /// How long old commits are kept
-    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "config", help_heading = "State")]
     #[arg(default_value_t = Millis(State::default().keep_ms))]
     keep: Millis,
     /// The most bytes that old commits may add [default: as many as the newest commit has]
-    #[arg(long, value_name = "BYTES", conflicts_with = "config")]
+    #[arg(long, value_name = "BYTES", conflicts_with = "config", help_heading = "State")]
     keep_bytes: Option<u64>,
     /// How long files are kept for readers once no commit needs them
-    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "config", help_heading = "State")]
     #[arg(default_value_t = Millis(State::default().grace_ms.cast_signed()))]
     grace: Millis,
     /// Also serve the counts at this address; port 0 picks a free port
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", value_parser = host_port)]
+    #[arg(help_heading = "Serving")]
     listen: Option<String>,
     /// Also serve /metrics, at a loopback address; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config", requires = "listen")]
+    #[arg(value_parser = host_port, help_heading = "Serving")]
     metrics: Option<String>,
     /// A network of proxies that say in the header Forwarded whose requests they pass on; may be
     /// repeated
@@ -161,21 +169,22 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     let running = match start(job.spec(args.take_over)?)? {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
-            eprintln!("this run was already finished; nothing was changed");
+            say::note("this run was already finished; nothing was changed");
             return print_summary(&manifest, None, args.json);
         }
         Started::Publishing(manifest, publication) => {
             return publish(&manifest, publication, args.json);
         }
     };
+    log_start(job, running.began());
     let stop = running.stop();
     on_stop(move || stop.set());
     let serve = |listeners: Listeners| {
         let mut registry = Registry::with_prefix("tagflow");
         running.status().register(&mut registry);
-        eprintln!("serving {}", listeners.url);
+        say::note(format!("serving {}", listeners.url));
         if let Some(url) = &listeners.metrics_url {
-            eprintln!("metrics {url}/metrics");
+            say::note(format!("metrics {url}/metrics"));
         }
         listeners.serve_state(&job.state, registry)
     };
@@ -186,22 +195,42 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     drop(live);
     service.into_iter().for_each(|(service, _)| service.stop());
     let manifest = ended?;
+    let (commit, events) = (manifest.header.commit, manifest.body.counters.events);
+    tracing::info!(commit, events, "the job has ended");
     // A summary that cannot be printed does not hide what the store lacks.
     let printed = print_summary(&manifest, Some(&status), args.json);
     match unpublished(&status, manifest.header.commit) {
         // A bounded run promises that its counts can be read from the store.
         Some(what) if ends => Err(CliError::Failed(what)),
         Some(what) => {
-            eprintln!("{what}");
+            say::warning(what);
             printed
         }
         None => printed,
     }
 }
 
+/// Logs that a job has started, and whose state it took over.
+fn log_start(job: &Job, began: &Manifest) {
+    let (state, workers, began) = (job.state.display(), job.workers, &began.header);
+    let (commit, generation) = (began.commit, began.generation);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(%state, commit, generation, workers, version, "the job has started");
+    let Some(before) = commit.checked_sub(1).filter(|before| *before > 0) else { return };
+    // Nobody depends on this line: what cannot be read is left out.
+    let Ok(Ok(before)) = open(&job.state).map(|storage| load(&*storage, before)) else { return };
+    let (commit, generation) = (before.header.commit, before.header.generation);
+    let how = if before.body.clean {
+        "it goes on after a job that ended"
+    } else {
+        "it took the state over from a job that was killed, or is superseded now"
+    };
+    tracing::info!(commit, generation, "{how}");
+}
+
 /// Publishes what the store may lack of a finished run.
 fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<(), CliError> {
-    eprintln!("this run was already finished; no event was read");
+    say::note("this run was already finished; no event was read");
     let (stop, status) = (publication.stop(), publication.status());
     on_stop(move || stop.set());
     let live = LiveLine::start(Arc::clone(&status), String::new);
@@ -232,11 +261,15 @@ pub(crate) fn job(args: &Args, bounded: bool) -> Result<Job, CliError> {
     let mut job = match (&args.config, &args.job.input) {
         (Some(file), _) => Job::read(file, bounded)?,
         (None, Some(input)) => args.job.job(input, bounded)?,
-        (None, None) => return Err(CliError::Usage("give a dataflow.yaml or an --input".into())),
+        (None, None) => {
+            let what = "name what to read: an --input such as posts.ndjson, with its --state folder, \
+                        or a dataflow.yaml";
+            return Err(CliError::Usage(what.to_owned()));
+        }
     };
-    if let Some(state) = &args.state {
-        job.state.clone_from(state);
-    }
+    // A job of the command line has no folder yet.
+    let configured = args.config.as_ref().map(|_| job.state.as_path());
+    job.state = folder(args.state.as_deref(), configured)?;
     if let Some(store) = args.store.settings() {
         job.store = Some(store);
     }

@@ -10,16 +10,17 @@ use crate::error::CliError;
 use crate::output::Output;
 use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
-use crate::store_args::{StoreArgs, nowhere};
+use crate::state::folder;
+use crate::store_args::StoreArgs;
 
-/// Serve the counts of a state folder or a store over HTTP, following its commits
+/// Serve the counts of a state folder or a store over HTTP
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow serve --state ./state --listen 127.0.0.1:8080
   tagflow serve --store cql://127.0.0.1:9042/tags")]
 pub(crate) struct Args {
-    /// The job's state folder
-    #[arg(long, value_name = "DIR", required_unless_present = "store", conflicts_with = "store")]
+    /// The job's state folder [default: the variable `TAGFLOW_STATE`]
+    #[arg(long, value_name = "DIR", conflicts_with = "store")]
     state: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
@@ -32,10 +33,9 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let registry = Registry::with_prefix("tagflow");
     let listeners = Listeners::bind(&args.listen)?;
     let (url, metrics_url) = (listeners.url.clone(), listeners.metrics_url.clone());
-    let service = match (&args.state, args.store.settings()) {
-        (_, Some(store)) => listeners.serve_store(store.with_environment()?, registry)?,
-        (Some(state), None) => listeners.serve_state(state, registry)?.0,
-        (None, None) => return Err(nowhere()),
+    let service = match args.store.settings() {
+        Some(store) => listeners.serve_store(store.with_environment()?, registry)?,
+        None => listeners.serve_state(&folder(args.state.as_deref(), None)?, registry)?.0,
     };
     let mut output = Output::new();
     output.line(url)?;

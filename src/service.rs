@@ -18,8 +18,10 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::arguments::host_port;
 use crate::error::CliError;
 use crate::port::holder;
+use crate::say;
 use crate::signals::runtime;
 use crate::state::open;
 
@@ -28,12 +30,14 @@ const FOLLOW: Duration = Duration::from_millis(25);
 
 /// Where to listen.
 #[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Serving")]
 pub(crate) struct ListenArgs {
     /// Where to serve the API and the pages; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT", default_value_t = Serve::default().listen.to_string())]
+    #[arg(value_parser = host_port)]
     pub(crate) listen: String,
     /// Where to serve /metrics, on a loopback address; port 0 picks a free port
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub(crate) metrics: Option<String>,
     /// A network of proxies that say in the header Forwarded whose requests they pass on; may be
     /// repeated
@@ -105,7 +109,7 @@ impl Listeners {
     ) -> Result<Service, CliError> {
         let reader = Arc::new(self.runtime.block_on(CqlReader::open(store))?);
         if let Some(trouble) = reader.trouble() {
-            eprintln!("warning: {trouble}; retrying");
+            say::warning(format!("{trouble}; retrying"));
         }
         Ok(self.start(reader, registry))
     }

@@ -17,7 +17,11 @@ pub(crate) fn on_stop(stop: impl FnOnce() + Send + 'static) {
             return tracing::error!("cannot handle signals");
         };
         drop(ready);
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        let signal = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        tracing::info!(signal, "stopping; a second signal exits at once");
         stop();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         // Commits survive a kill at any point, so this loses only the work since the last one.

@@ -14,9 +14,39 @@ use crate::error::CliError;
 /// The state folder of a command that reads.
 #[derive(clap::Args)]
 pub(crate) struct StateArg {
-    /// The job's state folder
+    /// The job's state folder [default: the variable `TAGFLOW_STATE`]
     #[arg(long, value_name = "DIR")]
-    pub(crate) state: PathBuf,
+    state: Option<PathBuf>,
+}
+
+impl StateArg {
+    /// The folder.
+    pub(crate) fn folder(&self) -> Result<PathBuf, CliError> {
+        folder(self.state.as_deref(), None)
+    }
+}
+
+/// The variable that names a state folder where nothing else does.
+const STATE_VARIABLE: &str = "TAGFLOW_STATE";
+
+/// The state folder: the one that `--state` names, else the one of a configuration, else that of
+/// the environment.
+pub(crate) fn folder(given: Option<&Path>, configured: Option<&Path>) -> Result<PathBuf, CliError> {
+    let named = given.or(configured).map(Path::to_owned);
+    // An empty variable names nothing.
+    let variable = || std::env::var_os(STATE_VARIABLE).filter(|folder| !folder.is_empty());
+    let Some(folder) = named.or_else(|| variable().map(PathBuf::from)) else {
+        let what = format!("name the state folder with --state DIR, or set {STATE_VARIABLE}");
+        return Err(CliError::Usage(what));
+    };
+    match std::fs::metadata(&folder) {
+        Ok(found) if !found.is_dir() => {
+            let what = format!("{} is no folder, and a state is one", folder.display());
+            Err(CliError::Failed(what))
+        }
+        // Whether it can be used is found out by using it.
+        _ => Ok(folder),
+    }
 }
 
 /// Opens an existing state for reading.

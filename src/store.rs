@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::{Rebuild, RebuildError, rebuild};
 use schemas::config::StoreUri;
+use schemas::printable::counted;
 use schemas::time::{format_ms, parse_duration_ms};
 use sinks::active::Promoted;
 use sinks::cql::{CqlPublisher, CqlSettings, Finding, Level, check, init, promote};
@@ -18,10 +19,10 @@ use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::run::unpublished;
 use crate::signals::{on_stop, runtime};
-use crate::state::{manifest, open};
+use crate::state::{folder, manifest, open};
 use crate::store_args::StoreArgs;
 
-/// Create, check, fill and promote the tables of a ScyllaDB or Cassandra keyspace
+/// Create, check, fill and promote the tables of a database
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tagflow store init --store cql://127.0.0.1:9042/tags --replication 3
@@ -62,8 +63,8 @@ enum What {
     Rebuild {
         #[command(flatten)]
         target: StoreTarget,
-        /// The state folder
-        #[arg(long, value_name = "DIR", required_unless_present = "config")]
+        /// The state folder [default: that of the dataflow.yaml, or the variable `TAGFLOW_STATE`]
+        #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
         /// The job's name in the store
         #[arg(long, value_name = "NAME")]
@@ -79,7 +80,7 @@ enum What {
 #[derive(clap::Args)]
 struct StoreTarget {
     /// A dataflow.yaml with a sink
-    #[arg(value_name = "CONFIG", required_unless_present = "store")]
+    #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
@@ -93,7 +94,11 @@ impl StoreTarget {
         let named = self.store.settings();
         let settings = named.or_else(|| job.as_ref().and_then(|job| job.store.clone()));
         let settings = settings.ok_or_else(|| {
-            CliError::Usage("the dataflow.yaml has no sink of type cql; name a --store".to_owned())
+            let what = match self.config {
+                Some(_) => "the dataflow.yaml has no sink of type cql; name a --store",
+                None => "name the --store, such as cql://127.0.0.1:9042/tags, or a dataflow.yaml",
+            };
+            CliError::Usage(what.to_owned())
         })?;
         Ok((job, settings.with_environment()?))
     }
@@ -116,8 +121,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         What::Promote { keyspace, given } => promote_keyspace(keyspace, given),
         What::Rebuild { target, state, job, store_wait } => {
             let (config, settings) = target.read()?;
-            let state = state.clone().or(config.as_ref().map(|job| job.state.clone()));
-            let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
+            let configured = config.as_ref().map(|job| job.state.as_path());
+            let state = folder(state.as_deref(), configured)?;
             let name = job.clone().or(config.map(|job| job.name));
             let name = name.unwrap_or_else(|| JOB_NAME.to_owned());
             fill(settings, &state, name, store_wait.unsigned_abs())
@@ -203,10 +208,11 @@ fn fill(
         .publishing()
         .unwrap_or_else(|| unreachable!("a publication that has ended has a status"));
     let mut output = Output::new();
-    output.line(format!("{uri} has commit {commit}: {} rows written", done.rows))?;
+    let rows = counted(done.rows, "row", "rows");
+    output.line(format!("{uri} has commit {commit}: {rows} written"))?;
     if done.refused > 0 {
-        let rows = done.refused;
-        output.line(format!("{rows} rows were refused; see the folder refused of the state"))?;
+        let rows = counted(done.refused, "row was", "rows were");
+        output.line(format!("{rows} refused; see the folder refused of the state"))?;
     }
     output.flush()
 }

@@ -6,10 +6,9 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
 use sinks::cql::{CqlSettings, Tls};
 
-use crate::error::CliError;
-
 /// A database, and how to reach it.
 #[derive(clap::Args, Clone, Default)]
+#[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
     /// The store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE` of ScyllaDB or Cassandra
     #[arg(long, value_name = "STORE")]
@@ -33,6 +32,7 @@ fn parse_level(text: &str) -> Result<Consistency, String> {
 
 /// How to reach stores that other arguments name.
 #[derive(clap::Args, Clone, Default)]
+#[command(next_help_heading = "Stores")]
 pub(crate) struct Reach {
     /// The nearest data centre of a store; required if it has several
     #[arg(long, value_name = "NAME")]
@@ -64,9 +64,4 @@ impl StoreArgs {
         let Self { store, datacenter, tls, consistency } = self.clone();
         Some(Reach { datacenter, tls, consistency }.apply(CqlSettings::from(&store?)))
     }
-}
-
-/// The error of a command that does not know where the counts are.
-pub(crate) fn nowhere() -> CliError {
-    CliError::Usage("give a --state folder or a --store".to_owned())
 }

@@ -51,7 +51,8 @@ impl From<&Finding> for Entry {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut output = Output::new();
     let Some(config) = &args.config else {
-        output.line(format!("{:#}", schemas::config::json_schema()))?;
+        let schema = format!("{:#}", schemas::config::json_schema());
+        schema.lines().try_for_each(|line| output.line(line))?;
         return output.flush();
     };
     let file = config.display().to_string();
@@ -70,8 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     }
     let config = loaded?;
     if !config.missing_parts().is_empty() {
-        let lines = config.missing_parts().iter().map(|part| format!("{file}:{part}"));
-        return Err(CliError::Failed(lines.collect::<Vec<_>>().join("\n")));
+        return Err(CliError::missing(&file, &config));
     }
     Job::of(&config, false).check()?;
     if !args.json {

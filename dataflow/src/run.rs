@@ -148,6 +148,11 @@ impl Running {
         Arc::clone(&self.context.status)
     }
 
+    /// The commit that it began with, which took the state over.
+    pub fn began(&self) -> &Manifest {
+        &self.context.start
+    }
+
     /// The handle to stop it with.
     pub fn stop(&self) -> Arc<Stop> {
         Arc::clone(&self.context.process.stop)

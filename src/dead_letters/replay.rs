@@ -8,6 +8,7 @@ use dataflow::{Repair, Settings};
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
+use schemas::printable::counted;
 use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters, Redelivery};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +20,7 @@ use crate::inputs::JobInput;
 use crate::job::Job;
 use crate::printer::{Print, Printer};
 use crate::repairs::Requester;
-use crate::state::{manifest, open};
+use crate::state::{folder, manifest, open};
 
 #[derive(clap::Args)]
 #[command(after_help = "Exit code: 0 if all of them count now, 1 if some are still refused.
@@ -29,9 +30,9 @@ Examples:
   tagflow dead-letters replay dataflow.yaml --repaired repaired.ndjson --why 'poison producer'")]
 pub(super) struct Args {
     /// The dataflow.yaml of the job
-    #[arg(value_name = "CONFIG", required_unless_present = "state")]
+    #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
-    /// The job's state folder
+    /// The job's state folder [default: that of the dataflow.yaml, or the variable `TAGFLOW_STATE`]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// The names that the records give to the fields of an event, if no job is running
@@ -94,19 +95,19 @@ struct Summary {
 
 impl Print for Summary {
     fn lines(&self) -> Vec<String> {
-        let Self { commit, counted, duplicates, refused } = self;
-        vec![format!(
-            "commit {commit}: {counted} records counted, {duplicates} were duplicates, \
-             {refused} are refused again"
-        )]
+        let Self { commit, counted: events, duplicates, refused } = self;
+        let records = counted(events, "record", "records");
+        let duplicates = counted(duplicates, "was a duplicate", "were duplicates");
+        let refused = counted(refused, "is refused again", "are refused again");
+        vec![format!("commit {commit}: {records} counted, {duplicates}, {refused}")]
     }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let job = args.config.as_deref().map(|file| Job::read(file, false)).transpose()?;
-    let state = args.state.clone().or_else(|| job.as_ref().map(|job| job.state.clone()));
-    let state = state.ok_or_else(|| CliError::Usage("name the --state folder".into()))?;
+    let configured = job.as_ref().map(|job| job.state.as_path());
+    let state = folder(args.state.as_deref(), configured)?;
     let storage = open(&state)?;
     let base = manifest(&*storage, None)?;
     let repaired = args.repaired.as_deref().map(read).transpose()?;
@@ -170,17 +171,18 @@ fn first_records<'w, 'r>(
 /// How the command ends: `refused` records were refused again, and those of `cut` were not
 /// delivered.
 fn end(refused: usize, cut: &[DeadLetterRow<'_>]) -> Result<(), CliError> {
-    let again = format!("{refused} records are refused again; see the job's log");
+    let again = counted(refused, "record is", "records are");
+    let again = format!("{again} refused again; see the job's log");
     let Some(first) = cut.first() else {
         return if refused == 0 { Ok(()) } else { Err(CliError::Failed(again)) };
     };
     let DeadLetterRow { input, partition, position, .. } = first;
     let again = if refused == 0 { String::new() } else { format!("; {again}") };
     Err(CliError::Failed(format!(
-        "{} records were not delivered, because they are not kept whole: of the one at \
+        "{} not delivered, because they are not kept whole: of the one at \
          position {position} of {partition} (input {input}), {} are kept; take them from the \
          log, and deliver them with --repaired{again}",
-        cut.len(),
+        counted(cut.len(), "record was", "records were"),
         kept(first)
     )))
 }

@@ -11,6 +11,7 @@ use sinks::commits::{CommitError, Snapshot, list_commits, load};
 use super::output::{combined, print};
 use crate::error::CliError;
 use crate::progress::LiveLine;
+use crate::say;
 
 /// Where the log of each partition begins, as far as a check has run into it.
 type Begins = BTreeMap<String, u64>;
@@ -40,7 +41,7 @@ pub(super) fn check_after_retention(
     print(&found.differences, Some(&report), "the log", json)?;
     let note = format!("{overtaken}; what came after commit {since} was checked instead");
     if report.drift > 0 {
-        eprintln!("{note}");
+        say::warning(note);
         return Ok(report.drift);
     }
     Err(CliError::CannotTell(format!("{note}, and nothing of it differs")))

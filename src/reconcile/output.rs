@@ -2,10 +2,11 @@
 
 use dataflow::Repair;
 use dataflow::reconcile::Report;
+use schemas::printable::counted;
 use sinks::difference::Difference;
 
 use crate::error::CliError;
-use crate::printer::{Print, Printer, Sides, ambiguous};
+use crate::printer::{Print, Printer, ambiguous};
 
 /// The report of a log, with what was checked in the store.
 pub(super) fn combined(report: &Report, served: &Report) -> Report {
@@ -31,7 +32,7 @@ pub(super) fn print(
     json: bool,
 ) -> Result<(), CliError> {
     let mut printer = Printer::new(json);
-    printer.differences(differences, Sides::CheckedAgainst(other))?;
+    printer.differences(differences, other)?;
     report.map_or(Ok(()), |report| printer.print(report))?;
     printer.flush()
 }
@@ -47,7 +48,9 @@ impl Print for Report {
             return vec![format!("commit {commit}: neither side has the selected keys")];
         }
         let after = since.map_or_else(String::new, |since| format!(" since commit {since}"));
-        let checked = format!("{checked} rows and ids checked, {drift} values differ");
+        let checked = counted(checked, "row or id", "rows and ids");
+        let differ = counted(drift, "value differs", "values differ");
+        let checked = format!("{checked} checked, {differ}");
         let mut lines = vec![format!("commit {commit}{after}: {checked}")];
         if let (Some(commit), 1..) = (read_otherwise, drift) {
             lines.push(format!(

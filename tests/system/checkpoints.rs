@@ -237,11 +237,30 @@ fn states_are_compared_tag_by_tag() {
     let text = String::from_utf8(output.stdout).unwrap();
     let differing: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let (_, values) = differing.split_last().unwrap();
-    let totals = values.iter().filter(|v| v["field"] == "total");
-    let sizes: Vec<i64> =
-        totals.map(|v| v["b"].as_i64().unwrap_or(0) - v["a"].as_i64().unwrap_or(0)).collect();
-    assert!(sizes.len() > 100 && sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    let (summary, tags) = differing.split_first().unwrap();
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    assert_eq!(tags.len() as u64, number("differ"));
+    assert_eq!(number("differ"), number("changed") + number("only_a") + number("only_b"));
+    assert_eq!(number("compared"), number("differ") + number("same"));
+    assert!(number("changed") > 0 && number("only_b") > 100 && number("only_a") == 0, "{summary}");
+    let place = |tag: &serde_json::Value| (tag["scope"].to_string(), tag["key"].to_string());
+    assert!(tags.is_sorted_by_key(place), "by scope and key");
+    let largest = run(&(line_of(&a, &b) + " --limit 50 --field total"));
+    let largest = String::from_utf8(largest.stdout).unwrap();
+    let size = |line: &str| {
+        let tag: serde_json::Value = serde_json::from_str(line).unwrap();
+        let total = |side: &str| tag[side]["total"].as_i64().unwrap_or(0);
+        total("b") - total("a")
+    };
+    let sizes: Vec<i64> = largest.lines().skip(1).map(size).collect();
+    assert!(sizes.len() == 50 && sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    let key = tags[0]["key"].as_str().unwrap();
+    let one = run(&format!("compare {a} {b} --tags {key} --scope= --field total"));
+    let one = String::from_utf8(one.stdout).unwrap();
+    assert_eq!(one.lines().count(), 2, "{one}");
+    assert!(one.contains("0 tags are the same") && one.contains(&format!("\n{key}: ")), "{one}");
+    let error = fails(&format!("compare {a} {b} --field totals"), 2);
+    assert!(error.contains("total, "), "{error}");
     ok(&format!("{line} {a}"));
     let same = ok(&line_of(&a, &b));
     let same: serde_json::Value = serde_json::from_str(&same).unwrap();

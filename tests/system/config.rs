@@ -126,7 +126,7 @@ fn mistakes_name_their_line() {
         (&11.into(), &5.into())
     );
     assert!(fails(&format!("validate {}/no.yaml", folder.path().display()), 1).contains("no.yaml"));
-    assert!(fails("run --bounded", 2).contains("CONFIG"));
+    assert!(fails("run --bounded", 2).contains("dataflow.yaml"));
     assert!(fails(&format!("run {file} --input posts"), 2).contains("cannot be used with"));
 }
 
@@ -137,7 +137,7 @@ fn kafka_topic_is_explained_without_a_broker() {
     let file = write(folder.path(), &format!("{{{source}}}"), "");
     ok(&format!("validate {file}"));
     let explained = ok(&format!("explain {file} --bounded"));
-    let want = "Kafka topic posts at localhost:9092, up to the ends found at the start";
+    let want = "Kafka topic posts at localhost:9092, up to its ends when the job starts";
     assert!(explained.contains(want), "{explained}");
     let more = "consumer: {on_lost: skip, default_starting_offset: {position: End}, \
                 properties: {fetch.min.bytes: 7, check.crcs: false}}";

@@ -12,8 +12,8 @@ fn doctor_accepts_a_good_job_and_creates_nothing() {
     ok(&format!("generate --posts 500 --out {}", input.display()));
     let line = format!("doctor --input {} --state {}", input.display(), state.display());
     let report = ok(&line);
-    assert!(report.contains("100 of 100 records are events"), "{report}");
-    assert!(report.contains("is new and can be created"), "{report}");
+    assert!(report.contains("100 records were read as a sample, all of them events"), "{report}");
+    assert!(report.contains("does not exist yet, and can be created"), "{report}");
     assert!(!state.exists());
     let names = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 1, "only the input is there");
@@ -37,7 +37,7 @@ fn doctor_names_what_would_fail() {
         String::from_utf8(output.stdout).unwrap()
     };
     let names = report("--map event_id=id");
-    assert!(names.contains("none of 100 records is an event"), "{names}");
+    assert!(names.contains("no event among the 100 records"), "{names}");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = report(&format!("--listen {}", listener.local_addr().unwrap()));
     assert!(port.contains("error   serve"), "{port}");

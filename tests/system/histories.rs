@@ -48,7 +48,8 @@ impl World {
         // Batches with the same seed are duplicates. A large one has several blocks.
         let (seed, file) = (self.random.below(BATCHES.len() as u64), self.random.below(FILES));
         let posts = BATCHES[seed as usize];
-        ok(&format!("generate --posts {posts} --seed {seed} --span 10m --out {}", batch.display()));
+        let to = format!("--force --out {}", batch.display());
+        ok(&format!("generate --posts {posts} --seed {seed} --span 10m {to}"));
         let batch = fs::read(batch).unwrap();
         for name in [format!("posts/{file}.ndjson"), format!("all-{file}.ndjson")] {
             append(&self.path(&name), &batch);

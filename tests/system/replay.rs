@@ -74,12 +74,12 @@ impl Live {
 fn differ(a: &Path, b: &Path, more: &str) -> BTreeSet<String> {
     let output = run(&format!("compare {} {} --json {more}", a.display(), b.display()));
     let text = String::from_utf8(output.stdout).unwrap();
-    let (values, last) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
-    let last: Value = serde_json::from_str(last).unwrap();
-    assert_eq!(last["differ"], values.lines().count());
-    assert_eq!(output.status.code(), Some(i32::from(!values.is_empty())));
-    let values = values.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    values.map(|value| value["key"].as_str().unwrap().to_owned()).collect()
+    let (summary, tags) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
+    let summary: Value = serde_json::from_str(summary).unwrap();
+    assert_eq!(summary["differ"], tags.lines().count());
+    assert_eq!(output.status.code(), Some(i32::from(!tags.is_empty())));
+    let tags = tags.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    tags.map(|tag| tag["key"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A running job that has made every kind of decision: an event from the future, and one below the

@@ -14,7 +14,7 @@ use thiserror::Error as ThisError;
 use crate::suggest::suggest;
 
 /// A larger file is not a configuration.
-const FILE_BYTES_MAX: usize = 1 << 20;
+pub const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// A line and a column, both from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,11 +88,23 @@ impl Findings {
     }
 }
 
+/// The mistake of a file of `bytes` bytes.
+fn too_large(bytes: u64) -> Finding {
+    let what = format!("the file has {bytes} bytes; at most {FILE_BYTES_MAX} are read");
+    Finding { at: LineColumn { line: 1, column: 1 }, what }
+}
+
+impl ConfigError {
+    /// A file of `bytes` bytes is too large to be read.
+    pub fn too_large(file: &str, bytes: u64) -> Self {
+        Self { file: file.to_owned(), mistakes: vec![too_large(bytes)] }
+    }
+}
+
 /// Parses a file's text, within limits that no honest configuration reaches.
 pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Finding> {
     if text.len() > FILE_BYTES_MAX {
-        let what = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are read", text.len());
-        return Err(Finding { at: LineColumn { line: 1, column: 1 }, what });
+        return Err(too_large(text.len() as u64));
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use self::error::{ConfigError, Finding, LineColumn};
+pub use self::error::{ConfigError, FILE_BYTES_MAX, Finding, LineColumn};
 pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, HORIZON_MS, Posts, Scope, Service, TOP_K, Top};
