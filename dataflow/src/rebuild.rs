@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::hash::HashKey;
-use schemas::manifest::Manifest;
+use schemas::manifest::{Manifest, VERSION_MAX};
 use schemas::windows::Windows;
 use sinks::commits::{Claimant, CommitError, Snapshot, newest, renew};
 use sinks::publish::{PublishError, PublishTask, Publisher};
@@ -73,6 +73,9 @@ pub fn rebuild(mut spec: Rebuild) -> Result<(Manifest, Publication), RebuildErro
     let row = spec.publisher.job_version(&spec.job)?.ok_or(PublishError::Unavailable)?;
     let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&spec.state)?);
     let above = row.unwrap_or(i64::MIN);
+    if above >= VERSION_MAX {
+        return Err(PublishError::Newer { theirs: above, ours: VERSION_MAX }.into());
+    }
     let manifest = if row.is_none() && spec.is_empty {
         visible_manifest(&*storage)?.ok_or(CommitError::Missing(0))?
     } else {

@@ -23,6 +23,18 @@ pub const FORMAT_VERSION: u32 = 2;
 const FORMAT_OLDEST: u32 = 1;
 const MAGIC: &str = "tagflow-manifest";
 
+/// The largest number of a commit. No state comes near it, and an epoch holds it.
+pub const COMMIT_MAX: u64 = 1 << 43;
+/// The largest version, in microseconds: 70,000 years.
+pub const VERSION_MAX: i64 = 1 << 61;
+/// The largest of the other numbers. What a job adds to them cannot overflow.
+const NUMBER_MAX: u64 = 1 << 53;
+
+/// Whether a manifest can hold this time, in milliseconds.
+pub fn is_time(ms: i64) -> bool {
+    ms.unsigned_abs() <= NUMBER_MAX
+}
+
 /// What identifies a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -244,8 +256,36 @@ pub enum ManifestError {
     Stripped,
 }
 
+/// Refuses numbers that no job can have written, and that could overflow.
+fn check_numbers(header: &Header, body: Option<&Body>) -> Result<(), ManifestError> {
+    let mut numbers = vec![
+        ("commit", header.commit, COMMIT_MAX),
+        ("generation", header.generation, COMMIT_MAX),
+        ("history", header.history, COMMIT_MAX),
+        ("version", header.version.unsigned_abs(), VERSION_MAX.unsigned_abs()),
+        ("wall_ms", header.wall_ms.unsigned_abs(), NUMBER_MAX),
+    ];
+    if let Some(body) = body {
+        let times = [body.as_of_ms, body.floor_ms, body.largest_ts_ms];
+        let times = times.into_iter().flatten().map(i64::unsigned_abs);
+        numbers.extend(times.map(|ms| ("time", ms, NUMBER_MAX)));
+        numbers.push(("control", body.control, COMMIT_MAX));
+        let counters = body.counters.named();
+        numbers.extend(counters.map(|(name, number)| (name, number, NUMBER_MAX)));
+        let sizes = body.segments.iter().flat_map(|s| [("rows", s.rows), ("bytes", s.bytes)]);
+        numbers.extend(sizes.map(|(name, number)| (name, number, NUMBER_MAX / 1000)));
+    }
+    match numbers.into_iter().find(|(_, number, max)| number > max) {
+        Some((name, number, _)) => {
+            Err(ManifestError::Content(format!("{name} {number} is out of range")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Encodes a manifest; without a body, what is left of a superseded takeover.
 pub fn encode(header: &Header, body: Option<&Body>) -> Result<Vec<u8>, ManifestError> {
+    check_numbers(header, body)?;
     let content = |e: serde_json::Error| ManifestError::Content(e.to_string());
     let mut rest = serde_json::to_vec(header).map_err(content)?;
     rest.push(b'\n');
@@ -278,8 +318,10 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Option<Body>), ManifestError> {
     let content = |e: serde_json::Error| ManifestError::Content(e.to_string());
     let mut lines = rest.split(|b| *b == b'\n').filter(|line| !line.is_empty());
     let header = lines.next().ok_or(ManifestError::NotAManifest)?;
-    let header = serde_json::from_slice(header).map_err(content)?;
-    let body = lines.next().map(serde_json::from_slice).transpose().map_err(content)?;
+    let header: Header = serde_json::from_slice(header).map_err(content)?;
+    let body: Option<Body> =
+        lines.next().map(serde_json::from_slice).transpose().map_err(content)?;
+    check_numbers(&header, body.as_ref())?;
     Ok((header, body))
 }
 
@@ -411,5 +453,32 @@ mod tests {
             }
         }
         assert!(matches!(decode(b"tagflow-manifest 9 0\n{}"), Err(ManifestError::Format(_))));
+    }
+
+    #[test]
+    fn numbers_that_no_job_reaches_are_refused() {
+        let changes: [fn(&mut Manifest); 7] = [
+            |m| m.header.commit = u64::MAX,
+            |m| m.header.generation = COMMIT_MAX + 1,
+            |m| m.header.version = i64::MAX,
+            |m| m.header.wall_ms = i64::MIN,
+            |m| m.body.as_of_ms = Some(i64::MAX),
+            |m| m.body.counters.duplicates = u64::MAX,
+            |m| m.body.segments[0].bytes = u64::MAX,
+        ];
+        for change in changes {
+            let mut changed = manifest();
+            change(&mut changed);
+            let refused = changed.encode().unwrap_err();
+            assert!(refused.to_string().contains("out of range"), "{refused}");
+            // A file with such a number, and with the right checksum.
+            let mut rest = serde_json::to_vec(&changed.header).unwrap();
+            rest.push(b'\n');
+            rest.extend(serde_json::to_vec(&changed.body).unwrap());
+            rest.push(b'\n');
+            let first = format!("{MAGIC} {FORMAT_VERSION} {}\n", checksum(&rest));
+            let file = [first.as_bytes(), &rest].concat();
+            assert_eq!(Manifest::decode(&file), Err(refused));
+        }
     }
 }

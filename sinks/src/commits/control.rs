@@ -4,6 +4,7 @@
 //! its author learns its number.
 
 use schemas::control::{Author, Control, ControlError, decode, encode};
+use schemas::manifest::COMMIT_MAX;
 use thiserror::Error;
 
 use super::files::{CommitError, newest};
@@ -41,9 +42,11 @@ fn name(number: u64) -> String {
 pub fn pending(storage: &dyn Storage, from: u64) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("control")?;
     // A file whose name is the number in another form, such as `50`, is not ours.
-    let numbers = names.iter().filter_map(|text| {
-        text.parse().ok().filter(|number| name(*number) == format!("control/{text}"))
-    });
+    // Neither is one that no author reaches.
+    let is_ours = |number: &u64, text: &String| {
+        *number <= COMMIT_MAX && name(*number) == format!("control/{text}")
+    };
+    let numbers = names.iter().filter_map(|text| text.parse().ok().filter(|n| is_ours(n, text)));
     let mut numbers: Vec<u64> = numbers.filter(|number| *number >= from).collect();
     numbers.sort_unstable();
     Ok(numbers)

@@ -2,7 +2,7 @@
 //!
 //! Invariant: creating a manifest is the commit; it either happens completely or not at all.
 
-use schemas::manifest::{Header, Manifest, ManifestError, decode};
+use schemas::manifest::{COMMIT_MAX, Header, Manifest, ManifestError, decode};
 use schemas::planted::{Bug, planted};
 use schemas::rows::TableName;
 use schemas::segment::SegmentError;
@@ -17,7 +17,8 @@ const RESTORE: &str =
 /// Why a commit could not be made or read.
 #[derive(Debug, Error)]
 pub enum CommitError {
-    /// The storage failed. The outcome is unknown, so the process must exit.
+    /// The storage failed, and the outcome is unknown: the whole operation is repeated, or the job
+    /// ends.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Another job created this commit: this job no longer owns the state.
@@ -68,6 +69,17 @@ pub enum CommitError {
     /// The pointer to the visible commit is damaged.
     #[error("{0} is damaged: it does not name a commit. `tagflow run` recreates it")]
     Visible(String),
+    /// A pointer to a visible commit that no job of this state has written. It would hide all
+    /// commits to come.
+    #[error(
+        "{file} does not belong to this state: no job began with commit {generation}. Remove the file"
+    )]
+    Foreign {
+        /// The pointer.
+        file: String,
+        /// Its generation.
+        generation: u64,
+    },
 }
 
 fn unreadable(file: &str, error: &ManifestError) -> String {
@@ -97,6 +109,14 @@ pub enum Damage {
     /// The checksum is not that in the manifest.
     #[error("its checksum does not match")]
     Checksum,
+    /// The number of rows is not that in the manifest.
+    #[error("it has {found} of {expected} rows")]
+    Rows {
+        /// The rows of the file.
+        found: u64,
+        /// The rows in the manifest.
+        expected: u64,
+    },
     /// The checksum matches, but the content is not a segment of this table.
     #[error(transparent)]
     Content(SegmentError),
@@ -124,7 +144,12 @@ pub fn segment_name(header: &Header, commit: u64, table: TableName, part: &str) 
 /// The numbers of all commits that exist, in ascending order.
 pub fn list_commits(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("commits")?;
-    let number = |name: &String| name.strip_suffix(".manifest")?.parse().ok();
+    let number = |name: &String| {
+        let commit = name.strip_suffix(".manifest")?.parse().ok()?;
+        // A number in another form, or one that no job reaches, is not ours.
+        (commit <= COMMIT_MAX && manifest_name(commit) == format!("commits/{name}"))
+            .then_some(commit)
+    };
     let mut commits: Vec<u64> = names.iter().filter_map(number).collect();
     commits.sort_unstable();
     Ok(commits)
@@ -140,6 +165,9 @@ pub fn newest(storage: &dyn Storage) -> Result<Option<Manifest>, CommitError> {
         }
         visible => visible?,
     };
+    for generation in generations(storage)? {
+        check_pointer(storage, generation)?;
+    }
     let last = list_commits(storage)?.last().copied();
     if let Some(commit) = visible.filter(|_| visible > last) {
         let file = storage.display(&manifest_name(commit));
@@ -180,7 +208,8 @@ pub fn load_header(storage: &dyn Storage, commit: u64) -> Result<Header, CommitE
     load_parts(storage, commit).map(|(header, _)| header)
 }
 
-/// Creates the manifest of a commit unless another exists. This *is* the commit.
+/// Creates the manifest of a commit unless another exists. This *is* the commit. If it fails for
+/// lack of something, it can be repeated.
 pub fn create(storage: &dyn Storage, manifest: &Manifest) -> Result<(), CommitError> {
     let commit = manifest.header.commit;
     let name = manifest_name(commit);
@@ -215,9 +244,8 @@ pub fn make_visible(storage: &dyn Storage, header: &Header) -> Result<(), Commit
 pub fn visible(storage: &dyn Storage) -> Result<Option<u64>, CommitError> {
     let mut removed = None;
     loop {
-        let names = storage.list("visible")?;
-        let newest = names.iter().filter_map(|name| name.parse::<u64>().ok()).max();
-        let Some(generation) = newest else { return Ok(None) };
+        let Some(generation) = generations(storage)?.last().copied() else { return Ok(None) };
+        check_pointer(storage, generation)?;
         match read_visible(storage, generation) {
             // A pointer is removed only after a newer generation has written its own: retry.
             Err(CommitError::Storage(error))
@@ -230,11 +258,34 @@ pub fn visible(storage: &dyn Storage) -> Result<Option<u64>, CommitError> {
     }
 }
 
+/// The generations that have a pointer, in ascending order.
+fn generations(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
+    let names = storage.list("visible")?;
+    let generation = |name: &String| {
+        let generation = name.parse().ok()?;
+        (visible_name(generation) == format!("visible/{name}")).then_some(generation)
+    };
+    let mut generations: Vec<u64> = names.iter().filter_map(generation).collect();
+    generations.sort_unstable();
+    Ok(generations)
+}
+
+/// Refuses a pointer of a generation that never began: its first commit would still exist.
+fn check_pointer(storage: &dyn Storage, generation: u64) -> Result<(), CommitError> {
+    match storage.open(&manifest_name(generation)) {
+        Err(error) if error.is_not_found() => Err(CommitError::Foreign {
+            file: storage.display(&visible_name(generation)),
+            generation,
+        }),
+        found => Ok(found.map(drop)?),
+    }
+}
+
 /// The commit that the pointer of `generation` names.
 pub(super) fn read_visible(storage: &dyn Storage, generation: u64) -> Result<u64, CommitError> {
     let name = visible_name(generation);
     let bytes = storage.open(&name)?;
     let text = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n'));
-    let commit = text.and_then(|text| text.parse().ok());
+    let commit = text.and_then(|text| text.parse().ok()).filter(|commit| *commit <= COMMIT_MAX);
     commit.ok_or_else(|| CommitError::Visible(storage.display(&name)))
 }

@@ -25,6 +25,9 @@ pub struct Owner {
 
 impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.pid == 0 {
+            return write!(f, "another process");
+        }
         let started = schemas::time::format_ms(self.started_ms);
         write!(f, "process {} on {} (started {started})", self.pid, self.host)
     }
@@ -63,20 +66,29 @@ impl Lock {
         };
         match take() {
             Ok(file) => Ok(Self { _file: file, path }),
-            Err(source) => Err(LockError { file: path.display().to_string(), source }),
+            Err(source) => {
+                // Nobody else has this name: another try must find it free.
+                let _ = std::fs::remove_file(&path);
+                Err(LockError { file: path.display().to_string(), source })
+            }
         }
     }
 
     /// Who holds the lock of owner `id`, or `None` if that process is gone.
     pub fn holder(root: &Path, id: &str) -> Option<Owner> {
-        let mut file = File::open(path(root, id)).ok()?;
+        // The owner may not have written its name yet, or we may not be able to read it.
+        let unknown = || Owner { id: id.into(), pid: 0, host: String::new(), started_ms: 0 };
+        let mut file = match File::open(path(root, id)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(_) => return Some(unknown()),
+        };
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                file.read_to_string(&mut text).ok()?;
-                // The owner may not have written its name yet.
-                let unknown = Owner { id: id.into(), pid: 0, host: String::new(), started_ms: 0 };
-                Some(serde_json::from_str(&text).unwrap_or(unknown))
+                // What cannot be read is no name.
+                let _ = file.read_to_string(&mut text);
+                Some(serde_json::from_str(&text).unwrap_or_else(|_| unknown()))
             }
             _ => None,
         }

@@ -125,13 +125,23 @@ impl TableVisitor for Inputs<'_> {
             rows = Merge::new(open.iter().map(|s| &s.rows).collect()).encode(floor_hour, out)?;
             Ok(())
         });
-        let (bytes, xxh3) = written.map_err(|error| match error {
+        let written = written.map_err(|error| match error {
             WriteError::Storage(error) => CommitError::Storage(error),
             WriteError::Encode { name, error } => CommitError::Encode { name, error },
-        })?;
+        });
+        let named = written.and_then(|file| {
+            storage.rename(&temporary(&name), &name)?;
+            storage.sync_folder("segments")?;
+            Ok(file)
+        });
+        if named.is_err() {
+            // The next attempt has another name, and needs the room.
+            for left in [&temporary(&name), &name] {
+                let _ = storage.unlink(left);
+            }
+        }
+        let (bytes, xxh3) = named?;
         debug_assert!(rows as u64 <= inputs.iter().map(|s| s.rows).sum(), "a merge adds no row");
-        storage.rename(&temporary(&name), &name)?;
-        storage.sync_folder("segments")?;
         Ok(SegmentMeta {
             name,
             table: T::NAME,

@@ -59,6 +59,8 @@ pub struct RetentionTask {
     sizes: HashMap<String, u64>,
     /// Files that nothing needs any more, and since when.
     unneeded: HashMap<String, u64>,
+    /// Whether a manifest was removed since the folder's last sync.
+    unsynced: bool,
 }
 
 impl RetentionTask {
@@ -72,6 +74,7 @@ impl RetentionTask {
             unreadable: BTreeSet::new(),
             sizes: HashMap::new(),
             unneeded: HashMap::new(),
+            unsynced: false,
         }
     }
 
@@ -237,18 +240,30 @@ impl RetentionTask {
         // Sorting puts "commits/…" before "segments/…" and "visible/…".
         names.sort_unstable();
         assert!(names.is_sorted_by_key(|name| !name.starts_with("commits/")), "manifests go first");
-        let manifests = names.iter().filter(|n| n.starts_with("commits/")).count();
-        for (i, name) in names.iter().enumerate() {
+        for name in &names {
+            if name.starts_with("commits/") {
+                // It may be removed although the call fails.
+                self.unsynced = true;
+            } else {
+                self.sync_manifests()?;
+            }
             if !self.strip_takeover(name)? {
                 remove_if_exists(&*self.storage, name)?;
-            }
-            if i + 1 == manifests {
-                self.storage.sync_folder("commits")?;
             }
             self.unneeded.remove(name);
             self.sizes.remove(name);
         }
+        self.sync_manifests()?;
         Ok(names.len())
+    }
+
+    /// Makes it durable that manifests were removed, before anything that they need is.
+    fn sync_manifests(&mut self) -> Result<(), StorageError> {
+        if self.unsynced {
+            self.storage.sync_folder("commits")?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 
     /// If the name is that of a takeover, strips it to its header and returns true.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schemas::hash::KeyHash;
-use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum};
+use schemas::manifest::{Body, Header, Manifest, SegmentMeta, checksum, is_time};
 use schemas::rows::{Served, Table, TableName, TableVisitor};
 use schemas::segment::{Rows, Segment};
 use thiserror::Error;
@@ -49,7 +49,11 @@ pub fn rollback(
     let last = commits.last().copied().ok_or(CommitError::Missing(to))?;
     // A number that readers have seen is not reused, even if its manifest is gone. The pointer may
     // be damaged like anything else.
-    let newest = visible(storage).ok().flatten().map_or(last, |shown| last.max(shown));
+    let shown = match visible(storage) {
+        Err(foreign @ CommitError::Foreign { .. }) => return Err(foreign.into()),
+        shown => shown.ok().flatten(),
+    };
+    let newest = shown.map_or(last, |shown| last.max(shown));
     if newest == to {
         return Err(RollbackError::Newest(to));
     }
@@ -87,7 +91,7 @@ fn header(old: &Manifest, later: &[Manifest], newest: u64, claimant: &Claimant) 
         generation: newest + 1,
         owner: claimant.owner.clone(),
         takeover: true,
-        version: (version + 1).max(claimant.wall_ms * 1000),
+        version: (version + 1).max(claimant.wall_ms.saturating_mul(1000)),
         wall_ms: claimant.wall_ms,
     }
 }
@@ -166,7 +170,9 @@ impl<'s> Since<'s> {
             let mut is_whole = *is_whole;
             for (hash, row) in segment.iter() {
                 let made = (served.commit)(&row);
-                if (served.key)(&hasher, &row) != hash {
+                // Nothing else protects a row if the manifests are damaged as well.
+                let is_sound = is_time((served.as_of_ms)(&row));
+                if !is_sound || (served.key)(&hasher, &row) != hash {
                     is_whole = false;
                 } else if made > self.old.header.commit && made < commit {
                     self.as_of_ms = self.as_of_ms.max(Some((served.as_of_ms)(&row)));

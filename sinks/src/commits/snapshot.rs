@@ -52,7 +52,10 @@ pub fn open_segment<T: Table>(
         return Err(damaged(Damage::Checksum));
     }
     let rows = Segment::<T>::open(bytes).map_err(|error| damaged(Damage::Content(error)))?;
-    debug_assert_eq!(rows.len() as u64, meta.rows, "{} is whole", meta.name);
+    let (found, expected) = (rows.len() as u64, meta.rows);
+    if found != expected {
+        return Err(damaged(Damage::Rows { found, expected }));
+    }
     Ok(OpenSegment { meta: meta.clone(), rows, filter: OnceLock::new() })
 }
 

@@ -76,7 +76,8 @@ impl From<StorageError> for TakeoverError {
 /// Takes over a state and returns the manifest to load.
 ///
 /// If another job wins the number, this one tries the next, unless `running` returns an owner of
-/// the newest commit that is still running.
+/// the newest commit that is still running. It can be repeated after it failed: a takeover of the
+/// same run is completed.
 pub fn take_over(
     storage: &dyn Storage,
     claimant: &Claimant,
@@ -85,6 +86,10 @@ pub fn take_over(
     loop {
         let before = newest(storage)?;
         if let Some(before) = &before {
+            if before.header.owner == claimant.owner && before.header.takeover {
+                create(storage, before)?;
+                return Ok(before.clone());
+            }
             check(before, claimant)?;
             if let Some(owner) = running(before) {
                 return Err(TakeoverError::InUse(owner));
@@ -136,7 +141,7 @@ fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
         generation: commit,
         owner: claimant.owner.clone(),
         takeover: true,
-        version: version.max(claimant.wall_ms * 1000),
+        version: version.max(claimant.wall_ms.saturating_mul(1000)),
         wall_ms: claimant.wall_ms,
     };
     let body = before.map_or_else(
@@ -176,7 +181,7 @@ pub fn renew(
 ) -> Result<Manifest, CommitError> {
     let finished = before.body.finished.clone();
     let mut renewed = takeover(Some(before), claimant);
-    renewed.header.version = renewed.header.version.max(above + 1);
+    renewed.header.version = renewed.header.version.max(above.saturating_add(1));
     (renewed.body.finished, renewed.body.clean) = (finished, true);
     create(storage, &renewed)?;
     make_visible(storage, &renewed.header)?;

@@ -179,11 +179,17 @@ impl<P: Publisher> PublishTask<P> {
             Some(Outcome::Refused(why)) => {
                 let (table, key) = row.content.place();
                 tracing::error!(table, key, why, "the store permanently refused a row");
-                self.done.refused += 1;
-                if let Err(error) = refused::save(&*self.state, row, &why) {
-                    saved = Err(error);
+                // A row that cannot be saved is sent, and refused, once more.
+                match refused::save(&*self.state, row, &why) {
+                    Ok(()) => {
+                        self.done.refused += 1;
+                        false
+                    }
+                    Err(error) => {
+                        saved = Err(error);
+                        true
+                    }
                 }
-                false
             }
             Some(Outcome::Unknown) => {
                 self.done.resent += 1;

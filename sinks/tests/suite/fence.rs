@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Batch, Hooked, Job, all_files, memory, start};
+use crate::common::{Batch, Hooked, Job, Mode, all_files, memory, start};
 use schemas::manifest::{Finished, Header, Manifest, ManifestError, encode};
 use schemas::windows::{Window, Windows};
 use sinks::commits::{
-    CommitError, Owner, TakeoverError, Watch, create, list_commits, load, make_visible,
-    manifest_name, newest, take_over, visible,
+    CommitError, Follower, Owner, TakeoverError, Watch, create, list_commits, load, make_visible,
+    manifest_name, newest, pending, rollback, take_over, visible,
 };
 use sinks::storage::{DiskStorage, Storage};
 
@@ -104,6 +104,10 @@ fn readers_follow_the_pointer_of_the_highest_generation() {
         commit,
         ..taken(&*memory(), 1, 0).header.clone()
     };
+    for takeover in [9, 10] {
+        let header = Header { owner: takeover.to_string(), ..header(takeover, takeover) };
+        create(&*storage, &Manifest { header, ..taken(&*memory(), 1, 0) }).unwrap();
+    }
     make_visible(&*storage, &header(9, 12)).unwrap();
     make_visible(&*storage, &header(10, 10)).unwrap();
     assert_eq!(visible(&*storage).unwrap(), Some(10));
@@ -114,12 +118,61 @@ fn readers_follow_the_pointer_of_the_highest_generation() {
     make_visible(&*storage, &header(10, 11)).unwrap();
     assert_eq!(visible(&*storage).unwrap(), Some(11));
 
-    for damage in [&b"11"[..], b"", b"eleven\n", b"\xff\n"] {
+    for damage in [&b"11"[..], b"", b"eleven\n", b"\xff\n", b"18446744073709551615\n"] {
         storage.damage("visible/0000000010", |bytes| *bytes = damage.to_vec());
         let error = visible(&*storage).unwrap_err();
         let named = error.to_string().contains("visible/0000000010");
         assert!(matches!(error, CommitError::Visible(_)) && named, "{error}");
     }
+}
+
+#[test]
+fn pointer_that_is_not_of_this_state_is_refused_by_name() {
+    for stray in ["0000000099", "18446744073709551615"] {
+        let storage = memory();
+        taken(&*storage, 1, 0);
+        let stray = format!("visible/{stray}");
+        storage.append(&stray, b"99\n").unwrap();
+        for error in [
+            visible(&*storage).unwrap_err(),
+            newest(&*storage).unwrap_err(),
+            Follower::new(storage.clone()).step().unwrap_err(),
+        ] {
+            let named = error.to_string().contains(&stray);
+            assert!(matches!(error, CommitError::Foreign { .. }) && named, "{error}");
+        }
+        let error = take_over(&*storage, &start(2, 0), |_| None).unwrap_err().to_string();
+        assert!(error.contains(&stray), "{error}");
+        let error = rollback(&*storage, 1, &start(2, 0)).unwrap_err().to_string();
+        assert!(error.contains(&stray), "{error}");
+        storage.unlink(&stray).unwrap();
+        assert_eq!(taken(&*storage, 2, 0).header.commit, 2);
+    }
+}
+
+#[test]
+fn files_that_no_job_can_have_named_are_no_commits_and_no_requests() {
+    let storage = memory();
+    taken(&*storage, 1, 0);
+    for stray in ["7", "00000000007", "99999999999999", "18446744073709551615"] {
+        storage.append(&format!("commits/{stray}.manifest"), b"?").unwrap();
+        storage.append(&format!("control/{stray}"), b"?").unwrap();
+    }
+    assert_eq!(list_commits(&*storage).unwrap(), [1]);
+    assert_eq!(pending(&*storage, 0).unwrap(), [0; 0]);
+    assert_eq!(taken(&*storage, 2, i64::MAX / 2_000_000).header.commit, 2);
+}
+
+#[test]
+fn takeover_whose_outcome_is_unknown_is_completed() {
+    let storage = memory();
+    let claimant = start(1, 5);
+    let lost =
+        Hooked::new(storage.clone(), |call| (call.what == "sync_folder").then_some(Mode::Before));
+    take_over(&*lost, &claimant, |_| None).unwrap_err();
+    let takeover = take_over(&*storage, &claimant, |_| panic!("it is our own")).unwrap();
+    assert_eq!(takeover.header.commit, 1);
+    assert_eq!(list_commits(&*storage).unwrap(), [1]);
 }
 
 #[test]
