@@ -13,7 +13,7 @@ use sinks::commits::{
     Claimant, CommitError, Lock, Owner, TakeoverError, Watch, list_commits, load, load_header,
     rollback, take_over,
 };
-use sinks::storage::{DiskStorage, Storage, StorageError};
+use sinks::storage::{DiskStorage, Patience, Storage, StorageError};
 
 use crate::clock::{Clock, RandomError};
 use crate::error::{AcquireError, RunError};
@@ -26,13 +26,14 @@ const WATCH_WAIT: Duration = Duration::from_millis(50);
 pub(crate) fn acquire(
     spec: &JobSpec,
     storage: &dyn Storage,
+    patience: &mut Patience,
 ) -> Result<(Manifest, Option<Lock>), AcquireError> {
     let owner = owner(&spec.host, &*spec.clock)?;
     let root = match &spec.state {
         StateAt::Folder(root) => Some(root),
         StateAt::Storage(_) => None,
     };
-    let lock = root.map(|root| Lock::take(root, &owner)).transpose()?;
+    let lock = root.map(|root| patience.insist(|| Lock::take(root, &owner))).transpose()?;
     let claimant = Claimant {
         owner: owner.id.clone(),
         hash_key: match &spec.settings.decisions {
@@ -43,23 +44,25 @@ pub(crate) fn acquire(
         scopes: Some(spec.settings.scopes_sorted()),
         wall_ms: owner.started_ms,
     };
-    let mut watched = Ok(());
-    let takeover = take_over(storage, &claimant, |before| {
-        let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
-        if spec.take_over || before.body.clean {
-            return None;
-        }
-        match still_commits(storage, &*spec.clock, spec.settings.silent_ms) {
-            Ok(true) => Some(holder),
-            Ok(false) => None,
-            Err(error) => {
-                watched = Err(error);
-                Some(holder)
+    let takeover = patience.insist(|| {
+        let mut watched = Ok(());
+        let takeover = take_over(storage, &claimant, |before| {
+            let holder = root.and_then(|root| Lock::holder(root, &before.header.owner))?;
+            if spec.take_over || before.body.clean {
+                return None;
             }
-        }
-    });
-    watched?;
-    let takeover = takeover?;
+            match still_commits(storage, &*spec.clock, spec.settings.silent_ms) {
+                Ok(true) => Some(holder),
+                Ok(false) => None,
+                Err(error) => {
+                    watched = Err(error);
+                    Some(holder)
+                }
+            }
+        });
+        watched?;
+        Ok::<_, AcquireError>(takeover?)
+    })?;
     if let Some(root) = root {
         Lock::sweep(root, &owner.id);
     }

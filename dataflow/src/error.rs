@@ -114,6 +114,20 @@ pub enum RunError {
     /// The store refused what was published.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The job was stopped while it waited for something that its state lacks.
+    #[error(
+        "{error}. The job was stopped before that could be written: commit {commit} is its last. \
+         What it read since is in no commit; the next run reads it again"
+    )]
+    NotDurable {
+        /// The last durable commit.
+        commit: u64,
+        /// What failed at last.
+        error: Box<RunError>,
+    },
+    /// The end of a commit did not reach an operator.
+    #[error("commit {0} has no cut, so it cannot be made: this is a defect of Tagflow")]
+    NoCut(u64),
     /// A thread of the job ended abnormally.
     #[error("a worker failed: {0}")]
     Worker(String),
@@ -125,9 +139,15 @@ impl RunError {
         matches!(
             self,
             Self::Worker(_)
+                | Self::NoCut(_)
                 | Self::Commit(CommitError::Broken(_))
                 | Self::Publish(PublishError::Broken(_))
         )
+    }
+
+    /// Whether the state could not be read or written.
+    pub(crate) fn is_of_state(&self) -> bool {
+        matches!(self, Self::Write(_) | Self::Commit(_) | Self::Control(_))
     }
 
     /// Whether another job owns the state now. A supervisor must not restart this one.

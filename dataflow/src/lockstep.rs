@@ -13,12 +13,14 @@ use parking_lot::Mutex;
 use schemas::manifest::Manifest;
 use sinks::commits::{CommitTask, Housekeeper, Housekeeping, Latest, SegmentWriter};
 use sinks::publish::{PublishTask, Published, Publisher};
+use sinks::storage::Patience;
 use timely::communication::WorkerGuards;
 
 use crate::acquire::reason;
 use crate::context::Context;
 use crate::error::{RunError, StartError};
 use crate::prepare::{Prepared, Ready, prepare};
+use crate::publishing;
 use crate::run::{abandon, install, timely_config};
 use crate::spec::JobSpec;
 use crate::status::Status;
@@ -45,6 +47,8 @@ pub struct Lockstep {
     commits: CommitTask,
     housekeeper: Housekeeper,
     publisher: Option<PublishTask<Box<dyn Publisher>>>,
+    /// That of the publisher.
+    patience: Patience,
     /// By worker, how to request a step. `None` once its graph is done.
     requests: Vec<Option<Sender<()>>>,
     /// After each step of a worker: whether its graph continues.
@@ -58,6 +62,7 @@ impl Lockstep {
     pub fn start(spec: JobSpec) -> Result<Option<Self>, StartError> {
         let Prepared::Ready(ready) = prepare(spec)? else { return Ok(None) };
         let Ready { context, workers, writer, commits, housekeeper, publisher, .. } = *ready;
+        let patience = Patience::new(&context.process.waiting);
         let (reply, continues) = channel();
         let (requests, steps): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel()).unzip();
         let steps: Vec<_> = steps.into_iter().map(Some).collect();
@@ -69,6 +74,7 @@ impl Lockstep {
             commits,
             housekeeper,
             publisher,
+            patience,
             requests,
             continues,
             guards,
@@ -105,7 +111,10 @@ impl Lockstep {
                 done != Housekeeping::default()
             }
             Task::Publisher => match &mut self.publisher {
-                Some(task) => task.step(&self.context.latest.current())?,
+                Some(task) => {
+                    let newest = self.context.latest.current();
+                    publishing::step(task, &newest, &mut self.patience)?
+                }
                 None => false,
             },
         })

@@ -3,6 +3,7 @@
 //! Invariant: a job with a wrong input or store leaves no trace, and supersedes nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemas::manifest::Manifest;
 use sinks::commits::{
@@ -10,7 +11,7 @@ use sinks::commits::{
     make_visible, newest, pending, visible,
 };
 use sinks::publish::{PublishTask, Publisher};
-use sinks::storage::{DiskStorage, Storage};
+use sinks::storage::{DiskStorage, Patience, Storage, StorageError, Waiting};
 
 use crate::acquire::acquire;
 use crate::clock::Clock;
@@ -57,47 +58,48 @@ pub(crate) enum Prepared {
 /// Finds the inputs, and acquires and opens the state.
 pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     assert!(spec.workers > 0, "a job has at least one worker: checked by the command line");
-    check_store(&mut spec)?;
+    let status = Arc::new(Status::default());
+    let waiting = Arc::new(waiting(&status, &*spec.clock));
+    let mut patience = Patience::new(&waiting);
+    patience.insist(|| check_store(&mut spec))?;
     let repeatable = open_inputs(spec.inputs.iter().filter(|i| i.is_repeatable()), 0, &spec)?;
-    let storage: Arc<dyn Storage> = match &spec.state {
-        StateAt::Folder(root) => Arc::new(DiskStorage::create(root)?),
-        StateAt::Storage(storage) => Arc::clone(storage),
-    };
-    let before = newest(&*storage)?;
+    let storage = open_storage(&spec.state, &mut patience)?;
+    let before = patience.insist(|| newest(&*storage))?;
     let known = before.as_ref().map_or_else(Inputs::new, |before| before.body.inputs.clone());
     let (plan, blocks) = plan(&repeatable, known, &spec.settings)?;
     let finished = before.as_ref().and_then(|before| before.body.finished.clone());
     let all_read = plan.ordered.is_empty() && blocks.is_empty();
     if let Some(before) = before
         && is_finished(&before, all_read, &spec)?
-        && pending(&*storage, before.body.control)?.is_empty()
+        && patience.insist(|| pending(&*storage, before.body.control))?.is_empty()
     {
-        tell(&plan, &Status::default());
-        let last = Arc::new(show_finished(&*storage, before)?);
+        tell(&plan, &status);
+        let last = Arc::new(patience.insist(|| show_finished(&*storage, before.clone()))?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
         let store_wait_ms = spec.settings.store_wait_ms;
         let finished = FinishedRun { last, publisher, clock: spec.clock, store_wait_ms };
         return Ok(Prepared::Finished(Box::new(finished)));
     }
-    let (takeover, lock) = acquire(&spec, &*storage)?;
-    make_visible(&*storage, &takeover.header)?;
+    let (takeover, lock) = acquire(&spec, &*storage, &mut patience)?;
+    patience.insist(|| make_visible(&*storage, &takeover.header))?;
     let inputs = open_inputs(&spec.inputs, takeover.header.generation, &spec)?;
     let (plan, blocks) = self::plan(&inputs, takeover.body.inputs.clone(), &spec.settings)?;
     let started_us = spec.clock.mono_us();
-    let first = Snapshot::open(&*storage, takeover.clone(), None)?;
+    let first = patience.insist(|| Snapshot::open(&*storage, takeover.clone(), None))?;
     let latest = Arc::new(Latest::new(Arc::new(first)));
-    let (writer_task, writer) = SegmentWriter::new(Arc::clone(&storage));
-    let (commit_task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
+    let (writer_task, writer) = SegmentWriter::new(Arc::clone(&storage), &waiting);
+    let (commit_task, commits) =
+        CommitTask::new(Arc::clone(&storage), Arc::clone(&latest), &waiting);
     let merges = Arc::new(MergeQueue::default());
     let (header, retention) = (&takeover.header, spec.settings.retention);
     let housekeeper =
-        Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges));
-    let status = Arc::new(Status::default());
+        Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges), &waiting);
     status.committed(&takeover, 0);
     tell(&plan, &status);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let rate_limiter = RateLimiter::new(spec.settings.limit_rate, started_us);
-    let process = ProcessShared::new(spec.workers, blocks, rate_limiter, spec.settings.memory);
+    let memory = spec.settings.memory;
+    let process = ProcessShared::new(spec.workers, blocks, rate_limiter, memory, waiting);
     let context = Context {
         settings: Arc::new(spec.settings),
         inputs: inputs.into(),
@@ -138,6 +140,23 @@ fn tell(plan: &Plan, status: &Status) {
         );
         status.unfinished(line.clone(), true);
     }
+}
+
+fn open_storage(
+    state: &StateAt,
+    patience: &mut Patience,
+) -> Result<Arc<dyn Storage>, StorageError> {
+    Ok(match state {
+        StateAt::Folder(root) => Arc::new(patience.insist(|| DiskStorage::create(root))?),
+        StateAt::Storage(storage) => Arc::clone(storage),
+    })
+}
+
+/// What the job waits for, shown in its status.
+fn waiting(status: &Arc<Status>, clock: &dyn Clock) -> Waiting {
+    let status = Arc::clone(status);
+    let sleeps = clock.pause(Duration::ZERO).is_some();
+    Waiting::new(sleeps, move |lack, begins| status.lacks(lack, begins))
 }
 
 /// Checks the files of a finished run, and shows its last commit: the run may have been killed

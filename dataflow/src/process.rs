@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use schemas::manifest::Manifest;
 use schemas::rows::Ids;
 use sinks::commits::{CommitError, OpenSegment, open_table};
-use sinks::storage::Storage;
+use sinks::storage::{Storage, Waiting};
 use timely::scheduling::SyncActivator;
 
 use crate::budget::{Budget, Memory};
@@ -30,6 +30,8 @@ pub(crate) struct ProcessShared {
     pub(crate) failure: Failure,
     /// Whether the job was asked to stop.
     pub(crate) stop: Arc<Stop>,
+    /// What its tasks lack and wait for.
+    pub(crate) waiting: Arc<Waiting>,
     /// What is read in the present slice.
     pub(crate) slice: SliceCount,
     /// What slices and commits may hold in memory.
@@ -49,10 +51,12 @@ impl ProcessShared {
         blocks: BlockQueue,
         rate_limiter: RateLimiter,
         memory: Memory,
+        waiting: Arc<Waiting>,
     ) -> Self {
         Self {
             failure: Failure::default(),
-            stop: Arc::default(),
+            stop: Arc::new(Stop { is_set: AtomicBool::new(false), waiting: Arc::clone(&waiting) }),
+            waiting,
             slice: SliceCount::new(workers, memory.slice_bytes),
             budget: Budget::new(memory),
             rate_limiter,
@@ -94,17 +98,21 @@ impl OpenIds {
 }
 
 /// Whether a job was asked to stop.
-#[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+#[derive(Default)]
+pub struct Stop {
+    is_set: AtomicBool,
+    waiting: Arc<Waiting>,
+}
 
 impl Stop {
     /// Asks the job to make a last commit and end.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        self.is_set.store(true, Ordering::Release);
+        self.waiting.end_soon();
     }
 
     pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.is_set.load(Ordering::Acquire)
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use sinks::commits::{Latest, Snapshot};
 use sinks::publish::{Backoff, PublishError, PublishTask, Publisher};
-use sinks::storage::DiskStorage;
+use sinks::storage::{DiskStorage, OpenError, Patience};
 
 use crate::clock::Clock;
 use crate::context::Context;
@@ -29,11 +29,28 @@ pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), StartError> {
     let Some(Some(row)) = publisher.job(name)? else { return Ok(()) };
     Ok(match &spec.state {
         StateAt::Folder(root) => match DiskStorage::open_existing(root) {
-            Some(state) => row.check(Some(&state)),
-            None => row.check(None),
+            Ok(state) => row.check(Some(&state)),
+            Err(OpenError::NoState(_)) => row.check(None),
+            Err(OpenError::Storage(error)) => Err(error.into()),
         },
         StateAt::Storage(state) => row.check(Some(&**state)),
     }?)
+}
+
+/// Lets the task do a part of its work. If the state lacks something, the task stays where it is, as
+/// it does when the store does not answer.
+pub(crate) fn step(
+    task: &mut Task,
+    newest: &Arc<Snapshot>,
+    patience: &mut Patience,
+) -> Result<bool, PublishError> {
+    match task.step(newest) {
+        Err(error) if patience.leaves(&error) => Ok(false),
+        moved => {
+            patience.goes_on();
+            moved
+        }
+    }
 }
 
 /// Publishes commits until no more can come.
@@ -47,6 +64,7 @@ struct Loop<'l> {
     /// How long to wait at the end for a store that does not answer.
     wait_us: u64,
     backoff: Backoff,
+    patience: Patience,
     /// When the store last took something, or the job ended.
     moved_us: u64,
     /// When the job was seen to have ended.
@@ -63,7 +81,7 @@ impl Loop<'_> {
             if closed && self.closed_us.is_none() {
                 (self.closed_us, self.moved_us) = (Some(now_us), now_us);
             }
-            let moved = self.task.step(&newest)?;
+            let moved = step(&mut self.task, &newest, &mut self.patience)?;
             if moved {
                 self.backoff.reset();
                 self.moved_us = self.clock.mono_us();
@@ -121,6 +139,7 @@ pub(crate) fn spawn(context: &Context, task: Task) -> JoinHandle<()> {
             clock: &*context.clock,
             wait_us: context.settings.store_wait_ms * 1000,
             backoff: Backoff::default(),
+            patience: Patience::new(&context.process.waiting),
             moved_us: 0,
             closed_us: None,
         };
@@ -160,6 +179,7 @@ impl Publication {
                 clock: &*clock,
                 wait_us: store_wait_ms * 1000,
                 backoff: Backoff::default(),
+                patience: Patience::new(&Arc::default()),
                 moved_us: 0,
                 closed_us: None,
             };

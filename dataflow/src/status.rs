@@ -4,12 +4,14 @@
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schemas::manifest::{Counters, Manifest};
 use serde::Serialize;
 use sinks::commits::Housekeeping;
 use sinks::publish::Published;
+use sinks::storage::Lack;
 
 use crate::plan::{Unfinished, bytes_read};
 use crate::records::Cut;
@@ -117,6 +119,7 @@ pub struct Status {
     input_troubles: Gauge,
     unfinished: Mutex<Vec<Unfinished>>,
     unfinished_lines: Gauge,
+    waiting: Family<[(&'static str, &'static str); 1], Gauge>,
     counted: Counted,
 }
 
@@ -160,6 +163,12 @@ impl Status {
         gauge("input_troubles", help, &self.input_troubles);
         let help = "Files whose last line has no newline, and waits for the rest";
         gauge("unfinished_lines", help, &self.unfinished_lines);
+        let help = "1 while the job waits for something that its state lacks";
+        Lack::ALL.iter().for_each(|lack| drop(self.waiting_for(*lack)));
+        registry.register("waiting", help, self.waiting.clone());
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| {
+            registry.register(name, help, gauge.clone());
+        };
         let counters = Counters::default().named();
         assert_eq!(counters.len(), self.counted.0.len(), "there is a gauge for each counter");
         for ((name, _), value) in counters.iter().zip(&self.counted.0) {
@@ -188,6 +197,25 @@ impl Status {
     /// The newest durable commit in numbers.
     pub fn progress(&self) -> Progress {
         *self.progress.lock()
+    }
+
+    fn waiting_for(&self, lack: Lack) -> Gauge {
+        let label = match lack {
+            Lack::Space => "space",
+            Lack::Handles => "handles",
+            Lack::Device => "device",
+        };
+        self.waiting.get_or_create(&[("for", label)]).clone()
+    }
+
+    /// What the job waits for, if its state lacks something.
+    pub fn lacking(&self) -> Option<Lack> {
+        Lack::ALL.into_iter().find(|lack| self.waiting_for(*lack).get() > 0)
+    }
+
+    /// The state begins or ceases to lack something.
+    pub(crate) fn lacks(&self, lack: Lack, begins: bool) {
+        self.waiting_for(lack).set(i64::from(begins));
     }
 
     /// Records read by this process.

@@ -1,5 +1,5 @@
 //! When commits end and when a run ends: the whole job on simulated time, one step per millisecond.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dataflow::clock::{Clock, RandomError};
+use dataflow::clock::{Clock, RandomError, SystemClock};
 use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Discovered, Log, LogError, Mode, Next, Reader, Record, Shape};
-use dataflow::{InputSpec, JobSpec, Origin, Settings, StateAt};
+use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt};
 use schemas::config::LogTimeSource;
 use schemas::manifest::{Fingerprint, Manifest, Position};
 use schemas::mapping::Mapping;
-use sinks::storage::MemoryStorage;
+use sinks::commits::newest;
+use sinks::storage::{MemoryStorage, Storage};
 
 const START_MS: i64 = 1_700_000_000_000;
 const EVERY_MS: u64 = 200;
@@ -126,6 +127,17 @@ impl Reader for FlowReader {
 }
 
 fn start(origin: Origin, settings: Settings, workers: usize, clock: &TestClock) -> Lockstep {
+    let (clock, storage) = (Arc::new(clock.clone()), Arc::new(MemoryStorage::default()));
+    Lockstep::start(spec(origin, settings, workers, clock, storage)).unwrap().unwrap()
+}
+
+fn spec(
+    origin: Origin,
+    settings: Settings,
+    workers: usize,
+    clock: Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+) -> JobSpec {
     let input = InputSpec {
         name: "input".to_owned(),
         origin,
@@ -133,17 +145,16 @@ fn start(origin: Origin, settings: Settings, workers: usize, clock: &TestClock) 
         log_time: Some(LogTimeSource::Event),
         span: None,
     };
-    let started = Lockstep::start(JobSpec {
+    JobSpec {
         settings,
         inputs: vec![input],
-        state: StateAt::Storage(Arc::new(MemoryStorage::default())),
+        state: StateAt::Storage(storage),
         workers,
         take_over: true,
-        clock: Arc::new(clock.clone()),
+        clock,
         host: "test".to_owned(),
         publisher: None,
-    });
-    started.unwrap().unwrap()
+    }
 }
 
 /// Runs everything for one millisecond.
@@ -260,4 +271,16 @@ fn followed_file_with_an_unfinished_last_line_holds_the_windows_back_for_half_a_
         assert_eq!((last.counters.events, last.counters.dead_letters), (3, 0));
         assert!(last.as_of_ms >= after.as_of_ms);
     }
+}
+
+#[test]
+fn threads_of_a_dropped_job_have_ended_and_its_last_commit_is_made() {
+    let storage = Arc::new(MemoryStorage::default());
+    let log = Flows(vec![Flow::Silent], TestClock::default());
+    let (origin, clock) = (Origin::Log(Arc::new(log)), Arc::new(SystemClock::default()));
+    let spec = spec(origin, Settings::default(), 2, clock, Arc::clone(&storage) as _);
+    let Started::Running(job) = dataflow::start(spec).unwrap() else { panic!("it is endless") };
+    drop(job);
+    assert_eq!(Arc::strong_count(&storage), 1, "no thread holds the storage");
+    assert!(newest(&*storage).unwrap().unwrap().body.clean);
 }

@@ -57,11 +57,15 @@ pub enum Bug {
     ShownTooEarly,
     /// A promotion takes its version from its host's clock, even if an earlier one is higher.
     PromotedByClock,
+    /// A segment that the disk has no room for counts as written.
+    RetryDropsSegment,
+    /// A failed sync is repeated, instead of writing the file again.
+    SyncRepeated,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -87,6 +91,8 @@ impl Bug {
         Self::AgainForgotten,
         Self::ShownTooEarly,
         Self::PromotedByClock,
+        Self::RetryDropsSegment,
+        Self::SyncRepeated,
     ];
 
     /// Its name on the command line.

@@ -1,6 +1,7 @@
 //! A disk that loses power: afterwards, what was not synced is there, missing, or there in part.
 //!
-//! `sync` makes content durable, `sync_folder` makes names durable. After a loss of power, each
+//! `sync` makes content durable, `sync_folder` makes names durable. A `sync` that fails drops what it
+//! should have made durable, and later ones of that file do not tell. After a loss of power, each
 //! change of a name since the last sync of its folder has happened or not, independently of the
 //! others. The bytes of a file after its last sync are all there, cut off, or zeros.
 
@@ -19,6 +20,8 @@ struct File {
     bytes: Vec<u8>,
     /// How many of them are durable.
     synced: usize,
+    /// A sync has failed: the others never will be.
+    dropped: bool,
 }
 
 #[derive(Clone)]
@@ -118,7 +121,7 @@ impl Disk {
             }
         }
         for (name, file) in &next.names {
-            let File { bytes, synced } = &mut next.files[*file];
+            let File { bytes, synced, .. } = &mut next.files[*file];
             if *synced < bytes.len() {
                 match if is_temporary(name) { 1 } else { choices.pick(3) } {
                     0 => {}
@@ -158,6 +161,14 @@ impl PowerDisk {
         let disk = self.0.lock();
         let names = disk.names.iter();
         names.map(|(name, file)| (name.clone(), disk.files[*file].bytes.clone())).collect()
+    }
+
+    /// A sync of this file fails: nothing that was written since the last one will ever be durable.
+    pub fn drop_unsynced(&self, name: &str) {
+        let mut disk = self.0.lock();
+        if let Some(file) = disk.names.get(name).copied() {
+            disk.files[file].dropped = true;
+        }
     }
 
     /// Changes the content of a file, as no job ever does; returns what it was.
@@ -203,7 +214,10 @@ impl Storage for PowerDisk {
     fn sync(&self, name: &str) -> Result<(), StorageError> {
         self.effect("sync", name, |disk| {
             let file = *disk.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-            disk.files[file].synced = disk.files[file].bytes.len();
+            let file = &mut disk.files[file];
+            if !file.dropped {
+                file.synced = file.bytes.len();
+            }
             Ok(())
         })
     }

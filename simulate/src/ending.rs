@@ -30,6 +30,7 @@ impl World<'_> {
                     let mut faults = job.process.faults();
                     (faults.slow_reads, faults.effects_left) =
                         (0, faults.effects_left.filter(|_| faults.dead));
+                    (faults.full, faults.sync_fails) = (0, 0);
                 }
                 let latest = job.lockstep.latest().current();
                 let published = job.lockstep.published().map_or(0, |done| done.commit);

@@ -30,9 +30,9 @@ pub enum Act {
     PowerLoss,
     /// Another job takes the state over while the first one keeps running.
     TakeOver,
-    /// The disk is full for the job.
+    /// The disk is full for the job, for a while.
     DiskFull,
-    /// Syncing a file fails.
+    /// Syncing files fails, a few times.
     SyncFails,
     /// A segment cannot be opened.
     OpenFails,

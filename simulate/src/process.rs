@@ -16,6 +16,10 @@ use sinks::storage::{Storage, StorageError};
 use crate::disk::PowerDisk;
 use crate::wire::{Wire, Write};
 
+/// What a disk answers that fails, and one that is full. A job waits both out.
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
 /// Records the effects of all processes, in order.
 #[derive(Default)]
 pub(crate) struct Probe(Mutex<Seen>);
@@ -68,10 +72,10 @@ pub(crate) struct ProcessFaults {
     pub(crate) effects_left: Option<u64>,
     /// It has been killed.
     pub(crate) dead: bool,
-    /// The disk is full.
-    pub(crate) full: bool,
-    /// Syncing fails.
-    pub(crate) sync_fails: bool,
+    /// How often the disk is full before it has room again.
+    pub(crate) full: u64,
+    /// How many of the next syncs fail.
+    pub(crate) sync_fails: u64,
     /// The next change of a file name fails.
     pub(crate) names_fail: Option<NameFault>,
     /// The next file cannot be opened.
@@ -80,7 +84,7 @@ pub(crate) struct ProcessFaults {
     pub(crate) read_fails: bool,
     /// How many of the next reads of the log return nothing.
     pub(crate) slow_reads: u64,
-    /// One of these faults has struck, so the process may end with an error.
+    /// A fault has struck that the process does not wait out, so it may end with an error.
     pub(crate) struck: bool,
 }
 
@@ -115,33 +119,38 @@ impl Process {
             self.probe.strike("kill");
         }
         faults.effects_left = faults.effects_left.map(|left| left.saturating_sub(1));
-        let fails = match doing {
-            "write" | "create" => faults.full,
-            "sync" => faults.sync_fails,
-            _ => false,
-        };
-        faults.struck |= faults.dead || fails;
+        faults.struck |= faults.dead;
         if faults.dead {
             let kind = if dies { io::ErrorKind::Interrupted } else { io::ErrorKind::Other };
             return Err(io::Error::new(kind, "killed"));
         }
+        let (fault, left, error) = match doing {
+            "write" | "create" => ("disk full", &mut faults.full, ENOSPC),
+            "sync" => ("sync fails", &mut faults.sync_fails, EIO),
+            _ => ("", &mut 0, 0),
+        };
+        let fails = *left > 0;
+        *left = left.saturating_sub(1);
         drop(faults);
         if fails {
-            self.probe.strike(if doing == "sync" { "sync fails" } else { "disk full" });
+            self.probe.strike(fault);
         }
         self.probe.note(doing, name, content);
-        if fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if fails { Err(io::Error::from_raw_os_error(error)) } else { Ok(()) }
     }
 
     /// A read from disk.
     fn read(&self, opens: bool) -> Result<(), io::Error> {
         let mut faults = self.faults();
         let fails = opens && std::mem::take(&mut faults.open_fails);
-        faults.struck |= faults.dead || fails;
         if fails {
             self.probe.strike("open fails");
         }
-        if faults.dead || fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
+        if faults.dead {
+            faults.struck = true;
+            return Err(io::Error::other("killed"));
+        }
+        if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 }
 
@@ -173,12 +182,11 @@ impl Mounted {
         self.effect(doing, name)?;
         let fails = self.process.faults().names_fail.take();
         if let Some(fault) = fails {
-            self.process.faults().struck = true;
             self.process.strike("name fails");
             if fault == NameFault::After {
                 change()?;
             }
-            let source = io::Error::other("input/output error");
+            let source = io::Error::from_raw_os_error(EIO);
             return Err(StorageError { doing, name: name.to_owned(), source });
         }
         change()
@@ -204,7 +212,10 @@ impl Storage for Mounted {
     }
 
     fn sync(&self, name: &str) -> Result<(), StorageError> {
-        self.effect("sync", name)?;
+        if let Err(error) = self.effect("sync", name) {
+            self.disk.drop_unsynced(name);
+            return Err(error);
+        }
         self.disk.sync(name)
     }
 

@@ -24,6 +24,9 @@ use crate::world::{Job, World};
 const TIGHT: Memory = Memory { slice_bytes: 2000, commit_bytes: 3000, raw_bytes: 100 };
 /// How far the clock of a process may be off.
 const SKEW_MS: i64 = 60_000;
+/// How often a job may find the disk full, and a sync may fail, before it works again.
+const FULL_TIMES: u64 = 30;
+const SYNC_FAILS: u64 = 3;
 
 impl World<'_> {
     /// Carries out an action.
@@ -46,8 +49,14 @@ impl World<'_> {
                     self.zombies.push(job);
                 }
             }
-            Act::DiskFull => self.inject(|faults| faults.full = true),
-            Act::SyncFails => self.inject(|faults| faults.sync_fails = true),
+            Act::DiskFull => {
+                let times = 1 + rng.below(FULL_TIMES);
+                self.inject(|faults| faults.full = times);
+            }
+            Act::SyncFails => {
+                let times = 1 + rng.below(SYNC_FAILS);
+                self.inject(|faults| faults.sync_fails = times);
+            }
             Act::OpenFails => self.inject(|faults| faults.open_fails = true),
             Act::ReadFails => self.inject(|faults| faults.read_fails = true),
             Act::SlowReads { reads } => self.inject(|faults| faults.slow_reads = reads),
@@ -159,6 +168,13 @@ impl World<'_> {
 
     fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         let process = Process::new(Arc::clone(&self.probe));
+        // Some jobs find the disk full or failing when they start.
+        let mut own = Rng(rng.clone().bits() ^ 0x5_7a27);
+        if own.chance(10) {
+            let mut faults = process.faults();
+            (faults.full, faults.sync_fails) = (own.below(FULL_TIMES), own.below(SYNC_FAILS));
+            faults.open_fails = own.chance(50);
+        }
         let before = newest(&*self.disk).ok().flatten();
         let before = before.map(|manifest| CommitContent::read(&*self.disk, &manifest));
         match self.start(rng, &process) {

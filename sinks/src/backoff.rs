@@ -1,4 +1,5 @@
-//! How long to wait before the next request to a database that does not answer.
+//! How long to wait before the next try: of a request to a database that does not answer, of a
+//! write to a disk that is full.
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 //! [`storage::Storage`] or [`publish::Publisher`], so that they can be simulated.
 
 pub mod active;
+pub mod backoff;
 pub mod commits;
 pub mod cql;
 pub mod difference;

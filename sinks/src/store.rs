@@ -191,6 +191,10 @@ pub trait Store: Send + Sync {
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)>;
     /// The commit that is shown.
     fn as_of(&self) -> Answer<'_, AsOf>;
+    /// The same, or an error if commits to come would not be shown.
+    fn ready(&self) -> Answer<'_, AsOf> {
+        self.as_of()
+    }
 }
 
 impl From<&Manifest> for AsOf {
@@ -299,6 +303,15 @@ impl Store for Follower {
         Box::pin(async move {
             let snapshot = self.current().ok_or(StoreError::Empty)?;
             Ok(AsOf::from(&snapshot.manifest))
+        })
+    }
+
+    fn ready(&self) -> Answer<'_, AsOf> {
+        Box::pin(async move {
+            match self.trouble() {
+                Some(trouble) => Err(StoreError::Unavailable(trouble)),
+                None => self.as_of().await,
+            }
         })
     }
 }

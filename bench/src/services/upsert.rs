@@ -23,7 +23,7 @@ const ROWS_MAX: usize = 300_000;
 
 /// Prints both rates.
 pub(super) fn print(paths: &Paths, servers: &Servers, state: &Path) -> Result<(), Box<dyn Error>> {
-    let storage = DiskStorage::open_existing(state).ok_or("no state to publish")?;
+    let storage = DiskStorage::open_existing(state).map_err(|_| "no state to publish")?;
     let follower = Follower::new(Arc::new(storage));
     follower.step()?;
     let snapshot = follower.current().ok_or("no commit to publish")?;

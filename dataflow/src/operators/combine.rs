@@ -185,6 +185,7 @@ mod tests {
                 BlockQueue::default(),
                 RateLimiter::new(None, 0),
                 Memory::default(),
+                Arc::default(),
             )),
         }
     }

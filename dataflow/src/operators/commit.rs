@@ -20,6 +20,7 @@ use super::manifest_builder::{Acknowledged, ManifestBuilder};
 use super::stash::epoch_of;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
+use crate::error::RunError;
 use crate::records::Ack;
 use crate::settings::Input;
 
@@ -55,7 +56,9 @@ impl Committer {
     /// Has the manifest of `commit` created. All operators have acknowledged the commit.
     fn create(&mut self) {
         let acks = self.acks.remove(&self.commit).into_iter().flatten();
-        let acknowledged = Acknowledged::new(acks.collect());
+        let Some(acknowledged) = Acknowledged::new(acks.collect()) else {
+            return self.context.process.failure.set(RunError::NoCut(self.commit));
+        };
         let (is_last, cut_us) =
             (acknowledged.cut.tick.last.is_some(), acknowledged.cut.tick.mono_us);
         self.context.status.cut(&acknowledged.cut);

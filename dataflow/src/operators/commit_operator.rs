@@ -130,6 +130,14 @@ impl<S: PerCommit> Operator<S> {
         (!records.less_equal(&last)).then(|| ending.swap_remove(at))
     }
 
+    /// Whether the end of the commit under way will never come: `ends` has passed its time.
+    fn lacks_end(&self, ending: &[S::End], ends: &MutableAntichain<Epoch>) -> bool {
+        let commit = self.stash.commit();
+        self.closed_cap.is_some()
+            && !ends.less_equal(&close_of(commit))
+            && ending.iter().all(|end| end.commit() != commit)
+    }
+
     /// Closes the commit under way. Returns the stashed batches of the next one.
     fn close(
         &mut self,
@@ -206,6 +214,10 @@ pub(crate) fn commit_operator<'s, S: PerCommit>(
                 for (capability, batch) in operator.close(end) {
                     emitted_out.session(&capability).give_container(&mut operator.apply(batch));
                 }
+            }
+            if operator.lacks_end(&ending, &frontiers[1]) {
+                let error = RunError::NoCut(operator.stash.commit());
+                operator.context.process.failure.set(error);
             }
             operator.acker.send();
         }

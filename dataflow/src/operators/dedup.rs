@@ -321,7 +321,7 @@ mod tests {
 
     fn process() -> Arc<ProcessShared> {
         let (blocks, limiter) = (BlockQueue::default(), RateLimiter::new(None, 0));
-        Arc::new(ProcessShared::new(1, blocks, limiter, Memory::default()))
+        Arc::new(ProcessShared::new(1, blocks, limiter, Memory::default(), Arc::default()))
     }
 
     #[test]

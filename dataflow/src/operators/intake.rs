@@ -310,6 +310,7 @@ mod tests {
             BlockQueue::default(),
             RateLimiter::new(None, 0),
             Memory::default(),
+            Arc::default(),
         );
         let mut intake = Intake::new(Arc::default(), hasher.clone(), process.into(), 1);
         let decoder = Decoder::new(Mapping::default(), &[]);

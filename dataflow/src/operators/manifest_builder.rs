@@ -101,7 +101,8 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    pub(super) fn new(acks: Vec<Ack>) -> Self {
+    /// `None` without a cut, which `close` acknowledges every commit with.
+    pub(super) fn new(acks: Vec<Ack>) -> Option<Self> {
         let (mut cut, mut counters, mut control) = (None, Vec::new(), None);
         let mut segments = Vec::new();
         for ack in acks {
@@ -112,8 +113,7 @@ impl Acknowledged {
                 Ack::Cut(of_commit) => cut = Some(*of_commit),
             }
         }
-        let Some(cut) = cut else { unreachable!("`close` acknowledges every commit with its cut") };
-        Self { cut, counters, control, segments }
+        Some(Self { cut: cut?, counters, control, segments })
     }
 }
 
@@ -213,7 +213,8 @@ mod tests {
             Ack::Control(4),
             counters(2),
         ];
-        let made = builder.next(Acknowledged::new(acks), Vec::new());
+        assert!(Acknowledged::new(vec![counters(1)]).is_none(), "a commit has a cut");
+        let made = builder.next(Acknowledged::new(acks).unwrap(), Vec::new());
         let names: Vec<_> = made.body.segments.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["kept", "a", "b"], "the ids of `old` lie below the floor");
         assert_eq!((made.body.counters.events, made.body.control), (8, 4));
@@ -221,8 +222,8 @@ mod tests {
         assert!(!made.header.takeover && !made.body.clean && made.body.finished.is_none());
         assert!(made.body.mappings.contains_key("i"), "records were read");
 
-        let made =
-            builder.next(Acknowledged::new(vec![cut(9, None, Some(Last::Finished))]), vec![]);
+        let last = Acknowledged::new(vec![cut(9, None, Some(Last::Finished))]).unwrap();
+        let made = builder.next(last, vec![]);
         assert_eq!((made.header.commit, made.body.control), (9, 4));
         assert_eq!(made.header.version, 1_000_006, "versions rise while the clock stands still");
         assert!(made.body.clean && made.body.finished.is_some());

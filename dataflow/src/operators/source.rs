@@ -4,6 +4,7 @@
 //! Invariants: a record is sent in the slice in which it was read; the updates of a commit are sent
 //! at its end, after its records.
 
+use sinks::storage::Patience;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
@@ -44,6 +45,8 @@ struct Source {
     /// Records that may be read at once, so that they take about [`TURN_BYTES`].
     turn: usize,
     batches: PostBatches,
+    /// That of reading control records.
+    patience: Patience,
 }
 
 /// The capabilities of a source that still reads.
@@ -96,22 +99,20 @@ impl Source {
 
     /// Reads a turn's records in slice `epoch`.
     fn read(&mut self, epoch: Epoch) -> Result<(), RunError> {
+        assert_eq!(commit_of(epoch), self.commit, "the ticker goes through commits one by one");
+        // Control records come first in their commit, so others wait for them.
+        let may_read = self.take_controls()?;
         let Some(Reading { posts_cap, reading_cap }) = self.reading.as_mut() else {
             unreachable!("a ticker that has ended does not come back");
         };
-        assert_eq!(commit_of(epoch), self.commit, "the ticker goes through commits one by one");
         let process = &self.context.process;
         if *posts_cap.time() < epoch {
             posts_cap.downgrade(&epoch);
             self.left = process.slice.share();
         }
-        if self.controlled < self.commit {
-            self.controlled = self.commit;
-            self.partitions.take_controls(self.commit, &mut self.batches)?;
-        }
         // What is held must get on its way first: the ticker begins the next slice or commit.
         let holds_enough = process.slice.holds_enough() || process.budget.is_full(self.commit);
-        let wanted = if holds_enough { 0 } else { self.left.min(self.turn) };
+        let wanted = if holds_enough || !may_read { 0 } else { self.left.min(self.turn) };
         let limit = process.rate_limiter.grant(wanted, self.context.clock.mono_us());
         let (read, turn) = self.partitions.read(limit, &mut self.batches)?;
         assert!(read <= limit, "{read} records were read, though at most {limit} may be");
@@ -135,12 +136,30 @@ impl Source {
         } else if turn == Turn::More && limit > 0 && self.left > 0 {
             self.activator.activate();
         } else if self.left > 0 {
-            match self.context.clock.pause(IDLE_WAIT) {
-                Some(pause) => self.activator.activate_after(pause),
-                None => self.activator.activate(),
-            }
+            self.rest();
         }
         Ok(())
+    }
+
+    /// Takes control records, once in a commit. Returns false if they cannot be read now.
+    fn take_controls(&mut self) -> Result<bool, RunError> {
+        if self.controlled < self.commit {
+            match self.partitions.take_controls(self.commit, &mut self.batches) {
+                Err(error) if self.patience.leaves(&error) => return Ok(false),
+                taken => taken?,
+            }
+            self.patience.goes_on();
+            self.controlled = self.commit;
+        }
+        Ok(true)
+    }
+
+    /// Looks again after a while.
+    fn rest(&self) {
+        match self.context.clock.pause(IDLE_WAIT) {
+            Some(pause) => self.activator.activate_after(pause),
+            None => self.activator.activate(),
+        }
     }
 }
 
@@ -196,6 +215,7 @@ pub(crate) fn source<'s>(
             left: 0,
             turn: TURN_RECORDS_MIN,
             batches: PostBatches::new(peers),
+            patience: Patience::new(&context.process.waiting),
             context,
         };
         move |frontiers| {

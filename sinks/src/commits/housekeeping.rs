@@ -1,6 +1,7 @@
 //! Housekeeping in the background: merging segments and removing files that nothing needs.
 //!
-//! Invariant: a merged file that no manifest takes up is removed again.
+//! Invariants: a merged file that no manifest takes up is removed again; a lack of space delays
+//! merges, and never keeps files from being removed.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::files::CommitError;
 use super::merge::{MergeTask, Merged};
 use super::queue::MergeQueue;
 use super::retention::{Retention, RetentionTask};
-use crate::storage::Storage;
+use crate::storage::{Patience, Storage, Waiting};
 
 /// How often to look for files to remove.
 const SWEEP_MS: u64 = 1000;
@@ -32,6 +33,11 @@ pub struct Housekeeper {
     /// Merges that are not in a manifest yet.
     pending: Vec<Merged>,
     swept_ms: Option<u64>,
+    /// That of removing files.
+    sweeps: Patience,
+    /// That of merging, and when to try again.
+    merges: Patience,
+    merges_ms: u64,
 }
 
 impl Housekeeper {
@@ -41,10 +47,13 @@ impl Housekeeper {
         takeover: &Header,
         retention: Retention,
         queue: Arc<MergeQueue>,
+        waiting: &Arc<Waiting>,
     ) -> Self {
         let retention = RetentionTask::new(Arc::clone(&storage), takeover.generation, retention);
         let merge = MergeTask::new(storage, takeover.clone());
-        Self { merge, retention, queue, pending: Vec::new(), swept_ms: None }
+        let [sweeps, merges] = [Patience::new(waiting), Patience::new(waiting)];
+        let (pending, swept_ms, merges_ms) = (Vec::new(), None, 0);
+        Self { merge, retention, queue, pending, swept_ms, sweeps, merges, merges_ms }
     }
 
     /// Does all merges that are due, given the newest commit of this job, and from time to time
@@ -64,15 +73,33 @@ impl Housekeeper {
             is_pending
         });
         if self.swept_ms.is_none_or(|swept| now_ms.saturating_sub(swept) >= SWEEP_MS) {
-            done.removed = self.retention.step(newest, now_ms)? as u64;
             self.swept_ms = Some(now_ms);
+            match self.retention.step(newest, now_ms) {
+                Err(error) if self.sweeps.leaves(&error) => {}
+                removed => {
+                    done.removed = removed? as u64;
+                    self.sweeps.goes_on();
+                }
+            }
         }
-        while let Some(merged) = self.merge.step(&ahead)? {
+        if now_ms < self.merges_ms {
+            return Ok(done);
+        }
+        loop {
+            let merged = match self.merge.step(&ahead) {
+                Err(error) if self.merges.leaves(&error) => {
+                    self.merges_ms = now_ms + self.merges.next_wait().as_millis() as u64;
+                    return Ok(done);
+                }
+                merged => merged?,
+            };
+            let Some(merged) = merged else { break };
             merged.apply(&mut ahead.body.segments);
             self.pending.push(merged.clone());
             self.queue.push(merged);
             done.merges += 1;
         }
+        self.merges.goes_on();
         Ok(done)
     }
 }

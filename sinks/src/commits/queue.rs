@@ -15,7 +15,7 @@ use super::files::{CommitError, create, make_visible};
 use super::merge::Merged;
 use super::snapshot::Snapshot;
 use crate::invariants::rises;
-use crate::storage::Storage;
+use crate::storage::{Patience, Storage, Waiting};
 
 /// The newest durable commit of this process's job, open.
 pub struct Latest {
@@ -109,22 +109,28 @@ impl CommitQueue {
     }
 }
 
-/// The background task that creates manifests. It stops at its first error: whether that commit
-/// exists is unknown, and no later one may exist without it.
+/// The background task that creates manifests, one after another. It stops at the first error that
+/// does not pass: whether that commit exists is unknown, and no later one may exist without it.
 pub struct CommitTask {
     storage: Arc<dyn Storage>,
     latest: Arc<Latest>,
     waiting: Receiver<(Manifest, Reply)>,
     failed: bool,
-    /// Published but not created yet, which takes a planted bug.
-    early: Option<(Manifest, Reply)>,
+    /// The one to try again; or one that is published before it exists, which takes a planted bug.
+    again: Option<(Manifest, Reply)>,
+    patience: Patience,
 }
 
 impl CommitTask {
     /// A task and the queue it serves. The task ends when all clones of the queue are gone.
-    pub fn new(storage: Arc<dyn Storage>, latest: Arc<Latest>) -> (Self, CommitQueue) {
-        let (sender, waiting) = channel();
-        (Self { storage, latest, waiting, failed: false, early: None }, CommitQueue(sender))
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        latest: Arc<Latest>,
+        waiting: &Arc<Waiting>,
+    ) -> (Self, CommitQueue) {
+        let (patience, (sender, waiting)) = (Patience::new(waiting), channel());
+        let task = Self { storage, latest, waiting, failed: false, again: None, patience };
+        (task, CommitQueue(sender))
     }
 
     /// Creates the next manifest if one is waiting, and returns whether one was.
@@ -132,14 +138,14 @@ impl CommitTask {
         if self.failed {
             return false;
         }
-        let waiting = self.early.take().or_else(|| self.waiting.try_recv().ok());
+        let waiting = self.again.take().or_else(|| self.waiting.try_recv().ok());
         let Some((manifest, reply)) = waiting else { return false };
         if planted(Bug::PublishBeforeCommit) && self.latest_number() < manifest.header.commit {
             let before = self.latest.current();
             if let Ok(early) = Snapshot::open(&*self.storage, manifest.clone(), Some(&before)) {
                 self.latest.set(Arc::new(early));
             }
-            self.early = Some((manifest, reply));
+            self.again = Some((manifest, reply));
             return true;
         }
         self.answer(manifest, reply);
@@ -153,25 +159,34 @@ impl CommitTask {
     /// Creates manifests until the queue is closed.
     pub fn run(mut self) {
         while !self.failed
-            && let Ok((manifest, reply)) = self.waiting.recv()
+            && let Some((manifest, reply)) = self.again.take().or_else(|| self.waiting.recv().ok())
         {
             self.answer(manifest, reply);
+            if self.again.is_some() {
+                self.patience.pause();
+            }
         }
     }
 
     fn answer(&mut self, manifest: Manifest, reply: Reply) {
         assert!(!self.failed, "no manifest is created after a failed one");
-        let done = self.commit(manifest);
-        self.failed = done.is_err();
-        reply(done);
+        match self.commit(&manifest) {
+            Err(error) if self.patience.outlasts(&error) => self.again = Some((manifest, reply)),
+            done => {
+                self.patience.goes_on();
+                self.failed = done.is_err();
+                reply(done);
+            }
+        }
     }
 
-    fn commit(&self, manifest: Manifest) -> Result<(), CommitError> {
+    /// May be repeated after it failed, at any point: a manifest that exists is compared.
+    fn commit(&self, manifest: &Manifest) -> Result<(), CommitError> {
         let before = self.latest.current();
-        rises(&before.manifest, &manifest)?;
-        create(&*self.storage, &manifest)?;
+        rises(&before.manifest, manifest)?;
+        create(&*self.storage, manifest)?;
         make_visible(&*self.storage, &manifest.header)?;
-        let snapshot = Snapshot::open(&*self.storage, manifest, Some(&before))?;
+        let snapshot = Snapshot::open(&*self.storage, manifest.clone(), Some(&before))?;
         self.latest.set(Arc::new(snapshot));
         Ok(())
     }

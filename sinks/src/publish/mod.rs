@@ -4,12 +4,10 @@
 //! repeated, and the newest version wins. Invariant: only rows of visible commits are sent, and
 //! `published = n` is written once all rows of the commits up to n are acknowledged.
 
-mod backoff;
 mod memory;
 mod refused;
 mod task;
 
-pub use backoff::Backoff;
 pub use memory::MemoryStore;
 pub use refused::{REFUSED, refused};
 use schemas::hash::KeyHash;
@@ -18,6 +16,7 @@ use schemas::windows::Windows;
 pub use task::{PublishTask, Published};
 use thiserror::Error;
 
+pub use crate::backoff::Backoff;
 use crate::commits::CommitError;
 use crate::invariants::Broken;
 use crate::storage::StorageError;

@@ -1,12 +1,30 @@
 //! A state folder on a local disk.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use thiserror::Error;
+
 use super::{FOLDERS, Storage, StorageError, map};
+
+/// Who may use a state folder: its owner. It holds the key of the state's hashes, and records as
+/// they came in.
+const MODE: u32 = 0o700;
+
+/// Why a folder cannot be read as a state.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It is none, or does not exist.
+    #[error("{0} holds no Tagflow state; `tagflow run` creates one")]
+    NoState(String),
+    /// The system does not let us see.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
 
 /// A state folder.
 #[derive(Clone, Debug)]
@@ -15,13 +33,17 @@ pub struct DiskStorage {
 }
 
 impl DiskStorage {
-    /// The state in `root`, creating the folder if necessary.
+    /// The state in `root`, creating the folder if necessary. Only its owner may use a new one.
     pub fn create(root: &Path) -> Result<Self, StorageError> {
         let is_there = |folder: &Path| folder.as_os_str().is_empty() || folder.is_dir();
         let missing = root.ancestors().take_while(|folder| !is_there(folder)).count();
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.map_or(Ok(()), fs::create_dir_all).map_err(|e| error("create", root, e))?;
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(MODE);
         for folder in FOLDERS {
             let path = root.join(folder);
-            fs::create_dir_all(&path).map_err(|e| error("create", &path, e))?;
+            builder.create(&path).map_err(|e| error("create", &path, e))?;
         }
         // A new folder is durable only once its parent has been synced.
         for folder in root.ancestors().take(missing + 1) {
@@ -32,11 +54,23 @@ impl DiskStorage {
         Ok(Self { root: root.to_owned() })
     }
 
-    /// The state in `root`, for reading, or `None` if the folder holds no state.
-    pub fn open_existing(root: &Path) -> Option<Self> {
+    /// The state in `root`, for reading.
+    pub fn open_existing(root: &Path) -> Result<Self, OpenError> {
         // The last two were added later; older states lack them.
-        let complete = FOLDERS[..4].iter().all(|folder| root.join(folder).is_dir());
-        complete.then(|| Self { root: root.to_owned() })
+        for folder in &FOLDERS[..4] {
+            let path = root.join(folder);
+            let is_folder = match fs::metadata(&path) {
+                Ok(metadata) => metadata.is_dir(),
+                Err(e) => match e.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => false,
+                    _ => return Err(error("open", &path, e).into()),
+                },
+            };
+            if !is_folder {
+                return Err(OpenError::NoState(root.display().to_string()));
+            }
+        }
+        Ok(Self { root: root.to_owned() })
     }
 
     /// The path of a name.

@@ -2,19 +2,22 @@
 //! leave behind.
 //!
 //! Names are `folder/file`. Invariant: content is durable only after `sync`, and a name only after
-//! `sync_folder`. If a sync fails, the outcome is unknown and the process must exit.
+//! `sync_folder`. If a sync fails, the outcome is unknown: the system may have dropped what was
+//! written, and answers the next sync with success. So the file has to be written again.
 
 mod disk;
 mod map;
 mod memory;
+mod waiting;
 mod writer;
 
 use std::io;
 
 use bytes::Bytes;
-pub use disk::DiskStorage;
+pub use disk::{DiskStorage, OpenError};
 pub use memory::MemoryStorage;
 use thiserror::Error;
+pub use waiting::{Lack, Patience, Waiting, lack};
 pub use writer::StorageWriter;
 
 /// The folders of a state.

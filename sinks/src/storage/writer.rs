@@ -41,7 +41,10 @@ impl<'s> StorageWriter<'s> {
         }
         self.write_chunk()?;
         if !planted(Bug::ManifestBeforeSegments) {
-            self.storage.sync(&self.name)?;
+            match self.storage.sync(&self.name) {
+                Err(_) if planted(Bug::SyncRepeated) => self.storage.sync(&self.name)?,
+                synced => synced?,
+            }
         }
         Ok((self.bytes, format!("{:016x}", self.hash.digest())))
     }

@@ -1,8 +1,9 @@
-//! Storage failures and power losses at every call of a job. The job ends with that error, and the
-//! next one finds every acknowledged commit in whole.
+//! Storage failures and power losses at every call of a job. The job waits for what passes, and ends
+//! with any other error; the next one finds every acknowledged commit in whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -56,7 +57,8 @@ impl Plan {
 /// Merges, and removes files as soon as allowed.
 fn keeper(job: &Job) -> Housekeeper {
     let retention = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
-    Housekeeper::new(Arc::clone(&job.storage), &job.start, retention, Arc::clone(&job.merges))
+    let (storage, merges) = (Arc::clone(&job.storage), Arc::clone(&job.merges));
+    Housekeeper::new(storage, &job.start, retention, merges, &Arc::default())
 }
 
 fn batch_of(commit: u64) -> Batch {
@@ -128,6 +130,48 @@ fn storage_failure_ends_the_job_and_loses_nothing() {
             }
             // If the failing call removed a file that did not exist, the job succeeded.
             check(&inner, &contents, acknowledged);
+            if n >= calls.load(Ordering::SeqCst) {
+                assert!(n > 300, "{n} calls");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_passes_delays_the_job_and_loses_nothing() {
+    let plan = Plan { commits: 4, workers: 2, does_housekeeping: true };
+    let contents = plan.contents();
+    let last = *contents.keys().max().unwrap();
+    let full: fn() -> io::Error = || io::ErrorKind::StorageFull.into();
+    let quota = || io::ErrorKind::QuotaExceeded.into();
+    let handles = || io::Error::from_raw_os_error(24);
+    let device = || io::Error::from_raw_os_error(5);
+    for (error, mode, times) in [
+        (full, Mode::Before, 1),
+        (full, Mode::Torn, 7),
+        (quota, Mode::Torn, 1),
+        (handles, Mode::Before, 3),
+        (device, Mode::Before, 1),
+        (device, Mode::After, 2),
+    ] {
+        for n in 0.. {
+            let inner: Arc<dyn Storage> = memory();
+            let calls = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&calls);
+            let failing: Arc<dyn Storage> =
+                Hooked::answering(error, Arc::clone(&inner), move |_| {
+                    let call = count.fetch_add(1, Ordering::SeqCst);
+                    (n..n + times).contains(&call).then_some(mode)
+                });
+            let mut acknowledged = 0;
+            let ended = plan.run(&failing, &mut acknowledged);
+            assert!(ended.is_ok(), "call {n}, {mode:?}: {ended:?}");
+            assert_eq!(acknowledged, last, "call {n}, {mode:?}");
+            check(&inner, &contents, acknowledged);
+            let left = |folder| inner.list(folder).unwrap().into_iter();
+            let mut left = left("segments").chain(left("visible"));
+            assert!(left.all(|name| !name.starts_with("tmp-")), "call {n}, {mode:?}");
             if n >= calls.load(Ordering::SeqCst) {
                 assert!(n > 300, "{n} calls");
                 break;

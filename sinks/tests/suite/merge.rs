@@ -1,6 +1,7 @@
 //! Merges change files but no answers, whenever they run, and even if they come too late.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::common::{Batch, Content, Job, Rng, assert_holds, memory};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -107,7 +108,7 @@ fn segments_stay_few_over_a_thousand_commits() {
         let mut job = Job::start(memory(), 1, 0).unwrap();
         job.workers = workers;
         let (storage, queue) = (job.storage.clone(), job.merges.clone());
-        let mut keeper = Housekeeper::new(storage, &job.start, SHORT, queue);
+        let mut keeper = Housekeeper::new(storage, &job.start, SHORT, queue, &Arc::default());
         let (mut rng, mut content) = (Rng(workers), Content::default());
         let commits = if workers == 3 { 1000 } else { 200 };
         for commit in 2..commits {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::common::{
-    Batch, Content, Hooked, Job, Repeat, Rng, all_files, assert_holds, assert_shows, memory, seeds,
+    Batch, Content, Hooked, Job, Mode, Repeat, Rng, all_files, assert_holds, assert_shows, memory,
+    seeds,
 };
 use parking_lot::Mutex;
 use proptest::collection::{btree_map, vec};
@@ -212,6 +213,41 @@ fn follower_survives_removal_of_its_pointer() {
     assert_eq!(shown(&follower), Some(4));
 }
 
+#[test]
+fn folder_that_is_gone_is_told_and_what_passes_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("state");
+    let disk: Arc<dyn Storage> = Arc::new(DiskStorage::create(&root).unwrap());
+    let (_job, ..) = two_commits(Arc::clone(&disk));
+    let follower = Follower::new(Arc::clone(&disk));
+    follower.step().unwrap();
+    assert_eq!(follower.trouble(), None);
+    std::fs::rename(&root, folder.path().join("elsewhere")).unwrap();
+    for _ in 0..8 {
+        follower.step().unwrap_err();
+        assert!(follower.trouble().unwrap().contains("state/visible"));
+    }
+    assert_eq!(shown(&follower), Some(3), "what was read is shown on");
+    std::fs::rename(folder.path().join("elsewhere"), &root).unwrap();
+    follower.step().unwrap();
+    assert_eq!(follower.trouble(), None);
+
+    let busy =
+        Hooked::answering(|| std::io::Error::from_raw_os_error(24), disk, |_| Some(Mode::Before));
+    let follower = Follower::new(busy);
+    follower.step().unwrap_err();
+    assert_eq!(follower.trouble(), None);
+}
+
+#[test]
+fn segment_with_another_number_of_rows_is_damaged() {
+    let (job, ..) = two_commits(memory());
+    let mut meta = job.last.segments(Tags::NAME).next().unwrap().clone();
+    meta.rows += 1;
+    let error = open_segment::<Tags>(&*job.storage, &meta).err().unwrap().to_string();
+    assert!(error.contains(&meta.name) && error.contains("rows"), "{error}");
+}
+
 /// Removes a commit's manifest and the files that no other of `kept` names.
 fn remove(storage: &MemoryStorage, gone: &Manifest, kept: &Manifest) {
     storage.unlink(&manifest_name(gone.header.commit)).unwrap();
@@ -224,7 +260,7 @@ fn remove(storage: &MemoryStorage, gone: &Manifest, kept: &Manifest) {
 #[test]
 fn commit_removed_while_opening_is_skipped() {
     // The removal happens when the manifest is opened, or when its last file is.
-    for strikes_at in ["commits/", "segments/"] {
+    for strikes_at in ["commits/0000000003", "segments/"] {
         let storage = memory();
         let (job, ..) = two_commits(storage.clone());
         let mut newer = job.last.clone();
@@ -342,7 +378,8 @@ impl Busy {
     fn start(storage: Arc<dyn Storage>, owner: u64) -> (Job, Housekeeper) {
         let job = Job::start(Arc::clone(&storage), owner, 0).unwrap();
         let none = Retention { keep_ms: 0, bytes: Some(0), grace_ms: 0 };
-        let keeper = Housekeeper::new(storage, &job.start, none, Arc::clone(&job.merges));
+        let keeper =
+            Housekeeper::new(storage, &job.start, none, Arc::clone(&job.merges), &Arc::default());
         (job, keeper)
     }
 

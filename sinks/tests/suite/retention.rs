@@ -369,7 +369,8 @@ fn manifests_are_durably_removed_before_their_files() {
 fn merges_that_no_commit_takes_up_are_removed() {
     let storage = memory();
     let mut job = Job::start(storage.clone(), 1, 0).unwrap();
-    let mut keeper = Housekeeper::new(storage.clone(), &job.start, NONE, job.merges.clone());
+    let mut keeper =
+        Housekeeper::new(storage.clone(), &job.start, NONE, job.merges.clone(), &Arc::default());
     for commit in 2..6 {
         let ids = [(commit, commit as u32)].into();
         job.commit(&Batch { ids, ..Batch::default() }).unwrap();

@@ -6,7 +6,9 @@ use crate::common::{Hooked, Mode, all_files, memory};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use schemas::manifest::checksum;
-use sinks::storage::{DiskStorage, MemoryStorage, Storage, StorageError, StorageWriter, replace};
+use sinks::storage::{
+    DiskStorage, MemoryStorage, OpenError, Storage, StorageError, StorageWriter, replace,
+};
 
 /// One call of a storage.
 #[derive(Clone, Debug)]
@@ -117,9 +119,9 @@ fn writer_returns_the_first_error() {
 fn errors_name_the_file_as_the_user_knows_it() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("a/b");
-    assert!(DiskStorage::open_existing(&root).is_none());
+    assert!(DiskStorage::open_existing(&root).is_err());
     let disk = DiskStorage::create(&root).unwrap();
-    assert!(DiskStorage::open_existing(&root).is_some());
+    assert!(DiskStorage::open_existing(&root).is_ok());
     let path = root.join("commits/7").display().to_string();
     let error = disk.open("commits/7").unwrap_err();
     assert!(error.is_not_found());
@@ -127,6 +129,30 @@ fn errors_name_the_file_as_the_user_knows_it() {
     assert_eq!(disk.display("commits/7"), path);
     let error = disk.rename("commits/7", "commits/8").unwrap_err();
     assert!(error.is_not_found() && error.to_string().contains("cannot rename"), "{error}");
+}
+
+#[test]
+fn new_state_is_for_its_owner_alone_and_a_folder_that_is_none_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let root = folder.path().join("a/state");
+    DiskStorage::create(&root).unwrap();
+    assert_eq!((mode(&root), mode(&root.join("segments"))), (0o700, 0o700));
+    assert_ne!(mode(&folder.path().join("a")), 0o700, "only the state is Tagflow's");
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o750)).unwrap();
+    DiskStorage::create(&root).unwrap();
+    assert_eq!(mode(&root), 0o750, "who has opened it to others meant to");
+
+    let (file, absent) = (folder.path().join("file"), folder.path().join("absent"));
+    std::fs::write(&file, "").unwrap();
+    for none in [&file, &absent, &folder.path().to_owned(), &file.join("under")] {
+        let error = DiskStorage::open_existing(none).unwrap_err();
+        assert!(matches!(error, OpenError::NoState(_)), "{error}");
+    }
+    // The name is too long for the system: whether there is a state cannot be told.
+    let error = DiskStorage::open_existing(&folder.path().join("x".repeat(300))).unwrap_err();
+    assert!(matches!(error, OpenError::Storage(_)), "{error}");
 }
 
 #[test]

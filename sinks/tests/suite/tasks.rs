@@ -1,7 +1,8 @@
 //! The tasks that write segments and create manifests: what a reply means.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use schemas::segment::Rows;
 use sinks::commits::{
     CommitTask, Latest, SegmentWriter, Snapshot, WriteError, WriteJob, list_commits, visible,
 };
-use sinks::storage::Storage;
+use sinks::storage::{Lack, Storage, Waiting};
 
 type Replies = Arc<Mutex<Vec<Result<SegmentMeta, WriteError>>>>;
 
@@ -52,7 +53,7 @@ fn names(replies: &Replies) -> Vec<Result<String, String>> {
 #[test]
 fn several_segments_need_one_sync_of_their_folder() {
     let (storage, calls) = recording(|_| false);
-    let (mut writer, jobs) = SegmentWriter::new(storage.clone());
+    let (mut writer, jobs) = SegmentWriter::new(storage.clone(), &Arc::default());
     assert!(!writer.step(), "nothing waits");
     let replies = Replies::default();
     for name in ["segments/a", "segments/b", "segments/c"] {
@@ -79,7 +80,7 @@ fn several_segments_need_one_sync_of_their_folder() {
 fn failed_segment_does_not_affect_others() {
     for what in ["append", "sync", "rename"] {
         let (storage, _) = recording(move |c| c.what == what && c.name.ends_with('b'));
-        let (mut writer, jobs) = SegmentWriter::new(storage);
+        let (mut writer, jobs) = SegmentWriter::new(storage, &Arc::default());
         let replies = Replies::default();
         for name in ["segments/a", "segments/b", "segments/c"] {
             jobs.send(write_job(name, &replies)).unwrap();
@@ -95,7 +96,7 @@ fn failed_segment_does_not_affect_others() {
 #[test]
 fn failed_folder_sync_is_one_error() {
     let (storage, _) = recording(|c| c.what == "sync_folder");
-    let (mut writer, jobs) = SegmentWriter::new(storage);
+    let (mut writer, jobs) = SegmentWriter::new(storage, &Arc::default());
     let replies = Replies::default();
     for name in ["segments/a", "segments/b"] {
         jobs.send(write_job(name, &replies)).unwrap();
@@ -107,7 +108,7 @@ fn failed_folder_sync_is_one_error() {
 
 #[test]
 fn writer_ends_with_its_last_sender() {
-    let (writer, jobs) = SegmentWriter::new(memory());
+    let (writer, jobs) = SegmentWriter::new(memory(), &Arc::default());
     let replies = Replies::default();
     let thread = std::thread::spawn(|| writer.run());
     for name in ["segments/a", "segments/b"] {
@@ -159,7 +160,7 @@ fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Lat
     });
     let before = Snapshot::open(&*storage, job.last.clone(), None).unwrap();
     let latest = Arc::new(Latest::new(Arc::new(before)));
-    let (mut task, queue) = CommitTask::new(failing, Arc::clone(&latest));
+    let (mut task, queue) = CommitTask::new(failing, Arc::clone(&latest), &Arc::default());
     let (reply, replies) = channel();
     for manifest in [first, second] {
         let reply = reply.clone();
@@ -192,4 +193,78 @@ fn no_manifest_is_created_after_a_failed_one() {
         }
         n += 1;
     }
+}
+
+/// Writes segments and manifests on a disk that is full until `has_room`, with threads. Returns
+/// what was told, and the replies.
+fn on_a_full_disk(
+    end: impl FnOnce(&Waiting, &AtomicBool),
+) -> (Vec<(Lack, bool)>, Vec<Result<String, String>>) {
+    let has_room = Arc::new(AtomicBool::new(false));
+    let room = Arc::clone(&has_room);
+    let full = || io::ErrorKind::StorageFull.into();
+    let storage = Hooked::answering(full, memory(), move |call| {
+        (call.what == "append" && !room.load(Ordering::SeqCst)).then_some(Mode::Torn)
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (tell, (waits, is_waiting)) = (Arc::clone(&told), channel());
+    let waiting = Arc::new(Waiting::new(true, move |lack, begins| {
+        tell.lock().push((lack, begins));
+        let _ = waits.send(());
+    }));
+    let (writer, jobs) = SegmentWriter::new(storage, &waiting);
+    let other = writer.another();
+    let threads = [std::thread::spawn(|| writer.run()), std::thread::spawn(|| other.run())];
+    let replies = Replies::default();
+    for name in ["segments/a", "segments/b", "segments/c"] {
+        jobs.send(write_job(name, &replies)).unwrap();
+    }
+    drop(jobs);
+    is_waiting.recv().unwrap();
+    end(&waiting, &has_room);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let told = told.lock().clone();
+    (told, names(&replies))
+}
+
+#[test]
+fn writers_go_on_by_themselves_when_there_is_room() {
+    let (told, replies) = on_a_full_disk(|_, has_room| has_room.store(true, Ordering::SeqCst));
+    let all: std::collections::BTreeSet<_> = replies.into_iter().map(Result::unwrap).collect();
+    assert_eq!(all.len(), 3, "every segment is written once: {all:?}");
+    assert_eq!((told[0], told[told.len() - 1]), ((Lack::Space, true), (Lack::Space, false)));
+}
+
+#[test]
+fn writers_that_wait_for_room_end_with_the_job() {
+    for end in [Waiting::end_soon, Waiting::end_now] {
+        let (_, replies) = on_a_full_disk(|waiting, _| end(waiting));
+        assert!(!replies.is_empty() && replies.iter().all(Result::is_err), "{replies:?}");
+    }
+}
+
+#[test]
+fn segment_that_had_no_room_at_first_is_written_whole() {
+    let (storage, has_room) = (memory(), Arc::new(AtomicBool::new(false)));
+    let room = Arc::clone(&has_room);
+    let full = || io::ErrorKind::StorageFull.into();
+    // Not even the torn half can be removed at first.
+    let failing = Hooked::answering(full, storage.clone(), move |call| {
+        let fails = matches!(call.what, "append" | "unlink") && !room.load(Ordering::SeqCst);
+        fails.then_some(Mode::Torn)
+    });
+    let waiting = Arc::new(Waiting::new(false, |_, _| ()));
+    let (mut writer, jobs) = SegmentWriter::new(failing, &waiting);
+    let replies = Replies::default();
+    jobs.send(write_job("segments/a", &replies)).unwrap();
+    for _ in 0..5 {
+        assert!(writer.step() && replies.lock().is_empty());
+    }
+    has_room.store(true, Ordering::SeqCst);
+    writer.step();
+    let meta = replies.lock().remove(0).unwrap();
+    let bytes = storage.open("segments/a").unwrap();
+    assert_eq!(meta.xxh3, schemas::manifest::checksum(&bytes));
+    assert_eq!(sinks::commits::open_segment::<Ids>(&*storage, &meta).unwrap().rows.len(), 1);
+    assert_eq!(storage.list("segments").unwrap(), ["a"]);
 }

@@ -38,6 +38,7 @@ type Hook = Box<dyn Fn(&Call) -> Option<Mode> + Send + Sync>;
 pub(crate) struct Hooked {
     inner: Arc<dyn Storage>,
     hook: Hook,
+    error: fn() -> io::Error,
 }
 
 impl Hooked {
@@ -46,7 +47,16 @@ impl Hooked {
         inner: Arc<dyn Storage>,
         hook: impl Fn(&Call) -> Option<Mode> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, hook: Box::new(hook) })
+        Self::answering(|| io::Error::other("injected"), inner, hook)
+    }
+
+    /// A storage whose failing calls answer with `error`.
+    pub(crate) fn answering(
+        error: fn() -> io::Error,
+        inner: Arc<dyn Storage>,
+        hook: impl Fn(&Call) -> Option<Mode> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { inner, hook: Box::new(hook), error })
     }
 
     fn call<T>(
@@ -55,11 +65,7 @@ impl Hooked {
         name: &str,
         run: impl FnOnce(bool) -> Result<T, StorageError>,
     ) -> Result<T, StorageError> {
-        let error = || StorageError {
-            doing: what,
-            name: name.to_owned(),
-            source: io::Error::other("injected"),
-        };
+        let error = || StorageError { doing: what, name: name.to_owned(), source: (self.error)() };
         match (self.hook)(&Call { what, name: name.to_owned() }) {
             None => run(false),
             Some(Mode::Torn) if what == "append" => run(true).and_then(|_| Err(error())),

@@ -15,7 +15,7 @@ use sinks::commits::{
     Claimant, CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot,
     TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
 };
-use sinks::storage::Storage;
+use sinks::storage::{Patience, Storage, Waiting};
 
 use super::model::{Batch, Content, Tag, id_hash, key_of, windows};
 
@@ -29,6 +29,9 @@ pub(crate) fn start(owner: u64, wall_ms: i64) -> Claimant {
         wall_ms,
     }
 }
+
+/// More steps than a task needs to wait for anything.
+const STEPS_MAX: usize = 1000;
 
 /// A job that has taken over a state.
 pub(crate) struct Job {
@@ -62,16 +65,20 @@ impl Job {
         owner: u64,
         wall_ms: i64,
     ) -> Result<Self, CommitError> {
-        let takeover = match take_over(&*storage, &start(owner, wall_ms), |_| None) {
+        // What passes is tried again, by tasks at their next step.
+        let waiting = Arc::new(Waiting::new(false, |_, _| ()));
+        let mut patience = Patience::new(&waiting);
+        let claimant = start(owner, wall_ms);
+        let takeover = match patience.insist(|| take_over(&*storage, &claimant, |_| None)) {
             Ok(takeover) => takeover,
             Err(TakeoverError::Commit(error)) => return Err(error),
             Err(other) => panic!("{other}"),
         };
-        make_visible(&*storage, &takeover.header)?;
-        let first = Arc::new(Snapshot::open(&*storage, takeover.clone(), None)?);
-        let latest = Arc::new(Latest::new(first));
-        let (writer, jobs) = SegmentWriter::new(Arc::clone(&storage));
-        let (task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest));
+        patience.insist(|| make_visible(&*storage, &takeover.header))?;
+        let first = patience.insist(|| Snapshot::open(&*storage, takeover.clone(), None))?;
+        let latest = Arc::new(Latest::new(Arc::new(first)));
+        let (writer, jobs) = SegmentWriter::new(Arc::clone(&storage), &waiting);
+        let (task, commits) = CommitTask::new(Arc::clone(&storage), Arc::clone(&latest), &waiting);
         let (start, merges) = (takeover.header.clone(), Arc::default());
         let (last, workers) = (takeover, 1);
         let order = None;
@@ -105,8 +112,11 @@ impl Job {
     pub(crate) fn create(&mut self, manifest: Manifest) -> Result<&Manifest, CommitError> {
         let (reply, done) = channel();
         self.commits.send(manifest.clone(), move |result| reply.send(result).unwrap());
-        self.task.step();
-        done.try_recv().expect("the commit task replies")?;
+        let replied = (0..STEPS_MAX).find_map(|_| {
+            self.task.step();
+            done.try_recv().ok()
+        });
+        replied.expect("the commit task replies")?;
         self.last = manifest;
         Ok(&self.last)
     }
@@ -158,7 +168,8 @@ impl Job {
             }
             self.jobs.send(jobs[job].take().unwrap()).unwrap();
         }
-        self.writer.step();
+        // It has nothing left to do once all segments are written, or one has failed.
+        assert!((0..STEPS_MAX).any(|_| !self.writer.step()), "the writer ends");
         let replies = std::mem::take(&mut *replies.lock());
         let answered = replies.len();
         let mut metas: Vec<SegmentMeta> =
