@@ -3,6 +3,7 @@
 //! It takes the arguments of `run`, and writes nothing except one test row to the store.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use schemas::manifest::{Manifest, Partition, Position};
 use schemas::printable::counted;
 use schemas::time::{format_duration_ms, format_ms};
 use serde::Serialize;
-use sinks::commits::{Snapshot, newest};
+use sinks::commits::{Lock, Snapshot, TakeoverError, newest, visible};
 use sinks::cql::{CqlPublisher, Finding, Level, check};
 use sinks::publish::Publisher;
-use sinks::storage::DiskStorage;
+use sinks::storage::{DiskStorage, OpenError};
 
 use crate::error::CliError;
 use crate::inputs::JobInput;
@@ -101,7 +102,7 @@ impl Findings {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let job = job(&args.run, args.run.bounded)?;
     let mut findings = Findings::default();
-    let newest = state(&mut findings, &job);
+    let newest = state(&mut findings, &job, args.run.take_over);
     for input in &job.inputs {
         check_input(&mut findings, &job, input, newest.as_ref());
     }
@@ -116,18 +117,26 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 /// Checks the state folder; returns its newest commit, if it has one.
-fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
+fn state(findings: &mut Findings, job: &Job, take_over: bool) -> Option<Manifest> {
     let about = format!("state {}", job.state.display());
-    let Some(storage) = DiskStorage::open_existing(&job.state) else {
-        match writable(&job.state) {
-            Ok(()) => findings.good(&about, "does not exist yet, and can be created"),
-            Err(error) => findings.error(&about, format!("cannot be created: {error}")),
+    let storage = match DiskStorage::open_existing(&job.state) {
+        Ok(storage) => storage,
+        Err(OpenError::NoState(_)) => {
+            match writable(&job.state) {
+                Ok(()) => findings.good(&about, "does not exist yet, and can be created"),
+                Err(error) => findings.error(&about, format!("cannot be created: {error}")),
+            }
+            return None;
         }
-        return None;
+        Err(error) => {
+            findings.error(&about, error);
+            return None;
+        }
     };
     if let Err(error) = writable(&job.state) {
         findings.error(&about, format!("cannot be written: {error}"));
     }
+    private(findings, &about, &job.state);
     let newest = match newest(&storage) {
         Ok(newest) => newest?,
         Err(error) => {
@@ -137,17 +146,49 @@ fn state(findings: &mut Findings, job: &Job) -> Option<Manifest> {
     };
     let (commit, as_of) = (newest.header.commit, newest.body.as_of_ms);
     let as_of = as_of.map_or_else(|| "no event yet".to_owned(), format_ms);
-    match Snapshot::open(&storage, newest.clone(), None) {
-        Ok(_) => findings
-            .good(&about, format!("tags and boards of commit {commit} are intact, as of {as_of}")),
+    match Snapshot::open_checked(&storage, newest.clone()) {
+        Ok(_) => {
+            let what = format!("all files of commit {commit} are intact, as of {as_of}");
+            findings.good(&about, what);
+        }
         Err(error) => findings.error(&about, error),
     }
+    // A start makes it anew, but until then readers see nothing.
+    if let Err(error) = visible(&storage) {
+        findings.add(&about, Level::Warning, error.to_string());
+    }
+    owner(findings, &about, job, &newest, take_over);
     let scopes = job.settings.scopes_sorted();
     if newest.body.scopes.as_ref().is_some_and(|kept| *kept != scopes) {
         findings
             .error(&about, "has other scopes than the job; use a new state folder to change them");
     }
     Some(newest)
+}
+
+/// Warns of a folder that others may read.
+fn private(findings: &mut Findings, about: &str, folder: &Path) {
+    let mode = fs::metadata(folder).map_or(0, |metadata| metadata.mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let what = format!(
+            "others may use the folder (mode {mode:04o}), and it holds the key of its hashes and \
+             refused records: chmod 700 {}",
+            folder.display()
+        );
+        findings.add(about, Level::Warning, what);
+    }
+}
+
+/// Finds a job that is running on the state.
+fn owner(findings: &mut Findings, about: &str, job: &Job, newest: &Manifest, take_over: bool) {
+    let holder = Lock::holder(&job.state, &newest.header.owner).filter(|_| !newest.body.clean);
+    let Some(holder) = holder else { return };
+    let in_use = TakeoverError::InUse(holder).to_string();
+    if take_over {
+        findings.add(about, Level::Warning, format!("{in_use}, as you mean to"));
+    } else {
+        findings.error(about, in_use);
+    }
 }
 
 /// Whether a file can be created in the folder, or else in its nearest existing parent.
@@ -323,7 +364,7 @@ impl Sample {
 /// Checks the store, and whether its rows are of this state.
 fn store(findings: &mut Findings, job: &Job) {
     let Some(settings) = &job.store else { return };
-    let state = DiskStorage::open_existing(&job.state);
+    let state = DiskStorage::open_existing(&job.state).ok();
     let about = format!("store {}", settings.uri());
     let settings = match settings.clone().with_environment() {
         Ok(settings) => settings,

@@ -14,6 +14,7 @@ use dataflow::{Publishing, Status};
 use schemas::printable::{counted, size};
 use schemas::time::format_ms;
 use serde::Serialize;
+use sinks::storage::Lack;
 
 use crate::say;
 
@@ -115,6 +116,9 @@ struct JobProgress {
     read_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     all_bytes: Option<u64>,
+    /// What the state lacks, if the job waits for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<Publishing>,
     #[serde(skip)]
@@ -135,6 +139,7 @@ impl JobProgress {
             lag_ms: progress.as_of_ms.filter(|_| !bounded).map(|ms| (wall_ms - ms).max(0)),
             read_bytes: bounded.then_some(read),
             all_bytes: bounded.then_some(all),
+            waiting_for: status.lacking().map(Lack::name),
             store: status.publishing(),
             more,
         }
@@ -155,6 +160,7 @@ impl Shown for JobProgress {
             };
         }
         line += &format!(", commit {}", self.commit);
+        line += &self.waiting_for.map_or_else(String::new, |what| format!(", waiting for {what}"));
         line + &self.store.map(store).unwrap_or_default() + &self.more
     }
 }

@@ -72,7 +72,7 @@ pub(crate) struct Args {
     limit_rate: Option<u64>,
     /// Take over the state from a job that is still running on it
     #[arg(long, help_heading = "State")]
-    take_over: bool,
+    pub(crate) take_over: bool,
     /// How long a running job may make no commit before it counts as gone
     #[arg(long, value_name = "DURATION", value_parser = parse_silence, hide = true)]
     #[arg(default_value_t = Millis(Settings::default().silent_ms.cast_signed()))]

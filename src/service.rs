@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use dataflow::clock::{Clock as _, SystemClock};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use schemas::config::{Serve, parse_network};
@@ -27,6 +28,8 @@ use crate::state::open;
 
 /// How often to look for a new commit.
 const FOLLOW: Duration = Duration::from_millis(25);
+/// How often to tell a trouble that lasts.
+const TELL_US: u64 = 60_000_000;
 
 /// Where to listen.
 #[derive(clap::Args, Clone)]
@@ -154,16 +157,19 @@ impl Service {
 /// Keeps the newest visible commit open.
 fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut logged: Option<String> = None;
+        let clock = SystemClock::default();
+        let mut logged: Option<(String, u64)> = None;
         while !stopped.load(Ordering::Acquire) {
-            // The last good commit stays visible; each trouble is logged once.
+            // The last good commit stays visible; each trouble is logged once a minute.
             let trouble = follower.step().err().map(|error| error.to_string());
-            if let Some(trouble) =
-                trouble.as_ref().filter(|trouble| logged.as_ref() != Some(trouble))
-            {
-                tracing::error!("{trouble}");
-            }
-            logged = trouble;
+            let now_us = clock.mono_us();
+            logged = trouble.map(|trouble| match logged.take() {
+                Some((told, at_us)) if told == trouble && now_us - at_us < TELL_US => (told, at_us),
+                _ => {
+                    tracing::error!("{trouble}");
+                    (trouble, now_us)
+                }
+            });
             std::thread::park_timeout(FOLLOW);
         }
     })

@@ -51,10 +51,8 @@ pub(crate) fn folder(given: Option<&Path>, configured: Option<&Path>) -> Result<
 
 /// Opens an existing state for reading.
 pub(crate) fn open(state: &Path) -> Result<Arc<dyn Storage>, CliError> {
-    let storage = DiskStorage::open_existing(state).ok_or_else(|| {
-        let state = state.display();
-        CliError::Failed(format!("{state} holds no Tagflow state; `tagflow run` creates one"))
-    })?;
+    let storage =
+        DiskStorage::open_existing(state).map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(Arc::new(storage))
 }
 

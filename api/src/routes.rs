@@ -198,6 +198,6 @@ async fn front(request: &Request<Incoming>, store: &dyn Store) -> Result<Answer,
 }
 
 async fn ready(store: &dyn Store) -> Result<Answer, Problem> {
-    let at = store.as_of().await.map_err(trouble)?;
+    let at = store.ready().await.map_err(trouble)?;
     Ok(respond::plain(&format!("ready, commit {}\n", at.commit)))
 }

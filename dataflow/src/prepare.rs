@@ -59,8 +59,7 @@ pub(crate) enum Prepared {
 pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     assert!(spec.workers > 0, "a job has at least one worker: checked by the command line");
     let status = Arc::new(Status::default());
-    let waiting = Arc::new(waiting(&status, &*spec.clock));
-    let mut patience = Patience::new(&waiting);
+    let (waiting, mut patience) = waiting(&status, &*spec.clock);
     patience.insist(|| check_store(&mut spec))?;
     let repeatable = open_inputs(spec.inputs.iter().filter(|i| i.is_repeatable()), 0, &spec)?;
     let storage = open_storage(&spec.state, &mut patience)?;
@@ -152,11 +151,14 @@ fn open_storage(
     })
 }
 
-/// What the job waits for, shown in its status.
-fn waiting(status: &Arc<Status>, clock: &dyn Clock) -> Waiting {
+/// What the job waits for, shown in its status, and how its start does.
+fn waiting(status: &Arc<Status>, clock: &dyn Clock) -> (Arc<Waiting>, Patience) {
     let status = Arc::clone(status);
     let sleeps = clock.pause(Duration::ZERO).is_some();
-    Waiting::new(sleeps, move |lack, begins| status.lacks(lack, begins))
+    let waiting = Waiting::new(sleeps, move |lack, begins| status.lacks(lack, begins));
+    let waiting = Arc::new(waiting);
+    let patience = Patience::new(&waiting);
+    (waiting, patience)
 }
 
 /// Checks the files of a finished run, and shows its last commit: the run may have been killed

@@ -37,8 +37,8 @@ pub(crate) fn check_store(spec: &mut JobSpec) -> Result<(), StartError> {
     }?)
 }
 
-/// Lets the task do a part of its work. If the state lacks something, the task stays where it is, as
-/// it does when the store does not answer.
+/// Lets the task do a part of its work. If the state lacks something, the task stays where it is,
+/// as it does when the store does not answer.
 pub(crate) fn step(
     task: &mut Task,
     newest: &Arc<Snapshot>,

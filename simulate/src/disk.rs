@@ -1,9 +1,9 @@
 //! A disk that loses power: afterwards, what was not synced is there, missing, or there in part.
 //!
-//! `sync` makes content durable, `sync_folder` makes names durable. A `sync` that fails drops what it
-//! should have made durable, and later ones of that file do not tell. After a loss of power, each
-//! change of a name since the last sync of its folder has happened or not, independently of the
-//! others. The bytes of a file after its last sync are all there, cut off, or zeros.
+//! `sync` makes content durable, `sync_folder` makes names durable. A `sync` that fails drops what
+//! it should have made durable, and later ones of that file do not tell. After a loss of power,
+//! each change of a name since the last sync of its folder has happened or not, independently of
+//! the others. The bytes of a file after its last sync are all there, cut off, or zeros.
 
 use std::collections::BTreeMap;
 use std::io;

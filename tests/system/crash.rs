@@ -29,7 +29,7 @@ const RATE: u32 = 20_000;
 /// Polls the newest visible commit. Fails if it ever decreases. Returns how many commits it saw.
 fn poll(state: PathBuf, end: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
-        let storage = eventually("a state", || DiskStorage::open_existing(&state));
+        let storage = eventually("a state", || DiskStorage::open_existing(&state).ok());
         let (mut last, mut seen) = ((0, 0), 0);
         // A new reader each time, which remembers nothing.
         while !end.load(Ordering::Acquire) {

@@ -36,8 +36,8 @@ impl Follower {
         self.current.read().clone()
     }
 
-    /// Why commits to come would not be seen: the folder is gone, or may not be read. What passes by
-    /// itself does not count, and neither does a damaged commit, since a good one is shown.
+    /// Why commits to come would not be seen: the folder is gone, or may not be read. What passes
+    /// by itself does not count, and neither does a damaged commit, since a good one is shown.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.read().clone()
     }

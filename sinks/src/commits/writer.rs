@@ -1,7 +1,7 @@
 //! Writing segments in the background, so that operators need not wait.
 //!
-//! Invariant: when a reply arrives, the segment and its name are durable. A segment that could not be
-//! written for lack of space is written again from its beginning.
+//! Invariant: when a reply arrives, the segment and its name are durable. A segment that could not
+//! be written for lack of space is written again from its beginning.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -1,5 +1,5 @@
-//! Storage failures and power losses at every call of a job. The job waits for what passes, and ends
-//! with any other error; the next one finds every acknowledged commit in whole.
+//! Storage failures and power losses at every call of a job. The job waits for what passes, and
+//! ends with any other error; the next one finds every acknowledged commit in whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
