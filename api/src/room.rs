@@ -244,6 +244,18 @@ impl Room {
         }
     }
 
+    /// Lets those go that have not asked anything yet: a service that ends would wait for them.
+    pub(crate) fn dismiss(&self) {
+        let mut table = self.table.lock();
+        let silent = table.clients.iter().filter(|(_, client)| client.phase == Phase::Silent);
+        let silent: Vec<u64> = silent.map(|(id, _)| *id).collect();
+        for id in silent {
+            if let Some(end) = table.remove(id).and_then(|client| client.end) {
+                end.abort();
+            }
+        }
+    }
+
     /// The proxies whose word is taken.
     pub(crate) fn trusted(&self) -> &[IpNet] {
         &self.trusted

@@ -165,6 +165,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
         }
     }
     drop(listener);
+    room.dismiss();
     // Connections that are still open then are cut off.
     let _ = tokio::time::timeout(DRAIN_WAIT, graceful.shutdown()).await;
 }

@@ -137,4 +137,25 @@ mod tests {
         }
         assert_eq!(linked("sun", "Sun"), "sun");
     }
+
+    #[test]
+    fn a_link_leads_to_its_tag_whatever_letters_it_has() {
+        let characters = ('a'..=char::MAX).filter(|c| !c.is_ascii());
+        let text =
+            |c: char| format!("#a{c}b #{} #{}", c.to_string().repeat(3), c.to_string().repeat(100));
+        let mut dead = Vec::new();
+        for c in characters {
+            schemas::tags::limited(&text(c), schemas::tags::key, |o, key, _| {
+                if !leads(linked(key, o.tag), key) {
+                    dead.push((o.tag.to_owned(), key.to_string()));
+                }
+            });
+        }
+        assert!(
+            dead.is_empty(),
+            "{} dead links, such as {:?}",
+            dead.len(),
+            &dead[..dead.len().min(9)]
+        );
+    }
 }

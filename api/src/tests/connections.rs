@@ -111,6 +111,19 @@ fn a_trusted_proxy_is_exempt_and_its_clients_count_for_themselves() {
     assert_eq!(proxy.iter().map(here).collect::<Vec<_>>(), [false, true, true, true]);
 }
 
+#[test]
+fn a_service_that_ends_waits_for_answers_and_not_for_requests() {
+    let room = room(10, &[]);
+    let phases = [Phase::Silent, Phase::Answering, Phase::Sending, Phase::Silent];
+    let seats = phases.map(|phase| {
+        let seat = enter(&room, "192.0.2.1");
+        seat.now(phase);
+        seat
+    });
+    room.dismiss();
+    assert_eq!(seats.each_ref().map(here), [false, true, true, false]);
+}
+
 async fn served_in(places: usize) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (at, store) = (listener.local_addr().unwrap(), Memory::new());
