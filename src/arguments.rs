@@ -1,8 +1,8 @@
 //! The command line: how values of common kinds are parsed, how help is laid out, and what a
 //! mistake says.
 //!
-//! Invariant: a message repeats no more than a few words of an argument, with control characters
-//! escaped.
+//! Invariant: a message repeats no more than a few words of an argument, without credentials and
+//! with control characters escaped.
 
 use std::error::Error as _;
 use std::fmt::Write;
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::builder::styling::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
+use schemas::config::hide_credentials;
 use schemas::printable::{printable, shortened};
 use schemas::time::TimeUnit;
 
@@ -96,9 +97,9 @@ fn expecting(error: &Error) -> Option<Error> {
     Some(Error::raw(ErrorKind::ValueValidation, what))
 }
 
-/// As much of an argument as a message repeats.
+/// As much of an argument as a message repeats: no credentials, and not too much.
 pub(crate) fn quotable(text: &str) -> String {
-    printable(&shortened(text, ARGUMENT_CHARS)).into_owned()
+    printable(&shortened(&hide_credentials(text), ARGUMENT_CHARS)).into_owned()
 }
 
 /// Parses a time: RFC 3339, or milliseconds since 1970.
@@ -180,5 +181,23 @@ mod tests {
         let long = shorter(error(&["run", "a.yaml", "--workers", &"\x1b[2J9".repeat(9000)]));
         let said = expecting(&long).unwrap_or(long).to_string();
         assert!(said.len() < 400 && said.contains("\\u{1b}[2J"), "{said}");
+    }
+
+    #[test]
+    fn arguments_at_fault_are_shown_without_credentials() {
+        for line in [
+            ["run", "--state", "s", "--input", "kafka://user:secret@a:1/t"],
+            ["run", "--state", "s", "--input", "kafka:user:secret@a:1/t"],
+            ["run", "--state", "s", "--input", "kafka://a:1/t?sasl.password=secret"],
+            ["run", "a.yaml", "kafka://user:secret@a:1/t", "--state", "s"],
+            ["query", "rain", "--store", "scylla://user:secret@a:1/k", "--json"],
+            ["query", "rain", "--store", "user:secret@a:1", "--json"],
+        ] {
+            let line = ["tagflow"].iter().chain(&line);
+            let error = laid_out(crate::Cli::command()).try_get_matches_from(line).unwrap_err();
+            let error = shorter(error).to_string();
+            assert!(!error.contains("secret"), "{error}");
+            assert!(error.contains("…"), "{error}");
+        }
     }
 }

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use dataflow::{Estimate, Load, Settings};
-use schemas::config::{Beyond, Config, LogTimeSource, OnLost, Position, SourceUri, Topic};
+use schemas::config::{
+    Beyond, Config, LogTimeSource, OnLost, OnOpenTransaction, Position, SourceUri, Topic,
+};
 use schemas::mapping::{Field, Mapping};
 use schemas::printable::{counted, size};
 use schemas::time::format_duration_ms;
@@ -164,12 +166,18 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
 }
 
 fn source(topic: &Topic, bounded: bool) -> String {
-    let Topic { name, source, mapping, log_time, start, on_lost, .. } = topic;
+    let Topic { name, source, mapping, log_time, start, on_lost, on_open_transaction, .. } = topic;
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
             let begins = if *start == Position::End { ", starting at its end" } else { "" };
-            let ends = if bounded { ", up to its ends when the job starts" } else { "" };
+            let ends = match (bounded, on_open_transaction) {
+                (false, _) => "",
+                (true, OnOpenTransaction::Wait) => ", up to its ends when the job starts",
+                (true, OnOpenTransaction::End) => {
+                    ", up to its ends or open transactions when the job starts"
+                }
+            };
             let lost = match on_lost {
                 OnLost::Error => "an error",
                 OnLost::Skip => "skipped and counted",

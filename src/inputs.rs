@@ -73,9 +73,9 @@ impl JobInput {
 
     /// How to reach it as the Kafka topic `name`.
     pub(crate) fn kafka_settings(&self, brokers: &[HostPort], name: &str) -> KafkaSettings {
-        let Topic { properties, start, on_lost, .. } = &self.topic;
-        let (properties, group) = (properties.clone(), self.group.clone());
-        let options = KafkaOptions { properties, group, start: *start, on_lost: *on_lost };
+        let Topic { start, on_lost, on_open_transaction, .. } = self.topic;
+        let (properties, group) = (self.topic.properties.clone(), self.group.clone());
+        let options = KafkaOptions { properties, group, start, on_lost, on_open_transaction };
         kafka_settings(brokers, name, options)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
-use schemas::config::{Beyond, HORIZON_MS, OnLost, Position, SourceUri, Topic};
+use schemas::config::{Beyond, HORIZON_MS, OnLost, OnOpenTransaction, Position, SourceUri, Topic};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::Millis;
@@ -155,6 +155,7 @@ impl LogArgs {
             mapping: mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?,
             start: Position::Beginning,
             on_lost: OnLost::Error,
+            on_open_transaction: OnOpenTransaction::Wait,
             properties: properties(&self.kafka)?,
             log_time: None,
         };

@@ -161,7 +161,7 @@ impl Shown for JobProgress {
         }
         line += &format!(", commit {}", self.commit);
         line += &self.waiting_for.map_or_else(String::new, |what| format!(", waiting for {what}"));
-        line + &self.store.map(store).unwrap_or_default() + &self.more
+        line + &self.store.as_ref().map(store).unwrap_or_default() + &self.more
     }
 }
 
@@ -199,13 +199,18 @@ impl Shown for CheckProgress {
 }
 
 /// The progress of the store.
-fn store(publishing: Publishing) -> String {
-    let Publishing { commit, lag_commits, lag_ms, waiting, .. } = publishing;
+fn store(publishing: &Publishing) -> String {
+    let Publishing { commit, lag_commits, lag_ms, waiting, waiting_ms, waiting_rows, .. } =
+        publishing;
     match (waiting, lag_commits) {
-        (true, _) => format!(", waiting for the store, which has commit {commit}"),
+        (true, _) => {
+            let seconds = *waiting_ms / 1000;
+            let rows = counted(*waiting_rows, "row", "rows");
+            format!(", {rows} waiting for the store for {seconds} s, it has commit {commit}")
+        }
         // One commit is always being published.
         (false, 0..=1) => format!(", store {commit}"),
-        (false, _) => format!(", store {commit}, {:.0} s behind", lag_ms as f64 / 1000.0),
+        (false, _) => format!(", store {commit}, {:.0} s behind", *lag_ms as f64 / 1000.0),
     }
 }
 

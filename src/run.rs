@@ -8,7 +8,10 @@ use std::sync::Arc;
 use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
-use schemas::config::{Beyond, OnLost, Position, Scope, SourceUri, State, Topic, parse_network};
+use schemas::config::{
+    Beyond, Name, OnLost, OnOpenTransaction, Position, Scope, SourceUri, State, Topic,
+    parse_network,
+};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::{Millis, TimeError};
@@ -95,6 +98,10 @@ struct JobArgs {
     /// input, or generator:?rate=1000
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]
     input: Option<SourceUri>,
+    /// What the input is called in the state; a state keeps what was counted of each name apart
+    #[arg(long, value_name = "NAME", default_value = "input")]
+    #[arg(conflicts_with = "config", hide_default_value = true)]
+    input_name: Name,
     /// A property of the Kafka client, by its librdkafka name; pass secrets in variables such as
     /// `TAGFLOW_KAFKA_SASL_PASSWORD`
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
@@ -103,6 +110,11 @@ struct JobArgs {
     /// default), or skip, which counts them
     #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_lost)]
     on_lost: Option<OnLost>,
+    /// What a bounded run does if a transaction was open when it started: wait (the default), or
+    /// end before its first record
+    #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_open)]
+    #[arg(requires = "bounded")]
+    on_open_transaction: Option<OnOpenTransaction>,
     /// The names that records use for the fields of an event, and the format of ts (ms, s, us or
     /// rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
@@ -147,6 +159,11 @@ struct JobArgs {
 fn parse_on_lost(text: &str) -> Result<OnLost, String> {
     let name = StrDeserializer::<serde::de::value::Error>::new(text);
     OnLost::deserialize(name).map_err(|error| error.to_string())
+}
+
+fn parse_on_open(text: &str) -> Result<OnOpenTransaction, String> {
+    let name = StrDeserializer::<serde::de::value::Error>::new(text);
+    OnOpenTransaction::deserialize(name).map_err(|error| error.to_string())
 }
 
 fn parse_scope(text: &str) -> Result<Scope, String> {
@@ -243,15 +260,16 @@ fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<
 
 /// What the store lacks of `commit` at the end, and what to do about it.
 pub(crate) fn unpublished(status: &Status, commit: u64) -> Option<String> {
-    let published = status.publishing()?.commit;
+    let Publishing { commit: published, why, .. } = status.publishing()?;
     (published < commit).then(|| {
         let has = match published {
             0 => "no commit".to_owned(),
             published => format!("commit {published}"),
         };
+        let why = why.map_or(String::new(), |why| format!(" ({why})"));
         format!(
-            "the job has committed up to commit {commit}; the store has {has} in full. Run it again, \
-             or run `tagflow store rebuild`, to publish the rest"
+            "the job has committed up to commit {commit}; the store has {has} in full{why}. Run it \
+             again, or run `tagflow store rebuild`, to publish the rest"
         )
     })
 }
@@ -301,11 +319,12 @@ impl JobArgs {
             _ => String::new(),
         };
         let topic = Topic {
-            name: "input".to_owned(),
+            name: self.input_name.to_string(),
             source: input.clone(),
             mapping,
             start: Position::Beginning,
             on_lost: self.on_lost.unwrap_or_default(),
+            on_open_transaction: self.on_open_transaction.unwrap_or(OnOpenTransaction::Wait),
             properties: self.properties(input)?,
             log_time: None,
         };
@@ -324,7 +343,11 @@ impl JobArgs {
 
     /// The properties of the Kafka client. Options for Kafka are an error with other inputs.
     fn properties(&self, input: &SourceUri) -> Result<BTreeMap<String, String>, CliError> {
-        let given = [("--kafka", !self.kafka.is_empty()), ("--on-lost", self.on_lost.is_some())];
+        let given = [
+            ("--kafka", !self.kafka.is_empty()),
+            ("--on-lost", self.on_lost.is_some()),
+            ("--on-open-transaction", self.on_open_transaction.is_some()),
+        ];
         match given.iter().find(|(_, given)| *given) {
             Some((name, _)) if !matches!(input, SourceUri::Kafka { .. }) => {
                 Err(CliError::Usage(format!("{name} applies to kafka: inputs only; leave it out")))

@@ -2,12 +2,14 @@
 //! live line.
 //!
 //! Invariants: saying something can neither fail nor end anything. Every line is free of control
-//! characters; with `--log-json` it is one JSON object, with `--quiet` a warning or an error.
+//! characters and of credentials in addresses; with `--log-json` it is one JSON object, with
+//! `--quiet` a warning or an error.
 
 use std::io::{self, IsTerminal as _, Write};
 
 use dataflow::clock::{Clock, SystemClock};
 use parking_lot::Mutex;
+use schemas::config::hide_all_credentials;
 use schemas::printable::{printable_json, printable_line, shortened};
 use schemas::time::format_ms;
 use serde::Serialize;
@@ -60,7 +62,8 @@ pub(crate) fn error(lines: &[String]) {
 }
 
 fn say(level: &str, prefix: &str, text: &str) {
-    let text = shortened(text, LINE_CHARS);
+    let text = hide_all_credentials(text);
+    let text = shortened(&text, LINE_CHARS);
     if voice().json {
         line(&object(level, &json!({ "message": text })));
     } else {

@@ -183,7 +183,8 @@ fn fill(
     let uri = settings.uri();
     let mut publisher = CqlPublisher::new(settings)?;
     let is_empty = publisher.is_empty().map_err(RebuildError::from)?;
-    let is_empty = is_empty.ok_or(RebuildError::from(PublishError::Unavailable))?;
+    let is_empty =
+        is_empty.ok_or_else(|| RebuildError::from(PublishError::unavailable(&publisher)))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (commit, publication) = rebuild(Rebuild {
         state: state.to_owned(),

@@ -70,7 +70,8 @@ pub(crate) fn acquire(
 }
 
 /// The reason why a job that began with `start` ended with `error`. If another job owns the state
-/// by now, that is the reason for anything but a defect.
+/// by now, that is the reason for anything but a defect. If a topic was recreated, it names the
+/// last commit.
 pub(crate) fn reason(error: RunError, storage: &dyn Storage, start: &Manifest) -> RunError {
     if error.is_defect() {
         return error;
@@ -80,7 +81,11 @@ pub(crate) fn reason(error: RunError, storage: &dyn Storage, start: &Manifest) -
         Some(newest) if newest.owner != start.header.owner => {
             CommitError::Fenced { commit: newest.commit }.into()
         }
-        _ => error,
+        Some(newest) => match error {
+            RunError::Log(error) => error.after(&storage.display(""), newest.commit).into(),
+            other => other,
+        },
+        None => error,
     }
 }
 

@@ -6,6 +6,7 @@
 mod acquire;
 mod budget;
 pub mod clock;
+mod confirm;
 mod context;
 mod decisions;
 mod epoch;
@@ -37,6 +38,7 @@ pub mod sources;
 mod spec;
 mod state;
 mod status;
+mod store_wait;
 mod stream_time;
 mod worker_id;
 

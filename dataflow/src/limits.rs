@@ -27,6 +27,8 @@ pub(crate) const CONTROL_RECORDS: usize = 10_000;
 /// The same for their bytes.
 pub(crate) const CONTROL_BYTES: usize = 16 << 20;
 
+/// How often a source looks for new partitions of topics while a commit lasts.
+pub(crate) const DISCOVER_US: u64 = 1_000_000;
 /// A partition that has unread records but has returned none for this long no longer makes others
 /// wait: the topic's broker may be gone, or the writer of a file, in the middle of a line.
 pub(crate) const SILENT_US: u64 = 30_000_000;
@@ -35,8 +37,15 @@ pub(crate) const AGREE_MS: i64 = 5 * 60_000;
 /// How much further ahead another worker's log time may be when a commit ends.
 pub(crate) const FLOOR_SLACK_MS: i64 = 10 * 60_000;
 
+/// How long a job that was asked to stop waits for brokers to confirm that a topic is still the one
+/// that was read.
+pub(crate) const CONFIRM_WAIT_US: u64 = 15_000_000;
+
 /// The longest that the publisher sleeps before it looks whether the job has ended.
 pub(crate) const PUBLISH_NAP: Duration = Duration::from_millis(100);
+/// A store that has taken no rows for this long is told, and at least this often after that.
+pub(crate) const STORE_WAIT_FIRST_US: u64 = 3_000_000;
+pub(crate) const STORE_WAIT_LAST_US: u64 = 900_000_000;
 /// How long a job that was asked to stop keeps publishing to a store that answers.
 pub(crate) const PUBLISH_STOP_US: u64 = 10_000_000;
 

@@ -65,7 +65,8 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     let storage = open_storage(&spec.state, &mut patience)?;
     let before = patience.insist(|| newest(&*storage))?;
     let known = before.as_ref().map_or_else(Inputs::new, |before| before.body.inputs.clone());
-    let (plan, blocks) = plan(&repeatable, known, &spec.settings)?;
+    let planned = plan(&repeatable, known, &spec.settings);
+    let (plan, blocks) = planned.map_err(|error| after(error, before.as_ref(), &*storage))?;
     let finished = before.as_ref().and_then(|before| before.body.finished.clone());
     let all_read = plan.ordered.is_empty() && blocks.is_empty();
     if let Some(before) = before
@@ -178,6 +179,14 @@ fn task(
     storage: &Arc<dyn Storage>,
 ) -> publishing::Task {
     PublishTask::new(name, publisher, Arc::clone(storage))
+}
+
+/// The error of an input; if its topic was recreated, it names the newest commit.
+fn after(error: LogError, newest: Option<&Manifest>, storage: &dyn Storage) -> LogError {
+    match newest {
+        Some(newest) => error.after(&storage.display(""), newest.header.commit),
+        None => error,
+    }
 }
 
 /// What there is to read: nothing if the job only applies repairs.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use sinks::commits::{Latest, Snapshot};
-use sinks::publish::{Backoff, PublishError, PublishTask, Publisher};
+use sinks::publish::{Backoff, PublishError, PublishTask, Publisher, WaitingRows};
 use sinks::storage::{DiskStorage, OpenError, Patience};
 
 use crate::clock::Clock;
@@ -18,6 +18,7 @@ use crate::limits::{PUBLISH_NAP, PUBLISH_STOP_US};
 use crate::process::Stop;
 use crate::spec::{JobSpec, StateAt};
 use crate::status::Status;
+use crate::store_wait::{News, StoreWait};
 
 /// Publishes commits.
 pub(crate) type Task = PublishTask<Box<dyn Publisher>>;
@@ -67,6 +68,7 @@ struct Loop<'l> {
     patience: Patience,
     /// When the store last took something, or the job ended.
     moved_us: u64,
+    wait: StoreWait,
     /// When the job was seen to have ended.
     closed_us: Option<u64>,
 }
@@ -121,9 +123,38 @@ impl Loop<'_> {
         }
     }
 
-    fn report(&self, newest: &Snapshot, waiting: bool) {
-        self.status.published(self.task.done(), &newest.manifest, waiting, self.clock.wall_ms());
+    fn report(&mut self, newest: &Snapshot, waits: bool) {
+        let done = self.task.done();
+        let news = self.wait.learn(waits, self.clock.mono_us());
+        let wait = self.wait.so_far_ms().map(|ms| (ms, self.task.waiting()));
+        match (news, &wait) {
+            (Some(News::Waits), Some((ms, waiting))) => tell(*ms, waiting, done.commit),
+            (Some(News::Over(ms)), _) => {
+                tracing::warn!("the store takes rows again after {} s", ms / 1000);
+            }
+            _ => {}
+        }
+        self.status.published(done, &newest.manifest, wait, self.clock.wall_ms());
     }
+}
+
+/// Says which rows have waited for so long, and why.
+fn tell(waited_ms: u64, waiting: &WaitingRows, published: u64) {
+    let WaitingRows { commit, rows, first, why } = waiting;
+    let why = why.as_deref().unwrap_or("the store does not take them");
+    let rows = match (commit, first) {
+        (Some(commit), Some((table, key))) => {
+            let s = if *rows == 1 { "" } else { "s" };
+            format!("{rows} row{s} of commit {commit}, first of table {table} the one of {key},")
+        }
+        (Some(commit), None) => format!("the end of commit {commit}"),
+        (None, _) => format!("what was counted after commit {published}"),
+    };
+    tracing::warn!(
+        "publishing waits: {rows} could not be written for {} s: {why}; the store has commit \
+         {published} in full, and counting goes on",
+        waited_ms / 1000
+    );
 }
 
 /// Publishes the commits of a job as they are made.
@@ -141,6 +172,7 @@ pub(crate) fn spawn(context: &Context, task: Task) -> JoinHandle<()> {
             backoff: Backoff::default(),
             patience: Patience::new(&context.process.waiting),
             moved_us: 0,
+            wait: StoreWait::default(),
             closed_us: None,
         };
         if let Err(error) = publishing.run() {
@@ -181,6 +213,7 @@ impl Publication {
                 backoff: Backoff::default(),
                 patience: Patience::new(&Arc::default()),
                 moved_us: 0,
+                wait: StoreWait::default(),
                 closed_us: None,
             };
             Ok(publishing.run()?)

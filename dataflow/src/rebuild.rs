@@ -70,7 +70,8 @@ pub struct Rebuild {
 /// Starts to send every row of the state. Returns the commit that is sent.
 pub fn rebuild(mut spec: Rebuild) -> Result<(Manifest, Publication), RebuildError> {
     // The row may be damaged: it is written again.
-    let row = spec.publisher.job_version(&spec.job)?.ok_or(PublishError::Unavailable)?;
+    let row = spec.publisher.job_version(&spec.job)?;
+    let row = row.ok_or_else(|| PublishError::unavailable(&*spec.publisher))?;
     let storage: Arc<dyn Storage> = Arc::new(DiskStorage::create(&spec.state)?);
     let above = row.unwrap_or(i64::MIN);
     if above >= VERSION_MAX {

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use schemas::manifest::{Counters, Manifest};
 use serde::Serialize;
 use sinks::commits::Housekeeping;
-use sinks::publish::Published;
+use sinks::publish::{Published, WaitingRows};
 use sinks::storage::Lack;
 
 use crate::plan::{Unfinished, bytes_read};
@@ -39,7 +39,7 @@ pub struct Progress {
 }
 
 /// How far publishing has got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Publishing {
     /// The last commit that the store has in full.
     pub commit: u64,
@@ -53,8 +53,15 @@ pub struct Publishing {
     pub resent: u64,
     /// Rows that the store will never accept.
     pub refused: u64,
-    /// Whether the store is not answering.
+    /// Whether rows wait because the store does not take them.
     pub waiting: bool,
+    /// For how long, in milliseconds.
+    pub waiting_ms: u64,
+    /// How many rows were sent and wait for an answer.
+    pub waiting_rows: u64,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// How large a job's state is.
@@ -111,6 +118,8 @@ pub struct Status {
     publish_lag_commits: Gauge,
     publish_lag_seconds: Gauge,
     publish_waiting: Gauge,
+    publish_waiting_seconds: Gauge,
+    publish_waiting_rows: Gauge,
     publish_rows: Counter,
     publish_resent: Counter,
     publish_refused: Counter,
@@ -120,6 +129,7 @@ pub struct Status {
     unfinished: Mutex<Vec<Unfinished>>,
     unfinished_lines: Gauge,
     waiting: Family<[(&'static str, &'static str); 1], Gauge>,
+    blocked_partitions: Gauge,
     counted: Counted,
 }
 
@@ -154,11 +164,17 @@ impl Status {
         gauge("published_commit", "Newest commit the store has in full", &self.published);
         gauge("publish_lag_commits", "Commits newer than that", &self.publish_lag_commits);
         gauge("publish_lag_seconds", "Its age, 0 if it is the newest", &self.publish_lag_seconds);
-        gauge("publish_waiting", "1 while the store does not answer", &self.publish_waiting);
+        gauge("publish_waiting", "1 while the store takes no rows", &self.publish_waiting);
+        let help = "How long the store has taken no rows";
+        gauge("publish_waiting_seconds", help, &self.publish_waiting_seconds);
+        let help = "Rows that the store has not acknowledged";
+        gauge("publish_waiting_rows", help, &self.publish_waiting_rows);
         let help = "Partitions of topics that run ahead, and wait";
         gauge("held_partitions", help, &self.held_partitions);
         let help = "Partitions of topics that deliver nothing, though they should";
         gauge("silent_partitions", help, &self.silent_partitions);
+        let help = "Partitions of topics that wait for an open transaction";
+        gauge("blocked_partitions", help, &self.blocked_partitions);
         let help = "How often an input could not be reached, by this process";
         gauge("input_troubles", help, &self.input_troubles);
         let help = "Files whose last line has no newline, and waits for the rest";
@@ -252,8 +268,9 @@ impl Status {
         self.resize(worker, |sizes| sizes.aligned = (paused, silent));
     }
 
-    pub(crate) fn troubles(&self, troubles: u64) {
+    pub(crate) fn troubles(&self, troubles: u64, blocked: u64) {
         self.input_troubles.set(troubles as i64);
+        self.blocked_partitions.set(blocked as i64);
     }
 
     /// The last line of a file is not whole, or is no longer.
@@ -332,15 +349,15 @@ impl Status {
 
     /// How far publishing has got. `None` without a store.
     pub fn publishing(&self) -> Option<Publishing> {
-        *self.publishing.lock()
+        self.publishing.lock().clone()
     }
 
-    /// What the publisher has done, and whether it waits for the store.
+    /// What the publisher has done, and since when it waits for the store, if it does.
     pub(crate) fn published(
         &self,
         done: Published,
         newest: &Manifest,
-        waiting: bool,
+        wait: Option<(u64, WaitingRows)>,
         wall_ms: i64,
     ) {
         let lag_commits = newest.header.commit.saturating_sub(done.commit);
@@ -351,7 +368,12 @@ impl Status {
         self.published.set(commit as i64);
         self.publish_lag_commits.set(lag_commits as i64);
         self.publish_lag_seconds.set((lag_ms / 1000) as i64);
+        let waiting = wait.is_some();
+        let (waiting_ms, waiting_rows, why) =
+            wait.map_or((0, 0, None), |(ms, WaitingRows { rows, why, .. })| (ms, rows as u64, why));
         self.publish_waiting.set(i64::from(waiting));
+        self.publish_waiting_seconds.set((waiting_ms / 1000) as i64);
+        self.publish_waiting_rows.set(waiting_rows as i64);
         for (counter, now) in [
             (&self.publish_rows, rows),
             (&self.publish_resent, resent),
@@ -359,7 +381,18 @@ impl Status {
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }
-        let now = Publishing { commit, lag_commits, lag_ms, rows, resent, refused, waiting };
+        let now = Publishing {
+            commit,
+            lag_commits,
+            lag_ms,
+            rows,
+            resent,
+            refused,
+            waiting,
+            waiting_ms,
+            waiting_rows,
+            why,
+        };
         *self.publishing.lock() = Some(now);
     }
 }

@@ -106,7 +106,7 @@ impl Reader for FlowReader {
             let (position, ts) = (self.next, self.clock.wall_ms());
             let record = format!("{{\"event_id\":{position},\"ts\":{ts},\"caption\":\"#a\"}}");
             let (bytes, size) = (record.as_bytes(), record.len() as u64);
-            each(Record { position, bytes, size, stamp_ms: None });
+            each(Record { position, bytes, size, is_null: false, stamp_ms: None });
             self.next += 1;
         }
         let is_more = matches!(self.flow, Flow::Endless) || self.next < end;
@@ -195,6 +195,54 @@ fn lagging_job_commits_every_fifth_interval() {
         let made = commits(flows, workers, limit_rate);
         assert!(want.contains(&made), "{made} commits of {flows:?} on {workers} workers");
     }
+}
+
+/// A topic to which a partition is added.
+struct Growing(Flows, TestClock, u64);
+
+impl Log for Growing {
+    fn discover(&self) -> Result<Vec<Discovered>, LogError> {
+        let mut found = self.0.discover()?;
+        if self.1.ms() < self.2 {
+            found.pop();
+        }
+        Ok(found)
+    }
+
+    fn verify(&self, _: &str, _: &Fingerprint) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
+        self.0.open(partition, position)
+    }
+
+    fn is_bounded(&self) -> bool {
+        false
+    }
+
+    fn is_topic(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn new_partition_of_a_topic_is_read_although_the_commit_lasts() {
+    let clock = TestClock::default();
+    let flows = Flows(vec![Flow::Trickle, Flow::Trickle], clock.clone());
+    let log = Growing(flows, clock.clone(), 10_000);
+    let settings = Settings { every_ms: 60_000, ..Settings::default() };
+    let mut job = start(Origin::Log(Arc::new(log)), settings, 1, &clock);
+    let read = |job: &mut Lockstep, until_ms: u64| {
+        (clock.ms()..until_ms).for_each(|_| pass(job, &clock));
+        job.status().records()
+    };
+    let before = read(&mut job, 9_000);
+    assert!((8_900..=9_000).contains(&before), "{before}");
+    // Both partitions hold a record for every millisecond.
+    let after = read(&mut job, 12_000);
+    assert!((23_500..=24_000).contains(&after), "{after}");
+    assert_eq!(job.latest().current().manifest.header.commit, job.takeover().header.commit);
 }
 
 /// The last commit of a bounded run over files.

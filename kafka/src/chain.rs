@@ -1,5 +1,5 @@
-//! How a topic is recognised while it is being read: one record of each partition is remembered
-//! and looked up again now and then.
+//! How a topic is recognised while it is being read: one record of each partition is remembered,
+//! and looked up again before each commit.
 //!
 //! Invariant: a record becomes the known one only if the previous known one was still there after
 //! it had been read. So a topic that was deleted and recreated is noticed, however quickly that
@@ -35,11 +35,17 @@ impl Chain {
         self.links.lock().known = Some(known.clone());
     }
 
-    /// A record was read.
-    pub(crate) fn read(&self, last: &Fingerprint) {
+    /// Records were read: the first and the last of them.
+    pub(crate) fn read(&self, first: impl FnOnce() -> Fingerprint, last: &Fingerprint) {
         let mut links = self.links.lock();
-        links.known.get_or_insert_with(|| last.clone());
+        links.known.get_or_insert_with(first);
         links.last = Some(last.clone());
+    }
+
+    /// The links, if something was read after the known record.
+    pub(crate) fn unconfirmed(&self) -> Option<Links> {
+        let links = self.links();
+        (links.last.is_some() && links.known != links.last).then_some(links)
     }
 
     pub(crate) fn links(&self) -> Links {
@@ -83,15 +89,26 @@ mod tests {
         let chain = Chain::default();
         let [a, b, c] = [b"a", b"b", b"c"].map(|text| Fingerprint::of(text));
         chain.begin(&a);
-        chain.read(&b);
-        let links = chain.links();
+        assert_eq!(chain.unconfirmed(), None);
+        chain.read(|| unreachable!("a record is known"), &b);
+        let links = chain.unconfirmed().unwrap();
         // Read while the check is still looking for the first one.
-        chain.read(&c);
+        chain.read(|| unreachable!("a record is known"), &c);
         chain.confirm(links);
         let (known, last) = (Some(b), Some(c.clone()));
         assert_eq!(chain.links(), Links { known, last });
         chain.confirm(chain.links());
         assert_eq!(chain.links().known, Some(c));
+        assert_eq!(chain.unconfirmed(), None);
+    }
+
+    #[test]
+    fn first_record_of_all_is_what_later_ones_are_compared_with() {
+        let chain = Chain::default();
+        let [first, last] = [b"one", b"two"].map(|text| Fingerprint::of(text));
+        // Both were fetched at once; the topic may have been recreated in between.
+        chain.read(|| first.clone(), &last);
+        assert_eq!(chain.unconfirmed(), Some(Links { known: Some(first), last: Some(last) }));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientContext, TopicPartitionList};
 use serde::Deserialize;
 
@@ -20,6 +21,8 @@ use crate::error::{ErrorKind, is_unknown, kind};
 pub(crate) type Consumer = BaseConsumer<Handle>;
 
 const MINUTE: Duration = Duration::from_mins(1);
+/// The most that is taken from a client at once.
+const SERVED_MAX: usize = 10_000;
 
 /// What is known of a partition: its watermarks as brokers last gave them, and the records it is
 /// recognised by.
@@ -29,6 +32,10 @@ pub(crate) struct Partition {
     high: AtomicU64,
     /// The high watermark that a consumer heard last.
     heard: AtomicU64,
+    /// The last stable offset: records from there on cannot be read before a transaction ends.
+    stable: AtomicU64,
+    /// How far it was read.
+    read: AtomicU64,
     pub(crate) chain: Chain,
 }
 
@@ -39,6 +46,8 @@ impl Partition {
             low: AtomicU64::new(watermarks.start),
             high: AtomicU64::new(watermarks.end),
             heard: AtomicU64::default(),
+            stable: AtomicU64::new(u64::MAX),
+            read: AtomicU64::default(),
             chain: Chain::default(),
         }
     }
@@ -59,9 +68,23 @@ impl Partition {
         self.high.store(watermarks.end, Ordering::Relaxed);
     }
 
-    /// Takes what a consumer has heard; a negative watermark is unknown. An end that moves back may
-    /// be that of another topic.
-    fn hear(&self, low: i64, high: i64) {
+    /// It was read up to this offset.
+    pub(crate) fn read(&self, offset: u64) {
+        self.read.store(offset, Ordering::Relaxed);
+    }
+
+    /// The offset at which a reader waits for a transaction to end, if it does, and how many
+    /// offsets are behind it.
+    pub(crate) fn waits_for_transaction(&self) -> Option<(u64, u64)> {
+        let (read, high) = (self.read.load(Ordering::Relaxed), self.high());
+        let waits = read >= self.stable.load(Ordering::Relaxed) && read < high;
+        waits.then(|| (read, high - read))
+    }
+
+    /// Takes what a consumer has heard; a negative offset is unknown. An end that moves back may be
+    /// that of another topic.
+    fn hear(&self, low: i64, stable: i64, high: i64) {
+        self.stable.store(u64::try_from(stable).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Ok(high) = u64::try_from(high) {
             if high < self.heard.swap(high, Ordering::Relaxed) {
                 self.chain.doubt();
@@ -99,6 +122,10 @@ pub(crate) struct Shared {
     pub(crate) partitions: Mutex<Partitions>,
     /// How often brokers could not be reached or asked.
     pub(crate) troubles: AtomicU64,
+    /// Partitions that wait for a transaction to end.
+    pub(crate) blocked: AtomicU64,
+    /// Logs, statistics and errors that clients have handed over.
+    served: AtomicU64,
     /// What a client reported last.
     reported: Mutex<Option<(ErrorKind, String)>>,
     trouble_throttle: Throttle,
@@ -113,6 +140,8 @@ impl Shared {
             opened: Instant::now(),
             partitions: Mutex::default(),
             troubles: AtomicU64::default(),
+            blocked: AtomicU64::default(),
+            served: AtomicU64::default(),
             reported: Mutex::default(),
             trouble_throttle: Throttle::default(),
             commit_throttle: Throttle::default(),
@@ -142,6 +171,24 @@ impl Shared {
         self.reported.lock().clone()
     }
 
+    /// Takes what `client` has to say: errors, statistics, results of commits, and its logs. A poll
+    /// that hands a log over looks like one that found nothing, so an error behind a thousand lines
+    /// of a debug log would come out a thousand polls later. Returns the first error or message.
+    pub(crate) fn serve<'c>(
+        &self,
+        client: &'c Consumer,
+    ) -> Option<Result<BorrowedMessage<'c>, KafkaError>> {
+        let served = || self.served.load(Ordering::Relaxed);
+        for _ in 0..SERVED_MAX {
+            let before = served();
+            let event = client.poll(Duration::ZERO);
+            if event.is_some() || served() == before {
+                return event;
+            }
+        }
+        None
+    }
+
     /// Counts a transient error, and logs it at most once a minute.
     pub(crate) fn trouble(&self, what: &str) {
         self.troubles.fetch_add(1, Ordering::Relaxed);
@@ -165,6 +212,7 @@ pub(crate) struct Handle(pub(crate) Arc<Shared>);
 
 impl ClientContext for Handle {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        self.0.served.fetch_add(1, Ordering::Relaxed);
         match level {
             // Consumer properties in a client that is not one; failed commits have a warning below.
             _ if matches!(fac, "CONFWARN" | "COMMITFAIL") => {
@@ -184,12 +232,13 @@ impl ClientContext for Handle {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
+        self.0.served.fetch_add(1, Ordering::Relaxed);
         let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
         let Some(topic) = statistics.topics.get(&self.0.topic) else { return };
         for (partition, heard) in &topic.partitions {
             let known = partition.parse().ok().and_then(|number| self.0.partition(number));
             if let Some(known) = known {
-                known.hear(heard.lo_offset, heard.hi_offset);
+                known.hear(heard.lo_offset, heard.ls_offset, heard.hi_offset);
             }
         }
     }
@@ -236,6 +285,7 @@ struct TopicStatistics {
 #[derive(Deserialize)]
 struct PartitionStatistics {
     lo_offset: i64,
+    ls_offset: i64,
     hi_offset: i64,
 }
 
@@ -250,16 +300,22 @@ mod tests {
         let say = |text: &str| Handle(Arc::clone(&shared)).stats_raw(text.as_bytes());
         let known = shared.partition(3).unwrap();
         say(
-            r#"{"x":1,"topics":{"t":{"partitions":{"3":{"lo_offset":-1001,"hi_offset":9,"y":0}}}}}"#,
+            r#"{"x":1,"topics":{"t":{"partitions":{"3":{"lo_offset":-1001,"ls_offset":7,"hi_offset":9,"y":0}}}}}"#,
         );
         assert_eq!((known.low(), known.high()), (1, 9));
+        assert_eq!(known.waits_for_transaction(), None, "it is not there yet");
+        known.read(7);
+        assert_eq!(known.waits_for_transaction(), Some((7, 2)));
         say(
-            r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"hi_offset":9},"-1":{"lo_offset":0,"hi_offset":0}}}}}"#,
+            r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"ls_offset":9,"hi_offset":9},"-1":{"lo_offset":0,"ls_offset":0,"hi_offset":0}}}}}"#,
         );
         assert_eq!((known.low(), known.high()), (4, 9));
+        assert_eq!(known.waits_for_transaction(), None, "there are records to read");
+        known.read(9);
+        assert_eq!(known.waits_for_transaction(), None, "it is at the end");
         say("nonsense");
         assert!(!shared.is_doubtful());
-        say(r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"hi_offset":8}}}}}"#);
+        say(r#"{"topics":{"t":{"partitions":{"3":{"lo_offset":4,"ls_offset":8,"hi_offset":8}}}}}"#);
         assert!(shared.is_doubtful(), "an end moved back");
     }
 

@@ -73,7 +73,8 @@ impl Cluster {
 
     /// The error that the topic is not the one that was read.
     pub(crate) fn recreated(&self, partition: i32, evidence: Evidence) -> TopicError {
-        TopicError::Recreated { topic: self.settings.topic.clone(), partition, evidence }
+        let (brokers, topic) = (self.settings.servers(), self.settings.topic.clone());
+        TopicError::Recreated { brokers, topic, partition, evidence }
     }
 
     /// The numbers of the topic's partitions; `None` if there is no such topic.
@@ -137,6 +138,13 @@ impl Cluster {
         })
     }
 
+    /// Takes what the client has to say meanwhile.
+    pub(crate) fn serve(&self) {
+        if let Some(client) = &*self.client.lock() {
+            while self.shared.serve(client).is_some() {}
+        }
+    }
+
     /// Asks until there is an answer, or none can be expected.
     fn patiently<T>(
         &self,
@@ -151,7 +159,7 @@ impl Cluster {
                 Err(error) => error,
             };
             // Lets the client say why.
-            while client.poll(Duration::ZERO).is_some() {}
+            while self.shared.serve(&client).is_some() {}
             let brokers = self.settings.servers();
             let (reported, reason) = match self.shared.reported() {
                 Some((kind, reason)) => (kind, format!(" ({reason})")),

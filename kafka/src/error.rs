@@ -18,8 +18,8 @@ pub enum TopicError {
     },
     /// The brokers refuse the connection.
     #[error(
-        "the brokers of {brokers} refuse the connection{reason}; check security.protocol and the \
-         sasl.* and ssl.* properties"
+        "authentication failed: the brokers of {brokers} refuse the connection{reason}; check \
+         security.protocol and the sasl.* and ssl.* properties"
     )]
     Refused {
         /// The brokers asked.
@@ -48,11 +48,10 @@ pub enum TopicError {
     )]
     Compacted(String),
     /// The topic of this name is not the one that was read.
-    #[error(
-        "topic {topic} was recreated: its partition {partition} {evidence}; use another state \
-         folder for the new topic"
-    )]
+    #[error("topic {topic} was recreated: its partition {partition} {evidence}")]
     Recreated {
+        /// The brokers.
+        brokers: String,
         /// The topic.
         topic: String,
         /// The partition.

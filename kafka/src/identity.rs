@@ -1,30 +1,43 @@
-//! Whether a topic is still the one that was read: a record that was read is looked up again.
+//! Whether a topic is still the one that was read: records that were read are looked up again.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use schemas::manifest::Fingerprint;
 
-use crate::client::Consumer;
+use crate::chain::Links;
+use crate::client::{Consumer, Partition};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::error::{ErrorKind, Evidence, TopicError, kind};
-use crate::record::{fingerprint, partition_at};
+use crate::record::{add_partition_at, fingerprint};
+
+/// How long brokers may take to answer while a job runs.
+pub(crate) const WAIT: Duration = Duration::from_secs(5);
+/// A record that is missing for this long is gone. A new leader may not know for a moment how far
+/// it may show its records.
+const MISSING: Duration = Duration::from_secs(8);
 
 /// What is at an offset.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
     Record(Fingerprint),
     Nothing,
 }
 
-/// Looks up records, one at a time.
+/// Looks up records, of all partitions that are asked about at once.
 #[derive(Default)]
 pub(crate) struct Identity {
     consumer: Mutex<Option<Consumer>>,
     /// What this process has already found to be the same.
     checked: Mutex<Vec<(i32, Fingerprint)>>,
+    /// Since when the known record of a partition has not been found.
+    missing: Mutex<BTreeMap<i32, Duration>>,
 }
 
 impl Identity {
@@ -46,27 +59,91 @@ impl Identity {
         if checked.contains(&pair) {
             return Ok(());
         }
-        let evidence = match self.look_up(cluster, partition, offset, PATIENCE)? {
-            Lookup::Record(found) if found == *known => {
+        let found = self.look_up(cluster, &[(partition, offset)], PATIENCE)?;
+        let evidence = match found.get(&partition) {
+            Some(Lookup::Record(found)) if found == known => {
                 checked.push(pair);
                 return Ok(());
             }
-            Lookup::Record(_) => Evidence::OtherRecord(offset),
-            Lookup::Nothing => Evidence::NoRecord(offset),
+            Some(Lookup::Record(_)) => Evidence::OtherRecord(offset),
+            Some(Lookup::Nothing) => Evidence::NoRecord(offset),
+            None => {
+                let doing = format!("cannot look up partition {partition} at offset {offset}");
+                return Err(cluster.failed(&doing, &KafkaError::NoMessageReceived));
+            }
         };
         Err(cluster.recreated(partition, evidence))
     }
 
-    /// What is at an offset now; brokers may take as long as `patience` to answer.
-    pub(crate) fn look_up(
+    /// Looks up the known records of some partitions, so that what was read after them becomes
+    /// known. False if some were not found, but may yet be.
+    pub(crate) fn confirm(
         &self,
         cluster: &Cluster,
-        partition: i32,
-        offset: u64,
+        partitions: &[(i32, Arc<Partition>, Links)],
+    ) -> Result<bool, TopicError> {
+        // Retention has removed the others, as it should.
+        let offset = |(_, partition, links): &&(i32, Arc<Partition>, Links)| {
+            links.known.as_ref()?.at.filter(|at| *at >= partition.low())
+        };
+        let wanted = partitions.iter().filter_map(|one| Some((one.0, offset(&one)?)));
+        let found = self.look_up(cluster, &wanted.collect::<Vec<_>>(), WAIT)?;
+        let mut all = true;
+        for one in partitions {
+            let (number, partition, links) = one;
+            let is_there = match (offset(&one), found.get(number)) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(at), Some(Lookup::Record(record))) => {
+                    if links.known.as_ref() != Some(record) {
+                        return Err(cluster.recreated(*number, Evidence::OtherRecord(at)));
+                    }
+                    true
+                }
+                (Some(at), Some(Lookup::Nothing)) => self.was_removed(cluster, *number, at)?,
+            };
+            if is_there {
+                self.missing.lock().remove(number);
+                partition.chain.confirm(links.clone());
+            }
+            all &= is_there;
+        }
+        Ok(all)
+    }
+
+    /// Whether retention removed a record that was not found. Fails if it is missing for long.
+    fn was_removed(&self, cluster: &Cluster, number: i32, at: u64) -> Result<bool, TopicError> {
+        let shared = &cluster.shared;
+        if cluster.watermarks(number, WAIT).is_ok_and(|watermarks| at < watermarks.start) {
+            return Ok(true);
+        }
+        let now = shared.elapsed();
+        let since = *self.missing.lock().entry(number).or_insert(now);
+        if now >= since + MISSING {
+            return Err(cluster.recreated(number, Evidence::NoRecord(at)));
+        }
+        Ok(false)
+    }
+
+    /// Takes what the client has to say, unless it is looking something up.
+    pub(crate) fn serve(&self, cluster: &Cluster) {
+        if let Some(consumer) = self.consumer.try_lock().as_ref().and_then(|c| c.as_ref()) {
+            while cluster.shared.serve(consumer).is_some() {}
+        }
+    }
+
+    /// What is at an offset of each of these partitions now. Those that brokers do not answer for
+    /// within `patience` are left out.
+    fn look_up(
+        &self,
+        cluster: &Cluster,
+        wanted: &[(i32, u64)],
         patience: Duration,
-    ) -> Result<Lookup, TopicError> {
-        let doing = format!("cannot look up partition {partition} at offset {offset}");
-        let failed = |error: KafkaError| cluster.failed(&doing, &error);
+    ) -> Result<BTreeMap<i32, Lookup>, TopicError> {
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let failed = |error: KafkaError| cluster.failed("cannot look up its records", &error);
         let mut consumer = self.consumer.lock();
         let consumer = match &mut *consumer {
             Some(consumer) => consumer,
@@ -75,44 +152,65 @@ impl Identity {
                 config
                     .set("queued.min.messages", "1")
                     // Brokers send one whole batch whatever the limit.
-                    .set("max.partition.fetch.bytes", "1")
+                    .set("max.partition.fetch.bytes", "16384")
+                    .set("fetch.wait.max.ms", "100")
                     .set("statistics.interval.ms", "0");
                 none.insert(config.create_with_context(cluster.handle()).map_err(failed)?)
             }
         };
-        let list = partition_at(&cluster.settings.topic, partition, offset);
-        list.and_then(|list| consumer.assign(&list)).map_err(failed)?;
-        let found = wait(cluster, consumer, partition, offset, patience);
+        let mut list = TopicPartitionList::with_capacity(wanted.len());
+        for (partition, offset) in wanted {
+            add_partition_at(&mut list, &cluster.settings.topic, *partition, *offset)
+                .map_err(failed)?;
+        }
+        consumer.assign(&list).map_err(failed)?;
+        let found = wait(cluster, consumer, wanted, patience);
         consumer.unassign().map_err(failed)?;
         found.map_err(failed)
     }
 }
 
-/// What an assigned partition has at the offset.
+/// What assigned partitions have at their offsets.
 fn wait(
     cluster: &Cluster,
     consumer: &Consumer,
-    partition: i32,
-    offset: u64,
+    wanted: &[(i32, u64)],
     patience: Duration,
-) -> Result<Lookup, KafkaError> {
+) -> Result<BTreeMap<i32, Lookup>, KafkaError> {
     let deadline = cluster.shared.elapsed() + patience;
-    loop {
+    let mut found = BTreeMap::new();
+    // The client does not say of which partition it reports that an offset is not in the log.
+    let mut out_of_range = 0;
+    while found.len() + out_of_range < wanted.len() && cluster.shared.elapsed() < deadline {
         match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) if message.partition() != partition => {}
-            Some(Ok(message)) if message.offset().unsigned_abs() == offset => {
-                return Ok(Lookup::Record(fingerprint(&message)));
+            Some(Ok(message)) => {
+                let partition = message.partition();
+                let at = wanted.iter().find(|(number, _)| *number == partition);
+                let Some((_, at)) = at else { continue };
+                // The first one counts; a partition delivers all that follow.
+                found.entry(partition).or_insert_with(|| {
+                    if message.offset().unsigned_abs() == *at {
+                        Lookup::Record(fingerprint(&message))
+                    } else {
+                        Lookup::Nothing
+                    }
+                });
             }
-            Some(Ok(_)) => return Ok(Lookup::Nothing),
-            Some(Err(KafkaError::PartitionEOF(number))) if number == partition => {
-                return Ok(Lookup::Nothing);
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                found.entry(partition).or_insert(Lookup::Nothing);
             }
-            Some(Err(error)) if kind(&error) == ErrorKind::OutOfRange => {
-                return Ok(Lookup::Nothing);
-            }
-            Some(Err(error)) if kind(&error) != ErrorKind::Transient => return Err(error),
-            _ if cluster.shared.elapsed() > deadline => return Err(KafkaError::NoMessageReceived),
-            _ => {}
+            Some(Err(error)) => match kind(&error) {
+                ErrorKind::Transient => {}
+                ErrorKind::OutOfRange => out_of_range += 1,
+                _ => return Err(error),
+            },
+            None => {}
         }
     }
+    if found.len() + out_of_range >= wanted.len() {
+        for (partition, _) in wanted {
+            found.entry(*partition).or_insert(Lookup::Nothing);
+        }
+    }
+    Ok(found)
 }

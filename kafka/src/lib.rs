@@ -15,6 +15,7 @@ mod reader;
 mod record;
 mod settings;
 mod topic;
+mod transactions;
 mod watch;
 mod writer;
 

@@ -189,8 +189,7 @@ impl PartitionReader {
         limit: usize,
         mut each: impl FnMut(Record<'_>),
     ) -> Result<bool, TopicError> {
-        // Serves statistics, commits and errors of the whole client.
-        match self.consumer.poll(Duration::ZERO) {
+        match self.topic.cluster.shared.serve(&self.consumer) {
             None => {}
             Some(Err(error)) => self.handle(&error)?,
             Some(Ok(_)) => return Err(self.unreadable("a record bypassed the partition's queue")),
@@ -202,7 +201,8 @@ impl PartitionReader {
         if self.is_out_of_range {
             self.recover_range()?;
         }
-        let (mut last, mut trouble, mut at_end, mut more) = (None, None, false, true);
+        let (mut first, mut last) = (None, None);
+        let (mut trouble, mut at_end, mut more) = (None, false, true);
         for _ in 0..limit {
             if self.is_ended() {
                 break;
@@ -219,7 +219,10 @@ impl PartitionReader {
                     }
                     each(Record::of(&message));
                     self.next = offset + 1;
-                    last = Some(message);
+                    match first {
+                        None => first = Some(message),
+                        Some(_) => last = Some(message),
+                    }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     (more, at_end) = (false, true);
@@ -235,17 +238,19 @@ impl PartitionReader {
                 }
             }
         }
-        if let Some(last) = last.as_ref().map(fingerprint) {
-            self.known.chain.read(&last);
+        if let Some(first) = &first {
+            let last = fingerprint(last.as_ref().unwrap_or(first));
+            self.known.chain.read(|| fingerprint(first), &last);
             self.last = Some(last);
         }
-        drop(last);
+        drop((first, last));
         if let Some(error) = trouble {
             self.handle(&error)?;
         }
         if at_end {
             self.skip_to_end();
         }
+        self.known.read(if self.is_ended() { u64::MAX } else { self.next });
         Ok(more)
     }
 
@@ -259,10 +264,12 @@ impl PartitionReader {
         self.end.unwrap_or_else(|| self.known.high().max(self.next))
     }
 
-    /// The last record read that is certainly of this topic.
+    /// The last record read. It may be of a recreated topic until [`TopicReader::confirm`] says
+    /// that it is not.
+    ///
+    /// [`TopicReader::confirm`]: crate::TopicReader::confirm
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        // Until the watch thread has looked, the last one may be of a recreated topic.
-        if self.is_ended() { self.last.clone() } else { self.known.chain.links().known }
+        self.last.clone()
     }
 
     /// How many records retention removed before they could be read, since the last call.

@@ -119,6 +119,17 @@ impl TopicReader {
         self.topic.identity.check(&self.topic.cluster, partition, known)
     }
 
+    /// Whether all that was read until now is of one topic: false if brokers have not answered.
+    /// Fails if the topic was recreated.
+    pub fn confirm(&self) -> Result<bool, TopicError> {
+        let partitions = self.topic.cluster.shared.partitions.lock().clone();
+        let unconfirmed = partitions.into_iter().filter_map(|(number, partition)| {
+            let links = partition.chain.unconfirmed()?;
+            Some((number, partition, links))
+        });
+        self.topic.confirm(&unconfirmed.collect::<Vec<_>>())
+    }
+
     /// Fails if the partition cannot be resumed at offset `read`, with `known` as the last record
     /// read of it.
     pub fn resume(
@@ -203,6 +214,11 @@ impl TopicReader {
         if let Err(error) = consumer.commit(&list, CommitMode::Async) {
             tracing::debug!("offsets for lag tools: {error}");
         }
+    }
+
+    /// How many partitions wait for a transaction to end.
+    pub fn blocked(&self) -> u64 {
+        self.topic.cluster.shared.blocked.load(Ordering::Relaxed)
     }
 
     /// How often brokers could not be reached or asked so far.

@@ -16,14 +16,17 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
     /// The size of the whole payload.
     pub size: u64,
+    /// Whether it has no payload at all: it is a tombstone.
+    pub is_null: bool,
     /// When the broker appended it, if brokers stamp the topic's records.
     pub appended_ms: Option<i64>,
 }
 
 impl<'a> Record<'a> {
     pub(crate) fn of(message: &'a BorrowedMessage<'_>) -> Self {
-        // A record without a payload is a tombstone: it has no bytes.
-        let payload = message.payload().unwrap_or_default();
+        let payload = message.payload();
+        let is_null = payload.is_none();
+        let payload = payload.unwrap_or_default();
         let appended_ms = match message.timestamp() {
             Timestamp::LogAppendTime(ms) => Some(ms),
             Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
@@ -32,6 +35,7 @@ impl<'a> Record<'a> {
             offset: message.offset().unsigned_abs(),
             payload: &payload[..payload.len().min(RECORD_BYTES_MAX + 1)],
             size: payload.len() as u64,
+            is_null,
             appended_ms,
         }
     }
@@ -65,8 +69,18 @@ pub(crate) fn partition_at(
     offset: u64,
 ) -> Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition_offset(topic, partition, Offset::Offset(offset.cast_signed()))?;
+    add_partition_at(&mut list, topic, partition, offset)?;
     Ok(list)
+}
+
+/// Adds a partition at an offset to such a list.
+pub(crate) fn add_partition_at(
+    list: &mut TopicPartitionList,
+    topic: &str,
+    partition: i32,
+    offset: u64,
+) -> Result<(), KafkaError> {
+    list.add_partition_offset(topic, partition, Offset::Offset(offset.cast_signed()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use schemas::config::{OnLost, Position};
+use schemas::config::{OnLost, OnOpenTransaction, Position};
 use thiserror::Error;
 
 /// A topic, and how it is read or written.
@@ -37,6 +37,8 @@ pub struct KafkaOptions {
     pub start: Position,
     /// What happens to records that were removed before they were read.
     pub on_lost: OnLost,
+    /// What a bounded reader does about a transaction that is open when it begins.
+    pub on_open_transaction: OnOpenTransaction,
 }
 
 /// Values of properties may be secrets.
@@ -227,16 +229,24 @@ impl KafkaSettings {
             config.set(name, value);
         }
         config.set("bootstrap.servers", self.servers());
-        config.set_log_level(RDKafkaLogLevel::Info);
+        let debugs = self.options.properties.get("debug").is_some_and(|what| !what.is_empty());
+        config.set_log_level(if debugs { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
         config
     }
 
     /// The configuration of a client that asks questions about the topic.
     pub(crate) fn asking(&self) -> ClientConfig {
         let mut config = self.client();
-        // A partition ends behind all its records, whether committed or not.
-        config.set("isolation.level", "read_uncommitted");
+        // A partition ends behind all its records, whether committed or not; or before the first
+        // record of the oldest open transaction.
+        let level = if self.ends_stable() { "read_committed" } else { "read_uncommitted" };
+        config.set("isolation.level", level);
         config
+    }
+
+    /// Whether partitions end before the first record of an open transaction.
+    fn ends_stable(&self) -> bool {
+        self.bounded && self.options.on_open_transaction == OnOpenTransaction::End
     }
 
     /// The configuration of a consumer of this number of partitions.

@@ -1,7 +1,9 @@
 //! A topic as everything that reads it shares it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use crate::chain::Links;
+use crate::client::Partition;
 use crate::cluster::Cluster;
 use crate::error::TopicError;
 use crate::identity::Identity;
@@ -25,6 +27,22 @@ impl Topic {
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.cluster.settings.topic
+    }
+
+    /// Looks up the known records of these partitions, so that what was read after them becomes
+    /// known. False if that must be tried again.
+    pub(crate) fn confirm(
+        &self,
+        partitions: &[(i32, Arc<Partition>, Links)],
+    ) -> Result<bool, TopicError> {
+        self.check()?;
+        match self.identity.confirm(&self.cluster, partitions) {
+            Err(error) if !matches!(error, TopicError::Recreated { .. }) => {
+                self.cluster.shared.trouble(&error.to_string());
+                Ok(false)
+            }
+            confirmed => confirmed,
+        }
     }
 
     /// Ends all reading.

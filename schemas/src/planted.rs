@@ -61,11 +61,13 @@ pub enum Bug {
     RetryDropsSegment,
     /// A failed sync is repeated, instead of writing the file again.
     SyncRepeated,
+    /// A manifest is created without asking whether its records are of the topic read so far.
+    Unconfirmed,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -93,6 +95,7 @@ impl Bug {
         Self::PromotedByClock,
         Self::RetryDropsSegment,
         Self::SyncRepeated,
+        Self::Unconfirmed,
     ];
 
     /// Its name on the command line.

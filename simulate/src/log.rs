@@ -1,10 +1,11 @@
-//! The simulated input log: partitions that grow as the plan says.
+//! The simulated input log: partitions that grow as the plan says. For a while another topic may
+//! stand in its place, as if it had been deleted, recreated and filled further.
 
 use std::sync::Arc;
 
 use dataflow::sources::{Discovered, Log, LogError, Next, Reader, Record, Shape};
 use parking_lot::{Mutex, MutexGuard};
-use schemas::manifest::{Fingerprint, Position};
+use schemas::manifest::{Fingerprint, Partition, Position};
 
 use crate::events::ProducedRecord;
 use crate::process::Process;
@@ -17,14 +18,36 @@ pub(crate) struct Retained {
     pub(crate) at_ms: i64,
 }
 
+/// The records of all partitions.
+type Partitions = Vec<Vec<Retained>>;
+
 /// The records of all partitions, shared by all processes.
 #[derive(Clone, Default)]
-pub(crate) struct Topic(Arc<Mutex<Vec<Vec<Retained>>>>);
+pub(crate) struct Topic {
+    records: Arc<Mutex<Partitions>>,
+    /// What processes read instead while another topic has its name.
+    other: Arc<Mutex<Option<Partitions>>>,
+}
 
 impl Topic {
     /// The partitions.
-    pub(crate) fn partitions(&self) -> MutexGuard<'_, Vec<Vec<Retained>>> {
-        self.0.lock()
+    pub(crate) fn partitions(&self) -> MutexGuard<'_, Partitions> {
+        self.records.lock()
+    }
+
+    /// Puts another topic in its place.
+    pub(crate) fn replace(&self, other: Partitions) {
+        *self.other.lock() = Some(other);
+    }
+
+    /// Puts the topic back; returns whether another one was in its place.
+    pub(crate) fn restore(&self) -> bool {
+        self.other.lock().take().is_some()
+    }
+
+    /// Whether another topic is in its place.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.other.lock().is_some()
     }
 
     /// Appends a record to a partition, which may be a new one.
@@ -86,6 +109,23 @@ impl Log for Subscribed {
         Ok(())
     }
 
+    fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
+        if self.topic.is_replaced() && offset(&state.position) > 0 {
+            return Err(LogError::Changed(partition.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn confirm(&self) -> Result<bool, LogError> {
+        let mut faults = self.process.faults();
+        if faults.slow_reads > 0 {
+            faults.slow_reads -= 1;
+            self.process.strike("slow read");
+            return Ok(false);
+        }
+        if faults.other_topic { Err(LogError::Changed("the topic".to_owned())) } else { Ok(true) }
+    }
+
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
         let partition =
             partition_number(partition).ok_or_else(|| LogError::Gone(partition.to_owned()))?;
@@ -120,14 +160,20 @@ impl Reader for Cursor {
             return Ok(Next::Wait);
         }
         drop(faults);
-        let partitions = self.topic.partitions();
-        let records = &partitions[self.partition];
+        let (partitions, other) = (self.topic.partitions(), self.topic.other.lock());
+        let records = match &*other {
+            Some(other) => other.get(self.partition).map_or(&[][..], Vec::as_slice),
+            None => &partitions[self.partition],
+        };
         // Few at a time, so that a slice or a commit may end between any two records.
         let end = records.len().min(self.next + limit.min(7)).max(self.next);
+        if other.is_some() && end > self.next {
+            self.process.read_other_topic();
+        }
         for retained in records.iter().take(end).skip(self.next) {
             let bytes = &retained.record.bytes;
             let (position, size) = (self.next as u64, bytes.len() as u64);
-            each(Record { position, bytes, size, stamp_ms: None });
+            each(Record { position, bytes, size, is_null: false, stamp_ms: None });
             self.next += 1;
         }
         Ok(if end < records.len() { Next::More } else { Next::Wait })
@@ -138,7 +184,9 @@ impl Reader for Cursor {
     }
 
     fn end(&mut self) -> Result<Option<u64>, LogError> {
-        Ok(Some(self.topic.partitions()[self.partition].len() as u64))
+        let (partitions, other) = (self.topic.partitions(), self.topic.other.lock());
+        let other = other.as_ref().and_then(|other| other.get(self.partition)).map(Vec::len);
+        Ok(Some(other.unwrap_or_else(|| partitions[self.partition].len()) as u64))
     }
 
     fn fingerprint(&self) -> Option<Fingerprint> {

@@ -75,6 +75,9 @@ pub enum Act {
     Redeliver,
     /// The other keyspace is promoted; the second one is filled first.
     Promote,
+    /// The topic is recreated and filled beyond what the job has read. The job must end, and the
+    /// next one must refuse to start, until the topic is there again.
+    Recreate,
 }
 
 /// An action, after some steps of the jobs.
@@ -136,6 +139,7 @@ impl Plan {
         add(Act::Repair, &mut actions, &mut Rng(seed ^ REPAIRS));
         add(Act::Redeliver, &mut actions, &mut Rng(seed ^ REDELIVERIES));
         add(Act::Promote, &mut actions, &mut Rng(seed ^ PROMOTIONS));
+        add(Act::Recreate, &mut actions, &mut Rng(seed ^ RECREATIONS));
         let tight = Rng(seed ^ MEMORY).chance(50);
         Self { seed, count_beyond, skewed, tight, actions }
     }
@@ -146,6 +150,7 @@ impl Plan {
 const REPAIRS: u64 = 0x7e9a_1f5c;
 const REDELIVERIES: u64 = 0x2c81_d03b;
 const PROMOTIONS: u64 = 0x51e6_9a27;
+const RECREATIONS: u64 = 0x3b07_c4e9;
 /// The same for how much memory there is.
 const MEMORY: u64 = 0x0b5f_62c1;
 

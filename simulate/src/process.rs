@@ -84,6 +84,8 @@ pub(crate) struct ProcessFaults {
     pub(crate) read_fails: bool,
     /// How many of the next reads of the log return nothing.
     pub(crate) slow_reads: u64,
+    /// It has read records of another topic.
+    pub(crate) other_topic: bool,
     /// A fault has struck that the process does not wait out, so it may end with an error.
     pub(crate) struck: bool,
 }
@@ -108,6 +110,15 @@ impl Process {
     /// The faults that are due.
     pub(crate) fn faults(&self) -> MutexGuard<'_, ProcessFaults> {
         self.faults.lock()
+    }
+
+    /// It reads records of another topic, so it must end with an error.
+    pub(crate) fn read_other_topic(&self) {
+        let mut faults = self.faults();
+        if !faults.other_topic {
+            (faults.other_topic, faults.struck) = (true, true);
+            self.strike("topic recreated");
+        }
     }
 
     /// An effect on disk or store; an error if the process dies before it, or if it fails.

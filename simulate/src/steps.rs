@@ -13,7 +13,7 @@ use sinks::publish::PublishError;
 use crate::checks::{Check, CommitContent, HORIZON_MS, TOP_K, Violation, violated};
 use crate::clock::SimClock;
 use crate::disk::Choices;
-use crate::log::{Retained, Subscribed};
+use crate::log::{Retained, Subscribed, offset};
 use crate::plan::{Act, Action};
 use crate::process::{Connected, Mounted, NameFault, Process, ProcessFaults};
 use crate::rng::Rng;
@@ -86,11 +86,40 @@ impl World<'_> {
                     self.count("promotion");
                 }
             }
+            Act::Recreate => self.recreate_topic(rng),
             Act::Calm => {
                 self.count("calm");
                 self.calm();
             }
         }
+        Ok(())
+    }
+
+    /// Puts a longer topic in the place of the topic.
+    fn recreate_topic(&mut self, rng: &mut Rng) {
+        let lengths: Vec<usize> = self.topic.partitions().iter().map(Vec::len).collect();
+        let at_ms = self.time.now_ms();
+        let mut other = Vec::new();
+        for length in lengths {
+            let more = 1 + rng.below(12) as usize;
+            let record = |_| Retained { record: self.producer.record(rng, at_ms).0, at_ms };
+            other.push((0..length + more).map(record).collect());
+        }
+        self.topic.replace(other);
+    }
+
+    /// The topic is there again, once a job that had read it has refused the other one.
+    fn restore_topic(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        let before = newest(&*self.disk).ok().flatten();
+        let mut partitions = before.iter().flat_map(|b| b.body.inputs.values().flatten());
+        if self.topic.is_replaced() && partitions.any(|(_, known)| offset(&known.position) > 0) {
+            self.outcome.checks.count(Check::Refused);
+            let process = Process::new(Arc::clone(&self.probe));
+            if self.start(rng, &process).is_ok() {
+                return violated(Check::Refused, "a job continues with another topic");
+            }
+        }
+        self.topic.restore();
         Ok(())
     }
 
@@ -167,6 +196,7 @@ impl World<'_> {
     }
 
     fn restart(&mut self, rng: &mut Rng) -> Result<(), Violation> {
+        self.restore_topic(rng)?;
         let process = Process::new(Arc::clone(&self.probe));
         // Some jobs find the disk full or failing when they start.
         let mut own = Rng(rng.clone().bits() ^ 0x5_7a27);
@@ -265,6 +295,7 @@ impl World<'_> {
     /// Damages the newest commit while no job runs: the next job must refuse it.
     fn damage(&mut self, rng: &mut Rng) -> Result<(), Violation> {
         (self.job, self.zombies) = (None, Vec::new());
+        self.topic.restore();
         let Ok(Some(manifest)) = newest(&*self.disk) else { return Ok(()) };
         let mut files = vec![manifest_name(manifest.header.commit)];
         let loaded = [Ids::NAME, Tags::NAME, Boards::NAME];

@@ -21,7 +21,8 @@ pub enum StoreError {
     /// The state is damaged or cannot be read.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// The database does not answer, or its answer makes no sense; the text says which.
+    /// The database does not answer, cannot do it now, or its answer makes no sense, which the text
+    /// says.
     #[error("{0}")]
     Unavailable(String),
     /// A row is damaged.

@@ -1,7 +1,8 @@
 //! Commit: creates the manifest of a commit once all operators have acknowledged it; worker 0 only.
 //!
-//! Invariants: manifests are created one by one, in order; a capability at a commit's end is held
-//! until its manifest is durable, so the frontier of this stream is that of durable commits.
+//! Invariants: manifests are created one by one, in order, each once its inputs have confirmed what
+//! was read; a capability at a commit's end is held until its manifest is durable, so the frontier
+//! of this stream is that of durable commits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use timely::scheduling::SyncActivator;
 
 use super::manifest_builder::{Acknowledged, ManifestBuilder};
 use super::stash::epoch_of;
+use crate::confirm::Confirmation;
 use crate::context::Context;
 use crate::epoch::{Epoch, close_of, commit_of};
 use crate::error::RunError;
@@ -55,6 +57,7 @@ impl Committer {
 
     /// Has the manifest of `commit` created. All operators have acknowledged the commit.
     fn create(&mut self) {
+        assert!(self.creating.is_none(), "manifests are created one by one");
         let acks = self.acks.remove(&self.commit).into_iter().flatten();
         let Some(acknowledged) = Acknowledged::new(acks.collect()) else {
             return self.context.process.failure.set(RunError::NoCut(self.commit));
@@ -67,16 +70,21 @@ impl Committer {
         let (reply, wake) = (self.replies.0.clone(), Arc::clone(&self.wake));
         let (status, clock) = (Arc::clone(&self.context.status), Arc::clone(&self.context.clock));
         let (inputs, made) = (Arc::clone(&self.context.inputs), manifest.clone());
-        self.context.commits.send(manifest, move |created| {
-            let took_us = clock.mono_us().saturating_sub(cut_us);
-            if created.is_ok() {
-                status.committed(&made, took_us / 1000);
-                notify_inputs(&inputs, &made);
-            }
-            // After an error the graph may be gone, and with it the receiver.
-            let _ = reply.send(created);
-            let _ = wake.activate();
-        });
+        let mut confirmation = Confirmation::new(&self.context);
+        self.context.commits.send(
+            manifest,
+            move || confirmation.ask(),
+            move |created| {
+                let took_us = clock.mono_us().saturating_sub(cut_us);
+                if created.is_ok() {
+                    status.committed(&made, took_us / 1000);
+                    notify_inputs(&inputs, &made);
+                }
+                // After an error the graph may be gone, and with it the receiver.
+                let _ = reply.send(created);
+                let _ = wake.activate();
+            },
+        );
     }
 
     /// The manifest of `commit` is durable, or could not be created.

@@ -83,7 +83,9 @@ impl Intake {
         feed: &mut Feed<'_>,
         batches: &mut PostBatches,
     ) -> Option<i64> {
-        let decoded = if record.size > RECORD_BYTES_MAX as u64 {
+        let decoded = if record.is_null {
+            Err(Reject::Tombstone)
+        } else if record.size > RECORD_BYTES_MAX as u64 {
             Err(Reject::TooLarge(record.size))
         } else {
             feed.input.decoder.decode(record.bytes)

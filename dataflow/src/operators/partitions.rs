@@ -16,7 +16,7 @@ use super::intake::{Feed, Intake};
 use super::last_line::LastLine;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::limits::AGREE_MS;
+use crate::limits::{AGREE_MS, DISCOVER_US};
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart, Unfinished};
 use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
@@ -57,6 +57,8 @@ pub(crate) struct Partitions {
     /// Whether the last turn was that of a block. Blocks and partitions take turns.
     blocks_turn: bool,
     worker: WorkerId,
+    /// When it last looked for new partitions of topics.
+    discovered_us: u64,
     /// What the metrics show of paused partitions.
     aligned: Aligned,
     /// Control records; only the first worker takes them.
@@ -105,6 +107,7 @@ impl Partitions {
             finished: Vec::new(),
             blocks_turn: false,
             worker,
+            discovered_us: context.started_us,
             aligned: Aligned::default(),
             controls: worker.is_first().then(|| Controls::new(context)).transpose()?,
         };
@@ -359,20 +362,25 @@ impl Partitions {
     fn report_troubles(&self) {
         if self.worker.is_first() {
             let troubles = self.context.inputs.iter().map(|input| input.log.troubles()).sum();
-            self.context.status.troubles(troubles);
+            let blocked = self.context.inputs.iter().map(|input| input.log.blocked()).sum();
+            self.context.status.troubles(troubles, blocked);
         }
     }
 
-    /// Opens partitions that have appeared since this was last called.
-    pub(crate) fn discover(&mut self) -> Result<(), LogError> {
-        if self.context.settings.repair_only {
+    /// Opens partitions that have appeared: in all inputs as a commit ends, in topics each second.
+    pub(crate) fn discover(&mut self, is_end: bool) -> Result<(), LogError> {
+        let now_us = self.context.clock.mono_us();
+        let is_due = is_end || now_us >= self.discovered_us + DISCOVER_US;
+        if self.context.settings.repair_only || !is_due {
             return Ok(());
         }
+        self.discovered_us = now_us;
         for input in 0..self.context.inputs.len() {
-            if self.context.inputs[input].log.is_bounded() {
+            let log = Arc::clone(&self.context.inputs[input].log);
+            if log.is_bounded() || !(is_end || log.is_topic()) {
                 continue;
             }
-            for found in self.context.inputs[input].log.discover()? {
+            for found in log.discover()? {
                 let known = self.context.plan.inputs.get(&self.context.inputs[input].name);
                 let known = known.is_some_and(|p| p.contains_key(&found.partition));
                 let open =
@@ -380,8 +388,7 @@ impl Partitions {
                 let mine = self.worker.reads(found.share);
                 if mine && !known && !self.ordered.iter().any(open) {
                     tracing::info!(partition = found.partition, "a new input partition");
-                    let begin =
-                        self.context.inputs[input].log.beginning(&found.partition, false)?;
+                    let begin = log.beginning(&found.partition, false)?;
                     self.open(OrderedPart {
                         input,
                         partition: found.partition,

@@ -94,7 +94,7 @@ impl Source {
             self.updates_cap = None;
             return Ok(());
         }
-        self.partitions.discover()
+        self.partitions.discover(true)
     }
 
     /// Reads a turn's records in slice `epoch`.
@@ -109,6 +109,7 @@ impl Source {
         if *posts_cap.time() < epoch {
             posts_cap.downgrade(&epoch);
             self.left = process.slice.share();
+            self.partitions.discover(false)?;
         }
         // What is held must get on its way first: the ticker begins the next slice or commit.
         let holds_enough = process.slice.holds_enough() || process.budget.is_full(self.commit);

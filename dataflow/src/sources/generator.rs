@@ -92,7 +92,7 @@ impl Reader for GeneratorReader {
             self.generator.record(self.index, &mut self.record);
             let bytes = self.record.as_bytes();
             let size = bytes.len() as u64;
-            each(Record { position: self.index, bytes, size, stamp_ms: None });
+            each(Record { position: self.index, bytes, size, is_null: false, stamp_ms: None });
             self.index += step;
         }
         Ok(Next::More)

@@ -270,7 +270,7 @@ impl<R: Read> Lines<R> {
         };
         let record = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         if !blank {
-            each(Record { position, bytes: record, size, stamp_ms: None });
+            each(Record { position, bytes: record, size, is_null: false, stamp_ms: None });
         }
         let length = self.long.as_ref().map_or(0, Long::length) + rest.len() as u64;
         self.position += length + newline as u64;

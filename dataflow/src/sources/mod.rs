@@ -91,6 +91,50 @@ pub enum LogError {
     /// A topic cannot be read.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// The topic behind an input is not the one that was read.
+    #[error("{0}")]
+    Recreated(Box<Recreated>),
+    /// A job was stopped while brokers did not answer.
+    #[error(
+        "input {0}: before it stopped, no broker confirmed that the topic is still the one that \
+         was read. What was read after the last commit is not counted; the next start reads it \
+         again"
+    )]
+    Unconfirmed(String),
+}
+
+/// That a topic was recreated, and how to go on.
+#[derive(Debug, Error)]
+#[error(
+    "{error}. Commit {commit} of {state} is sound, and the last one: nothing read after it is \
+     counted. To count the new topic by itself, run \
+     `tagflow run --state NEW_FOLDER --input {uri}`. To add it to the counts of commit {commit}, \
+     run `tagflow run --state {state} --input {uri} --input-name NEW_NAME`"
+)]
+pub struct Recreated {
+    error: TopicError,
+    state: String,
+    commit: u64,
+    uri: String,
+}
+
+impl LogError {
+    /// If a topic was recreated, says that `commit` is the last one without records of the new
+    /// topic in the state at `state`, and how to go on.
+    #[must_use]
+    pub(crate) fn after(self, state: &str, commit: u64) -> Self {
+        match self {
+            Self::Topic(error @ TopicError::Recreated { .. }) => {
+                let TopicError::Recreated { brokers, topic, .. } = &error else {
+                    unreachable!("matched above")
+                };
+                let uri = format!("kafka://{brokers}/{topic}");
+                let state = state.trim_end_matches('/').to_owned();
+                Self::Recreated(Box::new(Recreated { error, state, commit, uri }))
+            }
+            other => other,
+        }
+    }
 }
 
 impl LogError {
@@ -137,6 +181,8 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
     /// Its full size.
     pub size: u64,
+    /// Whether it has no value at all, as a topic's tombstones do.
+    pub is_null: bool,
     /// When the log appended it, if the log stamps its records.
     pub stamp_ms: Option<i64>,
 }
@@ -252,8 +298,19 @@ pub trait Log: Send + Sync {
         Ok(None)
     }
 
+    /// Whether everything that was handed out until now is of the log that this state has read:
+    /// false if that is not known yet. It may wait a while for an answer.
+    fn confirm(&self) -> Result<bool, LogError> {
+        Ok(true)
+    }
+
     /// A commit that covers these partitions is durable. Nothing waits for this call's effect.
     fn committed(&self, _partitions: &BTreeMap<String, Partition>) {}
+
+    /// How many of its partitions wait for an open transaction.
+    fn blocked(&self) -> u64 {
+        0
+    }
 
     /// How often the log could not be reached so far.
     fn troubles(&self) -> u64 {

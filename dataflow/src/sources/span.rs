@@ -207,8 +207,16 @@ impl Log for SpanLog {
         self.inner.missing(partition)
     }
 
+    fn confirm(&self) -> Result<bool, LogError> {
+        self.inner.confirm()
+    }
+
     fn committed(&self, partitions: &BTreeMap<String, Partition>) {
         self.inner.committed(partitions);
+    }
+
+    fn blocked(&self) -> u64 {
+        self.inner.blocked()
     }
 
     fn troubles(&self) -> u64 {

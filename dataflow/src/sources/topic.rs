@@ -83,12 +83,20 @@ impl Log for TopicReader {
         true
     }
 
+    fn confirm(&self) -> Result<bool, LogError> {
+        Ok(TopicReader::confirm(self)?)
+    }
+
     fn committed(&self, partitions: &BTreeMap<String, Partition>) {
         let offset = |(name, state): (&String, &Partition)| match state.position {
             Position::Offset(offset) => Some((number(self, name)?, offset)),
             Position::Blocks(_) => None,
         };
         self.commit_offsets(partitions.iter().filter_map(offset));
+    }
+
+    fn blocked(&self) -> u64 {
+        TopicReader::blocked(self)
     }
 
     fn troubles(&self) -> u64 {
@@ -103,6 +111,7 @@ impl Reader for PartitionReader {
                 position: record.offset,
                 bytes: record.payload,
                 size: record.size,
+                is_null: record.is_null,
                 stamp_ms: record.appended_ms,
             });
         })?;

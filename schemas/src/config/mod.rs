@@ -4,6 +4,7 @@
 //! [`Config`] has passed every check that needs no I/O; only [`Config::missing_parts`] is left to
 //! look at.
 
+mod credentials;
 mod error;
 mod generator;
 mod json_schema;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::credentials::{hide_all_credentials, hide_credentials};
 pub use self::error::{ConfigError, FILE_BYTES_MAX, Finding, LineColumn};
 pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
@@ -32,8 +34,8 @@ pub use self::sink::{
 };
 pub use self::source_uri::{SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
-pub use self::topic::{LogTimeSource, OnLost, Position, Topic};
-pub use self::value::{HostPort, HostPortError};
+pub use self::topic::{LogTimeSource, OnLost, OnOpenTransaction, Position, Topic};
+pub use self::value::{HostPort, HostPortError, Name};
 pub use self::window::{
     AssignKey, AssignKeyUses, AssignTimestamp, AssignTimestampUses, AssignTimestampWith, Partition,
     TimeField, UpdateState, UpdateStateUses, Watermark, Windowing,
@@ -42,7 +44,7 @@ pub use self::window::{
 use self::error::{Findings, instead, read};
 use self::service::ServicePart;
 use self::topic::TopicPart;
-use self::value::{DURATION_MS_MAX, Duration, Located, Name, Whole};
+use self::value::{DURATION_MS_MAX, Duration, Located, Whole};
 
 /// A checked `dataflow.yaml`.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::credentials::hide_credentials;
 use super::error::instead;
 use super::generator::{GeneratorSource, ParameterError};
 use super::value::{HostPort, text};
@@ -37,6 +38,9 @@ pub enum SourceError {
     /// `kafka:` without servers and a topic.
     #[error("{0:?} is not a Kafka topic ({1}); write kafka://HOST:PORT[,HOST:PORT]/TOPIC")]
     Kafka(String, &'static str),
+    /// A user and a password, which only a topic can need.
+    #[error("{0:?}: a source has no user and password")]
+    Credentials(String),
     /// A file without a path, or with a host.
     #[error("{0:?} does not name a local file; write file:PATH")]
     File(String),
@@ -64,8 +68,11 @@ impl FromStr for SourceUri {
             Some((before, _)) if before.contains('/') => ("file", text),
             Some(parts) => parts,
         };
+        let shown = hide_credentials(text).into_owned();
         match kind {
             "kafka" => kafka(text, rest),
+            // What follows might be a password that was pasted with its server.
+            _ if *shown != *text => Err(SourceError::Credentials(shown)),
             "file" => match rest.strip_prefix("//") {
                 // file:///var/posts is /var/posts, but file://posts would be the host "posts".
                 Some(path) if !path.starts_with('/') => Err(SourceError::File(text.to_owned())),
@@ -88,10 +95,10 @@ impl FromStr for SourceUri {
 }
 
 fn kafka(text: &str, rest: &str) -> Result<SourceUri, SourceError> {
-    // The part before an @ may hold a password, which no message may repeat.
-    let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
-    let error = |why| SourceError::Kafka(shown.to_owned(), why);
-    if shown != text {
+    // No message may repeat a password.
+    let shown = hide_credentials(text);
+    let error = |why| SourceError::Kafka(shown.clone().into_owned(), why);
+    if text.contains('@') {
         return Err(error(
             "user and password come from TAGFLOW_KAFKA_SASL_USERNAME and TAGFLOW_KAFKA_SASL_PASSWORD",
         ));
@@ -176,6 +183,12 @@ mod tests {
             ("kafka://::1:9/c", "a server is not HOST:PORT", kafka),
             ("kafka:///c", "a server is not HOST:PORT", kafka),
             ("kafka://a:1/b/c", "Kafka does not allow that topic name", kafka),
+            ("kafka://user:secret@a:1/b", "TAGFLOW_KAFKA_SASL_PASSWORD", kafka),
+            ("kafka://a:1/b?sasl.password=secret", "Kafka does not allow that topic name", kafka),
+            ("kafka:user:secret@a:1/b", "TAGFLOW_KAFKA_SASL_PASSWORD", kafka),
+            ("file://user:secret@a/b", r#""file://…@a/b""#, "has no user and password"),
+            ("user:secret@a:1/b", r#""…@a:1/b""#, "has no user and password"),
+            ("stdin:user:secret@a", r#""…@a""#, "has no user and password"),
             ("kafka://a:1/..", "Kafka does not allow that topic name", kafka),
             ("generator:rate=1", "generator:rate=1", example),
             ("generator:?sead=1", r#"no parameter "sead""#, r#"did you mean "seed"?"#),
@@ -188,6 +201,7 @@ mod tests {
         ] {
             let error = text.parse::<SourceUri>().unwrap_err().to_string();
             assert!(error.contains(what) && error.ends_with(hint), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

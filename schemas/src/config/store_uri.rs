@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::credentials::hide_credentials;
 use super::value::HostPort;
 
 /// A keyspace of a database.
@@ -39,7 +40,7 @@ pub(super) fn keyspace(name: &str) -> Result<String, KeyspaceError> {
     if first && name.len() <= 48 && name.chars().all(good) {
         return Ok(name.to_owned());
     }
-    Err(KeyspaceError(name.to_owned()))
+    Err(KeyspaceError(hide_credentials(name).into_owned()))
 }
 
 impl StoreUri {
@@ -53,10 +54,10 @@ impl FromStr for StoreUri {
     type Err = StoreUriError;
 
     fn from_str(text: &str) -> Result<Self, StoreUriError> {
-        // The part before an @ may hold a password, which no message may repeat.
-        let shown = text.rsplit_once('@').map_or(text, |(_, behind)| behind);
-        let error = |why| StoreUriError::Form(shown.to_owned(), why);
-        if shown != text {
+        // No message may repeat a password.
+        let shown = hide_credentials(text);
+        let error = |why| StoreUriError::Form(shown.clone().into_owned(), why);
+        if text.contains('@') {
             return Err(error(
                 "user and password come from TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD",
             ));
@@ -98,6 +99,9 @@ mod tests {
             ("cql://127.0.0.1/tags", "a server is not HOST:PORT", form),
             ("cql:///tags", "a server is not HOST:PORT", form),
             ("cql://u:secret@a:1/tags", "TAGFLOW_CQL_PASSWORD", form),
+            ("scylla://u:se@cret@a:1/tags", "TAGFLOW_CQL_PASSWORD", form),
+            ("u:secret@a:1", "TAGFLOW_CQL_PASSWORD", form),
+            ("cql://a:1/tags?password=secret", "is not a keyspace name", "first a letter"),
             ("cql://a:1/", "is not a keyspace name", "first a letter"),
             ("cql://a:1/2tags", "is not a keyspace name", "first a letter"),
             ("cql://a:1/tags/x", "is not a keyspace name", "first a letter"),

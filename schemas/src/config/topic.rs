@@ -23,6 +23,8 @@ pub struct Topic {
     pub start: Position,
     /// What happens to records that a Kafka topic's retention removed before they were read.
     pub on_lost: OnLost,
+    /// What a bounded run does about a transaction that is open.
+    pub on_open_transaction: OnOpenTransaction,
     /// Properties of the Kafka client.
     pub properties: BTreeMap<String, String>,
     /// What its log time follows; `None` means append times if brokers stamp records, else events.
@@ -130,6 +132,10 @@ struct Consumer {
     #[serde(default)]
     #[schemars(extend("default" = "error"))]
     on_lost: Located<OnLost>,
+    /// What a bounded run does if a transaction was open when it started. Default: `wait`.
+    #[serde(default)]
+    #[schemars(extend("default" = "wait"))]
+    on_open_transaction: Located<OnOpenTransaction>,
     /// Properties of the Kafka client, as librdkafka names them. Secrets are better given by the
     /// environment, as in `TAGFLOW_KAFKA_SASL_PASSWORD`.
     #[serde(default)]
@@ -145,6 +151,18 @@ pub enum OnLost {
     Error,
     /// The job continues with the records that are left, and counts the others as `lost_records`.
     Skip,
+}
+
+/// What a bounded run does if a transaction was open when it started: records behind its first one
+/// cannot be read before it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOpenTransaction {
+    /// It waits until the transaction is committed or aborted.
+    #[default]
+    Wait,
+    /// It ends before the first record of the transaction, at the last stable offset.
+    End,
 }
 
 /// Where a job without state begins; one with state continues where it was.
@@ -191,6 +209,10 @@ impl TopicPart {
             let what = "only a kafka: source loses records by retention; leave on_lost out";
             found.mistake(self.consumer.on_lost.at, what);
         }
+        if self.consumer.on_open_transaction.value == OnOpenTransaction::End && !is_kafka {
+            let what = "only a kafka: source has transactions; leave on_open_transaction out";
+            found.mistake(self.consumer.on_open_transaction.at, what);
+        }
         if let Some(name) = self.consumer.properties.keys().next().filter(|_| !is_kafka) {
             let what = "only a kafka: source has a client with properties; leave them out";
             found.mistake(name.at, what);
@@ -207,6 +229,7 @@ impl TopicPart {
             mapping: mapping(&self.schema.value.fields, attributes, found),
             start: position.value,
             on_lost: self.consumer.on_lost.value,
+            on_open_transaction: self.consumer.on_open_transaction.value,
             properties: self
                 .consumer
                 .properties

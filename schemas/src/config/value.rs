@@ -10,6 +10,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
+use super::credentials::hide_credentials;
 use super::error::LineColumn;
 use crate::time::{TimeError, format_duration_ms, parse_duration_ms};
 
@@ -146,7 +147,7 @@ impl JsonSchema for Property {
 
 /// The name of a topic, a service or a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Name(pub(super) String);
+pub struct Name(pub(super) String);
 
 text!(Name, "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$");
 
@@ -162,6 +163,12 @@ impl FromStr for Name {
         Err(format!(
             "{text:?} is not a valid name; use a letter or digit, then up to 99 of A-Z a-z 0-9 . _ -"
         ))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -186,7 +193,7 @@ pub struct HostPort {
 #[error("{0:?} is not HOST:PORT; write for example 127.0.0.1:9042")]
 pub struct HostPortError(String);
 
-text!(HostPort, r"^[^\s/,]+:[0-9]{1,5}$");
+text!(HostPort, r"^[^\s/,@]+:[0-9]{1,5}$");
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,12 +208,12 @@ impl FromStr for HostPort {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         // A colon inside an address without brackets would make the port ambiguous.
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        let bad = |c: char| c.is_whitespace() || "/,".contains(c) || (c == ':' && !bracketed);
+        let bad = |c: char| c.is_whitespace() || "/,@".contains(c) || (c == ':' && !bracketed);
         match port.parse() {
             Ok(port @ 1..) if !host.is_empty() && !host.contains(bad) => {
                 Ok(Self { host: host.to_owned(), port })
             }
-            _ => Err(HostPortError(text.to_owned())),
+            _ => Err(HostPortError(hide_credentials(text).into_owned())),
         }
     }
 }

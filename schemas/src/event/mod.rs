@@ -120,6 +120,9 @@ impl Decoder {
         if record.len() > RECORD_BYTES_MAX {
             return Err(Reject::TooLarge(record.len() as u64));
         }
+        if record.is_empty() {
+            return Err(Reject::Empty);
+        }
         self.decode_fast(record).map_or_else(|| self.decode_full(record), Ok)
     }
 
@@ -342,6 +345,8 @@ mod tests {
         assert_eq!(code(r#"{"event_id":"a","ts":1,"type":"poked"}"#), "bad_type");
         assert_eq!(code(r#"{"event_id":"a","ts":1} x"#), "not_json");
         assert_eq!(code("[]"), "not_an_object");
+        assert_eq!(code(""), "empty");
+        assert_eq!(code(" "), "not_json");
         assert_eq!(code("{"), "not_json");
         assert_eq!(code(&format!("\"{}\"", "x".repeat(RECORD_BYTES_MAX))), "too_large");
     }

@@ -17,6 +17,12 @@ pub enum Reject {
     /// It is larger than [`RECORD_BYTES_MAX`].
     #[error("the record has {0} bytes; at most {RECORD_BYTES_MAX} are read")]
     TooLarge(u64),
+    /// It has no value: its topic says with it that the record of this key is deleted.
+    #[error("the record is a tombstone: it has no value")]
+    Tombstone,
+    /// It has a value without any bytes.
+    #[error("the record is empty")]
+    Empty,
     /// It is nested deeper than [`DEPTH_MAX`].
     #[error("the record is nested deeper than {DEPTH_MAX} levels")]
     TooDeep,
@@ -47,8 +53,10 @@ pub enum Reject {
 
 impl Reject {
     /// Every [`Self::code`].
-    pub const CODES: [&'static str; 8] = [
+    pub const CODES: [&'static str; 10] = [
         "too_large",
+        "tombstone",
+        "empty",
         "too_deep",
         "not_json",
         "not_an_object",
@@ -60,9 +68,22 @@ impl Reject {
 
     /// A short code for the reason, for filters and counters.
     pub fn code(&self) -> &'static str {
-        let [too_large, too_deep, not_json, no_object, missing, twice, field, kind] = Self::CODES;
+        let [
+            too_large,
+            tombstone,
+            empty,
+            too_deep,
+            not_json,
+            no_object,
+            missing,
+            twice,
+            field,
+            kind,
+        ] = Self::CODES;
         match self {
             Self::TooLarge(_) => too_large,
+            Self::Tombstone => tombstone,
+            Self::Empty => empty,
             Self::TooDeep => too_deep,
             Self::NotJson(_) => not_json,
             Self::NotAnObject => no_object,

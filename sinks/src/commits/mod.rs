@@ -30,7 +30,7 @@ pub use follow::Follower;
 pub use housekeeping::{Housekeeper, Housekeeping};
 pub use lock::{Lock, LockError, Owner};
 pub use merge::{MergeTask, Merged};
-pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue};
+pub use queue::{CommitQueue, CommitTask, Latest, MergeQueue, Verdict};
 pub use retention::{Retention, RetentionTask};
 pub use rollback::{RollbackError, rollback};
 pub use snapshot::{OpenSegment, Snapshot, open_segment, open_table};

@@ -1,7 +1,8 @@
 //! What the tasks of one process exchange: manifests to create, the newest durable commit, and
 //! finished merges.
 //!
-//! Invariant: a commit becomes the latest only after its manifest is durable.
+//! Invariants: a commit becomes the latest only after its manifest is durable; a manifest is
+//! created only once its check allows it.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -92,20 +93,45 @@ impl MergeQueue {
 
 type Reply = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
 
+/// How soon a check that must wait is made again.
+const CHECK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Whether a manifest may be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Create,
+    /// It is not known yet.
+    Wait,
+    /// Neither this one nor any later one, since the job is ending with an error.
+    Never,
+}
+
+/// A manifest to create.
+struct Request {
+    manifest: Manifest,
+    check: Box<dyn FnMut() -> Verdict + Send>,
+    /// Whether the check has allowed it.
+    is_allowed: bool,
+    reply: Reply,
+}
+
 /// Sends manifests to the [`CommitTask`].
 #[derive(Clone)]
-pub struct CommitQueue(Sender<(Manifest, Reply)>);
+pub struct CommitQueue(Sender<Request>);
 
 impl CommitQueue {
-    /// Requests that a manifest be created and made visible. `reply` is called once it is durable
-    /// and open.
+    /// Requests that a manifest be created and made visible once `check` allows it, which may take
+    /// its time. `reply` is called when the manifest is durable and open.
     pub fn send(
         &self,
         manifest: Manifest,
+        check: impl FnMut() -> Verdict + Send + 'static,
         reply: impl FnOnce(Result<(), CommitError>) + Send + 'static,
     ) {
+        let (check, reply) = (Box::new(check), Box::new(reply));
         // If the task is gone, the job is already ending with an error.
-        let _ = self.0.send((manifest, Box::new(reply)));
+        let _ = self.0.send(Request { manifest, check, is_allowed: false, reply });
     }
 }
 
@@ -114,10 +140,10 @@ impl CommitQueue {
 pub struct CommitTask {
     storage: Arc<dyn Storage>,
     latest: Arc<Latest>,
-    waiting: Receiver<(Manifest, Reply)>,
+    waiting: Receiver<Request>,
     failed: bool,
     /// The one to try again; or one that is published before it exists, which takes a planted bug.
-    again: Option<(Manifest, Reply)>,
+    again: Option<Request>,
     patience: Patience,
 }
 
@@ -133,22 +159,25 @@ impl CommitTask {
         (task, CommitQueue(sender))
     }
 
-    /// Creates the next manifest if one is waiting, and returns whether one was.
+    /// Creates the next manifest if one is waiting and may be created; returns whether one was
+    /// waiting.
     pub fn step(&mut self) -> bool {
         if self.failed {
             return false;
         }
         let waiting = self.again.take().or_else(|| self.waiting.try_recv().ok());
-        let Some((manifest, reply)) = waiting else { return false };
-        if planted(Bug::PublishBeforeCommit) && self.latest_number() < manifest.header.commit {
+        let Some(request) = waiting else { return false };
+        let early = request.manifest.header.commit;
+        if planted(Bug::PublishBeforeCommit) && self.latest_number() < early {
             let before = self.latest.current();
-            if let Ok(early) = Snapshot::open(&*self.storage, manifest.clone(), Some(&before)) {
+            let manifest = request.manifest.clone();
+            if let Ok(early) = Snapshot::open(&*self.storage, manifest, Some(&before)) {
                 self.latest.set(Arc::new(early));
             }
-            self.again = Some((manifest, reply));
+            self.again = Some(request);
             return true;
         }
-        self.answer(manifest, reply);
+        self.answer(request);
         true
     }
 
@@ -159,23 +188,32 @@ impl CommitTask {
     /// Creates manifests until the queue is closed.
     pub fn run(mut self) {
         while !self.failed
-            && let Some((manifest, reply)) = self.again.take().or_else(|| self.waiting.recv().ok())
+            && let Some(request) = self.again.take().or_else(|| self.waiting.recv().ok())
         {
-            self.answer(manifest, reply);
-            if self.again.is_some() {
-                self.patience.pause();
+            self.answer(request);
+            match &self.again {
+                Some(request) if request.is_allowed => self.patience.pause(),
+                Some(_) => std::thread::park_timeout(CHECK_AGAIN),
+                None => {}
             }
         }
     }
 
-    fn answer(&mut self, manifest: Manifest, reply: Reply) {
+    fn answer(&mut self, mut request: Request) {
         assert!(!self.failed, "no manifest is created after a failed one");
-        match self.commit(&manifest) {
-            Err(error) if self.patience.outlasts(&error) => self.again = Some((manifest, reply)),
+        if !request.is_allowed {
+            match (request.check)() {
+                Verdict::Create => request.is_allowed = true,
+                Verdict::Wait => return self.again = Some(request),
+                Verdict::Never => return self.failed = true,
+            }
+        }
+        match self.commit(&request.manifest) {
+            Err(error) if self.patience.outlasts(&error) => self.again = Some(request),
             done => {
                 self.patience.goes_on();
                 self.failed = done.is_err();
-                reply(done);
+                (request.reply)(done);
             }
         }
     }

@@ -123,8 +123,7 @@ pub async fn check(
 async fn servers(session: &Session) -> Result<Finding, CqlError> {
     let text = "SELECT release_version FROM system.local";
     let rows = query_rows(session, text, ()).await?;
-    let (release,) =
-        rows.first_row::<(String,)>().map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    let (release,) = rows.first_row::<(String,)>().map_err(CqlError::unclear)?;
     let kind = if is_scylla(session) { "ScyllaDB, as Cassandra" } else { "Cassandra" };
     let nodes = session.get_cluster_state().get_nodes_info().len();
     let nodes = counted(nodes, "node", "nodes");
@@ -163,7 +162,7 @@ async fn write_and_read(
         }
         let rows = query_rows(session, text.as_str(), (PROBE, PROBE)).await?;
         let row = rows.maybe_first_row::<(i64,)>();
-        let written = row.map_err(|e| CqlError::Unavailable(e.to_string()))?.map(|row| row.0);
+        let written = row.map_err(CqlError::unclear)?.map(|row| row.0);
         // An earlier check may have left a newer row.
         if written.is_none_or(|written| written < version) {
             let got = written.map_or("no row".to_owned(), |time| format!("time {time}"));
@@ -177,9 +176,7 @@ async fn clocks(session: &Session, wall_ms: &impl Fn() -> i64) -> Result<Finding
     let before = wall_ms();
     let text = "SELECT toTimestamp(now()) FROM system.local";
     let rows = query_rows(session, text, ()).await?;
-    let (now,) = rows
-        .first_row::<(CqlTimestamp,)>()
-        .map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    let (now,) = rows.first_row::<(CqlTimestamp,)>().map_err(CqlError::unclear)?;
     let skew = now.0 - i64::midpoint(before, wall_ms());
     let what = format!("the clocks of this host and of a server differ by {skew} ms");
     Ok(match skew.abs() {

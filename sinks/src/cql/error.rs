@@ -1,6 +1,8 @@
 //! What goes wrong with a database, sorted by what to do about it: wait, set the row aside, or
 //! change something.
 
+use std::fmt;
+
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
     MetadataError, NewSessionError, PrepareError, RequestAttemptError,
@@ -10,15 +12,31 @@ use thiserror::Error;
 /// Why the database cannot be used now.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CqlError {
-    /// It does not answer, or not in time. Temporary.
-    #[error("the database does not answer: {0}")]
+    /// It does not answer, or cannot do it now, which the text says. Temporary.
+    #[error("{0}")]
     Unavailable(String),
     /// Something must be changed first.
     #[error("{0}")]
     Fatal(String),
 }
 
-/// What is known about a request that failed.
+impl CqlError {
+    /// It does not answer.
+    pub(super) fn silent(why: impl fmt::Display) -> Self {
+        Self::Unavailable(silent(why))
+    }
+
+    /// Its answer cannot be understood.
+    pub(super) fn unclear(why: impl fmt::Display) -> Self {
+        Self::Unavailable(format!("the answer of the database makes no sense: {why}"))
+    }
+}
+
+fn silent(why: impl fmt::Display) -> String {
+    format!("the database does not answer: {why}")
+}
+
+/// What is known about a request that failed, and a sentence that says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
     /// It may have happened; the database is overloaded.
@@ -38,10 +56,12 @@ impl From<&ExecutionError> for Failed {
             ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt }) => {
                 Self::from(first_attempt)
             }
-            ExecutionError::RequestTimeout(_) => Self::Overload(error.to_string()),
+            ExecutionError::RequestTimeout(_) => {
+                Self::Overload(format!("the database does not answer in time: {error}"))
+            }
             // The values do not fit the statement, or the key is too long for the protocol.
             ExecutionError::BadQuery(_) => Self::Refused(error.to_string()),
-            _ => Self::Broken(error.to_string()),
+            _ => Self::Broken(silent(error)),
         }
     }
 }
@@ -54,8 +74,10 @@ impl From<&RequestAttemptError> for Failed {
             E::SerializationError(_) | E::CqlRequestSerialization(_) => {
                 Self::Refused(error.to_string())
             }
-            E::UnableToAllocStreamId => Self::Overload(error.to_string()),
-            _ => Self::Broken(error.to_string()),
+            E::UnableToAllocStreamId => {
+                Self::Overload(format!("the connections to the database are full: {error}"))
+            }
+            _ => Self::Broken(silent(error)),
         }
     }
 }
@@ -64,12 +86,14 @@ fn from_database(error: &DbError, message: &str) -> Failed {
     let text = format!("{error}: {message}");
     match error {
         DbError::Invalid => Failed::Refused(message.to_owned()),
-        DbError::AuthenticationError if is_starting(message) => Failed::Broken(text),
+        DbError::AuthenticationError if is_starting(message) => {
+            Failed::Broken(format!("the database is starting: {text}"))
+        }
         DbError::AuthenticationError | DbError::Unauthorized => Failed::Fatal(format!(
             "{text}; check TAGFLOW_CQL_USER, its password and its permissions"
         )),
         DbError::SyntaxError | DbError::ConfigError => Failed::Fatal(text),
-        _ => Failed::Overload(text),
+        _ => Failed::Overload(format!("the database cannot do it now: {text}")),
     }
 }
 
@@ -109,7 +133,7 @@ impl From<NewSessionError> for CqlError {
             )) => from_connection(last_connection_error, text),
             NewSessionError::MetadataError(_)
             | NewSessionError::FailedToResolveAnyHostname(_)
-            | NewSessionError::UseKeyspaceError(_) => Self::Unavailable(text),
+            | NewSessionError::UseKeyspaceError(_) => Self::silent(text),
             _ => Self::Fatal(text),
         }
     }
@@ -117,7 +141,7 @@ impl From<NewSessionError> for CqlError {
 
 fn from_connection(error: &ConnectionError, text: String) -> CqlError {
     let ConnectionError::ConnectionSetupRequestError(setup) = error else {
-        return CqlError::Unavailable(text);
+        return CqlError::silent(text);
     };
     match &setup.error {
         ConnectionSetupRequestErrorKind::DbError(error, message) => {
@@ -126,6 +150,6 @@ fn from_connection(error: &ConnectionError, text: String) -> CqlError {
         ConnectionSetupRequestErrorKind::MissingAuthentication => CqlError::Fatal(
             "the database requires a login: set TAGFLOW_CQL_USER and TAGFLOW_CQL_PASSWORD".into(),
         ),
-        _ => CqlError::Unavailable(text),
+        _ => CqlError::silent(text),
     }
 }

@@ -34,7 +34,7 @@ pub async fn init(settings: &CqlSettings, replication: u32) -> Result<Vec<Findin
     for statement in statements(&session, keyspace, &nearest, replication) {
         session.query_unpaged(statement, ()).await?;
     }
-    session.refresh_metadata().await.map_err(|e| CqlError::Unavailable(e.to_string()))?;
+    session.refresh_metadata().await.map_err(CqlError::silent)?;
     schema::verify(&session, keyspace).await?;
     findings.push(Finding::good(format!("keyspace {keyspace:?} has the tables of this build")));
     findings.extend(replication_findings(&session, settings, Some(replication))?);

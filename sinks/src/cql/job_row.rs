@@ -125,7 +125,7 @@ pub(super) async fn read(
         Some(name) => session.execute_unpaged(select, (name,)).await?,
         None => session.execute_unpaged(select, ()).await?,
     };
-    let broken = |error: String| CqlError::Unavailable(error);
+    let broken = |error: String| CqlError::silent(error);
     let rows = result.into_rows_result().map_err(|error| broken(error.to_string()))?;
     let rows = rows.rows::<Columns>().map_err(|error| CqlError::Fatal(error.to_string()))?;
     let rows = rows.map(|row| row.map_err(|error| broken(error.to_string()))?.row());

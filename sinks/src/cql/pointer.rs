@@ -29,7 +29,7 @@ pub(super) async fn read(session: &Session, keyspace: &str) -> Result<Option<Poi
     select.set_is_idempotent(true);
     let rows = query_rows(session, select, ()).await?;
     let row = rows.maybe_first_row::<(Option<String>, Option<i64>)>();
-    let row = row.map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    let row = row.map_err(CqlError::unclear)?;
     Ok(row.and_then(|(keyspace, written)| {
         Some(Pointer { keyspace: keyspace?, written_us: written? })
     }))

@@ -37,8 +37,8 @@ pub struct CqlPublisher {
     runtime: Option<Runtime>,
     connected: Option<Connected>,
     limit: Concurrency,
-    /// The last problem that was logged, so that each is logged once.
-    logged: String,
+    /// Why the last request was not, or not wholly, done.
+    trouble: Option<String>,
 }
 
 impl Connected {
@@ -83,7 +83,7 @@ impl CqlPublisher {
             runtime: Some(runtime),
             connected: None,
             limit: Concurrency::new(),
-            logged: String::new(),
+            trouble: None,
         })
     }
 
@@ -116,22 +116,15 @@ impl CqlPublisher {
         match done {
             Ok((connected, answer)) => {
                 self.connected = Some(connected);
+                self.trouble = None;
                 Ok(Some(answer))
             }
             // Drop the connections too: new ones may find another way.
             Err(CqlError::Unavailable(why)) => {
-                self.log(&why);
+                self.trouble = Some(why);
                 Ok(None)
             }
             Err(CqlError::Fatal(why)) => Err(PublishError::Fatal(why)),
-        }
-    }
-
-    fn log(&mut self, trouble: &str) {
-        if self.logged != trouble {
-            let store = self.settings.uri();
-            tracing::warn!(%store, "the store does not answer, publishing waits: {trouble}");
-            trouble.clone_into(&mut self.logged);
         }
     }
 }
@@ -173,29 +166,34 @@ impl Publisher for CqlPublisher {
             }
             match sent.trouble {
                 Some(why) if !sent.answered => Err(CqlError::Unavailable(why)),
-                _ => Ok(sent.outcomes),
+                trouble => Ok((sent.outcomes, trouble)),
             }
         })?;
-        if sent.is_some() {
-            self.logged.clear();
-        }
         // Without an answer the outcome of every row is unknown, as of rows that were not sent.
-        Ok(sent.unwrap_or_else(Vec::new))
+        let Some((outcomes, trouble)) = sent else { return Ok(Vec::new()) };
+        self.trouble = trouble;
+        Ok(outcomes)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(|why| format!("{}: {why}", self.settings.uri()))
     }
 
     fn set_job(&mut self, row: &JobRow) -> Result<Outcome, PublishError> {
         let done = self.with(async |connected, _, _| {
             let Connected { session, upsert_job, .. } = connected;
             match session.execute_unpaged(upsert_job, job_row::values(row)).await {
-                Ok(_) => Ok(Outcome::Acknowledged),
+                Ok(_) => Ok((Outcome::Acknowledged, None)),
                 Err(error) => match Failed::from(&error) {
-                    Failed::Refused(why) => Ok(Outcome::Refused(why)),
-                    Failed::Overload(_) => Ok(Outcome::Unknown),
+                    Failed::Refused(why) => Ok((Outcome::Refused(why), None)),
+                    Failed::Overload(why) => Ok((Outcome::Unknown, Some(why))),
                     failed => Err(failed.into()),
                 },
             }
         })?;
-        Ok(done.unwrap_or(Outcome::Unknown))
+        let Some((outcome, trouble)) = done else { return Ok(Outcome::Unknown) };
+        self.trouble = trouble;
+        Ok(outcome)
     }
 
     fn job_version(&mut self, name: &str) -> Result<Option<Option<i64>>, PublishError> {

@@ -12,6 +12,7 @@ use schemas::rows::TagRow;
 use schemas::windows::Window;
 use scylla::DeserializeRow;
 use scylla::client::session::Session;
+use scylla::errors::ExecutionError;
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimestamp;
@@ -222,8 +223,14 @@ impl Shared {
     }
 }
 
-fn unavailable(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!("the database does not answer: {error}"))
+/// A request that failed.
+fn failed(error: ExecutionError) -> StoreError {
+    StoreError::Unavailable(CqlError::from(error).to_string())
+}
+
+/// An answer that cannot be understood.
+fn unclear(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(CqlError::unclear(error).to_string())
 }
 
 #[derive(DeserializeRow)]
@@ -273,8 +280,8 @@ impl Connected {
     ) -> Result<(AsOf, Option<Tag>), StoreError> {
         let mut at = AsOf::from(job);
         let result = self.session.execute_unpaged(&self.select_tag, (scope, key)).await;
-        let rows = result.map_err(unavailable)?.into_rows_result().map_err(unavailable)?;
-        let Some(columns) = rows.maybe_first_row::<TagColumns>().map_err(unavailable)? else {
+        let rows = result.map_err(failed)?.into_rows_result().map_err(unclear)?;
+        let Some(columns) = rows.maybe_first_row::<TagColumns>().map_err(unclear)? else {
             return Ok((at, None));
         };
         let damaged = || StoreError::Row(key.to_owned());
@@ -296,8 +303,8 @@ impl Connected {
         window: String,
     ) -> Result<Option<(Board, i64, i64)>, StoreError> {
         let result = self.session.execute_unpaged(&self.select_board, (scope, &window)).await;
-        let rows = result.map_err(unavailable)?.into_rows_result().map_err(unavailable)?;
-        let row = rows.maybe_first_row::<(Vec<u8>, CqlTimestamp, i64)>().map_err(unavailable)?;
+        let rows = result.map_err(failed)?.into_rows_result().map_err(unclear)?;
+        let row = rows.maybe_first_row::<(Vec<u8>, CqlTimestamp, i64)>().map_err(unclear)?;
         let Some((doc, as_of, version)) = row else { return Ok(None) };
         let damaged = |_| StoreError::Row(format!("board {window}"));
         let entries = serde_json::from_slice(&doc).map_err(damaged)?;

@@ -94,7 +94,7 @@ impl Scan<'_> {
         let text = format!("{} WHERE scope = ? AND tag = ?", self.tag_text());
         let rows = query_rows(self.session, text, (scope, tag)).await?;
         let row = rows.maybe_first_row::<TagColumns>();
-        Ok(row.map_err(|error| CqlError::Unavailable(error.to_string()))?.map(ServedTag::from))
+        Ok(row.map_err(CqlError::unclear)?.map(ServedTag::from))
     }
 
     fn tag_text(&self) -> String {
@@ -130,7 +130,7 @@ impl Scan<'_> {
         let mut statement = Statement::new(text);
         statement.set_page_size(PAGE_ROWS);
         statement.set_is_idempotent(true);
-        let broken = |error: String| CqlError::Unavailable(error);
+        let broken = |error: String| CqlError::silent(error);
         let pages = self.session.query_iter(statement, ()).await;
         let pages = pages.map_err(|error| broken(error.to_string()))?;
         let mut rows = pages.rows_stream::<R>().map_err(|error| broken(error.to_string()))?;

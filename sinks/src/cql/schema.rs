@@ -126,7 +126,7 @@ pub(super) async fn tables(session: &Session, keyspace: &str) -> Result<Option<T
     let text = "SELECT table_name, column_name, type, kind FROM system_schema.columns \
                 WHERE keyspace_name = ?";
     let pages = session.query_iter(text, (keyspace,)).await;
-    let broken = |error: String| CqlError::Unavailable(error);
+    let broken = |error: String| CqlError::silent(error);
     let pages = pages.map_err(|error| broken(error.to_string()))?;
     let rows = pages
         .rows_stream::<(String, String, String, String)>()

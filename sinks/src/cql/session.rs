@@ -80,7 +80,7 @@ pub(super) async fn connect(
         None => {}
     }
     let connected = tokio::time::timeout(OPEN_WAIT, builder.build()).await;
-    let timed_out = |_| CqlError::Unavailable(format!("no connection within {OPEN_WAIT:?}"));
+    let timed_out = |_| CqlError::silent(format!("no connection within {OPEN_WAIT:?}"));
     let session = connected.map_err(timed_out)??;
     datacenter(&session, settings)?;
     Ok(session)
@@ -100,7 +100,7 @@ pub(super) fn datacenter(session: &Session, settings: &CqlSettings) -> Result<St
         ))),
         None => match names.len() {
             1 => Ok(listed()),
-            0 => Err(CqlError::Unavailable("no node names its data centre".to_owned())),
+            0 => Err(CqlError::unclear("no node names its data centre")),
             _ => Err(CqlError::Fatal(format!(
                 "the cluster has the data centres {}; name the nearest one with --datacenter (in a \
                  dataflow.yaml: datacenter, at the sink)",
@@ -122,5 +122,5 @@ pub(super) async fn query_rows(
     values: impl SerializeRow,
 ) -> Result<QueryRowsResult, CqlError> {
     let result = session.query_unpaged(statement, values).await?;
-    result.into_rows_result().map_err(|error| CqlError::Unavailable(error.to_string()))
+    result.into_rows_result().map_err(CqlError::unclear)
 }

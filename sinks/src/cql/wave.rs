@@ -12,7 +12,6 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimestamp;
 use tokio::time::Instant;
 
-use super::CqlError;
 use super::concurrency::Concurrency;
 use super::error::Failed;
 use crate::publish::{Content, Outcome, PublishRow};
@@ -164,13 +163,4 @@ pub(super) fn board_text(keyspace: &str) -> String {
         "INSERT INTO \"{keyspace}\".board (scope, win, doc, as_of, version) \
          VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
     )
-}
-
-impl From<CqlError> for Failed {
-    fn from(error: CqlError) -> Self {
-        match error {
-            CqlError::Unavailable(why) => Self::Broken(why),
-            CqlError::Fatal(why) => Self::Fatal(why),
-        }
-    }
 }

@@ -13,7 +13,7 @@ pub use refused::{REFUSED, refused};
 use schemas::hash::KeyHash;
 use schemas::rows::{BoardRow, TagRow};
 use schemas::windows::Windows;
-pub use task::{PublishTask, Published};
+pub use task::{PublishTask, Published, WaitingRows};
 use thiserror::Error;
 
 pub use crate::backoff::Backoff;
@@ -161,9 +161,9 @@ pub enum PublishError {
     /// The database cannot be used for this job.
     #[error("the store cannot be used: {0}")]
     Fatal(String),
-    /// The database does not answer, and nothing can be done without an answer.
-    #[error("the store does not answer")]
-    Unavailable,
+    /// The database does not answer, as the text says, and nothing can be done without an answer.
+    #[error("{0}")]
+    Unavailable(String),
     /// The database has rows newer than anything this state can write.
     #[error(
         "the store has rows of version {theirs}, which is newer than this state's {ours}, so a clock was wrong. Name another keyspace"
@@ -215,9 +215,21 @@ pub trait Publisher: Send {
     /// Up to `most` rows older than `version`, emptied: as rows without posts or entries. `None` if
     /// the database does not answer.
     fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError>;
+    /// Why the last request was not, or not wholly, done, if it was not.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// The most rows to send in one call.
     fn rows_max(&self) -> usize {
         4096
+    }
+}
+
+impl PublishError {
+    /// `publisher` did not answer.
+    pub fn unavailable(publisher: &(impl Publisher + ?Sized)) -> Self {
+        let why = publisher.trouble();
+        Self::Unavailable(why.unwrap_or_else(|| "the store does not answer".to_owned()))
     }
 }
 
@@ -240,6 +252,10 @@ impl Publisher for Box<dyn Publisher> {
 
     fn older(&mut self, version: i64, most: usize) -> Result<Option<Vec<Content>>, PublishError> {
         (**self).older(version, most)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (**self).trouble()
     }
 
     fn rows_max(&self) -> usize {

@@ -37,6 +37,19 @@ pub struct Published {
 /// About the most bytes of rows to send in one call.
 const CALL_BYTES: usize = 8 << 20;
 
+/// What waits for a database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaitingRows {
+    /// The commit that is being sent, if any is.
+    pub commit: Option<u64>,
+    /// How many rows of it were sent and not acknowledged.
+    pub rows: usize,
+    /// The table and key of the first of them.
+    pub first: Option<(&'static str, String)>,
+    /// Why.
+    pub why: Option<String>,
+}
+
 struct Round {
     snapshot: Arc<Snapshot>,
     /// Tags that changed after this commit are sent.
@@ -90,6 +103,18 @@ impl<P: Publisher> PublishTask<P> {
     /// What has been done so far.
     pub fn done(&self) -> Published {
         self.done
+    }
+
+    /// What waits for the database, if anything does.
+    pub fn waiting(&self) -> WaitingRows {
+        let why = self.publisher.trouble();
+        let Some(round) = &self.round else { return WaitingRows { why, ..WaitingRows::default() } };
+        WaitingRows {
+            commit: Some(round.snapshot.manifest.header.commit),
+            rows: round.unknown.len(),
+            first: round.unknown.first().map(|row| row.content.place()),
+            why,
+        }
     }
 
     /// Whether the database has all of `newest`.

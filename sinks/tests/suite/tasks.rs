@@ -9,11 +9,12 @@ use std::time::Duration;
 use crate::common::{Batch, Call, Content, Hooked, Job, Mode, assert_shows, memory};
 use parking_lot::Mutex;
 use schemas::hash::KeyHash;
-use schemas::manifest::SegmentMeta;
+use schemas::manifest::{Manifest, SegmentMeta};
 use schemas::rows::{IdRow, Ids};
 use schemas::segment::Rows;
 use sinks::commits::{
-    CommitTask, Latest, SegmentWriter, Snapshot, WriteError, WriteJob, list_commits, visible,
+    CommitTask, Latest, SegmentWriter, Snapshot, Verdict, WriteError, WriteJob, list_commits,
+    visible,
 };
 use sinks::storage::{Lack, Storage, Waiting};
 
@@ -164,7 +165,8 @@ fn two_manifests(fails: Option<usize>) -> (Arc<dyn Storage>, [usize; 2], Arc<Lat
     let (reply, replies) = channel();
     for manifest in [first, second] {
         let reply = reply.clone();
-        queue.send(manifest, move |done| reply.send(done.is_ok()).unwrap());
+        let check = || Verdict::Create;
+        queue.send(manifest, check, move |done| reply.send(done.is_ok()).unwrap());
     }
     while task.step() {}
     let mut counts = [0, 0];
@@ -267,4 +269,38 @@ fn segment_that_had_no_room_at_first_is_written_whole() {
     assert_eq!(meta.xxh3, schemas::manifest::checksum(&bytes));
     assert_eq!(sinks::commits::open_segment::<Ids>(&*storage, &meta).unwrap().rows.len(), 1);
     assert_eq!(storage.list("segments").unwrap(), ["a"]);
+}
+
+#[test]
+fn manifest_waits_for_its_check() {
+    let storage = memory();
+    let mut job = Job::start(storage.clone(), 1, 0).unwrap();
+    let first = job.prepare(&Batch::of_tags(5, &[(1, 1)])).unwrap();
+    let before = Snapshot::open(&*storage, job.last.clone(), None).unwrap();
+    let latest = Arc::new(Latest::new(Arc::new(before)));
+    let (mut task, queue) = CommitTask::new(storage.clone(), latest, &Arc::default());
+    let verdict = Arc::new(Mutex::new(Verdict::Wait));
+    let (reply, replies) = channel();
+    let send = |manifest: &Manifest| {
+        let (check, reply) = (Arc::clone(&verdict), reply.clone());
+        let check = move || *check.lock();
+        queue.send(manifest.clone(), check, move |done| reply.send(done.is_ok()).unwrap());
+    };
+    let commits = || list_commits(&*storage).unwrap().len();
+    send(&first);
+    assert!(task.step() && task.step(), "it is asked again");
+    assert_eq!((commits(), replies.try_iter().count()), (1, 0));
+    *verdict.lock() = Verdict::Create;
+    assert!(task.step());
+    assert_eq!((commits(), replies.try_iter().collect::<Vec<_>>()), (2, vec![true]));
+    let mut second = first;
+    second.header.commit += 1;
+    second.header.version += 1;
+    *verdict.lock() = Verdict::Never;
+    send(&second);
+    assert!(task.step());
+    *verdict.lock() = Verdict::Create;
+    send(&second);
+    assert!(!task.step(), "a job that is ending makes no commit");
+    assert_eq!((commits(), replies.try_iter().count()), (2, 0));
 }

@@ -17,7 +17,7 @@ use scylla_proxy::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::harness::{Job, ok, tell, within};
+use super::super::harness::{Job, fails, ok, tell, within};
 use super::cql::Fixture;
 use super::{cql, shared, skipped};
 
@@ -202,4 +202,32 @@ fn rejected_row_is_kept_counted_and_blocks_nothing() {
     assert!(kept["why"].as_str().unwrap().contains("too large"), "{}", kept["why"]);
     let listed = ok(&format!("dead-letters refused --state {}", fixture.path("state").display()));
     assert_eq!(listed.lines().count(), 1);
+}
+
+#[test]
+fn row_that_waits_is_named_with_the_reason_as_the_database_gives_it() {
+    let Some(node) = one_node() else { return };
+    let _servers = shared();
+    let fixture = Fixture::new(&node.to_string(), "--posts 100");
+    let posts = ["#stuck", "#cat"].map(|tag| {
+        format!(r#"{{"event_id":"{tag}","ts":1700000000000,"caption":"{tag}"}}"#) + "\n"
+    });
+    fs::write(fixture.path("posts.ndjson"), posts.concat()).unwrap();
+    // The replicas of one row are down.
+    let stuck = Condition::RequestOpcode(RequestOpcode::Execute)
+        .and(Condition::BodyContainsCaseSensitive(b"\0\0\0\x05stuck".to_vec().into()));
+    let down = RequestReaction::forge_with_error(example_db_errors::unavailable());
+    let bad = Bad::before(node, vec![RequestRule(stuck, down)], Vec::new());
+    let through =
+        fixture.store(fixture.keyspace()).replace(&node.to_string(), &bad.address.to_string());
+    let error = fails(&format!("{} --store-wait 6s", fixture.line("state", &through)), 1);
+    let waits = error.lines().find(|line| line.contains("publishing waits: 1 row of commit"));
+    let waits = waits.unwrap_or_else(|| panic!("{error}"));
+    assert!(waits.contains(r#"first of table tag the one of "" "stuck", could not"#), "{waits}");
+    assert!(waits.contains("the database cannot do it now: Not enough nodes"), "{waits}");
+    assert!(waits.contains(&bad.address.to_string()), "{waits}");
+    let last = error.lines().last().unwrap();
+    assert!(last.contains("the store has no commit in full (cql://"), "{last}");
+    assert!(last.contains("the database cannot do it now"), "{last}");
+    assert!(!error.contains("does not answer"), "{error}");
 }

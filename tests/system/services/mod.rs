@@ -25,6 +25,7 @@ mod recreated_topic;
 mod store_repair;
 mod tables;
 mod topics;
+mod unreadable;
 
 /// Locked for writing by a test that stops servers.
 static SERVERS: RwLock<()> = RwLock::new(());

@@ -56,6 +56,37 @@ pub(crate) fn transactions(brokers: &str, topic: &str, each: &[(&[String], bool)
     }
 }
 
+/// A transaction that is open, with records that were written.
+pub(crate) struct OpenTransaction(BaseProducer);
+
+impl OpenTransaction {
+    /// Begins it and writes its records to partition 0.
+    pub(crate) fn begin(brokers: &str, topic: &str, texts: &[String]) -> Self {
+        let id = format!("{topic}-open");
+        let producer: BaseProducer = config(brokers).set("transactional.id", id).create().unwrap();
+        producer.init_transactions(TIMEOUT).unwrap();
+        producer.begin_transaction().unwrap();
+        send(&producer, topic, 0, texts);
+        Self(producer)
+    }
+
+    /// Commits it.
+    pub(crate) fn commit(self) {
+        self.0.commit_transaction(TIMEOUT).unwrap();
+    }
+}
+
+/// Writes records without a value, or with these values, to partition 0.
+pub(crate) fn produce_values(brokers: &str, topic: &str, values: &[Option<&str>]) {
+    let producer: BaseProducer = config(brokers).create().unwrap();
+    for value in values {
+        let record = BaseRecord::<str, str>::to(topic).partition(0).key("k");
+        let record = value.iter().fold(record, |record, value| record.payload(*value));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(TIMEOUT).unwrap();
+}
+
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     config(brokers).create().unwrap()
 }

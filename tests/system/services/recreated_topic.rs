@@ -1,5 +1,6 @@
 //! Topics that are deleted, recreated and filled beyond the old position while a job follows them:
-//! the job fails, and no later run continues with the new topic, however fast that was.
+//! the job fails, no commit counts the new topic, and no later run continues with it, however fast
+//! that was.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use serde_json::Value;
 
-use super::super::harness::{Job, eventually, fails, folder, run};
+use super::super::harness::{Job, eventually, export, fails, folder, newest_commit, ok, run};
 use super::produce::{delete, post, produce};
 use super::topics::create;
 use super::{fresh, kafka, shared, wait};
@@ -59,18 +60,41 @@ fn replaced_topic_is_noticed_however_fast() {
         delete(&brokers, &topic);
         create_again(&admin, &topic);
         produce(&brokers, &topic, 0, &posts(NEW, "new"));
-        if number % 2 == 0 {
+        let recreated =
+            format!("topic {topic} was recreated: its partition 0 holds another record");
+        if number == 1 {
+            job.kill();
+        } else {
             let (code, _, error) = job.end();
             assert_eq!(code, Some(1), "{error}");
-            assert!(error.contains(&format!("topic {topic} was recreated")), "{error}");
-        } else {
-            // A crash leaves a commit that can no longer be compared with the topic.
-            eventually("a commit of records of the new topic, or an end", || {
-                (read(&state) > OLD as u64 || !job.lives()).then_some(())
-            });
-            job.kill();
+            assert!(error.contains(&recreated), "{error}");
         }
+        // Whether it could tell or was killed before: the new topic is in no commit.
+        let sound = newest_commit(&state);
+        let only_old = || {
+            let (rows, summary) = export(&state, "");
+            let tags: Vec<_> = rows.keys().map(|(_, tag)| tag.as_str()).collect();
+            assert_eq!((tags, summary.events), (vec!["old"], OLD as u64));
+        };
+        only_old();
         let error = fails(&format!("{line} --bounded"), 1);
-        assert!(error.contains(&format!("topic {topic} was recreated")), "{error}");
+        assert!(error.contains(&recreated), "{error}");
+        assert!(
+            error.contains(&format!("Commit {sound} of {} is sound", state.display())),
+            "{error}"
+        );
+        only_old();
+        // The two ways on that the message names.
+        let commands: Vec<&str> =
+            error.split('`').filter(|part| part.starts_with("tagflow ")).collect();
+        let [alone, added] = *commands else { panic!("{error}") };
+        let new = folder.path().join(format!("{number}-new"));
+        let alone = alone.replace("NEW_FOLDER", &new.display().to_string());
+        let added = added.replace("NEW_NAME", "again");
+        for (command, state, events) in [(alone, &new, NEW), (added, &state, OLD + NEW)] {
+            let command = command.strip_prefix("tagflow ").unwrap();
+            ok(&format!("{command} --bounded --horizon 100000h"));
+            assert_eq!(export(state, "").1.events, events as u64);
+        }
     }
 }

@@ -54,6 +54,25 @@ f.yaml:3:39: only a kafka: source stamps its records; use event, or leave log_ti
     assert_eq!(message(LEAST, "source: \"stdin:\"", to), want);
 }
 
+#[test]
+fn credentials_in_an_address_are_refused_and_not_repeated() {
+    for (from, to) in [
+        ("source: \"stdin:\"", "source: \"kafka://user:secret@a:1/t\""),
+        ("source: \"stdin:\"", "source: \"kafka://a:1/t?sasl.password=secret\""),
+        ("source: \"stdin:\"", "source: \"file://user:secret@a/t\""),
+        ("source: \"stdin:\"", "kafka://user:secret@a:1/t: 1"),
+    ] {
+        let message = message(LEAST, from, to);
+        let shown = crate::config::hide_all_credentials(&message);
+        assert!(shown.starts_with("f.yaml:3:") && !shown.contains("secret"), "{message}");
+    }
+    let nodes = "127.0.0.1:9042";
+    for node in ["user:secret@a:9042", "scylla://user:secret@a:9042", "a:1/k?password=secret"] {
+        let message = message(EXAMPLE, nodes, node);
+        assert!(message.contains("HOST:PORT") && !message.contains("secret"), "{message}");
+    }
+}
+
 /// Keys of the example that it chose itself, and the variant of a horizon.
 const NAMES: [&str; 6] = ["count-tags", "event_id", "ts", "caption", "user_id", "sliding"];
 

@@ -37,6 +37,7 @@ fn example_is_read_completely() {
         mapping: fields.parse().unwrap(),
         start: Position::Beginning,
         on_lost: OnLost::Error,
+        on_open_transaction: OnOpenTransaction::Wait,
         properties: BTreeMap::new(),
         log_time: Some(LogTimeSource::Append),
     };

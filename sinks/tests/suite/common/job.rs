@@ -13,7 +13,7 @@ use schemas::rows::{
 use schemas::segment::Rows;
 use sinks::commits::{
     Claimant, CommitError, CommitQueue, CommitTask, Latest, MergeQueue, SegmentWriter, Snapshot,
-    TakeoverError, WriteError, WriteJob, make_visible, segment_name, take_over,
+    TakeoverError, Verdict, WriteError, WriteJob, make_visible, segment_name, take_over,
 };
 use sinks::storage::{Patience, Storage, Waiting};
 
@@ -111,7 +111,8 @@ impl Job {
     /// Creates a manifest through the commit task.
     pub(crate) fn create(&mut self, manifest: Manifest) -> Result<&Manifest, CommitError> {
         let (reply, done) = channel();
-        self.commits.send(manifest.clone(), move |result| reply.send(result).unwrap());
+        let check = || Verdict::Create;
+        self.commits.send(manifest.clone(), check, move |result| reply.send(result).unwrap());
         let replied = (0..STEPS_MAX).find_map(|_| {
             self.task.step();
             done.try_recv().ok()
