@@ -12,7 +12,7 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
 use schemas::config::{LogTimeSource, SourceUri, Topic};
-use schemas::manifest::{Manifest, Partition, Position};
+use schemas::manifest::{Manifest, Partition, Partitions, Position};
 use schemas::printable::counted;
 use schemas::time::{format_duration_ms, format_ms};
 use serde::Serialize;
@@ -217,14 +217,19 @@ fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Opt
         },
         Ok(_) => return findings.good(&about, "needs no check"),
     };
-    let found = match log.discover() {
+    let known = newest.and_then(|newest| newest.body.inputs.get(&topic.name));
+    let mut known = known.map_or_else(Partitions::new, Clone::clone);
+    let moved = log.locate(&known, false);
+    let found = match moved.and_then(|moved| {
+        moved.iter().for_each(|moved| moved.apply(&mut known));
+        log.discover()
+    }) {
         Ok(found) => found,
         Err(error) => return findings.error(&about, error),
     };
     findings.good(&about, counted(found.len(), "partition", "partitions"));
     policy(findings, &about, input);
-    let known = newest.and_then(|newest| newest.body.inputs.get(&topic.name));
-    for (name, state) in known.into_iter().flatten() {
+    for (name, state) in &known {
         let there = found.iter().any(|found| found.partition == *name);
         let gone = if there { None } else { log.missing(name) };
         let resumed = if there { log.resume(name, state) } else { Ok(()) };
@@ -234,8 +239,8 @@ fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Opt
     }
     let mut sample = Sample::default();
     for partition in found.iter().take(PARTITIONS) {
-        let state = known.and_then(|known| known.get(&partition.partition));
-        let first = known.is_none_or(std::collections::BTreeMap::is_empty);
+        let state = known.get(&partition.partition);
+        let first = known.is_empty();
         if let Err(error) = sample.read(&*log, partition, state, first, job, topic) {
             return findings.error(&about, error);
         }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use dataflow::{Estimate, Load, Settings};
 use schemas::config::{
-    Beyond, Config, LogTimeSource, OnLost, OnOpenTransaction, Position, SourceUri, Topic,
+    Beyond, Config, Follow, LogTimeSource, OnLost, OnOpenTransaction, OnTruncate, Position,
+    SourceUri, Topic,
 };
 use schemas::mapping::{Field, Mapping};
 use schemas::printable::{counted, size};
@@ -165,8 +166,23 @@ fn graph(job: &Job, bounded: bool) -> Vec<Step> {
     graph
 }
 
+/// A file that is followed.
+fn followed(path: &Path, follow: Follow) -> String {
+    let truncated = match follow.on_truncate {
+        OnTruncate::Stop => "an error",
+        OnTruncate::GoOn => "counted, and read from its beginning",
+    };
+    let wait = format_duration_ms(follow.rotate_wait.0);
+    format!(
+        "{} and what is appended to it; a renamed file is read until {wait} after it last grew, a \
+         truncated one is {truncated}",
+        path.display()
+    )
+}
+
 fn source(topic: &Topic, bounded: bool) -> String {
-    let Topic { name, source, mapping, log_time, start, on_lost, on_open_transaction, .. } = topic;
+    let Topic { name, source, mapping, log_time, start, on_lost, .. } = topic;
+    let Topic { on_open_transaction, follow, .. } = topic;
     let place = match source {
         SourceUri::Kafka { brokers, topic } => {
             let brokers: Vec<String> = brokers.iter().map(ToString::to_string).collect();
@@ -194,7 +210,7 @@ fn source(topic: &Topic, bounded: bool) -> String {
             )
         }
         SourceUri::File(path) if bounded => format!("{} up to its present end", path.display()),
-        SourceUri::File(path) => format!("{} and what is appended to it", path.display()),
+        SourceUri::File(path) => followed(path, *follow),
         SourceUri::Stdin => "standard input".to_owned(),
         SourceUri::Generator(source) => match source.rate_per_s {
             Some(rate) => format!("{rate} generated posts per second"),

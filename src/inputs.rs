@@ -55,7 +55,7 @@ impl JobInput {
                 let mode = match (bounded, settings.horizon_ms) {
                     (true, None) => Mode::Blocks,
                     (true, Some(_)) => Mode::Ordered,
-                    (false, _) => Mode::Tail,
+                    (false, _) => Mode::Follow(self.topic.follow),
                 };
                 Ok(Origin::Files { path: path.clone(), mode })
             }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
-use schemas::config::{Beyond, HORIZON_MS, OnLost, OnOpenTransaction, Position, SourceUri, Topic};
+use schemas::config::{
+    Beyond, Follow, HORIZON_MS, OnLost, OnOpenTransaction, Position, SourceUri, Topic,
+};
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
 use schemas::time::Millis;
@@ -156,6 +158,7 @@ impl LogArgs {
             start: Position::Beginning,
             on_lost: OnLost::Error,
             on_open_transaction: OnOpenTransaction::Wait,
+            follow: Follow::default(),
             properties: properties(&self.kafka)?,
             log_time: None,
         };

@@ -9,8 +9,8 @@ use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, st
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use schemas::config::{
-    Beyond, Name, OnLost, OnOpenTransaction, Position, Scope, SourceUri, State, Topic,
-    parse_network,
+    Beyond, Follow, Name, OnLost, OnOpenTransaction, OnTruncate, Position, RotateWait, Scope,
+    SourceUri, State, Topic, parse_network,
 };
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
@@ -115,6 +115,14 @@ struct JobArgs {
     #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_open)]
     #[arg(requires = "bounded")]
     on_open_transaction: Option<OnOpenTransaction>,
+    /// What to do when a followed file was truncated or overwritten: stop (the default), or go-on,
+    /// which reads it from its beginning and counts that
+    #[arg(long, value_name = "WHAT", conflicts_with = "config", value_parser = parse_on_truncate)]
+    on_truncate: Option<OnTruncate>,
+    /// How long a followed file that was renamed is read after a new one has its name, and after it
+    /// last grew [default: 60s]
+    #[arg(long, value_name = "DURATION", conflicts_with = "config")]
+    rotate_wait: Option<Millis>,
     /// The names that records use for the fields of an event, and the format of ts (ms, s, us or
     /// rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
@@ -164,6 +172,11 @@ fn parse_on_lost(text: &str) -> Result<OnLost, String> {
 fn parse_on_open(text: &str) -> Result<OnOpenTransaction, String> {
     let name = StrDeserializer::<serde::de::value::Error>::new(text);
     OnOpenTransaction::deserialize(name).map_err(|error| error.to_string())
+}
+
+fn parse_on_truncate(text: &str) -> Result<OnTruncate, String> {
+    let name = StrDeserializer::<serde::de::value::Error>::new(text);
+    OnTruncate::deserialize(name).map_err(|error| error.to_string())
 }
 
 fn parse_scope(text: &str) -> Result<Scope, String> {
@@ -325,6 +338,7 @@ impl JobArgs {
             start: Position::Beginning,
             on_lost: self.on_lost.unwrap_or_default(),
             on_open_transaction: self.on_open_transaction.unwrap_or(OnOpenTransaction::Wait),
+            follow: self.follow(input)?,
             properties: self.properties(input)?,
             log_time: None,
         };
@@ -339,6 +353,23 @@ impl JobArgs {
             listen: listen.map(|listen| ListenArgs { listen, metrics, trusted_proxy }),
             store: None,
         })
+    }
+
+    /// How files are followed. Options for that are an error with other inputs.
+    fn follow(&self, input: &SourceUri) -> Result<Follow, CliError> {
+        let given = [
+            ("--on-truncate", self.on_truncate.is_some()),
+            ("--rotate-wait", self.rotate_wait.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) if !matches!(input, SourceUri::File(_)) => {
+                Err(CliError::Usage(format!("{name} applies to files only; leave it out")))
+            }
+            _ => Ok(Follow {
+                on_truncate: self.on_truncate.unwrap_or(OnTruncate::Stop),
+                rotate_wait: self.rotate_wait.map_or(RotateWait::default(), |ms| RotateWait(ms.0)),
+            }),
+        }
     }
 
     /// The properties of the Kafka client. Options for Kafka are an error with other inputs.

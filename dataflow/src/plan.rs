@@ -12,7 +12,7 @@ use schemas::manifest::{BLOCK_BYTES, Block, Blocks, Fingerprint, Partition, Posi
 
 use crate::records::Inputs;
 use crate::settings::Input;
-use crate::sources::{Discovered, LogError, Shape};
+use crate::sources::{Discovered, LogError, Moved, Shape};
 
 /// A partition that one worker reads in order.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct OrderedPart {
     pub(crate) begin: u64,
     /// What to recognize it by.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// The name it has lost, if it was rotated.
+    pub(crate) former_name: Option<String>,
 }
 
 /// What a job will read.
@@ -40,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) ordered: Vec<OrderedPart>,
     /// All partitions, as they are before anything is read.
     pub(crate) inputs: Inputs,
+    /// Files that are no longer under the names that the commit has them under.
+    pub(crate) moved: Vec<Moved>,
     /// Last lines that are left for the next run, since they are not whole.
     pub(crate) unfinished: Vec<Unfinished>,
 }
@@ -65,6 +69,9 @@ impl Plan {
         let mut files = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
             let states = plan.inputs.entry(input.name.clone()).or_default();
+            let moved = input.log.locate(states, false)?;
+            moved.iter().for_each(|moved| moved.apply(states));
+            plan.moved.extend(moved);
             let discovered = input.log.discover()?;
             let is_new = states.is_empty();
             end_missing(input, &discovered, states)?;
@@ -84,9 +91,10 @@ impl Plan {
                             plan.ordered.push(ordered(index, found, offset, state));
                         }
                     }
-                    Shape::Blocks { bytes, fingerprint } => {
+                    Shape::Blocks { bytes, fingerprint, tail } => {
                         check_size(&found.partition, state, size.max(Some(*bytes)))?;
                         state.fingerprint = Some(fingerprint.clone());
+                        state.tail = Some(tail.clone());
                         let blocks = continue_blocks(state, *bytes);
                         state.done = blocks.are_done();
                         state.position = Position::Blocks(blocks.clone());
@@ -130,7 +138,10 @@ fn end_missing(
             return Err(LogError::Gone(name.clone()));
         }
         if input.log.is_repeatable() {
-            tracing::warn!(partition = name, "an input partition is gone");
+            tracing::warn!(
+                partition = name,
+                "an input partition is gone; lines that were not read of it are missing"
+            );
         }
         state.done = true;
     }
@@ -153,7 +164,8 @@ fn resume_or_begin<'s>(
         Entry::Vacant(new) => {
             let begin = input.log.beginning(partition, is_new)?;
             let position = Position::Offset(begin);
-            new.insert(Partition { position, begin, ..Partition::default() })
+            let former_name = input.log.former_name(partition);
+            new.insert(Partition { position, begin, former_name, ..Partition::default() })
         }
     })
 }
@@ -171,8 +183,16 @@ fn continue_in_order(name: &str, state: &mut Partition) -> Result<u64, LogError>
 
 fn ordered(input: usize, found: Discovered, offset: u64, state: &Partition) -> OrderedPart {
     let Discovered { partition, share, .. } = found;
-    let (log_time, fingerprint) = (state.log_time.clone(), state.fingerprint.clone());
-    OrderedPart { input, partition, share, offset, log_time, begin: state.begin, fingerprint }
+    OrderedPart {
+        input,
+        partition,
+        share,
+        offset,
+        log_time: state.log_time.clone(),
+        begin: state.begin,
+        fingerprint: state.fingerprint.clone(),
+        former_name: state.former_name.clone(),
+    }
 }
 
 /// Fails if a partition has only `bytes` bytes, and more were read.

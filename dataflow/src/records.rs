@@ -289,6 +289,8 @@ pub(crate) enum PartitionProgress {
         /// The largest event time accepted in this run, and the monotonic time when it was read.
         largest: Option<(i64, u64)>,
     },
+    /// It has lost its name, and is called this from now on.
+    Rotated(String),
     /// A block of a file that is read block by block.
     Block {
         /// Its number.

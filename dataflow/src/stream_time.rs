@@ -62,8 +62,17 @@ impl StreamTime {
     /// Takes into account how far a partition was read.
     pub(crate) fn apply(&mut self, update: PartitionUpdate) {
         let partitions = self.inputs.entry(update.input).or_default();
+        if let PartitionProgress::Rotated(name) = update.progress {
+            if let Some(state) = partitions.remove(&update.partition) {
+                let former_name = Some(update.partition);
+                let before = partitions.insert(name, Partition { former_name, ..state });
+                assert!(before.is_none(), "a file that loses its name gets one of its own");
+            }
+            return;
+        }
         let partition = partitions.entry(update.partition).or_default();
         match update.progress {
+            PartitionProgress::Rotated(_) => unreachable!("handled above"),
             PartitionProgress::Ordered { state, largest } => {
                 *partition = state;
                 // Among equal times the one read first counts, as time has passed since then.

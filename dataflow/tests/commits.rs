@@ -12,7 +12,7 @@ use dataflow::clock::{Clock, RandomError, SystemClock};
 use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Discovered, Log, LogError, Mode, Next, Reader, Record, Shape};
 use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt};
-use schemas::config::LogTimeSource;
+use schemas::config::{Follow, LogTimeSource};
 use schemas::manifest::{Fingerprint, Manifest, Position};
 use schemas::mapping::Mapping;
 use sinks::commits::newest;
@@ -298,7 +298,8 @@ fn followed_file_with_an_unfinished_last_line_holds_the_windows_back_for_half_a_
         fs::write(folder.path().join("a.ndjson"), live).unwrap();
         fs::write(&unfinished, format!("{old}\n{}", &late[..cut])).unwrap();
         let clock = TestClock::default();
-        let origin = Origin::Files { path: folder.path().to_owned(), mode: Mode::Tail };
+        let mode = Mode::Follow(Follow::default());
+        let origin = Origin::Files { path: folder.path().to_owned(), mode };
         let mut job = start(origin, Settings::default(), 2, &clock);
         let mut body_at = |ms: u64| {
             while clock.ms() < ms {

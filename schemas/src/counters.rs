@@ -37,11 +37,13 @@ pub struct Counters {
     pub republished: u64,
     /// Refused records that were delivered again and counted.
     pub redelivered: u64,
+    /// Followed files that were truncated or overwritten, and are read again from their beginning.
+    pub truncations: u64,
 }
 
 impl Counters {
     /// Every counter with its name.
-    pub fn named(&self) -> [(&'static str, u64); 15] {
+    pub fn named(&self) -> [(&'static str, u64); 16] {
         [
             ("events", self.events),
             ("duplicates", self.duplicates),
@@ -58,6 +60,7 @@ impl Counters {
             ("superseded", self.superseded),
             ("republished", self.republished),
             ("redelivered", self.redelivered),
+            ("truncations", self.truncations),
         ]
     }
 
@@ -89,5 +92,6 @@ impl std::ops::AddAssign for Counters {
         self.superseded += more.superseded;
         self.republished += more.republished;
         self.redelivered += more.redelivered;
+        self.truncations += more.truncations;
     }
 }

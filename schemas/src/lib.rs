@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod mapping;
 pub mod planted;
 pub mod printable;
+pub mod rotation;
 pub mod rows;
 pub mod segment;
 pub mod suggest;

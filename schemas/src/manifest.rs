@@ -128,7 +128,16 @@ pub struct Partition {
     /// How to recognize the partition.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fingerprint: Option<Fingerprint>,
+    /// The bytes of a file that lie before the position, at most 4,096.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tail: Option<Fingerprint>,
+    /// The name that a file has lost, to another one or to none. It is then called `NAME@NUMBER`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub former_name: Option<String>,
 }
+
+/// The partitions of one input, by name.
+pub type Partitions = BTreeMap<String, Partition>;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
@@ -188,15 +197,15 @@ pub struct Block {
     pub times: LogTime,
 }
 
-/// How to recognize a partition: by the first bytes of a file, or by the last record read from a
-/// partition of a topic.
+/// How to recognize a partition: by the first bytes of a file and the last that were read of it, or
+/// by the last record read from a partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// The number of bytes, for a file at most 4,096.
     pub bytes: u64,
     /// Their [`checksum`].
     pub xxh3: String,
-    /// The position, for a record.
+    /// The position, for a record, and for bytes that lie before one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub at: Option<u64>,
 }
@@ -205,6 +214,11 @@ impl Fingerprint {
     /// The fingerprint of a file that begins with `head`.
     pub fn of(head: &[u8]) -> Self {
         Self { bytes: head.len() as u64, xxh3: checksum(head), at: None }
+    }
+
+    /// The fingerprint of `bytes`, which lie before position `at` of a file.
+    pub fn before(bytes: &[u8], at: u64) -> Self {
+        Self { at: Some(at), ..Self::of(bytes) }
     }
 }
 
@@ -363,6 +377,8 @@ mod tests {
                     at_end: true,
                     done: true,
                     fingerprint: Some(Fingerprint::of(b"{}")),
+                    tail: Some(Fingerprint::before(b"{}", 2)),
+                    former_name: Some("a.ndjson".to_owned()),
                 },
             ),
             ("b.ndjson".to_owned(), Partition::default()),

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::manifest::{BLOCK_BYTES, Header, Manifest, Position};
+use schemas::rotation::name_after;
 use thiserror::Error;
 
 /// An invariant.
@@ -144,7 +145,8 @@ pub fn rises(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     counters.for_each(|((name, was), (_, is))| note(name, is >= was));
     for (input, partitions) in &before.body.inputs {
         for (partition, was) in partitions {
-            let is = next.body.inputs.get(input).and_then(|now| now.get(partition));
+            let now = next.body.inputs.get(input);
+            let is = now.and_then(|now| now.get(name_after(partition, now, partitions)?));
             let holds = is.is_some_and(|is| reached(&is.position) >= reached(&was.position));
             note(&format!("{input}/{partition}"), holds);
         }

@@ -26,6 +26,7 @@ mod refused_login;
 mod repair;
 mod replay;
 mod retention;
+mod rotation;
 mod runbooks;
 mod serve;
 mod services;

@@ -2,6 +2,9 @@
 //!
 //! Invariant: the updates of a commit describe exactly the records read up to its end.
 
+mod rotation;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use schemas::control::Control;
@@ -16,7 +19,7 @@ use super::intake::{Feed, Intake};
 use super::last_line::LastLine;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::limits::{AGREE_MS, DISCOVER_US};
+use crate::limits::AGREE_MS;
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart, Unfinished};
 use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
@@ -37,6 +40,16 @@ struct Ordered {
     /// Its end when the commit before ended.
     end_before: Option<u64>,
     alignment: Alignment,
+    /// Set once it has lost its name.
+    rotated: Option<Rotated>,
+}
+
+/// A followed file that has lost its name.
+struct Rotated {
+    /// Its end when it was last looked at.
+    end: Option<u64>,
+    /// When it lost its name or was last seen to have grown, by the monotonic clock.
+    since_us: u64,
 }
 
 /// A block being read.
@@ -63,6 +76,15 @@ pub(crate) struct Partitions {
     aligned: Aligned,
     /// Control records; only the first worker takes them.
     controls: Option<Controls>,
+    /// Partitions that have lost their names in this commit: input, name, and what they are called
+    /// now.
+    rotated: Vec<(usize, String, String)>,
+    /// Names of the plan that belong to other partitions now, or to none, by input.
+    freed: BTreeSet<(usize, String)>,
+    /// Files that have lost their names and were read to their ends, by input.
+    ended: BTreeSet<(usize, String)>,
+    /// How many files of the plan were truncated, until a commit counts them.
+    truncations: u64,
 }
 
 /// What one worker read in a commit.
@@ -110,7 +132,14 @@ impl Partitions {
             discovered_us: context.started_us,
             aligned: Aligned::default(),
             controls: worker.is_first().then(|| Controls::new(context)).transpose()?,
+            rotated: Vec::new(),
+            freed: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            truncations: 0,
         };
+        if worker.is_first() {
+            partitions.report_moved();
+        }
         for part in &context.plan.ordered {
             if worker.reads(part.share) {
                 partitions.open(part.clone())?;
@@ -122,25 +151,6 @@ impl Partitions {
     fn salt(&self, input: usize) -> u64 {
         let name = &self.context.inputs[input].name;
         self.context.start.body.hash_key.hasher().input_salt(name)
-    }
-
-    fn open(&mut self, part: OrderedPart) -> Result<(), LogError> {
-        let skip = u64::from(part.offset > 0 && planted(Bug::OffsetByOne));
-        let log = &self.context.inputs[part.input].log;
-        let reader = log.open_on(self.worker.index(), &part.partition, part.offset + skip)?;
-        let start = &self.context.start;
-        self.ordered.push(Ordered {
-            salt: self.salt(part.input),
-            log_time: part.log_time.clone(),
-            part,
-            reader,
-            largest: start.body.largest_ts_ms.map(|ts| (ts, self.context.started_us)),
-            next: Next::More,
-            last_line: LastLine::default(),
-            end_before: None,
-            alignment: Alignment::default(),
-        });
-        Ok(())
     }
 
     /// Takes the control records that have arrived, in `commit`.
@@ -320,12 +330,18 @@ impl Partitions {
             progress,
         };
         let mut updates = Vec::new();
-        let mut lost = 0;
+        for (input, from, to) in self.rotated.drain(..) {
+            updates.push(update(input, &from, PartitionProgress::Rotated(to)));
+        }
+        let (mut lost, mut truncations) = (0, std::mem::take(&mut self.truncations));
         for o in &mut self.ordered {
             lost += o.reader.lost();
+            truncations += o.reader.truncations();
             let end = o.reader.end()?;
             let read = o.reader.position();
             let at_end = match o.end_before {
+                // Part of a line may be left, for which nobody waits.
+                _ if o.rotated.is_some() && o.last_line.waits() => true,
                 Some(before) => read >= before,
                 None => {
                     (o.next == Next::End || o.last_line.waits())
@@ -341,10 +357,16 @@ impl Partitions {
                 at_end,
                 done: o.next == Next::End,
                 fingerprint: o.reader.fingerprint().or_else(|| o.part.fingerprint.clone()),
+                tail: o.reader.tail(),
+                former_name: o.part.former_name.clone(),
             };
             let progress = PartitionProgress::Ordered { state, largest: o.largest };
             updates.push(update(o.part.input, &o.part.partition, progress));
         }
+        // What is left of them is known to the commit.
+        let has_ended = |o: &mut Ordered| o.rotated.is_some() && o.next == Next::End;
+        let ended = self.ordered.extract_if(.., has_ended);
+        self.ended.extend(ended.map(|o| (o.part.input, o.part.partition)));
         let open = self.block.as_ref().map(|block| block.part.clone());
         for part in self.finished.drain(..).chain(open) {
             let progress = PartitionProgress::Block { number: part.number, state: part.state };
@@ -352,6 +374,7 @@ impl Partitions {
         }
         let mut counters = std::mem::take(&mut self.intake.counters);
         counters.lost_records += lost;
+        counters.truncations += truncations;
         let taken = self.controls.as_mut().map(Controls::close);
         counters.superseded += taken.map_or(0, |(_, superseded)| superseded);
         let control = taken.map(|(next, _)| next);
@@ -365,43 +388,6 @@ impl Partitions {
             let blocked = self.context.inputs.iter().map(|input| input.log.blocked()).sum();
             self.context.status.troubles(troubles, blocked);
         }
-    }
-
-    /// Opens partitions that have appeared: in all inputs as a commit ends, in topics each second.
-    pub(crate) fn discover(&mut self, is_end: bool) -> Result<(), LogError> {
-        let now_us = self.context.clock.mono_us();
-        let is_due = is_end || now_us >= self.discovered_us + DISCOVER_US;
-        if self.context.settings.repair_only || !is_due {
-            return Ok(());
-        }
-        self.discovered_us = now_us;
-        for input in 0..self.context.inputs.len() {
-            let log = Arc::clone(&self.context.inputs[input].log);
-            if log.is_bounded() || !(is_end || log.is_topic()) {
-                continue;
-            }
-            for found in log.discover()? {
-                let known = self.context.plan.inputs.get(&self.context.inputs[input].name);
-                let known = known.is_some_and(|p| p.contains_key(&found.partition));
-                let open =
-                    |o: &Ordered| o.part.input == input && o.part.partition == found.partition;
-                let mine = self.worker.reads(found.share);
-                if mine && !known && !self.ordered.iter().any(open) {
-                    tracing::info!(partition = found.partition, "a new input partition");
-                    let begin = log.beginning(&found.partition, false)?;
-                    self.open(OrderedPart {
-                        input,
-                        partition: found.partition,
-                        share: found.share,
-                        offset: begin,
-                        begin,
-                        log_time: LogTime::default(),
-                        fingerprint: None,
-                    })?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use schemas::manifest::{Body, Manifest};
+use schemas::manifest::{Body, Manifest, Partitions};
 use schemas::mapping::differing;
 use schemas::tags::RULES_VERSION;
 
@@ -54,6 +54,8 @@ pub(super) fn check_partitions(
     splits: &[Split],
 ) -> Result<(), ReconcileError> {
     for (log, rules) in logs {
+        let read = body.inputs.get(&rules.input);
+        log.locate(read.unwrap_or(&Partitions::new()), true)?;
         let there: HashSet<String> =
             log.discover()?.into_iter().map(|found| found.partition).collect();
         let mut mine = splits.iter().filter(|split| split.input == rules.input);
@@ -61,9 +63,9 @@ pub(super) fn check_partitions(
             let (input, partition) = (split.input.clone(), split.partition.clone());
             return Err(ReconcileError::Elsewhere { input, partition });
         }
-        for (partition, state) in body.inputs.get(&rules.input).into_iter().flatten() {
-            if let Some(fingerprint) = &state.fingerprint {
-                log.verify(partition, fingerprint)?;
+        for (partition, state) in read.into_iter().flatten() {
+            for known in [&state.fingerprint, &state.tail].into_iter().flatten() {
+                log.verify(partition, known)?;
             }
         }
     }

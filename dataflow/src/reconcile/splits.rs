@@ -4,6 +4,7 @@
 
 use schemas::log_time::LogTime;
 use schemas::manifest::{BLOCK_BYTES, Blocks, Body, Partition, Position};
+use schemas::rotation::name_before;
 
 use super::{NotSince, ReconcileError};
 use crate::sources::{Log, LogError, Next, Reader, Record};
@@ -31,7 +32,9 @@ pub(super) fn splits(body: &Body, since: Option<&Body>) -> Result<Vec<Split>, No
     let mut splits = Vec::new();
     for (input, partitions) in &body.inputs {
         for (partition, state) in partitions {
-            let before = since.and_then(|since| since.inputs.get(input)?.get(partition));
+            let before = since
+                .and_then(|since| since.inputs.get(input))
+                .and_then(|before| before.get(name_before(partition, partitions, before)?));
             let begins = before.map_or(Ok(Begin::At(state.begin)), |before| {
                 begin(before, state).ok_or_else(|| NotSince::OtherWay(partition.clone()))
             })?;

@@ -1,21 +1,24 @@
-//! NDJSON files: one, or all of a folder, plain or compressed, bounded or tailed.
+//! NDJSON files: one, or all of a folder, plain or compressed, bounded or followed.
 //!
 //! A partition is a file, named by its path relative to the input. Positions are uncompressed
-//! bytes. A file is recognised by its first 4 KiB.
+//! bytes. A file is recognised by its first 4 KiB and by the 4 KiB before its position.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use schemas::manifest::Fingerprint;
+use schemas::config::Follow;
+use schemas::manifest::{Fingerprint, Partition, Partitions};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::BlockReader;
 use super::lines::Lines;
+use super::marks::{MARK_BYTES, Tail, has};
 use super::packed::{Packing, Source};
-use super::{Discovered, Log, LogError, Next, Reader, Record, Shape, listing, packed, whole};
-
-const FINGERPRINT_BYTES: u64 = 4096;
+use super::plain::PlainReader;
+use super::registry::Registry;
+use super::{Discovered, Log, LogError, Moved, Next, Reader, Record, Shape, packed, whole};
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +27,14 @@ pub enum Mode {
     Blocks,
     /// Up to their present end, each in order by one worker.
     Ordered,
-    /// In order, following them as they grow and new ones appear.
-    Tail,
+    /// In order, following them as they grow, are rotated, and new ones appear.
+    Follow(Follow),
 }
 
 /// A file, or the files of a folder.
 #[derive(Debug)]
 pub struct FileLog {
-    root: PathBuf,
-    /// The file's name, if the input is a single file.
-    single: Option<String>,
+    files: Arc<Registry>,
     mode: Mode,
 }
 
@@ -41,33 +42,28 @@ impl FileLog {
     /// The input at `path`.
     pub fn new(path: &Path, mode: Mode) -> Result<Self, LogError> {
         let meta = fs::metadata(path).map_err(|e| LogError::io(path, e))?;
-        if meta.is_dir() {
-            return Ok(Self { root: path.to_owned(), single: None, mode });
-        }
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = name.ok_or_else(|| LogError::Empty(path.display().to_string()))?;
-        // A path with a file name has a parent, if only "".
-        let root = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Self { root, single: Some(name), mode })
-    }
-
-    fn path(&self, partition: &str) -> PathBuf {
-        self.root.join(partition)
+        let (root, single) = if meta.is_dir() {
+            (path.to_owned(), None)
+        } else {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let name = name.ok_or_else(|| LogError::Empty(path.display().to_string()))?;
+            // A path with a file name has a parent, if only "".
+            (path.parent().unwrap_or(Path::new("")).to_owned(), Some(name))
+        };
+        let follow = if let Mode::Follow(follow) = mode { Some(follow) } else { None };
+        Ok(Self { files: Arc::new(Registry::new(root, single, follow)), mode })
     }
 
     fn names(&self) -> Result<Vec<String>, LogError> {
-        if let Some(name) = &self.single {
-            return Ok(vec![name.clone()]);
-        }
-        let names = listing::names(&self.root)?;
-        if names.is_empty() && self.mode != Mode::Tail {
-            return Err(LogError::Empty(self.root.display().to_string()));
+        let names = self.files.names()?;
+        if names.is_empty() && self.is_bounded() {
+            return Err(LogError::Empty(self.files.root().display().to_string()));
         }
         Ok(names)
     }
 
-    fn shape(&self, name: &str) -> Result<Shape, LogError> {
-        let path = self.path(name);
+    fn shape(&self, name: &str, mode: Mode) -> Result<Shape, LogError> {
+        let path = self.files.path(name);
         let meta = fs::metadata(&path).map_err(|e| LogError::io(&path, e))?;
         if !meta.is_file() {
             return Err(LogError::NotRegular(path.display().to_string()));
@@ -75,13 +71,15 @@ impl FileLog {
         if Packing::of(&path) != Packing::Plain {
             return Ok(Shape::Ordered { bytes: None });
         }
-        Ok(match self.mode {
+        Ok(match mode {
             Mode::Blocks => {
-                let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
-                Shape::Blocks { bytes: whole::end_at(&path)?, fingerprint }
+                let (bytes, fingerprint) = (whole::end_at(&path)?, fingerprint(&path, MARK_BYTES)?);
+                let tail = File::open(&path).and_then(|file| Tail::of(&file, bytes));
+                let tail = tail.map_err(|e| LogError::io(&path, e))?;
+                Shape::Blocks { bytes, fingerprint, tail: Fingerprint::before(tail.bytes(), bytes) }
             }
             Mode::Ordered => Shape::Ordered { bytes: Some(whole::end_at(&path)?) },
-            Mode::Tail => Shape::Ordered { bytes: Some(meta.len()) },
+            Mode::Follow(_) => Shape::Ordered { bytes: Some(meta.len()) },
         })
     }
 }
@@ -94,25 +92,53 @@ fn fingerprint(path: &Path, bytes: u64) -> Result<Fingerprint, LogError> {
 }
 
 impl Log for FileLog {
+    fn locate(&self, known: &Partitions, again: bool) -> Result<Vec<Moved>, LogError> {
+        if again {
+            self.files.locate_again(known)?;
+            return Ok(Vec::new());
+        }
+        self.files.locate(known)
+    }
+
     fn discover(&self) -> Result<Vec<Discovered>, LogError> {
-        let found = self.names()?.into_iter().map(|name| {
-            let shape = self.shape(&name)?;
-            Ok(Discovered { share: xxh3_64(name.as_bytes()), partition: name, shape })
-        });
-        found.collect()
+        let mut found = Vec::new();
+        let elsewhere = self.files.elsewhere();
+        for name in self.names()?.into_iter().filter(|name| !elsewhere.contains_key(name)) {
+            let (share, shape) = (xxh3_64(name.as_bytes()), self.shape(&name, self.mode)?);
+            found.push(Discovered { partition: name, share, shape });
+        }
+        for (name, former) in elsewhere {
+            // A file that has lost its name is read in order, as a followed one is.
+            let mode = match self.mode {
+                Mode::Blocks if name != former => Mode::Ordered,
+                mode => mode,
+            };
+            let (share, shape) = (xxh3_64(former.as_bytes()), self.shape(&name, mode)?);
+            found.push(Discovered { partition: name, share, shape });
+        }
+        Ok(found)
     }
 
     fn verify(&self, partition: &str, known: &Fingerprint) -> Result<(), LogError> {
-        let path = self.path(partition);
-        if fingerprint(&path, known.bytes)? == *known {
+        let path = self.files.path(partition);
+        let is_tail = known.at.is_some();
+        if is_tail && Packing::of(&path) != Packing::Plain {
+            return Ok(());
+        }
+        let same = File::open(&path).and_then(|file| has(&file, known));
+        if same.map_err(|e| LogError::io(&path, e))? {
             return Ok(());
         }
         Err(LogError::Changed(path.display().to_string()))
     }
 
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
-        let tail = self.mode == Mode::Tail;
-        Ok(Box::new(FileReader::open(self.path(partition), position, tail)?))
+        let path = self.files.path(partition);
+        if Packing::of(&path) == Packing::Plain {
+            let files = Arc::clone(&self.files);
+            return Ok(Box::new(PlainReader::open(files, partition, path, position)?));
+        }
+        Ok(Box::new(PackedReader::open(path, position)?))
     }
 
     fn open_block(
@@ -122,7 +148,7 @@ impl Log for FileLog {
         number: u64,
         offset: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let path = self.path(partition);
+        let path = self.files.path(partition);
         Ok(Box::new(BlockReader::open(&path, bytes, number, offset)?))
     }
 
@@ -133,7 +159,7 @@ impl Log for FileLog {
         position: u64,
         end: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
-        let path = self.path(partition);
+        let path = self.files.path(partition);
         match Packing::of(&path) {
             Packing::Plain => Ok(Box::new(BlockReader::part(&path, position, end)?)),
             _ => self.open_on(worker, partition, position),
@@ -141,7 +167,7 @@ impl Log for FileLog {
     }
 
     fn size(&self, partition: &str) -> Result<Option<u64>, LogError> {
-        let path = self.path(partition);
+        let path = self.files.path(partition);
         if Packing::of(&path) != Packing::Plain {
             return Ok(None);
         }
@@ -150,36 +176,44 @@ impl Log for FileLog {
     }
 
     fn is_bounded(&self) -> bool {
-        self.mode != Mode::Tail
+        self.files.follow().is_none()
+    }
+
+    fn beginning(&self, partition: &str, _first: bool) -> Result<u64, LogError> {
+        let beginning = self.files.beginning(partition);
+        beginning.map_err(|e| LogError::io(&self.files.path(partition), e))
+    }
+
+    fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
+        let known = [&state.fingerprint, &state.tail].into_iter().flatten();
+        known.into_iter().try_for_each(|known| self.verify(partition, known))
+    }
+
+    fn former_name(&self, partition: &str) -> Option<String> {
+        self.files.former(partition)
+    }
+
+    fn rotate_wait_us(&self) -> u64 {
+        self.files.follow().map_or(0, |follow| 1000 * follow.rotate_wait.0.unsigned_abs())
     }
 }
 
-/// Reads one file in order.
-struct FileReader {
+/// Reads one compressed file, which does not grow.
+struct PackedReader {
     lines: Lines<Source>,
     path: PathBuf,
-    tail: bool,
-    packing: Packing,
-    /// Taken again until the file has 4 KiB.
     fingerprint: Fingerprint,
 }
 
-impl FileReader {
-    fn open(path: PathBuf, position: u64, tail: bool) -> Result<Self, LogError> {
-        let packing = Packing::of(&path);
-        let source = packed::open(&path, packing, position)?;
-        let fingerprint = fingerprint(&path, FINGERPRINT_BYTES)?;
-        // A compressed file does not grow, tailed or not.
-        let grows = tail && packing == Packing::Plain;
-        let lines = Lines::new(source, position, grows);
-        // The rest of a last line may come, and is read by the next run.
-        let is_final = grows || packing != Packing::Plain;
-        let lines = if is_final { lines } else { lines.only_whole() };
-        Ok(Self { lines, path, tail, packing, fingerprint })
+impl PackedReader {
+    fn open(path: PathBuf, position: u64) -> Result<Self, LogError> {
+        let source = packed::open(&path, Packing::of(&path), position)?;
+        let fingerprint = fingerprint(&path, MARK_BYTES)?;
+        Ok(Self { lines: Lines::new(source, position, false), path, fingerprint })
     }
 }
 
-impl Reader for FileReader {
+impl Reader for PackedReader {
     fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
         let next = self.lines.read(limit, each);
         next.map_err(|source| LogError::io(&self.path, source))
@@ -190,23 +224,7 @@ impl Reader for FileReader {
     }
 
     fn end(&mut self) -> Result<Option<u64>, LogError> {
-        if self.packing != Packing::Plain {
-            return Ok(None);
-        }
-        let bytes = match fs::metadata(&self.path) {
-            // Rotated away: the open file can still be read, and will not grow.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.tail => return Ok(None),
-            other => other.map_err(|e| LogError::io(&self.path, e))?.len(),
-        };
-        let read = self.lines.position();
-        if bytes < read {
-            let file = self.path.display().to_string();
-            return Err(LogError::Shorter { file, bytes, read });
-        }
-        if self.tail && self.fingerprint.bytes < FINGERPRINT_BYTES {
-            self.fingerprint = fingerprint(&self.path, FINGERPRINT_BYTES)?;
-        }
-        Ok(Some(bytes))
+        Ok(None)
     }
 
     fn fingerprint(&self) -> Option<Fingerprint> {
@@ -269,7 +287,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "1\n2").unwrap();
-        let log = FileLog::new(&path, Mode::Tail).unwrap();
+        let log = FileLog::new(&path, Mode::Follow(Follow::default())).unwrap();
         let mut reader = log.open("a.ndjson", 0).unwrap();
         assert_eq!(drain(&mut *reader), (vec![(0, "1".into())], Next::Wait));
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
@@ -279,7 +297,7 @@ mod tests {
         let known = reader.fingerprint().unwrap();
         assert!(log.verify("a.ndjson", &known).is_ok());
         fs::write(&path, "9\n").unwrap();
-        assert!(matches!(reader.end(), Err(LogError::Shorter { .. })));
+        assert!(matches!(reader.end(), Err(LogError::Lost { read: 5, .. })));
         assert!(matches!(log.verify("a.ndjson", &known), Err(LogError::Changed(_))));
     }
 
@@ -320,7 +338,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "{}{\"a\":1}\n").unwrap();
-        for mode in [Mode::Blocks, Mode::Ordered, Mode::Tail] {
+        for mode in [Mode::Blocks, Mode::Ordered, Mode::Follow(Follow::default())] {
             let log = FileLog::new(&path, mode).unwrap();
             let mut part = log.open_part(0, "a.ndjson", 0, 2).unwrap();
             assert_eq!(drain(&mut *part), (vec![(0, "{}".into())], Next::End));

@@ -8,9 +8,15 @@ mod files;
 mod generator;
 mod lines;
 mod listing;
+mod marks;
 mod packed;
+mod plain;
+mod registry;
+mod siblings;
 mod span;
 mod stdin;
+#[cfg(test)]
+mod tests;
 mod topic;
 mod whole;
 
@@ -22,7 +28,7 @@ pub use files::{FileLog, Mode};
 pub use generator::GeneratorLog;
 use kafka::TopicError;
 pub use schemas::manifest::BLOCK_BYTES;
-use schemas::manifest::{Fingerprint, Partition};
+use schemas::manifest::{Fingerprint, Partition, Partitions};
 pub(crate) use span::SpanLog;
 pub use span::{Beginning, Span};
 pub use stdin::StdinLog;
@@ -59,6 +65,20 @@ pub enum LogError {
         bytes: u64,
         /// How far it was read.
         read: u64,
+    },
+    /// A followed file is not what it was, and lines may be missing.
+    #[error(
+        "{file} {how}: it had been read up to byte {read}, and lines written to it after that may be \
+         missing. To count what it holds now from its beginning, start again with \
+         --on-truncate go-on (consumer: {{on_truncate: go-on}})"
+    )]
+    Lost {
+        /// The file.
+        file: String,
+        /// How far it was read.
+        read: u64,
+        /// What happened to it.
+        how: &'static str,
     },
     /// A file that an unfinished run read by blocks cannot be continued in order.
     #[error(
@@ -155,6 +175,28 @@ pub struct Discovered {
     pub shape: Shape,
 }
 
+/// A file that is no longer under the name that a commit has it under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// That name.
+    pub from: String,
+    /// What it is called from now on.
+    pub to: String,
+    /// How far it was read.
+    pub read: u64,
+    /// Why the rest of it cannot be read, if it was not found.
+    pub loss: Option<Loss>,
+}
+
+/// Why a file that was read is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It was removed.
+    Removed,
+    /// It was truncated or replaced.
+    Truncated,
+}
+
 /// How a partition is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -169,6 +211,8 @@ pub enum Shape {
         bytes: u64,
         /// What it begins with.
         fingerprint: Fingerprint,
+        /// What it ends with.
+        tail: Fingerprint,
     },
 }
 
@@ -209,14 +253,39 @@ pub trait Reader: Send {
     /// What the partition is recognised by: its first bytes, or the last record read.
     fn fingerprint(&self) -> Option<Fingerprint>;
 
+    /// The bytes before the position, as they were when [`Self::end`] was last called.
+    fn tail(&self) -> Option<Fingerprint> {
+        None
+    }
+
     /// How many records were removed before they could be read, since the last call.
     fn lost(&mut self) -> u64 {
         0
     }
+
+    /// What the partition is called from now on, if it has lost its name since the last call.
+    /// Another partition may have that name.
+    fn rotated(&mut self) -> Option<String> {
+        None
+    }
+
+    /// How often what was not read was truncated or overwritten, since the last call.
+    fn truncations(&mut self) -> u64 {
+        0
+    }
+
+    /// Nothing will be appended any more: what is left can be read to its end.
+    fn let_go(&mut self) {}
 }
 
 /// A named input.
 pub trait Log: Send + Sync {
+    /// Finds the partitions that a commit has read, before any are discovered. Those that are no
+    /// longer under their names are returned. `again`: all that the commit has read is read again.
+    fn locate(&self, _known: &Partitions, _again: bool) -> Result<Vec<Moved>, LogError> {
+        Ok(Vec::new())
+    }
+
     /// The partitions that exist now.
     fn discover(&self) -> Result<Vec<Discovered>, LogError>;
     /// Fails if a partition is not the one with fingerprint `known`.
@@ -246,6 +315,16 @@ pub trait Log: Send + Sync {
     /// Whether partitions that run ahead wait for the slowest one.
     fn is_topic(&self) -> bool {
         false
+    }
+
+    /// The name that a partition which is new once had, if it has lost it.
+    fn former_name(&self, _partition: &str) -> Option<String> {
+        None
+    }
+
+    /// How long a partition that has lost its name is read after it last grew.
+    fn rotate_wait_us(&self) -> u64 {
+        0
     }
 
     /// Where a partition that is new to the state begins. `first`: the state knows none yet.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemas::event::Decoder;
-use schemas::manifest::{Fingerprint, Partition, Position};
+use schemas::manifest::{Fingerprint, Partition, Partitions, Position};
+use schemas::rotation::name_after;
 
-use super::{Discovered, Log, LogError, Next, Reader, Record, Shape};
+use super::{Discovered, Log, LogError, Moved, Next, Reader, Record, Shape};
 
 /// How many records are searched for a time in one call.
 const SEARCHED: usize = 4096;
@@ -75,7 +76,14 @@ impl SpanLog {
         };
         let end = span.end.as_ref();
         let end = end.map(|end| end.iter().map(with_offset).collect::<Result<_, LogError>>());
-        let (beginning, end) = (span.beginning.clone(), end.transpose()?);
+        let (mut beginning, end) = (span.beginning.clone(), end.transpose()?);
+        if let (Beginning::Positions(known), Some(now)) = (&mut beginning, &span.end) {
+            // A file that was rotated in between has another name at the end.
+            let named = |(name, position): (&String, &u64)| {
+                Some((name_after(name, now, known)?.to_owned(), *position))
+            };
+            *known = known.iter().filter_map(named).collect();
+        }
         Ok(Self { inner, decoder, beginning, end })
     }
 
@@ -104,7 +112,7 @@ impl SpanLog {
     fn cut(&self, mut found: Discovered) -> Result<Option<Discovered>, LogError> {
         let Some(ends) = &self.end else { return Ok(Some(found)) };
         let Some((end, state)) = ends.get(&found.partition) else { return Ok(None) };
-        if let Some(known) = &state.fingerprint {
+        for known in [&state.fingerprint, &state.tail].into_iter().flatten() {
             self.inner.verify(&found.partition, known)?;
         }
         let (Shape::Ordered { bytes: Some(bytes) } | Shape::Blocks { bytes, .. }) =
@@ -124,6 +132,12 @@ impl SpanLog {
 }
 
 impl Log for SpanLog {
+    fn locate(&self, known: &Partitions, again: bool) -> Result<Vec<Moved>, LogError> {
+        let Some(end) = &self.end else { return self.inner.locate(known, again) };
+        let end = end.iter().map(|(name, (_, state))| (name.clone(), state.clone())).collect();
+        self.inner.locate(&end, true)
+    }
+
     fn discover(&self) -> Result<Vec<Discovered>, LogError> {
         let found = self.inner.discover()?;
         for (name, (end, state)) in self.end.iter().flatten() {
@@ -189,7 +203,10 @@ impl Log for SpanLog {
                 None => self.search(partition, *ms),
             },
             Beginning::Positions(known) if known.contains_key(partition) => Ok(known[partition]),
-            _ => self.inner.beginning(partition, first),
+            _ => match self.end.as_ref().and_then(|end| end.get(partition)) {
+                Some((_, state)) if !self.is_topic() => Ok(state.begin),
+                _ => self.inner.beginning(partition, first),
+            },
         }
     }
 
@@ -265,6 +282,10 @@ impl Reader for SpanReader {
         self.inner.fingerprint()
     }
 
+    fn tail(&self) -> Option<Fingerprint> {
+        self.inner.tail()
+    }
+
     fn lost(&mut self) -> u64 {
         self.inner.lost()
     }
@@ -274,6 +295,7 @@ impl Reader for SpanReader {
 mod tests {
     use std::fs;
 
+    use schemas::config::Follow;
     use schemas::manifest::{BLOCK_BYTES, Blocks};
     use schemas::mapping::Mapping;
 
@@ -318,7 +340,7 @@ mod tests {
     #[test]
     fn no_record_after_the_end_is_read() {
         let (folder, starts) = file(10);
-        for mode in [Mode::Ordered, Mode::Tail] {
+        for mode in [Mode::Ordered, Mode::Follow(Follow::default())] {
             for end in 0..=10 {
                 let log = span(&folder, mode, &up_to(starts[end]));
                 assert!(log.is_bounded());
@@ -338,7 +360,8 @@ mod tests {
     fn span_begins_at_a_time_or_a_position() {
         let (folder, starts) = file(10);
         let begin = |beginning, first| {
-            let span = span(&folder, Mode::Tail, &Span { beginning, end: None });
+            let span =
+                span(&folder, Mode::Follow(Follow::default()), &Span { beginning, end: None });
             assert!(!span.is_bounded());
             span.beginning("f.ndjson", first).unwrap()
         };
@@ -356,7 +379,11 @@ mod tests {
     fn missing_or_partly_read_partitions_are_errors() {
         let (folder, starts) = file(3);
         let ends = [("f.ndjson".to_owned(), at(starts[3])), ("g.ndjson".to_owned(), at(7))];
-        let log = span(&folder, Mode::Tail, &Span { end: Some(ends.into()), ..Span::default() });
+        let log = span(
+            &folder,
+            Mode::Follow(Follow::default()),
+            &Span { end: Some(ends.into()), ..Span::default() },
+        );
         assert!(matches!(log.discover(), Err(LogError::Gone(name)) if name == "g.ndjson"));
         let blocks = Blocks { bytes: 3 * BLOCK_BYTES, done: 1, ..Blocks::default() };
         let half = Partition { position: Position::Blocks(blocks), ..Partition::default() };

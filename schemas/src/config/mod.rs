@@ -34,7 +34,9 @@ pub use self::sink::{
 };
 pub use self::source_uri::{SourceError, SourceUri};
 pub use self::store_uri::{KeyspaceError, StoreUri, StoreUriError};
-pub use self::topic::{LogTimeSource, OnLost, OnOpenTransaction, Position, Topic};
+pub use self::topic::{
+    Follow, LogTimeSource, OnLost, OnOpenTransaction, OnTruncate, Position, RotateWait, Topic,
+};
 pub use self::value::{HostPort, HostPortError, Name};
 pub use self::window::{
     AssignKey, AssignKeyUses, AssignTimestamp, AssignTimestampUses, AssignTimestampWith, Partition,

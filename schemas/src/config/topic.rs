@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::error::Findings;
 use super::source_uri::SourceUri;
-use super::value::{Located, Property};
+use super::value::{DURATION_MS_MAX, Duration, Located, Property};
 use crate::mapping::{Mapping, MappingError};
 
 /// A topic that the service reads.
@@ -25,6 +25,8 @@ pub struct Topic {
     pub on_lost: OnLost,
     /// What a bounded run does about a transaction that is open.
     pub on_open_transaction: OnOpenTransaction,
+    /// How files are followed.
+    pub follow: Follow,
     /// Properties of the Kafka client.
     pub properties: BTreeMap<String, String>,
     /// What its log time follows; `None` means append times if brokers stamp records, else events.
@@ -136,6 +138,16 @@ struct Consumer {
     #[serde(default)]
     #[schemars(extend("default" = "wait"))]
     on_open_transaction: Located<OnOpenTransaction>,
+    /// What becomes of a followed file that was truncated or overwritten, so that lines that were
+    /// not read yet may be missing. Default: `stop`.
+    #[serde(default)]
+    #[schemars(extend("default" = "stop"))]
+    on_truncate: Located<OnTruncate>,
+    /// How long a followed file that was renamed is still read after a new one has its name, and
+    /// after it last grew. Default: `60s`.
+    #[serde(default)]
+    #[schemars(extend("default" = "60s"))]
+    rotate_wait: Located<RotateWait>,
     /// Properties of the Kafka client, as librdkafka names them. Secrets are better given by the
     /// environment, as in `TAGFLOW_KAFKA_SASL_PASSWORD`.
     #[serde(default)]
@@ -163,6 +175,42 @@ pub enum OnOpenTransaction {
     Wait,
     /// It ends before the first record of the transaction, at the last stable offset.
     End,
+}
+
+/// How files are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Follow {
+    /// What becomes of one that was truncated or overwritten.
+    pub on_truncate: OnTruncate,
+    /// How long one that lost its name is still read.
+    pub rotate_wait: RotateWait,
+}
+
+/// What becomes of a followed file that was truncated or overwritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTruncate {
+    /// The job ends with an error that says what may be missing.
+    #[default]
+    Stop,
+    /// The job reads the file from its beginning, and counts that as `truncations`.
+    GoOn,
+}
+
+/// How long a followed file is read after it has lost its name, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RotateWait(
+    #[serde(deserialize_with = "Duration::<0, DURATION_MS_MAX>::ms")]
+    #[schemars(with = "Duration<0, DURATION_MS_MAX>")]
+    pub i64,
+);
+
+impl Default for RotateWait {
+    /// Writers open their log again within seconds of a rotation.
+    fn default() -> Self {
+        Self(60_000)
+    }
 }
 
 /// Where a job without state begins; one with state continues where it was.
@@ -200,6 +248,7 @@ impl TopicPart {
     /// The checked topic; its records may have `attributes` as well.
     pub(super) fn check(self, name: String, attributes: &[&str], found: &mut Findings) -> Topic {
         let is_kafka = matches!(self.source.value, SourceUri::Kafka { .. });
+        let follow = self.consumer.follow(&self.source.value, found);
         let position = self.consumer.default_starting_offset.position;
         if position.value == Position::End && !is_kafka {
             let what = "only a kafka: source can begin at its end; use Beginning";
@@ -230,6 +279,7 @@ impl TopicPart {
             start: position.value,
             on_lost: self.consumer.on_lost.value,
             on_open_transaction: self.consumer.on_open_transaction.value,
+            follow,
             properties: self
                 .consumer
                 .properties
@@ -238,6 +288,25 @@ impl TopicPart {
                 .collect(),
             log_time: self.log_time.map(|log_time| log_time.value),
         }
+    }
+}
+
+impl Consumer {
+    /// How files are followed, if the source is one.
+    fn follow(&self, source: &SourceUri, found: &mut Findings) -> Follow {
+        let (on_truncate, rotate_wait) = (&self.on_truncate, &self.rotate_wait);
+        let follow = Follow { on_truncate: on_truncate.value, rotate_wait: rotate_wait.value };
+        if !matches!(source, SourceUri::File(_)) {
+            if follow.on_truncate != OnTruncate::default() {
+                let what = "only a file: source can be truncated; leave on_truncate out";
+                found.mistake(on_truncate.at, what);
+            }
+            if follow.rotate_wait != RotateWait::default() {
+                let what = "only a file: source is rotated; leave rotate_wait out";
+                found.mistake(rotate_wait.at, what);
+            }
+        }
+        follow
     }
 }
 

@@ -75,7 +75,11 @@ fn partitions() -> impl Strategy<Value = Partition> {
     (positions(), any::<u64>(), log_times(), any::<(bool, bool)>(), head).prop_map(
         |(position, begin, log_time, (at_end, done), head)| {
             let fingerprint = head.map(|head| Fingerprint::of(&head));
-            Partition { position, begin, log_time, at_end, done, fingerprint }
+            let tail = fingerprint.as_ref().map(|_| Fingerprint::before(b"tail", begin));
+            let former_name = tail.as_ref().map(|_| "a.ndjson".to_owned());
+            let state =
+                Partition { position, begin, log_time, at_end, done, ..Partition::default() };
+            Partition { fingerprint, tail, former_name, ..state }
         },
     )
 }

@@ -38,6 +38,7 @@ fn example_is_read_completely() {
         start: Position::Beginning,
         on_lost: OnLost::Error,
         on_open_transaction: OnOpenTransaction::Wait,
+        follow: Follow::default(),
         properties: BTreeMap::new(),
         log_time: Some(LogTimeSource::Append),
     };
