@@ -25,7 +25,7 @@ use crate::state::{CommitAt, folder, manifest, open};
 #[command(next_help_heading = "State and log")]
 pub(crate) struct LogArgs {
     /// The dataflow.yaml of the job
-    #[arg(value_name = "CONFIG")]
+    #[arg(value_name = "CONFIG", help_heading = None::<&'static str>)]
     config: Option<PathBuf>,
     /// The input of the job
     #[arg(long, value_name = "INPUT", conflicts_with = "config")]

@@ -38,12 +38,12 @@ pub(crate) struct Args {
 enum What {
     /// Create the keyspace and its tables; changes nothing if they exist
     Init {
-        #[command(flatten)]
-        target: StoreTarget,
         /// Copies of each row in the nearest data centre
         #[arg(long, value_name = "N", default_value_t = 1)]
         #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
         replication: u32,
+        #[command(flatten)]
+        target: StoreTarget,
     },
     /// Check the servers, tables, clocks and copies, and write a test row
     Check {
@@ -61,8 +61,6 @@ enum What {
     },
     /// Send every row of a state, whatever the store has; a job may be running
     Rebuild {
-        #[command(flatten)]
-        target: StoreTarget,
         /// The state folder [default: that of the dataflow.yaml, or the variable `TAGFLOW_STATE`]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
@@ -73,6 +71,8 @@ enum What {
         #[arg(long, value_name = "DURATION", default_value = "5m")]
         #[arg(value_parser = parse_duration_ms)]
         store_wait: i64,
+        #[command(flatten)]
+        target: StoreTarget,
     },
 }
 

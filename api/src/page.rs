@@ -4,6 +4,7 @@
 
 use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemas::printable::noun;
 use schemas::rows::BoardEntry;
 use schemas::time::format_ms;
 use sinks::store::{AsOf, Board, Tag};
@@ -137,7 +138,10 @@ pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
             @if !tag.scope.is_empty() { p { "in " (tag.scope) } }
         }
         main {
-            p { span class="total" { (grouped(tag.total)) } " posts in all" }
+            p {
+                span class="total" { (grouped(tag.total)) }
+                " " (noun(tag.total.unsigned_abs(), "post", "posts")) " in all"
+            }
             table {
                 tbody {
                     @for (window, count) in &tag.windows {

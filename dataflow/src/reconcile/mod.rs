@@ -29,6 +29,7 @@ pub use explain::{EventCount, ExplainedEvent, explain};
 pub use run::reconcile;
 use schemas::control::Control;
 use schemas::hash::KeyHash;
+use schemas::printable;
 use schemas::tags::RULES_VERSION;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
@@ -212,8 +213,9 @@ pub enum ReconcileError {
     },
     /// No record is an event, though the commit counts some.
     #[error(
-        "none of {records} records is an event that counts, but the commit counts {counted} \
-         events; is this the mapping of the job?"
+        "no event that counts among {}, but the commit counts {}; is this the mapping of the job?",
+        printable::counted(.records, "record", "records"),
+        printable::counted(.counted, "event", "events")
     )]
     NoEvents {
         /// The records that were read.
