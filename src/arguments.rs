@@ -16,6 +16,8 @@ use schemas::config::hide_credentials;
 use schemas::printable::{printable, shortened};
 use schemas::time::TimeUnit;
 
+use crate::say::{self, Voice};
+
 /// The most characters of an argument that a message repeats.
 const ARGUMENT_CHARS: usize = 80;
 
@@ -57,9 +59,23 @@ pub(crate) fn laid_out(command: Command) -> Command {
 pub(crate) fn refuse(error: Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     let error = shorter(error);
-    // Nobody may be there to read it.
-    let _ = expecting(&error).unwrap_or(error).print();
+    let error = expecting(&error).unwrap_or(error);
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--log-json") {
+        // It was asked for, though what was not understood may come before it.
+        say::start(Voice { json: true, quiet: false });
+        say::error(&[first_paragraph(&error.render().to_string())]);
+    } else {
+        // Nobody may be there to read it.
+        let _ = error.print();
+    }
     code
+}
+
+/// The mistake alone, in one line: usage and hints follow in paragraphs of their own.
+fn first_paragraph(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let first = text.split("\n\n").next().unwrap_or(text);
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The error with its values made quotable.
@@ -143,6 +159,12 @@ mod tests {
         }
         assert!(help.contains("Usage: tagflow [OPTIONS] <COMMAND>\n"), "{help}");
         assert!(help.contains("\nMessages:\n"), "{help}");
+    }
+
+    #[test]
+    fn first_paragraph_is_the_mistake() {
+        let text = "error: the following is missing:\n  --posts <N>\n  --out <OUT>\n\nUsage: x\n";
+        assert_eq!(first_paragraph(text), "the following is missing: --posts <N> --out <OUT>");
     }
 
     #[test]

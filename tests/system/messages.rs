@@ -242,6 +242,13 @@ fn mistakes_say_what_is_expected_and_repeat_little() {
         ("serve --state y --listen foo", 2, "expected HOST:PORT"),
         ("run --input x --state y --listen :80", 2, "expected HOST:PORT"),
         ("demo --listen 127.0.0.1:99999", 2, "expected HOST:PORT"),
+        ("run", 2, "--input such as posts.ndjson"),
+        ("run examples/posts.ndjson", 2, "`--input examples/posts.ndjson`"),
+        ("run examples", 1, "`--input examples`"),
+        ("query top --state README.md", 1, "README.md is no folder"),
+        ("run --input x --state README.md", 1, "README.md is no folder"),
+        ("store check", 2, "name the --store"),
+        ("generate --log-json", 2, "\"message\":\"the following required arguments were not"),
         ("run --input x --state y --bounded --until noon", 2, "2026-05-01T12:00:00Z"),
     ] {
         let error = fails(line, code);
@@ -262,6 +269,24 @@ fn mistakes_say_what_is_expected_and_repeat_little() {
     ] {
         let output = run(&line);
         assert!(!output.status.success() && output.stderr.len() < 4000, "{line:.60}");
+    }
+}
+
+#[test]
+fn state_of_another_version_is_not_called_damaged() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    ok(&format!("run --input examples/posts.ndjson --state {} --bounded", state.display()));
+    let newest = state.join("commits/0000000002.manifest");
+    let manifest = fs::read_to_string(&newest).unwrap();
+    let (first, rest) = manifest.split_once('\n').unwrap();
+    let mut words: Vec<&str> = first.split(' ').collect();
+    words[1] = "99";
+    fs::write(&newest, format!("{}\n{rest}", words.join(" "))).unwrap();
+    for command in ["query top", "checkpoint show", "run --bounded --input examples/posts.ndjson"] {
+        let error = fails(&format!("{command} --state {}", state.display()), 1);
+        assert!(error.contains("another version of Tagflow: it has format 99"), "{error}");
+        assert!(!error.contains("damaged"), "{error}");
     }
 }
 
