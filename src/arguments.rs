@@ -5,14 +5,18 @@
 //! with control characters escaped.
 
 use std::error::Error as _;
-use std::fmt::Write;
+use std::ffi::OsStr;
+use std::fmt::{Display, Write};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::styling::Styles;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error};
-use schemas::config::hide_credentials;
+use schemas::config::{SourceUri, hide_credentials};
 use schemas::printable::{printable, shortened};
 use schemas::time::TimeUnit;
 
@@ -116,6 +120,25 @@ fn expecting(error: &Error) -> Option<Error> {
 /// As much of an argument as a message repeats: no credentials, and not too much.
 pub(crate) fn quotable(text: &str) -> String {
     printable(&shortened(&hide_credentials(text), ARGUMENT_CHARS)).into_owned()
+}
+
+/// Parses what may name a path, which need not be UTF-8; nothing else has other bytes.
+pub(crate) fn path_or<T: Clone + Send + Sync + 'static, E: Display + 'static>(
+    parse: fn(&str) -> Result<T, E>,
+    path: fn(PathBuf) -> T,
+) -> impl TypedValueParser<Value = T> {
+    OsStringValueParser::new().try_map(move |text| match text.into_string() {
+        Ok(text) => parse(&text).map_err(|error| error.to_string()),
+        Err(bytes) => Ok(path(PathBuf::from(bytes))),
+    })
+}
+
+/// Parses the address of an input.
+pub(crate) fn source() -> impl TypedValueParser<Value = SourceUri> {
+    path_or(str::parse::<SourceUri>, |path| {
+        let name = path.as_os_str().as_bytes();
+        SourceUri::File(OsStr::from_bytes(name.strip_prefix(b"file:").unwrap_or(name)).into())
+    })
 }
 
 /// Parses a time: RFC 3339, or milliseconds since 1970.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use schemas::config::StoreUri;
+use schemas::printable::shown;
 use schemas::rows::TagRow;
 use schemas::tags::Name;
 use schemas::windows::Windows;
@@ -19,6 +20,7 @@ use sinks::publish::JobRow;
 use sinks::store::evaluate;
 use tokio::runtime::Runtime;
 
+use crate::arguments::path_or;
 use crate::error::CliError;
 use crate::printer::Printer;
 use crate::say;
@@ -47,8 +49,10 @@ Examples:
 )]
 pub(crate) struct Args {
     /// A job's state folder, or a store: `cql://HOST:PORT[,HOST:PORT]/KEYSPACE`
+    #[arg(value_parser = path_or(str::parse, StateOrStore::State))]
     a: StateOrStore,
     /// Another state folder or store
+    #[arg(value_parser = path_or(str::parse, StateOrStore::State))]
     b: StateOrStore,
     /// The commit of A, or its last commit at a time; by default the visible one
     #[arg(long, value_name = "COMMIT|TIME")]
@@ -192,7 +196,7 @@ impl Side {
 
 fn temporary() -> impl FnOnce(io::Error) -> CliError {
     let folder = std::env::temp_dir();
-    CliError::io(format!("cannot use a temporary file in {} (TMPDIR)", folder.display()))
+    CliError::io(format!("cannot use a temporary file in {} (TMPDIR)", shown(&folder)))
 }
 
 /// The fields to compare, which one side must have.

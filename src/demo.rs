@@ -12,7 +12,7 @@ use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt, start};
 use prometheus_client::registry::Registry;
 use schemas::config::{LogTimeSource, PostShape, Scope};
 use schemas::mapping::Mapping;
-use schemas::printable::counted;
+use schemas::printable::{counted, shown};
 use sinks::commits::Follower;
 use sinks::store::CommitView;
 
@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
 fn temporary_folder() -> Result<PathBuf, CliError> {
     let folder = std::env::temp_dir().join(format!("tagflow-demo-{}", std::process::id()));
     fs::create_dir_all(&folder)
-        .map_err(CliError::io(format!("cannot create {}", folder.display())))?;
+        .map_err(CliError::io(format!("cannot create {}", shown(&folder))))?;
     Ok(folder)
 }
 

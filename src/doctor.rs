@@ -13,7 +13,7 @@ use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
 use schemas::config::{LogTimeSource, SourceUri, Topic};
 use schemas::manifest::{Manifest, Partition, Partitions, Position};
-use schemas::printable::counted;
+use schemas::printable::{counted, shown};
 use schemas::time::{format_duration_ms, format_ms};
 use serde::Serialize;
 use sinks::commits::{Lock, Snapshot, TakeoverError, newest, visible};
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 
 /// Checks the state folder; returns its newest commit, if it has one.
 fn state(findings: &mut Findings, job: &Job, take_over: bool) -> Option<Manifest> {
-    let about = format!("state {}", job.state.display());
+    let about = format!("state {}", shown(&job.state));
     let storage = match DiskStorage::open_existing(&job.state) {
         Ok(storage) => storage,
         Err(OpenError::NoState(_)) => {
@@ -173,7 +173,7 @@ fn private(findings: &mut Findings, about: &str, folder: &Path) {
         let what = format!(
             "others may use the folder (mode {mode:04o}), and it holds the key of its hashes and \
              refused records: chmod 700 {}",
-            folder.display()
+            shown(folder)
         );
         findings.add(about, Level::Warning, what);
     }

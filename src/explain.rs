@@ -9,7 +9,7 @@ use schemas::config::{
     SourceUri, Topic,
 };
 use schemas::mapping::{Field, Mapping};
-use schemas::printable::{counted, size};
+use schemas::printable::{counted, shown, size};
 use schemas::time::format_duration_ms;
 use serde::Serialize;
 
@@ -100,7 +100,7 @@ fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained
         state: format!(
             "{}: a commit every {}, or every {} while the job lags; old ones are kept for {}, at most \
              {}",
-            job.state.display(),
+            shown(&job.state),
             format_duration_ms(job.settings.every_ms.cast_signed()),
             format_duration_ms(job.settings.stretched_ms().cast_signed()),
             format_duration_ms(retention.keep_ms),
@@ -112,7 +112,7 @@ fn explain(config: &Config, file: &Path, bounded: bool, load: Load) -> Explained
             "sums, by tag, from combine to tags",
         ],
         guarantees: guarantees(&job.settings, bounded),
-        missing: config.missing_parts().iter().map(|p| format!("{}:{p}", file.display())).collect(),
+        missing: config.missing_parts().iter().map(|p| format!("{}:{p}", shown(file))).collect(),
         estimate: Estimate::of(&job.settings, load),
     }
 }
@@ -176,7 +176,7 @@ fn followed(path: &Path, follow: Follow) -> String {
     format!(
         "{} and what is appended to it; a renamed file is read until {wait} after it last grew, a \
          truncated one is {truncated}",
-        path.display()
+        shown(path)
     )
 }
 
@@ -209,7 +209,7 @@ fn source(topic: &Topic, bounded: bool) -> String {
                  follows {time}; records lost to retention are {lost}"
             )
         }
-        SourceUri::File(path) if bounded => format!("{} up to its present end", path.display()),
+        SourceUri::File(path) if bounded => format!("{} up to its present end", shown(path)),
         SourceUri::File(path) => followed(path, *follow),
         SourceUri::Stdin => "standard input".to_owned(),
         SourceUri::Generator(source) => match source.rate_per_s {

@@ -10,7 +10,7 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::generator::{Generator, GeneratorSpec};
 use kafka::{Created, KafkaOptions, TopicError, TopicWriter, WriterError};
 use schemas::config::{PostShape, SourceUri};
-use schemas::printable::counted;
+use schemas::printable::{counted, shown};
 use schemas::time::Millis;
 
 use crate::error::CliError;
@@ -170,7 +170,7 @@ fn user(record: &str) -> &str {
 }
 
 fn cannot_write(out: &Path) -> impl FnOnce(std::io::Error) -> CliError {
-    CliError::io(format!("cannot write {}", out.display()))
+    CliError::io(format!("cannot write {}", shown(out)))
 }
 
 /// Opens the files that `out` stands for. Without `force` none of them may exist, but a device or a
@@ -181,7 +181,7 @@ fn open(out: &Path, partitions: Option<u16>, force: bool) -> Result<Vec<Box<dyn 
         let file = if force || is_special { File::create(path) } else { File::create_new(path) };
         let file = file.map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => {
-                let path = path.display();
+                let path = shown(path);
                 CliError::Failed(format!("{path} exists; --force replaces it"))
             }
             _ => cannot_write(path)(error),
@@ -200,7 +200,7 @@ fn open(out: &Path, partitions: Option<u16>, force: bool) -> Result<Vec<Box<dyn 
                 numbers.map(|p| out.join(format!("posts-{p:03}.ndjson"))).collect();
             if let Some(path) = paths.iter().find(|path| !force && path.exists()) {
                 // Before any other is created.
-                let path = path.display();
+                let path = shown(path);
                 return Err(CliError::Failed(format!("{path} exists; --force replaces it")));
             }
             paths.iter().map(|path| create(path)).collect()

@@ -11,6 +11,7 @@ use dataflow::sources::{Mode, Span};
 use dataflow::{InputSpec, Origin, Settings};
 use kafka::{KafkaOptions, KafkaSettings, PropertyError, TopicReader};
 use schemas::config::{GeneratorSource, HostPort, SourceUri, Topic};
+use schemas::printable::shown;
 
 use crate::error::CliError;
 
@@ -145,11 +146,11 @@ fn generator(source: &GeneratorSource, state: &Path) -> Result<GeneratorSpec, Cl
 pub(crate) fn started_ms(state: &Path) -> Result<i64, CliError> {
     let file = state.join("generator-started-ms");
     if let Ok(text) = fs::read_to_string(&file) {
-        let wrong = || CliError::Failed(format!("{} does not hold a number", file.display()));
+        let wrong = || CliError::Failed(format!("{} does not hold a number", shown(&file)));
         return text.trim().parse().map_err(|_| wrong());
     }
     let now = SystemClock::default().wall_ms();
     let write = fs::create_dir_all(state).and_then(|()| fs::write(&file, now.to_string()));
-    write.map_err(CliError::io(format!("cannot write {}", file.display())))?;
+    write.map_err(CliError::io(format!("cannot write {}", shown(&file))))?;
     Ok(now)
 }

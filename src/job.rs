@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dataflow::clock::SystemClock;
 use dataflow::{JobSpec, Settings, StateAt};
 use schemas::config::{self, Config, ConfigError, FILE_BYTES_MAX, SourceUri};
+use schemas::printable::shown;
 use sinks::commits::Retention;
 use sinks::cql::{CqlPublisher, CqlSettings};
 use sinks::publish::Publisher;
@@ -40,7 +41,7 @@ pub(crate) struct Job {
 
 /// Reads and checks a `dataflow.yaml`.
 pub(crate) fn load(file: &Path) -> Result<Config, CliError> {
-    let name = file.display().to_string();
+    let name = shown(file);
     let parsed = Config::parse(&read(file, &name)?, &name);
     let posts = [".ndjson", ".jsonl", ".gz", ".zst"];
     if parsed.is_err() && posts.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending)) {
@@ -93,7 +94,7 @@ impl Job {
         if config.missing_parts().is_empty() {
             return Ok(Self::of(&config, bounded));
         }
-        Err(CliError::missing(&file.display().to_string(), &config))
+        Err(CliError::missing(&shown(file), &config))
     }
 
     /// The job of a checked configuration, without the parts that this build lacks.

@@ -14,6 +14,7 @@ use schemas::mapping::Mapping;
 use schemas::time::Millis;
 use sinks::commits::Snapshot;
 
+use crate::arguments::source;
 use crate::error::CliError;
 use crate::inputs::{JobInput, properties};
 use crate::job::Job;
@@ -28,7 +29,7 @@ pub(crate) struct LogArgs {
     #[arg(value_name = "CONFIG", help_heading = None::<&'static str>)]
     config: Option<PathBuf>,
     /// The input of the job
-    #[arg(long, value_name = "INPUT", conflicts_with = "config")]
+    #[arg(long, value_name = "INPUT", conflicts_with = "config", value_parser = source())]
     input: Option<SourceUri>,
     /// A property of the Kafka client, as for `run`
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]

@@ -12,7 +12,9 @@ use dataflow::sources::{Beginning, Span};
 use dataflow::{Decisions, Settings};
 use schemas::config::{Position, SourceUri};
 use schemas::manifest::Manifest;
+use schemas::printable::shown;
 
+use crate::arguments::path_or;
 use crate::error::CliError;
 use crate::job::Job;
 use crate::run::{Args as RunArgs, go, job};
@@ -37,11 +39,13 @@ pub(crate) struct Args {
     /// the positions of a commit of another STATE; by default where the state of --until-commit or
     /// --decisions-from began, or else with the oldest record
     #[arg(long, value_name = "beginning|TIME|STATE[@COMMIT]", help_heading = "Replay")]
+    #[arg(value_parser = path_or(str::parse, Start::of_state))]
     from: Option<Start>,
     /// End exactly at the positions of this commit of the job's state, and at its stream time; by
     /// default the visible commit
     #[arg(long, value_name = "STATE[@COMMIT]", conflicts_with_all = ["bounded", "until"])]
     #[arg(help_heading = "Replay")]
+    #[arg(value_parser = path_or(str::parse, |state| StateCommit { state, at: None }))]
     until_commit: Option<StateCommit>,
     /// Follow the decisions that this state made by its clock and its floor, and use its hash key
     #[arg(long, value_name = "STATE", help_heading = "Replay")]
@@ -94,6 +98,12 @@ impl FromStr for Start {
     }
 }
 
+impl Start {
+    fn of_state(state: PathBuf) -> Self {
+        Self::State(StateCommit { state, at: None })
+    }
+}
+
 /// The commits of other states that the arguments name.
 struct Commits {
     from: Option<Manifest>,
@@ -110,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     for other in args.states() {
         if is_same(state, other) {
             let what =
-                format!("{} is the job's state; name a new folder with --state", other.display());
+                format!("{} is the job's state; name a new folder with --state", shown(other));
             return Err(CliError::Usage(what));
         }
     }

@@ -14,12 +14,13 @@ use schemas::config::{
 };
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
+use schemas::printable::shown;
 use schemas::time::{Millis, TimeError};
 use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
 use sinks::commits::{Retention, load};
 
-use crate::arguments::{host_port, time};
+use crate::arguments::{host_port, source, time};
 use crate::error::CliError;
 use crate::host::worker_default;
 use crate::inputs::{JobInput, properties};
@@ -96,7 +97,7 @@ fn parse_silence(text: &str) -> Result<Millis, String> {
 struct JobArgs {
     /// A file, a folder of NDJSON files, `kafka://HOST:PORT[,HOST:PORT]/TOPIC`, - for standard
     /// input, or generator:?rate=1000
-    #[arg(long, value_name = "INPUT", conflicts_with = "config")]
+    #[arg(long, value_name = "INPUT", conflicts_with = "config", value_parser = source())]
     input: Option<SourceUri>,
     /// What the input is called in the state; a state keeps what was counted of each name apart
     #[arg(long, value_name = "NAME", default_value = "input")]
@@ -242,7 +243,7 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
 
 /// Logs that a job has started, and whose state it took over.
 fn log_start(job: &Job, began: &Manifest) {
-    let (state, workers, began) = (job.state.display(), job.workers, &began.header);
+    let (state, workers, began) = (shown(&job.state), job.workers, &began.header);
     let (commit, generation) = (began.commit, began.generation);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(%state, commit, generation, workers, version, "the job has started");

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use schemas::manifest::Manifest;
+use schemas::printable::shown;
 use schemas::time::{TimeUnit, format_ms};
 use sinks::commits::{CommitError, Snapshot, list_commits, load, visible};
 use sinks::storage::{DiskStorage, Storage};
@@ -41,7 +42,7 @@ pub(crate) fn folder(given: Option<&Path>, configured: Option<&Path>) -> Result<
     };
     match std::fs::metadata(&folder) {
         Ok(found) if !found.is_dir() => {
-            let what = format!("{} is no folder, and a state is one", folder.display());
+            let what = format!("{} is no folder, and a state is one", shown(&folder));
             Err(CliError::Failed(what))
         }
         // Whether it can be used is found out by using it.

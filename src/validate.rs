@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use schemas::config::Finding;
+use schemas::printable::shown;
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         schema.lines().try_for_each(|line| output.line(line))?;
         return output.flush();
     };
-    let file = config.display().to_string();
+    let file = shown(config);
     let loaded = load(config);
     if args.json {
         let (mistakes, missing) = match &loaded {

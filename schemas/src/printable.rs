@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::path::Path;
 
 /// Whether a terminal acts on it instead of showing it.
 fn acts(c: char) -> bool {
@@ -30,6 +31,16 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
         let mut units = [0; 2];
         c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
     })
+}
+
+/// The path as it can be printed; bytes that are no UTF-8 are written as `\xNN`.
+pub fn shown(path: &Path) -> String {
+    let mut shown = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        shown += &printable(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| shown += &format!("\\x{byte:02x}"));
+    }
+    shown
 }
 
 fn escaped(text: &str, hidden: impl Fn(char) -> bool, escape: fn(char) -> String) -> Cow<'_, str> {
@@ -113,6 +124,15 @@ mod tests {
         let safe = printable_json(&json);
         assert!(!safe.chars().any(acts), "{safe}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+    }
+
+    #[test]
+    fn path_that_is_no_utf8_is_shown_byte_by_byte() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(OsStr::from_bytes(b"caf\xe9/\x1b\xff"));
+        assert_eq!(shown(path), "caf\\xe9/\\u{1b}\\xff");
+        assert_eq!(shown(Path::new("café/x")), "café/x");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use dataflow::{Repair, Settings};
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::printable::counted;
+use schemas::printable::{counted, shown};
 use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters, Redelivery};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -228,7 +228,7 @@ fn is_counted(row: &DeadLetterRow<'_>) -> bool {
 
 /// The repaired records in a file.
 fn read(file: &Path) -> Result<Records, CliError> {
-    let name = file.display().to_string();
+    let name = shown(file);
     let text = fs::read_to_string(file).map_err(CliError::io(format!("cannot read {name}")))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let record = |(i, line): (usize, &str)| {

@@ -1,8 +1,10 @@
 //! What commands say to people and programs: nothing that a terminal would obey, one JSON object a
 //! line where that is asked for, and what is expected where an argument is wrong.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -156,7 +158,7 @@ fn the_environment_names_the_state_where_nothing_else_does() {
     let folder = folder();
     let (posts, state) = (folder.path().join("posts.ndjson"), folder.path().join("state"));
     fs::write(&posts, "{\"event_id\":1,\"ts\":1700000000000,\"caption\":\"#a\"}\n").unwrap();
-    let with = |line: &str, variable: &std::path::Path| {
+    let with = |line: &str, variable: &Path| {
         command(line).env("TAGFLOW_STATE", variable).output().unwrap()
     };
     let printed = |line: &str| {
@@ -273,6 +275,33 @@ fn mistakes_say_what_is_expected_and_repeat_little() {
 }
 
 #[test]
+fn names_that_are_no_utf8_are_read_and_told() {
+    let folder = folder();
+    let path = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+    let (posts, state, again) = (path(b"caf\xe9.ndjson"), path(b"st\xe9"), path(b"again\xff"));
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/posts.ndjson"), &posts).unwrap();
+    let with = |line: &str, arguments: &[&Path]| {
+        let mut command = command(line);
+        let output = command.args(arguments).output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|t| String::from_utf8(t).unwrap());
+        (output.status.code(), out, error)
+    };
+    let input = |line: &str, posts: &Path, state: &Path| {
+        with(line, &[Path::new("--input"), posts, Path::new("--state"), state])
+    };
+    assert_eq!(input("run --bounded", &posts, &state).0, Some(0));
+    assert_eq!(input("run --bounded", &posts, &again).0, Some(0));
+    assert_eq!(input("reconcile", &posts, &state).0, Some(0));
+    assert_eq!(with("compare", &[&state, &again]).0, Some(0));
+    let (code, out, _) = with("query tag harbour --state", &[&state]);
+    assert!(code == Some(0) && out.starts_with("#Harbour: 4 posts"), "{out}");
+    let (code, _, error) = with("query top --state", &[&path(b"no\xe9")]);
+    assert!(code == Some(1) && error.contains("/no\\xe9 holds no Tagflow state"), "{error}");
+    let (code, _, error) = with("validate", &[&path(b"no\xe9")]);
+    assert!(code == Some(1) && error.contains("/no\\xe9: No such file"), "{error}");
+}
+
+#[test]
 fn state_of_another_version_is_not_called_damaged() {
     let folder = folder();
     let state = folder.path().join("state");
@@ -365,7 +394,7 @@ fn output_that_nobody_reads_to_its_end_is_no_error() {
 
 #[test]
 fn runbooks_without_arguments_print_their_usage() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/runbooks");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/runbooks");
     let mut runbooks = 0;
     for script in fs::read_dir(folder).unwrap() {
         let path = script.unwrap().path();

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use schemas::printable::shown;
 
 use thiserror::Error;
 
@@ -67,7 +68,7 @@ impl DiskStorage {
                 },
             };
             if !is_folder {
-                return Err(OpenError::NoState(root.display().to_string()));
+                return Err(OpenError::NoState(shown(root)));
             }
         }
         Ok(Self { root: root.to_owned() })
@@ -80,7 +81,7 @@ impl DiskStorage {
 }
 
 fn error(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
-    StorageError { doing, name: path.display().to_string(), source }
+    StorageError { doing, name: shown(path), source }
 }
 
 impl Storage for DiskStorage {
@@ -133,6 +134,6 @@ impl Storage for DiskStorage {
     }
 
     fn display(&self, name: &str) -> String {
-        self.path(name).display().to_string()
+        shown(&self.path(name))
     }
 }
