@@ -211,7 +211,7 @@ fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Opt
     let log: Arc<dyn Log> = match input.origin(&job.settings, &job.state) {
         Err(error) => return findings.error(&about, error),
         Ok(Origin::Log(log)) => log,
-        Ok(Origin::Files { path, mode }) => match FileLog::new(&path, mode) {
+        Ok(Origin::Files { path, mode, options }) => match FileLog::new(&path, mode, options) {
             Ok(log) => Arc::new(log),
             Err(error) => return findings.error(&about, error),
         },

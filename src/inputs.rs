@@ -58,7 +58,7 @@ impl JobInput {
                     (true, Some(_)) => Mode::Ordered,
                     (false, _) => Mode::Follow(self.topic.follow),
                 };
-                Ok(Origin::Files { path: path.clone(), mode })
+                Ok(Origin::Files { path: path.clone(), mode, options: self.topic.files })
             }
             SourceUri::Generator(source) => {
                 if bounded && source.posts.is_none() {

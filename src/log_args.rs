@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dataflow::reconcile::{Request, Selection};
 use dataflow::{InputSpec, Settings};
 use schemas::config::{
-    Beyond, Follow, HORIZON_MS, OnLost, OnOpenTransaction, Position, SourceUri, Topic,
+    Beyond, FileOptions, Follow, HORIZON_MS, OnLost, OnOpenTransaction, Position, SourceUri, Topic,
 };
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
@@ -34,6 +34,8 @@ pub(crate) struct LogArgs {
     /// A property of the Kafka client, as for `run`
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "config")]
     kafka: Vec<String>,
+    #[command(flatten)]
+    files: FileOptions,
     /// The names that the records give to the fields of an event, as for `run`
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
     #[arg(conflicts_with = "config")]
@@ -162,6 +164,7 @@ impl LogArgs {
             follow: Follow::default(),
             properties: properties(&self.kafka)?,
             log_time: None,
+            files: self.files,
         };
         // Kafka clients that read need a group, though no offsets are committed.
         Ok(JobInput { topic, group: "tagflow-reconcile".to_owned(), span: None })

@@ -9,8 +9,8 @@ use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, st
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use schemas::config::{
-    Beyond, Follow, Name, OnLost, OnOpenTransaction, OnTruncate, Position, RotateWait, Scope,
-    SourceUri, State, Topic, parse_network,
+    Beyond, FileOptions, Follow, Name, OnLost, OnOpenTransaction, OnTruncate, Position, RotateWait,
+    Scope, SourceUri, State, Topic, parse_network,
 };
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
@@ -124,6 +124,8 @@ struct JobArgs {
     /// last grew [default: 60s]
     #[arg(long, value_name = "DURATION", conflicts_with = "config")]
     rotate_wait: Option<Millis>,
+    #[command(flatten)]
+    files: FileOptions,
     /// The names that records use for the fields of an event, and the format of ts (ms, s, us or
     /// rfc3339)
     #[arg(long, value_name = "FIELD=NAME,…", default_value = "", hide_default_value = true)]
@@ -342,6 +344,7 @@ impl JobArgs {
             follow: self.follow(input)?,
             properties: self.properties(input)?,
             log_time: None,
+            files: self.files(input)?,
         };
         let (metrics, trusted_proxy) = (self.metrics.clone(), self.trusted_proxy.clone());
         let listen = self.listen.clone();
@@ -371,6 +374,15 @@ impl JobArgs {
                 rotate_wait: self.rotate_wait.map_or(RotateWait::default(), |ms| RotateWait(ms.0)),
             }),
         }
+    }
+
+    /// How files are found and unpacked. Options for files are an error with other inputs.
+    fn files(&self, input: &SourceUri) -> Result<FileOptions, CliError> {
+        if matches!(input, SourceUri::File(_)) || self.files == FileOptions::default() {
+            return Ok(self.files);
+        }
+        let what = "--follow-links and --zstd-window-log apply to files only; leave them out";
+        Err(CliError::Usage(what.to_owned()))
     }
 
     /// The properties of the Kafka client. Options for Kafka are an error with other inputs.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemas::config::{LogTimeSource, OutOfRange};
+use schemas::config::{FileOptions, LogTimeSource, OutOfRange};
 use schemas::mapping::Mapping;
 use thiserror::Error;
 
@@ -21,6 +21,8 @@ pub enum Origin {
         path: PathBuf,
         /// How they are read.
         mode: Mode,
+        /// How they are found and unpacked.
+        options: FileOptions,
     },
     /// Standard input.
     Stdin,
@@ -75,7 +77,7 @@ impl InputSpec {
         clock: &Arc<dyn Clock>,
     ) -> Result<Input, InputError> {
         let log: Arc<dyn Log> = match &self.origin {
-            Origin::Files { path, mode } => Arc::new(FileLog::new(path, *mode)?),
+            Origin::Files { path, mode, options } => Arc::new(FileLog::new(path, *mode, *options)?),
             Origin::Stdin => Arc::new(StdinLog::new(generation)),
             Origin::Generator { spec, real_time: true } => {
                 Arc::new(GeneratorLog::real_time(spec.clone(), Arc::clone(clock))?)

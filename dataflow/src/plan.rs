@@ -76,7 +76,11 @@ impl Plan {
             let is_new = states.is_empty();
             end_missing(input, &discovered, states)?;
             for found in discovered {
-                let state = resume_or_begin(input, &found.partition, is_new, states)?;
+                let state = match resume_or_begin(input, &found.partition, is_new, states) {
+                    // It is discovered again once it is complete.
+                    Err(LogError::Arriving(_)) => continue,
+                    state => state?,
+                };
                 let size = input.log.size(&found.partition)?;
                 plan.unfinished.extend(unfinished(input, &found, size));
                 match &found.shape {
@@ -86,7 +90,9 @@ impl Plan {
                         let grown = bytes.is_some_and(|bytes| bytes > offset);
                         let knows_more = bytes.is_some() || input.log.is_topic();
                         let grows = !input.log.is_bounded() && knows_more;
-                        if !state.done || grown || grows {
+                        let packed = input.log.packed(&found.partition)?;
+                        let regrown = state.packed > 0 && packed > state.packed;
+                        if !state.done || grown || grows || regrown {
                             state.done = false;
                             plan.ordered.push(ordered(index, found, offset, state));
                         }

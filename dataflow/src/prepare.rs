@@ -73,7 +73,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
         && is_finished(&before, all_read, &spec)?
         && patience.insist(|| pending(&*storage, before.body.control))?.is_empty()
     {
-        tell(&plan, &status);
+        tell(&plan, &repeatable, &status);
         let last = Arc::new(patience.insist(|| show_finished(&*storage, before.clone()))?);
         let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
         let store_wait_ms = spec.settings.store_wait_ms;
@@ -95,7 +95,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     let housekeeper =
         Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges), &waiting);
     status.committed(&takeover, 0);
-    tell(&plan, &status);
+    tell(&plan, &inputs, &status);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let rate_limiter = RateLimiter::new(spec.settings.limit_rate, started_us);
     let memory = spec.settings.memory;
@@ -127,8 +127,9 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     })))
 }
 
-/// Says which last lines are not read by this run.
-fn tell(plan: &Plan, status: &Status) {
+/// Says what was passed over, and which last lines are not read by this run.
+fn tell(plan: &Plan, inputs: &[Input], status: &Status) {
+    inputs.iter().for_each(Input::tell_passed_over);
     for line in &plan.unfinished {
         let Unfinished { input, partition, position, bytes } = line;
         tracing::warn!(

@@ -66,6 +66,15 @@ pub struct Input {
     pub log_time: Option<LogTimeSource>,
 }
 
+impl Input {
+    /// Logs what was passed over since the last call.
+    pub(crate) fn tell_passed_over(&self) {
+        for what in self.log.passed_over() {
+            tracing::warn!(input = self.name, "passed over {what}");
+        }
+    }
+}
+
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Input").field("name", &self.name).finish_non_exhaustive()

@@ -12,7 +12,7 @@ use dataflow::clock::{Clock, RandomError, SystemClock};
 use dataflow::lockstep::Lockstep;
 use dataflow::sources::{Discovered, Log, LogError, Mode, Next, Reader, Record, Shape};
 use dataflow::{InputSpec, JobSpec, Origin, Settings, Started, StateAt};
-use schemas::config::{Follow, LogTimeSource};
+use schemas::config::{FileOptions, Follow, LogTimeSource};
 use schemas::manifest::{Fingerprint, Manifest, Position};
 use schemas::mapping::Mapping;
 use sinks::commits::newest;
@@ -252,7 +252,8 @@ fn counted(files: &BTreeMap<&str, Vec<u8>>, workers: usize) -> Manifest {
         fs::write(folder.path().join(name), bytes).unwrap();
     }
     let clock = TestClock::default();
-    let origin = Origin::Files { path: folder.path().to_owned(), mode: Mode::Blocks };
+    let options = FileOptions::default();
+    let origin = Origin::Files { path: folder.path().to_owned(), mode: Mode::Blocks, options };
     let mut job = start(origin, Settings::default().bounded(), workers, &clock);
     while !job.is_done() {
         assert!(clock.ms() < 600_000, "the run does not end");
@@ -298,8 +299,12 @@ fn followed_file_with_an_unfinished_last_line_holds_the_windows_back_for_half_a_
         fs::write(folder.path().join("a.ndjson"), live).unwrap();
         fs::write(&unfinished, format!("{old}\n{}", &late[..cut])).unwrap();
         let clock = TestClock::default();
-        let mode = Mode::Follow(Follow::default());
-        let origin = Origin::Files { path: folder.path().to_owned(), mode };
+        let options = FileOptions::default();
+        let origin = Origin::Files {
+            path: folder.path().to_owned(),
+            mode: Mode::Follow(Follow::default()),
+            options,
+        };
         let mut job = start(origin, Settings::default(), 2, &clock);
         let mut body_at = |ms: u64| {
             while clock.ms() < ms {

@@ -125,6 +125,9 @@ pub struct Partition {
     pub at_end: bool,
     /// Whether no more records can come from it.
     pub done: bool,
+    /// The size of a compressed file when all of it had been read. A larger one has grown since.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub packed: u64,
     /// How to recognize the partition.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fingerprint: Option<Fingerprint>,
@@ -367,22 +370,14 @@ mod tests {
         (0..100).for_each(|ts| log_time.observe(ts * 7));
         let block = Block { offset: 9, done: false, times: log_time.clone() };
         let blocks = Blocks { bytes: 99, done: 3, open: [(4, block)].into() };
-        let partitions = [
-            (
-                "a.ndjson".to_owned(),
-                Partition {
-                    position: Position::Blocks(blocks),
-                    begin: 0,
-                    log_time,
-                    at_end: true,
-                    done: true,
-                    fingerprint: Some(Fingerprint::of(b"{}")),
-                    tail: Some(Fingerprint::before(b"{}", 2)),
-                    former_name: Some("a.ndjson".to_owned()),
-                },
-            ),
-            ("b.ndjson".to_owned(), Partition::default()),
-        ];
+        let position = Position::Blocks(blocks);
+        let (fingerprint, tail) =
+            (Fingerprint::of(b"{}").into(), Fingerprint::before(b"{}", 2).into());
+        let done = Partition { done: true, packed: 7, fingerprint, tail, ..Partition::default() };
+        let former_name = Some("a.ndjson".to_owned());
+        let read = Partition { position, log_time, at_end: true, former_name, ..done };
+        let partitions =
+            [("a.ndjson".to_owned(), read), ("b.ndjson".to_owned(), Partition::default())];
         Manifest {
             header: Header {
                 commit: 7,

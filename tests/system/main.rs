@@ -34,4 +34,5 @@ mod state_folder;
 mod store_drift;
 mod takeover;
 mod unbounded;
+mod unfinished;
 mod version;

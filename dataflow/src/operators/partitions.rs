@@ -23,6 +23,7 @@ use crate::limits::AGREE_MS;
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart, Unfinished};
 use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
+use crate::settings::Input;
 use crate::sources::{LogError, Next, Reader};
 use crate::worker_id::WorkerId;
 
@@ -349,6 +350,9 @@ impl Partitions {
                 }
             };
             o.end_before = end;
+            if o.next == Next::End && o.reader.goes_on() {
+                o.next = Next::More;
+            }
             let at_end = o.is_given_up(&self.context, at_end, end) || at_end;
             let state = Partition {
                 position: Position::Offset(read),
@@ -356,6 +360,7 @@ impl Partitions {
                 log_time: o.log_time.clone(),
                 at_end,
                 done: o.next == Next::End,
+                packed: o.reader.packed(),
                 fingerprint: o.reader.fingerprint().or_else(|| o.part.fingerprint.clone()),
                 tail: o.reader.tail(),
                 former_name: o.part.former_name.clone(),
@@ -384,6 +389,7 @@ impl Partitions {
 
     fn report_troubles(&self) {
         if self.worker.is_first() {
+            self.context.inputs.iter().for_each(Input::tell_passed_over);
             let troubles = self.context.inputs.iter().map(|input| input.log.troubles()).sum();
             let blocked = self.context.inputs.iter().map(|input| input.log.blocked()).sum();
             self.context.status.troubles(troubles, blocked);
@@ -402,14 +408,14 @@ impl Ordered {
         let input = &context.inputs[self.part.input];
         let now_us = context.clock.mono_us();
         let is_given_up = !at_end && !input.log.is_topic() && self.last_line.is_given_up(now_us);
-        let position = self.reader.position();
+        let (position, left) = (self.reader.position(), self.reader.left());
         let line = || Unfinished {
             input: input.name.clone(),
             partition: self.part.partition.clone(),
             position,
-            bytes: end.map_or(0, |end| end.saturating_sub(position)),
+            bytes: end.map_or(left, |end| end.saturating_sub(position)),
         };
-        self.last_line.tell(is_given_up, line, &context.status);
+        self.last_line.tell(is_given_up || left > 0, line, &context.status);
         is_given_up
     }
 }

@@ -18,8 +18,9 @@ pub(super) struct BlockReader {
 }
 
 impl BlockReader {
-    /// Reads block `number` of the first `bytes` bytes of `path` from `offset` on.
+    /// Reads block `number` of the first `bytes` bytes of the file at `path` from `offset` on.
     pub(super) fn open(
+        mut source: File,
         path: &Path,
         bytes: u64,
         number: u64,
@@ -30,7 +31,6 @@ impl BlockReader {
         let start = number * BLOCK_BYTES;
         let stop = (start + BLOCK_BYTES).min(bytes);
         assert!(offset >= start, "offset {offset} is not before block {number}");
-        let mut source = File::open(path).map_err(error)?;
         // A record that straddles the block's start belongs to the previous block. The byte before
         // the start tells whether there is one.
         let from = if offset == start { start.saturating_sub(1) } else { offset };
@@ -45,10 +45,15 @@ impl BlockReader {
         Ok(Self { lines, file, stop })
     }
 
-    /// Reads the bytes of `path` from `position` up to `end` in order, as if nothing followed them.
-    pub(super) fn part(path: &Path, position: u64, end: u64) -> Result<Self, LogError> {
+    /// Reads the bytes of the file at `path` from `position` up to `end` in order, as if nothing
+    /// followed them.
+    pub(super) fn part(
+        mut source: File,
+        path: &Path,
+        position: u64,
+        end: u64,
+    ) -> Result<Self, LogError> {
         let error = |source| LogError::io(path, source);
-        let mut source = File::open(path).map_err(error)?;
         source.seek(SeekFrom::Start(position)).map_err(error)?;
         let lines = Lines::new(source.take(end.saturating_sub(position)), position, false);
         Ok(Self { lines, file: path.display().to_string(), stop: end })

@@ -3,22 +3,31 @@
 //! A partition is a file, named by its path relative to the input. Positions are uncompressed
 //! bytes. A file is recognised by its first 4 KiB and by the 4 KiB before its position.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use schemas::config::Follow;
+use schemas::config::{FileOptions, Follow};
 use schemas::manifest::{Fingerprint, Partition, Partitions};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::archive::{ArchiveReader, Manner};
 use super::block::BlockReader;
-use super::lines::Lines;
-use super::marks::{MARK_BYTES, Tail, has};
-use super::packed::{Packing, Source};
+use super::listing::Folder;
+use super::marks::{MARK_BYTES, Tail, has, read_at};
+use super::packed::Packing;
+use super::patient::{PatientReader, Shared};
 use super::plain::PlainReader;
 use super::registry::Registry;
-use super::{Discovered, Log, LogError, Moved, Next, Reader, Record, Shape, packed, whole};
+use super::whole::end_of_records;
+use super::{Discovered, Log, LogError, Moved, Reader, Shape};
+
+/// A compressed file that is new and incomplete may be a copy of one that was read. This long after
+/// it was last changed it is read all the same.
+const ARRIVES: Duration = Duration::from_secs(10);
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,63 +41,120 @@ pub enum Mode {
 }
 
 /// A file, or the files of a folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FileLog {
     files: Arc<Registry>,
     mode: Mode,
+    shared: Arc<Shared>,
 }
 
 impl FileLog {
     /// The input at `path`.
-    pub fn new(path: &Path, mode: Mode) -> Result<Self, LogError> {
-        let meta = fs::metadata(path).map_err(|e| LogError::io(path, e))?;
-        let (root, single) = if meta.is_dir() {
-            (path.to_owned(), None)
-        } else {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            let name = name.ok_or_else(|| LogError::Empty(path.display().to_string()))?;
-            // A path with a file name has a parent, if only "".
-            (path.parent().unwrap_or(Path::new("")).to_owned(), Some(name))
-        };
+    pub fn new(path: &Path, mode: Mode, options: FileOptions) -> Result<Self, LogError> {
         let follow = if let Mode::Follow(follow) = mode { Some(follow) } else { None };
-        Ok(Self { files: Arc::new(Registry::new(root, single, follow)), mode })
+        let files = Arc::new(Registry::new(Folder::new(path, options)?, follow));
+        Ok(Self { files, mode, shared: Arc::default() })
     }
 
     fn names(&self) -> Result<Vec<String>, LogError> {
         let names = self.files.names()?;
         if names.is_empty() && self.is_bounded() {
-            return Err(LogError::Empty(self.files.root().display().to_string()));
+            return Err(LogError::Empty(self.files.folder().root().display().to_string()));
         }
         Ok(names)
     }
 
     fn shape(&self, name: &str, mode: Mode) -> Result<Shape, LogError> {
         let path = self.files.path(name);
-        let meta = fs::metadata(&path).map_err(|e| LogError::io(&path, e))?;
-        if !meta.is_file() {
-            return Err(LogError::NotRegular(path.display().to_string()));
+        let failed = |error| LogError::io(&path, error);
+        let is_packed = Packing::of(&path) != Packing::Plain;
+        if let Mode::Follow(_) = mode {
+            let meta = fs::metadata(&path).map_err(failed)?;
+            if !meta.is_file() {
+                return Err(LogError::NotRegular(path.display().to_string()));
+            }
+            return Ok(Shape::Ordered { bytes: Some(meta.len()).filter(|_| !is_packed) });
         }
-        if Packing::of(&path) != Packing::Plain {
+        let mut file = self.files.folder().open(&path)?;
+        if is_packed {
             return Ok(Shape::Ordered { bytes: None });
         }
-        Ok(match mode {
-            Mode::Blocks => {
-                let (bytes, fingerprint) = (whole::end_at(&path)?, fingerprint(&path, MARK_BYTES)?);
-                let tail = File::open(&path).and_then(|file| Tail::of(&file, bytes));
-                let tail = tail.map_err(|e| LogError::io(&path, e))?;
-                Shape::Blocks { bytes, fingerprint, tail: Fingerprint::before(tail.bytes(), bytes) }
-            }
-            Mode::Ordered => Shape::Ordered { bytes: Some(whole::end_at(&path)?) },
-            Mode::Follow(_) => Shape::Ordered { bytes: Some(meta.len()) },
-        })
+        let bytes = end_of_records(&mut file).map_err(failed)?;
+        if mode != Mode::Blocks {
+            return Ok(Shape::Ordered { bytes: Some(bytes) });
+        }
+        let head = read_at(&file, 0, MARK_BYTES).map_err(failed)?;
+        let tail = Tail::of(&file, bytes).map_err(failed)?;
+        let (fingerprint, tail) =
+            (Fingerprint::of(&head), Fingerprint::before(tail.bytes(), bytes));
+        Ok(Shape::Blocks { bytes, fingerprint, tail })
     }
-}
 
-fn fingerprint(path: &Path, bytes: u64) -> Result<Fingerprint, LogError> {
-    let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(bytes).read_to_end(&mut head));
-    read.map_err(|e| LogError::io(path, e))?;
-    Ok(Fingerprint::of(&head))
+    /// Adds a file to `found`. One of a folder that cannot be looked at is passed over.
+    fn find(
+        &self,
+        name: String,
+        former: &str,
+        mode: Mode,
+        found: &mut Vec<Discovered>,
+    ) -> Result<(), LogError> {
+        let folder = self.files.folder();
+        match self.shape(&name, mode) {
+            Ok(shape) => {
+                let share = xxh3_64(former.as_bytes());
+                found.push(Discovered { partition: name, share, shape });
+            }
+            // It vanished after it was listed, or is between the two steps of a rotation.
+            Err(LogError::Io { source, .. })
+                if source.kind() == io::ErrorKind::NotFound
+                    && !(folder.is_single() && self.is_bounded()) => {}
+            Err(error) if folder.is_single() => return Err(error),
+            Err(LogError::Io { source, .. }) => {
+                folder.pass_over(self.files.path(&name), source.to_string());
+            }
+            Err(error) => folder.pass_over(self.files.path(&name), error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Reads a partition as of now. `known`: what it was recognised by, if it was read before.
+    fn reader(
+        &self,
+        partition: &str,
+        position: u64,
+        known: Option<&Fingerprint>,
+        only_whole: bool,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let path = self.files.path(partition);
+        if Packing::of(&path) == Packing::Plain {
+            let files = Arc::clone(&self.files);
+            return Ok(Box::new(PlainReader::open(files, partition, path, position)?));
+        }
+        known.map_or(Ok(()), |known| self.verify(partition, known))?;
+        let window_log = self.files.folder().window_log();
+        // One that has lost its name is a copy, which ends where it ends.
+        let follows = !self.is_bounded() && self.files.former(partition).is_none();
+        let manner = Manner { follows, only_whole, window_log };
+        let file = self.files.folder().open(&path)?;
+        Ok(Box::new(ArchiveReader::new(file, path, position, manner)?))
+    }
+
+    /// Reads a partition for as long as that is possible.
+    fn patient(
+        &self,
+        partition: &str,
+        position: u64,
+        only_whole: bool,
+    ) -> Result<Box<dyn Reader>, LogError> {
+        let (log, name) = (self.clone(), partition.to_owned());
+        let open = move |position, known: Option<&Fingerprint>| {
+            log.reader(&name, position, known, only_whole)
+        };
+        let (path, shared) = (self.files.path(partition), Arc::clone(&self.shared));
+        let follows = !self.is_bounded();
+        let open = Box::new(open);
+        Ok(Box::new(PatientReader::new(path, position, follows, shared, open)?))
+    }
 }
 
 impl Log for FileLog {
@@ -104,8 +170,8 @@ impl Log for FileLog {
         let mut found = Vec::new();
         let elsewhere = self.files.elsewhere();
         for name in self.names()?.into_iter().filter(|name| !elsewhere.contains_key(name)) {
-            let (share, shape) = (xxh3_64(name.as_bytes()), self.shape(&name, self.mode)?);
-            found.push(Discovered { partition: name, share, shape });
+            let former = name.clone();
+            self.find(name, &former, self.mode, &mut found)?;
         }
         for (name, former) in elsewhere {
             // A file that has lost its name is read in order, as a followed one is.
@@ -113,8 +179,7 @@ impl Log for FileLog {
                 Mode::Blocks if name != former => Mode::Ordered,
                 mode => mode,
             };
-            let (share, shape) = (xxh3_64(former.as_bytes()), self.shape(&name, mode)?);
-            found.push(Discovered { partition: name, share, shape });
+            self.find(name, &former, mode, &mut found)?;
         }
         Ok(found)
     }
@@ -125,20 +190,22 @@ impl Log for FileLog {
         if is_tail && Packing::of(&path) != Packing::Plain {
             return Ok(());
         }
-        let same = File::open(&path).and_then(|file| has(&file, known));
-        if same.map_err(|e| LogError::io(&path, e))? {
-            return Ok(());
+        let file = self.files.folder().open(&path);
+        let same = file.and_then(|file| has(&file, known).map_err(|e| LogError::io(&path, e)));
+        match same {
+            // Whoever reads it waits until it can be.
+            Err(LogError::Io { .. }) if !self.is_bounded() => Ok(()),
+            Ok(false) => Err(LogError::Changed(path.display().to_string())),
+            other => other.map(|_| ()),
         }
-        Err(LogError::Changed(path.display().to_string()))
     }
 
     fn open(&self, partition: &str, position: u64) -> Result<Box<dyn Reader>, LogError> {
-        let path = self.files.path(partition);
-        if Packing::of(&path) == Packing::Plain {
-            let files = Arc::clone(&self.files);
-            return Ok(Box::new(PlainReader::open(files, partition, path, position)?));
+        // A compressed file is closed once it is read, since its decoder may take much memory.
+        match Packing::of(&self.files.path(partition)) {
+            Packing::Plain if self.is_bounded() => self.reader(partition, position, None, true),
+            _ => self.patient(partition, position, true),
         }
-        Ok(Box::new(PackedReader::open(path, position)?))
     }
 
     fn open_block(
@@ -149,21 +216,39 @@ impl Log for FileLog {
         offset: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
         let path = self.files.path(partition);
-        Ok(Box::new(BlockReader::open(&path, bytes, number, offset)?))
+        let file = self.files.folder().open(&path)?;
+        Ok(Box::new(BlockReader::open(file, &path, bytes, number, offset)?))
     }
 
     fn open_part(
         &self,
-        worker: usize,
+        _worker: usize,
         partition: &str,
         position: u64,
         end: u64,
     ) -> Result<Box<dyn Reader>, LogError> {
         let path = self.files.path(partition);
-        match Packing::of(&path) {
-            Packing::Plain => Ok(Box::new(BlockReader::part(&path, position, end)?)),
-            _ => self.open_on(worker, partition, position),
+        if Packing::of(&path) != Packing::Plain {
+            return self.patient(partition, position, false);
         }
+        let file = self.files.folder().open(&path)?;
+        Ok(Box::new(BlockReader::part(file, &path, position, end)?))
+    }
+
+    fn packed(&self, partition: &str) -> Result<u64, LogError> {
+        let path = self.files.path(partition);
+        match Packing::of(&path) {
+            Packing::Plain => Ok(0),
+            _ => Ok(fs::metadata(&path).map_or(0, |meta| meta.len())),
+        }
+    }
+
+    fn passed_over(&self) -> Vec<String> {
+        self.files.folder().passed_over()
+    }
+
+    fn troubles(&self) -> u64 {
+        self.files.folder().troubles() + self.shared.troubles.load(Ordering::Relaxed)
     }
 
     fn size(&self, partition: &str) -> Result<Option<u64>, LogError> {
@@ -171,8 +256,8 @@ impl Log for FileLog {
         if Packing::of(&path) != Packing::Plain {
             return Ok(None);
         }
-        let meta = fs::metadata(&path).map_err(|e| LogError::io(&path, e))?;
-        Ok(Some(meta.len()))
+        // Whether it can be read is seen when it is opened.
+        Ok(fs::metadata(&path).ok().map(|meta| meta.len()))
     }
 
     fn is_bounded(&self) -> bool {
@@ -180,8 +265,17 @@ impl Log for FileLog {
     }
 
     fn beginning(&self, partition: &str, _first: bool) -> Result<u64, LogError> {
-        let beginning = self.files.beginning(partition);
-        beginning.map_err(|e| LogError::io(&self.files.path(partition), e))
+        let path = self.files.path(partition);
+        match self.files.beginning(partition) {
+            Err(_) if self.is_bounded() && Packing::of(&path) != Packing::Plain => Ok(0),
+            Err(_) if !self.is_bounded() => {
+                let changed = fs::metadata(&path).and_then(|meta| meta.modified());
+                let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+                let is_old = age.is_some_and(|age| age >= ARRIVES);
+                if is_old { Ok(0) } else { Err(LogError::Arriving(path.display().to_string())) }
+            }
+            other => other.map_err(|e| LogError::io(&path, e)),
+        }
     }
 
     fn resume(&self, partition: &str, state: &Partition) -> Result<(), LogError> {
@@ -198,46 +292,17 @@ impl Log for FileLog {
     }
 }
 
-/// Reads one compressed file, which does not grow.
-struct PackedReader {
-    lines: Lines<Source>,
-    path: PathBuf,
-    fingerprint: Fingerprint,
-}
-
-impl PackedReader {
-    fn open(path: PathBuf, position: u64) -> Result<Self, LogError> {
-        let source = packed::open(&path, Packing::of(&path), position)?;
-        let fingerprint = fingerprint(&path, MARK_BYTES)?;
-        Ok(Self { lines: Lines::new(source, position, false), path, fingerprint })
-    }
-}
-
-impl Reader for PackedReader {
-    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
-        let next = self.lines.read(limit, each);
-        next.map_err(|source| LogError::io(&self.path, source))
-    }
-
-    fn position(&self) -> u64 {
-        self.lines.position()
-    }
-
-    fn end(&mut self) -> Result<Option<u64>, LogError> {
-        Ok(None)
-    }
-
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        Some(self.fingerprint.clone())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
-    use super::super::BLOCK_BYTES;
+    use super::super::{BLOCK_BYTES, Next, Record};
     use super::*;
+
+    fn log(path: &Path, mode: Mode) -> FileLog {
+        FileLog::new(path, mode, FileOptions::default()).unwrap()
+    }
 
     fn drain(reader: &mut dyn Reader) -> (Vec<(u64, String)>, Next) {
         let mut out = Vec::new();
@@ -248,6 +313,16 @@ mod tests {
             match reader.read(3, &mut each).unwrap() {
                 Next::More => {}
                 next => return (out, next),
+            }
+        }
+    }
+
+    fn drain_to_error(reader: &mut dyn Reader) -> LogError {
+        loop {
+            match reader.read(3, &mut |_| ()) {
+                Ok(Next::More) => {}
+                Ok(next) => panic!("{next:?}, not an error"),
+                Err(error) => return error,
             }
         }
     }
@@ -272,14 +347,15 @@ mod tests {
         gz.finish().unwrap();
         fs::write(at("c.json.zst"), zstd::encode_all(&b"5\n6\n"[..], 1).unwrap()).unwrap();
 
-        let log = FileLog::new(folder.path(), Mode::Ordered).unwrap();
+        let log = log(folder.path(), Mode::Ordered);
         let found = log.discover().unwrap();
         let names: Vec<_> = found.iter().map(|f| f.partition.as_str()).collect();
         assert_eq!(names, ["b.ndjson", "c.json.zst", "sub/a.jsonl.gz"]);
         assert_eq!(texts(&mut *log.open("b.ndjson", 0).unwrap()), ["1", "2"]);
         assert_eq!(texts(&mut *log.open("sub/a.jsonl.gz", 2).unwrap()), ["4"]);
         assert_eq!(texts(&mut *log.open("c.json.zst", 2).unwrap()), ["6"]);
-        assert!(matches!(log.open("c.json.zst", 9), Err(LogError::Shorter { .. })));
+        let past = drain_to_error(&mut *log.open("c.json.zst", 9).unwrap());
+        assert!(matches!(past, LogError::Shorter { bytes: 4, read: 9, .. }), "{past}");
     }
 
     #[test]
@@ -287,7 +363,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "1\n2").unwrap();
-        let log = FileLog::new(&path, Mode::Follow(Follow::default())).unwrap();
+        let log = log(&path, Mode::Follow(Follow::default()));
         let mut reader = log.open("a.ndjson", 0).unwrap();
         assert_eq!(drain(&mut *reader), (vec![(0, "1".into())], Next::Wait));
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
@@ -314,12 +390,12 @@ mod tests {
             (format!("\u{feff}{whole}\n\u{feff}{{}}"), 24, 3),
         ] {
             fs::write(&path, &text).unwrap();
-            let blocks = FileLog::new(&path, Mode::Blocks).unwrap();
+            let blocks = log(&path, Mode::Blocks);
             let Shape::Blocks { bytes, .. } = blocks.discover().unwrap()[0].shape.clone() else {
                 panic!()
             };
             assert_eq!(bytes, end, "{text}");
-            let ordered = FileLog::new(&path, Mode::Ordered).unwrap();
+            let ordered = log(&path, Mode::Ordered);
             let shape = Shape::Ordered { bytes: Some(end) };
             assert_eq!(ordered.discover().unwrap()[0].shape, shape);
             assert_eq!(ordered.size("a.ndjson").unwrap(), Some(text.len() as u64));
@@ -339,11 +415,11 @@ mod tests {
         let path = folder.path().join("a.ndjson");
         fs::write(&path, "{}{\"a\":1}\n").unwrap();
         for mode in [Mode::Blocks, Mode::Ordered, Mode::Follow(Follow::default())] {
-            let log = FileLog::new(&path, mode).unwrap();
+            let log = log(&path, mode);
             let mut part = log.open_part(0, "a.ndjson", 0, 2).unwrap();
             assert_eq!(drain(&mut *part), (vec![(0, "{}".into())], Next::End));
         }
-        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let log = log(&path, Mode::Blocks);
         let mut before = log.open_block("a.ndjson", 2, 0, 0).unwrap();
         assert_eq!(texts(&mut *before), ["{}"], "what was appended since is not read");
         let mut after = log.open_block("a.ndjson", 10, 0, 2).unwrap();
@@ -357,7 +433,7 @@ mod tests {
         let long = "x".repeat(2 * BLOCK_BYTES as usize + 5);
         let text = format!("a\n{long}\nb\n");
         fs::write(&path, &text).unwrap();
-        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let log = log(&path, Mode::Blocks);
         let mut read = Vec::new();
         let bytes = text.len() as u64;
         for number in 0..bytes.div_ceil(BLOCK_BYTES) {
@@ -385,7 +461,7 @@ mod tests {
             i += 1;
         }
         fs::write(&path, &text).unwrap();
-        let log = FileLog::new(&path, Mode::Blocks).unwrap();
+        let log = log(&path, Mode::Blocks);
         let Shape::Blocks { bytes, .. } = log.discover().unwrap()[0].shape.clone() else {
             panic!()
         };

@@ -42,6 +42,7 @@ struct Long {
 impl Long {
     fn new(bytes: &[u8]) -> Self {
         let head = without_mark(bytes);
+        assert!(head.len() > RECORD_BYTES_MAX, "a line of {} bytes is kept whole", head.len());
         let mut long = Self {
             head: head[..=RECORD_BYTES_MAX].to_vec(),
             size: 0,
@@ -126,7 +127,6 @@ impl<R: Read> Lines<R> {
     }
 
     /// How many bytes of a line were read whose end is not known.
-    #[cfg(test)]
     pub(super) fn left(&self) -> u64 {
         self.long.as_ref().map_or(0, Long::length) + (self.end - self.start) as u64
     }
@@ -137,6 +137,10 @@ impl<R: Read> Lines<R> {
 
     pub(super) fn source(&mut self) -> &mut R {
         &mut self.source
+    }
+
+    pub(super) fn source_ref(&self) -> &R {
+        &self.source
     }
 
     /// Skips everything up to and including the next newline, or up to where the lines end that

@@ -120,7 +120,7 @@ fn furthest_packed(
     file: &File,
     marks: &[&Marks],
 ) -> io::Result<Option<u64>> {
-    let mut source = packed::open(path, packing, 0).map_err(io::Error::other)?;
+    let mut source = packed::open(path, packing)?;
     let (mut head, mut tail) = (Vec::new(), Tail::default());
     source.by_ref().take(MARK_BYTES).read_to_end(&mut head)?;
     tail.push(&head);

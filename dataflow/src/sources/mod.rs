@@ -3,13 +3,16 @@
 //! Invariants: a record's position never changes; reading from a position yields the records from
 //! there on; a reader never blocks for long.
 
+mod archive;
 mod block;
+mod decoders;
 mod files;
 mod generator;
 mod lines;
 mod listing;
 mod marks;
 mod packed;
+mod patient;
 mod plain;
 mod registry;
 mod siblings;
@@ -53,6 +56,9 @@ pub enum LogError {
     /// Not a regular file: it may never end, or block before its first byte.
     #[error("{0} is not a regular file; read it through standard input, `--input stdin:`")]
     NotRegular(String),
+    /// It is not told yet what a new file is.
+    #[error("{0} is not complete yet")]
+    Arriving(String),
     /// Not the file that was read before.
     #[error("{0} was replaced: its first bytes are not those that this state has read")]
     Changed(String),
@@ -258,6 +264,26 @@ pub trait Reader: Send {
         None
     }
 
+    /// The size of a compressed file that was read to its end; 0 for any other.
+    fn packed(&mut self) -> u64 {
+        0
+    }
+
+    /// How much memory a decoder takes; 0 without one.
+    fn decoder_bytes(&self) -> u64 {
+        0
+    }
+
+    /// How many bytes were left unread at the end, since they are no whole record.
+    fn left(&self) -> u64 {
+        0
+    }
+
+    /// Whether a partition that was read to its end has grown, and can be read on.
+    fn goes_on(&mut self) -> bool {
+        false
+    }
+
     /// How many records were removed before they could be read, since the last call.
     fn lost(&mut self) -> u64 {
         0
@@ -381,6 +407,16 @@ pub trait Log: Send + Sync {
     /// false if that is not known yet. It may wait a while for an answer.
     fn confirm(&self) -> Result<bool, LogError> {
         Ok(true)
+    }
+
+    /// The size of a compressed file; 0 for any other partition.
+    fn packed(&self, _partition: &str) -> Result<u64, LogError> {
+        Ok(0)
+    }
+
+    /// What was passed over since the last call, with the reason.
+    fn passed_over(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// A commit that covers these partitions is durable. Nothing waits for this call's effect.

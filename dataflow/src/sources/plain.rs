@@ -88,7 +88,7 @@ impl PlainReader {
         position: u64,
     ) -> Result<Self, LogError> {
         let failed = |source| LogError::io(&path, source);
-        let file = File::open(&path).map_err(failed)?;
+        let file = input.folder().open(&path)?;
         let meta = file.metadata().map_err(failed)?;
         if meta.len() < position {
             let (file, bytes) = (path.display().to_string(), meta.len());

@@ -15,10 +15,11 @@ use schemas::config::{Follow, OnTruncate};
 use schemas::manifest::{Partition, Partitions};
 use schemas::rotation::{rotated_name, rotation_number};
 
+use super::listing::Folder;
 use super::marks::{FileId, Marks, furthest, has, search};
 use super::packed::Packing;
 use super::siblings::later;
-use super::{LogError, Loss, Moved, listing};
+use super::{LogError, Loss, Moved};
 
 /// What is known of the files of an input.
 #[derive(Debug, Default)]
@@ -36,21 +37,19 @@ struct Files {
 /// The files of one input.
 #[derive(Debug)]
 pub(super) struct Registry {
-    root: PathBuf,
-    /// The file's name, if the input is a single file.
-    single: Option<String>,
+    folder: Folder,
     /// How files are followed; `None` if they are read to their present ends.
     follow: Option<Follow>,
     files: Mutex<Files>,
 }
 
 impl Registry {
-    pub(super) fn new(root: PathBuf, single: Option<String>, follow: Option<Follow>) -> Self {
-        Self { root, single, follow, files: Mutex::default() }
+    pub(super) fn new(folder: Folder, follow: Option<Follow>) -> Self {
+        Self { folder, follow, files: Mutex::default() }
     }
 
-    pub(super) fn root(&self) -> &Path {
-        &self.root
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     pub(super) fn follow(&self) -> Option<Follow> {
@@ -60,20 +59,17 @@ impl Registry {
     /// Where the file is that is called `partition`.
     pub(super) fn path(&self, partition: &str) -> PathBuf {
         let place = self.files.lock().places.get(partition).cloned();
-        place.unwrap_or_else(|| self.root.join(partition))
+        place.unwrap_or_else(|| self.folder.path(partition))
     }
 
     /// The names that there are, without those of files that are read under another one.
     pub(super) fn names(&self) -> Result<Vec<String>, LogError> {
-        let names = match &self.single {
-            Some(name) => vec![name.clone()],
-            None => listing::names(&self.root)?,
-        };
+        let names = self.folder.names(self.follow.is_some())?;
         let files = self.files.lock();
         let is_free = |name: &String| {
-            let path = self.root.join(name);
+            let path = self.folder.path(name);
             let is_known = files.marks.contains_key(name) || files.open.contains_key(name);
-            if self.single.is_some() && !path.exists() {
+            if self.folder.is_single() && !path.exists() {
                 // So it is between the two steps of a rotation.
                 return !is_known && files.former.values().all(|former| former != name);
             }
@@ -82,7 +78,7 @@ impl Registry {
             }
             let id = FileId::at(&path);
             let has_lost_its_name = |(open, is): (&String, &FileId)| {
-                Some(*is) == id && FileId::at(&self.root.join(open)) != id
+                Some(*is) == id && FileId::at(&self.folder.path(open)) != id
             };
             let is_path = |place: &PathBuf| *place == path;
             !files.open.iter().any(has_lost_its_name) && !files.places.values().any(is_path)
@@ -145,7 +141,7 @@ impl Registry {
     /// Finds files that have had the name `of` since a time and were never read under it, since it
     /// was rotated more than once before anybody looked.
     fn find_between(&self, files: &mut Files, of: &str, since: SystemTime) {
-        let path = self.root.join(of);
+        let path = self.folder.path(of);
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
         let mut known: Vec<FileId> = files.open.values().copied().collect();
         known.extend(files.places.values().chain([&path]).filter_map(|path| FileId::at(path)));
@@ -205,7 +201,7 @@ impl Registry {
         files: &mut Files,
         known: &Partitions,
     ) -> Result<Option<Moved>, LogError> {
-        let (marks, path) = (Marks::of(state), self.root.join(name));
+        let (marks, path) = (Marks::of(state), self.folder.path(name));
         if !marks.tell() && path.exists() {
             // It was empty. It is another file if it has been rotated since.
             let of = known.iter().filter(|(_, state)| state.former_name.as_deref() == Some(name));
@@ -254,14 +250,14 @@ impl Registry {
         if self.follow.is_some_and(|follow| follow.on_truncate == OnTruncate::GoOn) {
             return Ok(Loss::Truncated);
         }
-        let file = self.root.join(name).display().to_string();
+        let file = self.folder.path(name).display().to_string();
         let how = "was truncated or replaced, and no file next to it is the one that was read";
         Err(LogError::Lost { file, read, how })
     }
 
     /// Whether the file of this name is the one that was read, or none was.
     fn is_there(&self, name: &str, marks: &Marks) -> Result<bool, LogError> {
-        let path = self.root.join(name);
+        let path = self.folder.path(name);
         if !marks.tell() {
             return Ok(path.exists());
         }
@@ -273,13 +269,15 @@ impl Registry {
         };
         match same {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Whoever reads it waits until it can be.
+            Err(_) if self.follow.is_some() => Ok(true),
             other => other.map_err(|source| LogError::io(&path, source)),
         }
     }
 
     /// The folders where a rotation leaves what was called `name`.
     fn folders(&self, name: &str) -> Vec<PathBuf> {
-        let path = self.root.join(name);
+        let path = self.folder.path(name);
         let mut folders: Vec<PathBuf> = path.parent().map(folder).into_iter().collect();
         // A link may be set to another file of the folder that it leads to.
         let behind = fs::canonicalize(&path).ok().and_then(|path| path.parent().map(folder));

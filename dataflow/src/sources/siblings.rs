@@ -43,7 +43,7 @@ fn is_rotation(other: &str, name: &str) -> bool {
 }
 
 fn begins_with_a_record(path: &Path) -> bool {
-    let Ok(source) = packed::open(path, Packing::of(path), 0) else { return false };
+    let Ok(source) = packed::open(path, Packing::of(path)) else { return false };
     let mut head = Vec::new();
     if source.take(MARK_BYTES).read_to_end(&mut head).is_err() {
         return false;

@@ -184,6 +184,14 @@ impl Log for SpanLog {
         if self.end.is_some() { Ok(None) } else { self.inner.size(partition) }
     }
 
+    fn packed(&self, partition: &str) -> Result<u64, LogError> {
+        self.inner.packed(partition)
+    }
+
+    fn passed_over(&self) -> Vec<String> {
+        self.inner.passed_over()
+    }
+
     fn is_bounded(&self) -> bool {
         self.end.is_some() || self.inner.is_bounded()
     }
@@ -295,7 +303,7 @@ impl Reader for SpanReader {
 mod tests {
     use std::fs;
 
-    use schemas::config::Follow;
+    use schemas::config::{FileOptions, Follow};
     use schemas::manifest::{BLOCK_BYTES, Blocks};
     use schemas::mapping::Mapping;
 
@@ -316,7 +324,7 @@ mod tests {
     }
 
     fn span(folder: &tempfile::TempDir, mode: Mode, span: &Span) -> SpanLog {
-        let inner = Arc::new(FileLog::new(folder.path(), mode).unwrap());
+        let inner = Arc::new(FileLog::new(folder.path(), mode, FileOptions::default()).unwrap());
         SpanLog::new(inner, Decoder::new(Mapping::default(), &[]), span).unwrap()
     }
 

@@ -1,10 +1,13 @@
 //! Tests of files that are replaced, renamed, truncated or copied while, or after, they are read.
 
+mod arriving;
+mod halves;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use schemas::config::{Follow, OnTruncate, RotateWait};
+use schemas::config::{FileOptions, Follow, OnTruncate, RotateWait};
 use schemas::manifest::{Partition, Partitions, Position};
 
 use super::{FileLog, Log, LogError, Loss, Mode, Next, Reader};
@@ -37,7 +40,8 @@ impl Folder {
 
 fn follow(path: &Path, on_truncate: OnTruncate) -> FileLog {
     let rotate_wait = RotateWait::default();
-    FileLog::new(path, Mode::Follow(Follow { on_truncate, rotate_wait })).unwrap()
+    FileLog::new(path, Mode::Follow(Follow { on_truncate, rotate_wait }), FileOptions::default())
+        .unwrap()
 }
 
 /// Lines that begin with 4 KiB that all files have in common.
@@ -342,7 +346,7 @@ fn reader_of_a_bounded_run_reports_a_changed_file() {
     text[last] = b'x';
     File::create(folder.at("a.ndjson")).unwrap().write_all(&text).unwrap();
     for mode in [Mode::Ordered, Mode::Blocks] {
-        let log = FileLog::new(folder.0.path(), mode).unwrap();
+        let log = FileLog::new(folder.0.path(), mode, FileOptions::default()).unwrap();
         let resumed = log.resume("a.ndjson", &known["a.ndjson"]);
         assert!(matches!(resumed, Err(LogError::Changed(_))), "only its last byte has changed");
     }

@@ -4,11 +4,7 @@
 //! make longer. Anything else may be the first part of a line that its writer has not finished.
 //! Invariant: the end depends on the file's bytes alone.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
-
-use super::LogError;
 
 const CHUNK_BYTES: u64 = 64 * 1024;
 
@@ -69,16 +65,11 @@ impl Brackets {
     }
 }
 
-/// The end of the whole records of the file at `path`.
-pub(super) fn end_at(path: &Path) -> Result<u64, LogError> {
-    let end = File::open(path).and_then(|mut file| end_of_records(&mut file));
-    end.map(|(end, _)| end).map_err(|e| LogError::io(path, e))
-}
-
-/// The end of the whole records of `file`, and how many bytes follow it.
-fn end_of_records(file: &mut (impl Read + Seek)) -> io::Result<(u64, u64)> {
+/// The end of the whole records of `file`.
+pub(super) fn end_of_records(file: &mut (impl Read + Seek)) -> io::Result<u64> {
     let bytes = file.seek(SeekFrom::End(0))?;
     let last = last_line(file, bytes)?;
+    assert!(last <= bytes, "the last line begins at {last} of {bytes} bytes");
     let mut brackets = Brackets::default();
     file.seek(SeekFrom::Start(last))?;
     let mut chunk = Vec::new();
@@ -91,8 +82,7 @@ fn end_of_records(file: &mut (impl Read + Seek)) -> io::Result<(u64, u64)> {
         }
         brackets.add(&chunk);
     }
-    let end = if brackets.are_closed() { bytes } else { last };
-    Ok((end, bytes - end))
+    Ok(if brackets.are_closed() { bytes } else { last })
 }
 
 /// Where the last line begins: after the last newline in the first `bytes` bytes.
@@ -119,9 +109,7 @@ mod tests {
     use super::*;
 
     fn left(text: &str) -> u64 {
-        let (end, left) = end_of_records(&mut Cursor::new(text.as_bytes())).unwrap();
-        assert_eq!(end + left, text.len() as u64);
-        left
+        text.len() as u64 - end_of_records(&mut Cursor::new(text.as_bytes())).unwrap()
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod credentials;
 mod error;
+mod files;
 mod generator;
 mod json_schema;
 mod service;
@@ -26,6 +27,7 @@ use serde::Deserialize;
 
 pub use self::credentials::{hide_all_credentials, hide_credentials};
 pub use self::error::{ConfigError, FILE_BYTES_MAX, Finding, LineColumn};
+pub use self::files::FileOptions;
 pub use self::generator::{GeneratorSource, OutOfRange, ParameterError, PostShape};
 pub use self::json_schema::json_schema;
 pub use self::service::{Beyond, Dedup, DedupKey, HORIZON_MS, Posts, Scope, Service, TOP_K, Top};

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::error::Findings;
+use super::files::FileOptions;
 use super::source_uri::SourceUri;
-use super::value::{DURATION_MS_MAX, Duration, Located, Property};
+use super::value::{DURATION_MS_MAX, Duration, Located, Property, Whole};
 use crate::mapping::{Mapping, MappingError};
 
 /// A topic that the service reads.
@@ -31,6 +32,8 @@ pub struct Topic {
     pub properties: BTreeMap<String, String>,
     /// What its log time follows; `None` means append times if brokers stamp records, else events.
     pub log_time: Option<LogTimeSource>,
+    /// How files are found and unpacked.
+    pub files: FileOptions,
 }
 
 /// Where records come from and how they are read.
@@ -152,6 +155,12 @@ struct Consumer {
     /// environment, as in `TAGFLOW_KAFKA_SASL_PASSWORD`.
     #[serde(default)]
     properties: BTreeMap<Located<String>, Property>,
+    /// Whether files are read that links in the folder of a `file:` source lead to outside of it.
+    /// Default: false.
+    follow_links: Option<Located<bool>>,
+    /// The largest window of a zstd file, as a power of two from 10 to 31; 31 reads any, and takes
+    /// 2 GiB of memory. Default: 27.
+    zstd_window_log: Option<Located<Whole<10, 31>>>,
 }
 
 /// What becomes of records that were removed before they were read.
@@ -249,6 +258,7 @@ impl TopicPart {
     pub(super) fn check(self, name: String, attributes: &[&str], found: &mut Findings) -> Topic {
         let is_kafka = matches!(self.source.value, SourceUri::Kafka { .. });
         let follow = self.consumer.follow(&self.source.value, found);
+        let files = self.consumer.files(&self.source.value, found);
         let position = self.consumer.default_starting_offset.position;
         if position.value == Position::End && !is_kafka {
             let what = "only a kafka: source can begin at its end; use Beginning";
@@ -274,6 +284,7 @@ impl TopicPart {
         }
         Topic {
             name,
+            files,
             source: self.source.value,
             mapping: mapping(&self.schema.value.fields, attributes, found),
             start: position.value,
@@ -307,6 +318,21 @@ impl Consumer {
             }
         }
         follow
+    }
+
+    /// How the files of `source` are found and unpacked.
+    fn files(&self, source: &SourceUri, found: &mut Findings) -> FileOptions {
+        let (links, log) = (self.follow_links.as_ref(), self.zstd_window_log.as_ref());
+        let given = links.map(|links| links.at).or(log.map(|log| log.at));
+        if let Some(at) = given.filter(|_| !matches!(source, SourceUri::File(_))) {
+            let what = "only a file: source has links and zstd files; leave this out";
+            found.mistake(at, what);
+        }
+        let default = FileOptions::default();
+        FileOptions {
+            follow_links: links.map_or(default.follow_links, |links| links.value),
+            zstd_window_log: log.map_or(default.zstd_window_log, |log| log.value.0 as u32),
+        }
     }
 }
 

@@ -72,13 +72,20 @@ fn positions() -> impl Strategy<Value = Position> {
 
 fn partitions() -> impl Strategy<Value = Partition> {
     let head = proptest::option::of(vec(any::<u8>(), 0..9));
-    (positions(), any::<u64>(), log_times(), any::<(bool, bool)>(), head).prop_map(
-        |(position, begin, log_time, (at_end, done), head)| {
+    (positions(), any::<u64>(), log_times(), any::<(bool, bool, u64)>(), head).prop_map(
+        |(position, begin, log_time, (at_end, done, packed), head)| {
             let fingerprint = head.map(|head| Fingerprint::of(&head));
             let tail = fingerprint.as_ref().map(|_| Fingerprint::before(b"tail", begin));
             let former_name = tail.as_ref().map(|_| "a.ndjson".to_owned());
-            let state =
-                Partition { position, begin, log_time, at_end, done, ..Partition::default() };
+            let state = Partition {
+                position,
+                begin,
+                log_time,
+                at_end,
+                done,
+                packed,
+                ..Partition::default()
+            };
             Partition { fingerprint, tail, former_name, ..state }
         },
     )

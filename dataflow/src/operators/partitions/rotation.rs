@@ -60,8 +60,12 @@ impl Partitions {
                 if !self.worker.reads(found.share) || self.is_known(input, &found.partition) {
                     continue;
                 }
+                let begin = match log.beginning(&found.partition, false) {
+                    // It is discovered again once it is complete.
+                    Err(LogError::Arriving(_)) => continue,
+                    begin => begin?,
+                };
                 tracing::info!(partition = found.partition, "a new input partition");
-                let begin = log.beginning(&found.partition, false)?;
                 let former_name = log.former_name(&found.partition);
                 self.open(OrderedPart {
                     input,

@@ -41,6 +41,7 @@ fn example_is_read_completely() {
         follow: Follow::default(),
         properties: BTreeMap::new(),
         log_time: Some(LogTimeSource::Append),
+        files: FileOptions::default(),
     };
     assert_eq!(*topic, want);
     let want = Service {

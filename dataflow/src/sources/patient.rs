@@ -1,0 +1,218 @@
+//! A file that is read as long as it can be, and looked at again where it cannot.
+//!
+//! Invariants: what goes wrong with one followed file ends no other; nothing is read twice; a
+//! compressed file that was read to its end is closed.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use schemas::manifest::Fingerprint;
+
+use super::archive::now;
+use super::decoders::Decoders;
+use super::packed::Packing;
+use super::{LogError, Next, Reader, Record};
+
+/// How long it waits after the first trouble; twice as long after each that follows.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Opens a file at a position, if it still is what it was recognised by before.
+type Open = Box<dyn Fn(u64, Option<&Fingerprint>) -> Result<Box<dyn Reader>, LogError> + Send>;
+
+/// Reads one file.
+pub(super) struct PatientReader {
+    open: Open,
+    path: PathBuf,
+    /// Whether it waits where the file cannot be read.
+    follows: bool,
+    reader: Option<Box<dyn Reader>>,
+    position: u64,
+    fingerprint: Option<Fingerprint>,
+    trouble: Option<Trouble>,
+    shared: Arc<Shared>,
+    /// Its size and what is left of it, once it was read to its end.
+    ended: Option<(u64, u64)>,
+}
+
+/// What all readers of an input have in common.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    decoders: Decoders,
+    /// How often a file could not be read.
+    pub(super) troubles: AtomicU64,
+}
+
+struct Trouble {
+    pause: Duration,
+    again: Instant,
+    said: String,
+}
+
+impl PatientReader {
+    /// Reads the file at `path` from `position` on.
+    pub(super) fn new(
+        path: PathBuf,
+        position: u64,
+        follows: bool,
+        shared: Arc<Shared>,
+        open: Open,
+    ) -> Result<Self, LogError> {
+        let (reader, fingerprint, trouble, ended) = (None, None, None, None);
+        let mut patient =
+            Self { open, path, follows, reader, position, fingerprint, trouble, shared, ended };
+        if !patient.is_packed() {
+            // At once, since another file may soon have its name.
+            match (patient.open)(position, None) {
+                Ok(reader) => patient.reader = Some(reader),
+                Err(error) => drop(patient.wait(error)?),
+            }
+        }
+        Ok(patient)
+    }
+
+    fn is_packed(&self) -> bool {
+        Packing::of(&self.path) != Packing::Plain
+    }
+
+    /// Waits after an error of the operating system; any other ends the job.
+    fn wait(&mut self, error: LogError) -> Result<Next, LogError> {
+        self.keep();
+        if self.is_packed() {
+            // What a decoder has taken in may have been something else.
+            self.close();
+        }
+        if !self.follows || !matches!(error, LogError::Io { .. }) {
+            return Err(error);
+        }
+        self.shared.troubles.fetch_add(1, Ordering::Relaxed);
+        let said = error.to_string();
+        let before = self.trouble.take();
+        if before.as_ref().is_none_or(|trouble| trouble.said != said) {
+            tracing::warn!("{said}; other files are read, and this one is looked at again");
+        }
+        let pause = before.map_or(PAUSE, |trouble| (2 * trouble.pause).min(PAUSE_MAX));
+        self.trouble = Some(Trouble { pause, again: now() + pause, said });
+        Ok(Next::Wait)
+    }
+
+    fn close(&mut self) {
+        self.keep();
+        self.reader = None;
+        self.shared.decoders.closed(&self.path);
+    }
+
+    /// Takes over what the reader knows.
+    fn keep(&mut self) {
+        if let Some(reader) = &self.reader {
+            self.position = reader.position();
+            self.fingerprint = reader.fingerprint().or_else(|| self.fingerprint.take());
+        }
+    }
+}
+
+impl Reader for PatientReader {
+    fn read(&mut self, limit: usize, each: &mut dyn FnMut(Record<'_>)) -> Result<Next, LogError> {
+        if self.ended.is_some() {
+            return Ok(Next::End);
+        }
+        if self.trouble.as_ref().is_some_and(|trouble| now() < trouble.again) {
+            return Ok(Next::Wait);
+        }
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => match (self.open)(self.position, self.fingerprint.as_ref()) {
+                Ok(reader) => self.reader.insert(reader),
+                Err(error) => return self.wait(error),
+            },
+        };
+        let next = match reader.read(limit, each) {
+            Ok(next) => next,
+            Err(error) => return self.wait(error),
+        };
+        let (before, now) = (self.position, reader.position());
+        assert!(now >= before, "a reader went back from {before} to {now}");
+        if next == Next::End && Packing::of(&self.path) != Packing::Plain {
+            self.ended = Some((reader.packed(), reader.left()));
+            self.close();
+        } else if let bytes @ 1.. = reader.decoder_bytes()
+            && self.shared.decoders.used(&self.path, bytes, now)
+        {
+            self.close();
+            if next == Next::Wait {
+                let (pause, said) = (PAUSE, String::new());
+                self.trouble = Some(Trouble { pause, again: self::now() + pause, said });
+                return Ok(next);
+            }
+        } else if now > before {
+            self.position = now;
+        }
+        let was_in_trouble = |trouble: Trouble| !trouble.said.is_empty();
+        if (next == Next::End || now > before) && self.trouble.take().is_some_and(was_in_trouble) {
+            tracing::info!("{} is read again", self.path.display());
+        }
+        Ok(next)
+    }
+
+    fn position(&self) -> u64 {
+        self.reader.as_ref().map_or(self.position, |reader| reader.position())
+    }
+
+    fn end(&mut self) -> Result<Option<u64>, LogError> {
+        if self.shared.decoders.is_in_the_way(&self.path) {
+            self.close();
+        }
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        match reader.end() {
+            Ok(end) => Ok(end),
+            Err(error) => self.wait(error).map(|_| None),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<Fingerprint> {
+        let reader = self.reader.as_ref().and_then(|reader| reader.fingerprint());
+        reader.or_else(|| self.fingerprint.clone())
+    }
+
+    fn tail(&self) -> Option<Fingerprint> {
+        self.reader.as_ref().and_then(|reader| reader.tail())
+    }
+
+    fn rotated(&mut self) -> Option<String> {
+        self.reader.as_mut().and_then(|reader| reader.rotated())
+    }
+
+    fn truncations(&mut self) -> u64 {
+        self.reader.as_mut().map_or(0, |reader| reader.truncations())
+    }
+
+    fn let_go(&mut self) {
+        if let Some(reader) = &mut self.reader {
+            reader.let_go();
+        }
+    }
+
+    fn packed(&mut self) -> u64 {
+        self.ended.map_or(0, |(packed, _)| packed)
+    }
+
+    fn decoder_bytes(&self) -> u64 {
+        self.reader.as_ref().map_or(0, |reader| reader.decoder_bytes())
+    }
+
+    fn left(&self) -> u64 {
+        self.ended.map_or(0, |(_, left)| left)
+    }
+
+    fn goes_on(&mut self) -> bool {
+        let Some((packed, _)) = self.ended.filter(|_| self.follows) else { return false };
+        let has_grown = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > packed);
+        if has_grown {
+            self.ended = None;
+        }
+        has_grown
+    }
+}
