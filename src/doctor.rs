@@ -12,6 +12,7 @@ use dataflow::clock::{Clock, SystemClock};
 use dataflow::sources::{Discovered, FileLog, Log, LogError, Next};
 use kafka::TopicReader;
 use schemas::config::{LogTimeSource, SourceUri, Topic};
+use schemas::event::{Decoder, Survey, guess};
 use schemas::manifest::{Manifest, Partition, Partitions, Position};
 use schemas::printable::{counted, shown};
 use schemas::time::{format_duration_ms, format_ms};
@@ -245,7 +246,7 @@ fn check_input(findings: &mut Findings, job: &Job, input: &JobInput, newest: Opt
             return findings.error(&about, error);
         }
     }
-    sample.tell(findings, &about);
+    sample.tell(findings, &about, &job.settings.decoder(&topic.mapping));
 }
 
 /// Checks what a topic keeps, and what its log time follows.
@@ -295,6 +296,9 @@ struct Sample {
     refused: usize,
     /// Where the first refused record is, and why it was refused.
     first: Option<String>,
+    /// The mapping by which it is an event.
+    map: Option<String>,
+    survey: Survey,
 }
 
 impl Sample {
@@ -321,12 +325,16 @@ impl Sample {
             let mut read = 0;
             let next = reader.read(left, &mut |record| {
                 read += 1;
-                match decoder.decode(record.bytes) {
+                let decoded = decoder.decode(record.bytes);
+                self.survey.add(&decoder, record.bytes, &decoded);
+                match decoded {
                     Ok(_) => self.events += 1,
                     Err(reject) => {
+                        if self.refused == 0 {
+                            self.first = Some(format!("{name} at {}: {reject}", record.position));
+                            self.map = guess(&topic.mapping, record.bytes);
+                        }
                         self.refused += 1;
-                        let place = format!("{name} at {}: {reject}", record.position);
-                        self.first.get_or_insert(place);
                     }
                 }
             })?;
@@ -340,8 +348,12 @@ impl Sample {
         Ok(())
     }
 
-    fn tell(&self, findings: &mut Findings, about: &str) {
-        let Self { events, refused, first } = self;
+    fn tell(&self, findings: &mut Findings, about: &str, decoder: &Decoder) {
+        let Self { events, refused, first, map, survey } = self;
+        let map = map.as_ref().map(|map| format!("--map {map} reads it"));
+        for remark in survey.remarks(decoder) {
+            findings.add(about, Level::Warning, remark.to_string());
+        }
         match first {
             None if *events == 0 => findings.good(about, "there is no record to read now"),
             None => {
@@ -351,15 +363,16 @@ impl Sample {
             Some(first) if *events == 0 => findings.error(
                 about,
                 format!(
-                    "no event among the {} read as a sample; the first, {first}; check the field \
-                     names, and --map",
-                    counted(refused, "record", "records")
+                    "no event among the {} read as a sample; the first, {first}; {}",
+                    counted(refused, "record", "records"),
+                    map.as_deref().unwrap_or("check the field names, and --map")
                 ),
             ),
             Some(first) => {
                 let refused = counted(refused, "is no event", "are no events");
                 let all = counted(events + self.refused, "record", "records");
-                let what = format!("of {all} read as a sample, {refused}; the first, {first}");
+                let map = map.map_or_else(String::new, |map| format!("; {map}"));
+                let what = format!("of {all} read as a sample, {refused}; the first, {first}{map}");
                 findings.add(about, Level::Warning, what);
             }
         }

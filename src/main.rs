@@ -32,6 +32,7 @@ mod signals;
 mod state;
 mod store;
 mod store_args;
+mod summary;
 mod validate;
 
 use std::process::ExitCode;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use dataflow::clock::{Clock, SystemClock};
 use dataflow::reconcile::Progress;
-use dataflow::{Publishing, Status};
-use schemas::printable::{counted, size};
+use dataflow::{Publishing, Reasons, Status};
+use schemas::printable::{counted, shortened, size};
 use schemas::time::format_ms;
 use serde::Serialize;
 use sinks::storage::Lack;
@@ -20,6 +20,8 @@ use crate::say;
 
 /// With older posts, a job reads history rather than following a stream, so no lag is shown.
 const DAY_MS: i64 = 86_400_000;
+/// How much of what is wrong with a record is shown.
+const DETAIL_CHARS: usize = 60;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// A thread that prints a line a second until it is dropped.
@@ -121,8 +123,27 @@ struct JobProgress {
     waiting_for: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<Publishing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<RefusedSoFar>,
     #[serde(skip)]
     more: String,
+}
+
+/// What a job has refused in this run.
+#[derive(Serialize)]
+struct RefusedSoFar {
+    records: u64,
+    /// The commonest reason, and what is wrong with its first record.
+    reason: &'static str,
+    detail: String,
+}
+
+impl RefusedSoFar {
+    fn of(reasons: &Reasons) -> Option<Self> {
+        let (reason, _, first) = reasons.commonest()?;
+        let detail = shortened(&first.detail, DETAIL_CHARS).into_owned();
+        Some(Self { records: reasons.records(), reason, detail })
+    }
 }
 
 impl JobProgress {
@@ -141,6 +162,7 @@ impl JobProgress {
             all_bytes: bounded.then_some(all),
             waiting_for: status.lacking().map(Lack::name),
             store: status.publishing(),
+            refused: RefusedSoFar::of(&status.reasons()),
             more,
         }
     }
@@ -161,7 +183,12 @@ impl Shown for JobProgress {
         }
         line += &format!(", commit {}", self.commit);
         line += &self.waiting_for.map_or_else(String::new, |what| format!(", waiting for {what}"));
-        line + &self.store.as_ref().map(store).unwrap_or_default() + &self.more
+        line += &self.store.as_ref().map(store).unwrap_or_default();
+        line += &self.more;
+        if let Some(RefusedSoFar { records, reason, detail }) = &self.refused {
+            line += &format!(", {records} refused, most often for {reason}: {detail}");
+        }
+        line
     }
 }
 

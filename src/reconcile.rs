@@ -205,7 +205,8 @@ fn require_certainty(report: &Report) -> Result<(), CliError> {
     let why = match (report.ambiguous, report.read_otherwise) {
         (0, None) => return Ok(()),
         (0, Some(commit)) => format!(
-            "records up to commit {commit} were read with another mapping or horizon; --since \
+            "records up to commit {commit} were read with another mapping or horizon, or by an \
+             older version; --since \
              {commit} checks what came after, and `tagflow replay` counts all of it again"
         ),
         (copies, _) => {

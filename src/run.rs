@@ -32,6 +32,7 @@ use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop;
 use crate::state::{folder, open};
 use crate::store_args::StoreArgs;
+use crate::summary::{Summary, nothing_accepted};
 
 /// Count the hashtags of an input, in commits that survive crashes
 #[derive(clap::Args)]
@@ -203,10 +204,10 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
             say::note("this run was already finished; nothing was changed");
-            return print_summary(&manifest, None, args.json);
+            return print_summary(job, &manifest, None, args.json);
         }
         Started::Publishing(manifest, publication) => {
-            return publish(&manifest, publication, args.json);
+            return publish(job, &manifest, publication, args.json);
         }
     };
     log_start(job, running.began());
@@ -231,7 +232,11 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     let (commit, events) = (manifest.header.commit, manifest.body.counters.events);
     tracing::info!(commit, events, "the job has ended");
     // A summary that cannot be printed does not hide what the store lacks.
-    let printed = print_summary(&manifest, Some(&status), args.json);
+    let printed = print_summary(job, &manifest, Some(&status), args.json);
+    let printed = match nothing_accepted(&manifest, &status) {
+        Some(what) => printed.and(Err(CliError::Failed(what))),
+        None => printed,
+    };
     match unpublished(&status, manifest.header.commit) {
         // A bounded run promises that its counts can be read from the store.
         Some(what) if ends => Err(CliError::Failed(what)),
@@ -262,7 +267,12 @@ fn log_start(job: &Job, began: &Manifest) {
 }
 
 /// Publishes what the store may lack of a finished run.
-fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<(), CliError> {
+fn publish(
+    job: &Job,
+    manifest: &Manifest,
+    publication: Publication,
+    json: bool,
+) -> Result<(), CliError> {
     say::note("this run was already finished; no event was read");
     let (stop, status) = (publication.stop(), publication.status());
     on_stop(move || stop.set());
@@ -270,7 +280,7 @@ fn publish(manifest: &Manifest, publication: Publication, json: bool) -> Result<
     let done = publication.wait();
     drop(live);
     done?;
-    let printed = print_summary(manifest, Some(&status), json);
+    let printed = print_summary(job, manifest, Some(&status), json);
     unpublished(&status, manifest.header.commit).map_or(printed, |what| Err(CliError::Failed(what)))
 }
 
@@ -411,15 +421,23 @@ struct Ended {
     /// Files whose last line is left for the next run, in no counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     unfinished_lines: Option<u64>,
+    #[serde(flatten)]
+    summary: Summary,
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<StateSize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<Publishing>,
 }
 
-fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Result<(), CliError> {
+fn print_summary(
+    job: &Job,
+    manifest: &Manifest,
+    status: Option<&Status>,
+    json: bool,
+) -> Result<(), CliError> {
     let Manifest { header, body } = manifest;
     let unfinished_lines = status.map(Status::unfinished_lines).filter(|lines| *lines > 0);
+    let summary = Summary::of(job, manifest, status);
     let mut output = Output::new();
     if json {
         output.json(&Ended {
@@ -428,6 +446,7 @@ fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Re
             finished: body.finished.is_some(),
             counters: body.counters,
             unfinished_lines,
+            summary,
             state: status.map(Status::state_size),
             store: status.and_then(Status::publishing),
         })?;
@@ -438,6 +457,9 @@ fn print_summary(manifest: &Manifest, status: Option<&Status>, json: bool) -> Re
         }
         if let Some(lines) = unfinished_lines {
             output.line(format!("{:<16} {lines:>12}", "unfinished lines"))?;
+        }
+        for line in summary.lines() {
+            output.line(line)?;
         }
         if let Some(store) = status.and_then(Status::publishing) {
             for (name, count) in [("published rows", store.rows), ("refused rows", store.refused)] {

@@ -11,6 +11,7 @@ use sinks::commits::{CommitQueue, Latest, MergeQueue, WriteJob};
 use sinks::storage::Storage;
 
 use crate::clock::Clock;
+use crate::largest::Largest;
 use crate::plan::Plan;
 use crate::process::ProcessShared;
 use crate::settings::{Input, Settings};
@@ -43,6 +44,12 @@ impl Context {
     /// The number of the first commit that this run makes.
     pub(crate) fn first_commit(&self) -> u64 {
         self.start.header.commit + 1
+    }
+
+    /// The largest event time accepted before this run.
+    pub(crate) fn largest(&self) -> Option<Largest> {
+        let Manifest { header, body } = &*self.start;
+        Largest::of(body, header.wall_ms, self.started_us)
     }
 
     /// The inputs that are read: none if the job only applies repairs.

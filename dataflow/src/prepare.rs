@@ -94,7 +94,7 @@ pub(crate) fn prepare(mut spec: JobSpec) -> Result<Prepared, StartError> {
     let (header, retention) = (&takeover.header, spec.settings.retention);
     let housekeeper =
         Housekeeper::new(Arc::clone(&storage), header, retention, Arc::clone(&merges), &waiting);
-    status.committed(&takeover, 0);
+    status.begin(&takeover);
     tell(&plan, &inputs, &status);
     let publisher = spec.publisher.map(|publisher| task(publisher, &storage));
     let rate_limiter = RateLimiter::new(spec.settings.limit_rate, started_us);

@@ -10,6 +10,7 @@ use schemas::hash::KeyHash;
 use schemas::manifest::{Block, Counters, Partition, SegmentMeta};
 use serde::{Deserialize, Serialize};
 
+use crate::largest::Largest;
 use crate::pool::{Batch, Pool};
 
 /// Input name → partition → how far it has been read.
@@ -286,8 +287,8 @@ pub(crate) enum PartitionProgress {
     Ordered {
         /// Its state.
         state: Partition,
-        /// The largest event time accepted in this run, and the monotonic time when it was read.
-        largest: Option<(i64, u64)>,
+        /// The largest event time accepted so far, as far as this partition's worker knows.
+        largest: Option<Largest>,
     },
     /// It has lost its name, and is called this from now on.
     Rotated(String),
@@ -339,6 +340,8 @@ pub(crate) struct Cut {
     pub(crate) floor_ms: Option<i64>,
     /// The largest event time that was accepted so far.
     pub(crate) largest_ts_ms: Option<i64>,
+    /// The wall clock when that was read.
+    pub(crate) largest_read_ms: Option<i64>,
     /// Whether the wall clock agrees with event times.
     pub(crate) clocks_agree: bool,
     /// Input → partition → how far it has been read.

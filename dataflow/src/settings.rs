@@ -17,6 +17,15 @@ use crate::limits::{COMMIT_MS_MAX, STRETCH};
 use crate::sources::Log;
 use crate::stream_time::TimeRules;
 
+/// The version of the rules by which records are decoded. Those before the second refused a record
+/// for what it held in fields that nobody reads, and did not see every field that was there twice.
+const DECODING: (&str, &str) = ("records:", "2");
+
+/// Whether records were decoded by other rules than they are now.
+pub(crate) fn decoded_otherwise(mapping: &BTreeMap<String, String>) -> bool {
+    mapping.get(DECODING.0).is_none_or(|version| version != DECODING.1)
+}
+
 /// How records are read, apart from the records themselves: what the decoder looks for, and what
 /// becomes of late events. Commits record it. Options are written with their dashes, which no field
 /// of a record has.
@@ -27,6 +36,7 @@ pub(crate) fn read_with(
     beyond: Beyond,
 ) -> BTreeMap<String, String> {
     let mut all = decoder.names().clone();
+    all.insert(DECODING.0.to_owned(), DECODING.1.to_owned());
     let Some(horizon_ms) = horizon_ms else { return all };
     let beyond = if beyond == Beyond::Count { "yes" } else { "no" };
     let log_time = match log_time {
@@ -213,6 +223,7 @@ impl Settings {
 
     pub(crate) fn time_rules(&self) -> TimeRules {
         let Self { live, until_ms, ends_at_ms, horizon_ms, .. } = *self;
-        TimeRules { live, until_ms, ends_at_ms, horizon_ms }
+        let ahead_ms = self.windows.iter().map(|window| window.duration_ms).max().unwrap_or(0);
+        TimeRules { live, until_ms, ends_at_ms, horizon_ms, ahead_ms }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Invariant: nothing that a job decides depends on it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use schemas::event::{Decoder, Remark, Survey};
 use schemas::manifest::{Counters, Manifest};
 use serde::Serialize;
 use sinks::commits::Housekeeping;
@@ -14,6 +17,7 @@ use sinks::publish::{Published, WaitingRows};
 use sinks::storage::Lack;
 
 use crate::plan::{Unfinished, bytes_read};
+use crate::reasons::Reasons;
 use crate::records::Cut;
 
 /// The size of one worker's state.
@@ -131,7 +135,23 @@ pub struct Status {
     waiting: Family<[(&'static str, &'static str); 1], Gauge>,
     blocked_partitions: Gauge,
     counted: Counted,
+    /// What had been counted when this run began.
+    before: Mutex<Counters>,
+    reasons: Mutex<Reasons>,
+    surveys: Mutex<BTreeMap<String, Surveyed>>,
 }
+
+/// What the first records of an input show of its mapping.
+#[derive(Debug)]
+struct Surveyed {
+    decoder: Decoder,
+    survey: Survey,
+    /// The fields that a remark was made about.
+    told: BTreeSet<String>,
+}
+
+/// With fewer records, a remark is made at the end of a run only.
+const REMARKED: u64 = 100;
 
 /// A gauge for each counter of the manifest, since those continue over restarts.
 #[derive(Debug, Default)]
@@ -286,6 +306,53 @@ impl Status {
     /// How many files end with a line that is not whole. It is in no counter.
     pub fn unfinished_lines(&self) -> u64 {
         self.unfinished.lock().len() as u64
+    }
+
+    /// A run begins with what has been counted before.
+    pub(crate) fn begin(&self, takeover: &Manifest) {
+        *self.before.lock() = takeover.body.counters;
+        self.committed(takeover, 0);
+    }
+
+    /// What had been counted when this run began.
+    pub fn before(&self) -> Counters {
+        *self.before.lock()
+    }
+
+    pub(crate) fn refused(&self, reasons: Reasons) {
+        self.reasons.lock().merge(reasons);
+    }
+
+    /// What this run has refused while it read.
+    pub fn reasons(&self) -> Reasons {
+        self.reasons.lock().clone()
+    }
+
+    /// Takes into account what a worker has seen of an input. Returns what is new about it.
+    pub(crate) fn surveyed(&self, input: &str, decoder: &Decoder, more: Survey) -> Vec<Remark> {
+        let mut surveys = self.surveys.lock();
+        let known = surveys.entry(input.to_owned()).or_insert_with(|| Surveyed {
+            decoder: decoder.clone(),
+            survey: Survey::default(),
+            told: BTreeSet::new(),
+        });
+        known.survey.merge(more);
+        if known.survey.records() < REMARKED {
+            return Vec::new();
+        }
+        let mut remarks = known.survey.remarks(&known.decoder);
+        remarks.retain(|remark| known.told.insert(remark.field().to_owned()));
+        remarks
+    }
+
+    /// What is probably wrong with the mappings of the inputs.
+    pub fn remarks(&self) -> Vec<String> {
+        let surveys = self.surveys.lock();
+        let of = |(input, known): (&String, &Surveyed)| {
+            let remarks = known.survey.remarks(&known.decoder).into_iter();
+            remarks.map(|remark| format!("{input}: {remark}")).collect::<Vec<_>>()
+        };
+        surveys.iter().flat_map(of).collect()
     }
 
     fn resize(&self, worker: usize, change: impl FnOnce(&mut Sizes)) {

@@ -1,14 +1,15 @@
 //! Stream time: from how far partitions were read to `as_of` and the floor of remembered ids.
 //!
 //! It is a function of the log, except that a live job that has caught up follows the wall clock
-//! while the clocks agree. Invariants: `as_of` and the floor never decrease; the positions of a cut
-//! belong together.
+//! while the clocks agree. Invariants: there is no `as_of` before the first event; `as_of` and the
+//! floor never decrease; the positions of a cut belong together.
 
 use std::collections::BTreeSet;
 
 use schemas::manifest::{Blocks, Body, Partition, Position};
 use schemas::planted::{Bug, planted};
 
+use crate::largest::Largest;
 use crate::limits::AGREE_MS;
 use crate::records::{Cut, Inputs, Last, PartitionProgress, PartitionUpdate, Tick};
 
@@ -23,6 +24,8 @@ pub(crate) struct TimeRules {
     pub(crate) ends_at_ms: Option<i64>,
     /// How long an event id is remembered. `None` means for ever.
     pub(crate) horizon_ms: Option<i64>,
+    /// An event further ahead of log time than this, the longest window, has a wrong clock.
+    pub(crate) ahead_ms: i64,
 }
 
 /// The stream time of a job, and the positions that it belongs to.
@@ -33,20 +36,21 @@ pub(crate) struct StreamTime {
     read: BTreeSet<String>,
     as_of_ms: Option<i64>,
     floor_ms: Option<i64>,
-    /// The largest event time, and the monotonic time when it was read in this run.
-    largest: Option<(i64, u64)>,
+    /// The largest event time. That of a bounded run, which accepts events of any time, is the
+    /// last plausible one.
+    largest: Option<Largest>,
     clocks_agree: bool,
 }
 
 impl StreamTime {
-    /// Continues from a commit at time `mono_us`, with the partitions of `inputs`. The inputs that
-    /// are read now are `read`.
+    /// Continues from a commit, whose largest event time is `largest`, with the partitions of
+    /// `inputs`. The inputs that are read now are `read`.
     pub(crate) fn new(
         rules: TimeRules,
         from: &Body,
         inputs: Inputs,
         read: impl IntoIterator<Item = String>,
-        mono_us: u64,
+        largest: Option<Largest>,
     ) -> Self {
         Self {
             rules,
@@ -54,7 +58,7 @@ impl StreamTime {
             read: read.into_iter().collect(),
             as_of_ms: from.as_of_ms,
             floor_ms: from.floor_ms,
-            largest: from.largest_ts_ms.map(|ts| (ts, mono_us)),
+            largest,
             clocks_agree: true,
         }
     }
@@ -75,20 +79,12 @@ impl StreamTime {
             PartitionProgress::Rotated(_) => unreachable!("handled above"),
             PartitionProgress::Ordered { state, largest } => {
                 *partition = state;
-                // Among equal times the one read first counts, as time has passed since then.
-                if let Some((ts, at)) = largest
-                    && self.largest.is_none_or(|(known, _)| ts > known)
-                {
-                    self.largest = Some((ts, at));
+                if self.rules.live {
+                    self.observe(largest);
                 }
             }
             PartitionProgress::Block { number, state } => {
                 let mut blocks = take_blocks(&mut partition.position);
-                if let Some(largest) = state.times.largest_ms() {
-                    // When this was read does not matter: no run that reads blocks follows a clock.
-                    let at = self.largest.map_or(0, |(_, at)| at);
-                    self.largest = self.largest.max(Some((largest, at)));
-                }
                 blocks.open.insert(number, state);
                 while let Some(next) = blocks.open.get(&blocks.done).filter(|b| b.done) {
                     partition.log_time.append(&next.times);
@@ -102,8 +98,21 @@ impl StreamTime {
         }
     }
 
+    /// Among equal times the one read first counts, as time has passed since then.
+    fn observe(&mut self, read: Option<Largest>) {
+        if let Some(read) = read
+            && self.largest.is_none_or(|known| read.ts_ms > known.ts_ms)
+        {
+            self.largest = Some(read);
+        }
+    }
+
     /// Cuts the stream at the end of a commit.
     pub(crate) fn close(&mut self, tick: Tick) -> Cut {
+        if !self.rules.live {
+            let read_us = tick.mono_us.cast_signed();
+            self.observe(self.last_plausible().map(|ts_ms| Largest { ts_ms, read_us }));
+        }
         let as_of_ms = self.as_of(&tick);
         self.as_of_ms = self.as_of_ms.max(match self.rules.ends_at_ms {
             Some(end) if tick.last == Some(Last::Finished) => Some(end),
@@ -116,7 +125,8 @@ impl StreamTime {
             tick,
             as_of_ms: self.as_of_ms,
             floor_ms: self.floor_ms,
-            largest_ts_ms: self.largest.map(|(ts, _)| ts),
+            largest_ts_ms: self.largest.map(|largest| largest.ts_ms),
+            largest_read_ms: self.largest.map(|l| tick.wall_ms - l.since_ms(tick.mono_us)),
             clocks_agree: self.clocks_agree,
             inputs: self.inputs.clone(),
         }
@@ -131,6 +141,15 @@ impl StreamTime {
         self.partitions().filter_map(|p| p.log_time.value_ms()).max()
     }
 
+    /// The largest event time that is not too far ahead of log time. Partitions remember enough of
+    /// their times for it: no more than 63 of them lie ahead of their log time.
+    fn last_plausible(&self) -> Option<i64> {
+        let log_time = self.largest_log_time()?;
+        let end = log_time.saturating_add(self.rules.ahead_ms);
+        let kept = self.partitions().flat_map(|p| p.log_time.largest());
+        kept.filter(|ts| *ts <= end).max().max(Some(log_time))
+    }
+
     fn as_of(&mut self, tick: &Tick) -> Option<i64> {
         if tick.last == Some(Last::Finished) && self.rules.until_ms.is_some() {
             return self.rules.until_ms;
@@ -140,17 +159,20 @@ impl StreamTime {
         match least {
             Some(_) if planted(Bug::AsOfFromWallClock) => Some(tick.wall_ms),
             Some(least) => least,
-            None if self.rules.live => Some(self.corrected_clock(tick)),
-            None => self.largest_log_time(),
+            None if self.rules.live => self.corrected_clock(tick),
+            None => self.last_plausible(),
         }
     }
 
-    /// The wall clock, unless event times show that it is wrong.
-    fn corrected_clock(&mut self, tick: &Tick) -> i64 {
-        let Some((ts, at)) = self.largest else { return tick.wall_ms };
-        let expected = ts.saturating_add_unsigned(tick.mono_us.saturating_sub(at) / 1000);
+    /// The wall clock, unless event times show that it is wrong. Without any event nothing shows
+    /// that it is right.
+    fn corrected_clock(&mut self, tick: &Tick) -> Option<i64> {
+        if self.largest.is_none() && planted(Bug::AsOfBeforeFirstEvent) {
+            return Some(tick.wall_ms);
+        }
+        let expected = self.largest?.now_ms(tick.mono_us);
         self.clocks_agree = (tick.wall_ms - expected).abs() <= AGREE_MS;
-        if self.clocks_agree { tick.wall_ms } else { expected }
+        Some(if self.clocks_agree { tick.wall_ms } else { expected })
     }
 
     fn floor(&self) -> Option<i64> {
@@ -190,11 +212,12 @@ mod tests {
         with(rules, BTreeMap::new())
     }
 
-    fn with(rules: TimeRules, inputs: Inputs) -> StreamTime {
-        let body = Body {
+    fn body() -> Body {
+        Body {
             as_of_ms: None,
             floor_ms: None,
             largest_ts_ms: None,
+            largest_read_ms: None,
             hash_key: HashKey::new(0),
             rules: 1,
             windows: Windows::default(),
@@ -207,8 +230,11 @@ mod tests {
             control: 0,
             counters: Counters::default(),
             segments: Vec::new(),
-        };
-        StreamTime::new(rules, &body, inputs, ["i".to_owned()], 0)
+        }
+    }
+
+    fn with(rules: TimeRules, inputs: Inputs) -> StreamTime {
+        StreamTime::new(rules, &body(), inputs, ["i".to_owned()], None)
     }
 
     #[test]
@@ -223,7 +249,7 @@ mod tests {
     fn ordered(name: &str, times: &[i64], at_end: bool) -> PartitionUpdate {
         let mut log_time = LogTime::default();
         times.iter().for_each(|ts| log_time.observe(*ts));
-        let largest = times.iter().max().map(|ts| (*ts, 0));
+        let largest = times.iter().max().map(|ts| Largest { ts_ms: *ts, read_us: 0 });
         let state = Partition { log_time, at_end, ..Partition::default() };
         let progress = PartitionProgress::Ordered { state, largest };
         PartitionUpdate { commit: 1, input: "i".into(), partition: name.into(), progress }
@@ -261,11 +287,63 @@ mod tests {
     }
 
     #[test]
-    fn bounded_run_ends_at_its_largest_log_time_or_until() {
-        let mut run = time(TimeRules::default());
-        run.apply(ordered("a", &[NOW], true));
-        run.apply(ordered("b", &[NOW + 5], true));
+    fn there_is_no_time_before_the_first_event() {
+        let mut live = time(TimeRules { live: true, ..TimeRules::default() });
+        for minutes in 0..3 {
+            let cut = live.close(tick(NOW + 48 * HOUR + minutes * 60_000, 0, None));
+            assert_eq!((cut.as_of_ms, cut.largest_read_ms, cut.clocks_agree), (None, None, true));
+        }
+        live.apply(ordered("a", &[], true));
+        assert_eq!(live.close(tick(NOW + 48 * HOUR, 0, None)).as_of_ms, None);
+        live.apply(ordered("a", &[NOW], true));
+        assert_eq!(live.close(tick(NOW + 48 * HOUR, 0, None)).as_of_ms, Some(NOW));
+    }
+
+    #[test]
+    fn time_of_an_idle_job_goes_on_over_a_restart() {
+        let live = TimeRules { live: true, ..TimeRules::default() };
+        let mut before = time(live);
+        before.apply(ordered("a", &[NOW], true));
+        let cut = before.close(tick(NOW + 1000, 61_000, None));
+        assert_eq!(cut.largest_read_ms, Some(NOW - 60_000), "read a minute before");
+        // Stopped for half an hour, started again when the monotonic clock shows 7 s.
+        let commit = Body { largest_ts_ms: Some(NOW), largest_read_ms: Some(NOW), ..body() };
+        let (now, start_us) = (NOW + HOUR / 2, 7_000_000);
+        let largest = Largest::of(&commit, now, start_us);
+        let inputs = Inputs::new();
+        let mut after = StreamTime::new(live, &commit, inputs, ["i".to_owned()], largest);
+        let cut = after.close(tick(now + 1000, 8000, None));
+        assert_eq!((cut.as_of_ms, cut.clocks_agree), (Some(now + 1000), true));
+        assert_eq!(cut.largest_read_ms, Some(NOW), "also after the next restart");
+        // A clock that was set back does not make time go back.
+        let largest = Largest::of(&commit, NOW - HOUR, start_us);
+        assert_eq!(largest.map(|l| l.now_ms(start_us)), Some(NOW));
+    }
+
+    #[test]
+    fn bounded_run_ends_at_its_last_plausible_post_or_until() {
+        let ahead_ms = 24 * HOUR;
+        let mut run = time(TimeRules { ahead_ms, ..TimeRules::default() });
+        // Twenty posts, of which the log time is the eleventh last.
+        let posts: Vec<i64> = (1..=20).map(|i| NOW + i * 60_000).collect();
+        run.apply(ordered("a", &posts, true));
         let last = Some(Last::Finished);
+        let end = run.close(tick(0, 0, last)).as_of_ms;
+        assert_eq!(end, Some(NOW + 20 * 60_000));
+        // Nine of them with wrong clocks move nothing.
+        let mut wrong = posts.clone();
+        wrong[11..].iter_mut().for_each(|ts| *ts += 25 * HOUR);
+        let mut run = time(TimeRules { ahead_ms, ..TimeRules::default() });
+        run.apply(ordered("a", &wrong, true));
+        let cut = run.close(tick(0, 0, last));
+        assert_eq!(
+            (cut.as_of_ms, cut.largest_ts_ms),
+            (Some(NOW + 11 * 60_000), Some(NOW + 11 * 60_000))
+        );
+        // The end is that of all partitions, as far as their posts are plausible for the latest.
+        let mut run = time(TimeRules { ahead_ms, ..TimeRules::default() });
+        run.apply(ordered("a", &[NOW], true));
+        run.apply(ordered("b", &[NOW + 5, NOW - HOUR, NOW + 30 * HOUR], true));
         assert_eq!(run.close(tick(NOW + HOUR, 0, last)).as_of_ms, Some(NOW + 5));
         let mut until = time(TimeRules { until_ms: Some(NOW + 9), ..TimeRules::default() });
         until.apply(ordered("a", &[NOW], true));

@@ -72,6 +72,9 @@ pub struct Body {
     pub floor_ms: Option<i64>,
     /// The largest event time accepted so far.
     pub largest_ts_ms: Option<i64>,
+    /// The wall clock when that was read. Older builds did not record it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub largest_read_ms: Option<i64>,
     /// The secret key of the state's hashes.
     pub hash_key: HashKey,
     /// The version of the tag rules behind the counts.
@@ -392,6 +395,7 @@ mod tests {
                 as_of_ms: Some(1),
                 floor_ms: None,
                 largest_ts_ms: Some(2),
+                largest_read_ms: Some(3),
                 hash_key: HashKey::new(3),
                 rules: 1,
                 windows: Windows::default(),

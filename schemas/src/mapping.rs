@@ -5,6 +5,7 @@
 //! such field.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -92,6 +93,20 @@ impl Default for Mapping {
             attributes: Vec::new(),
             unit: TimeUnit::default(),
         }
+    }
+}
+
+/// As `--map` takes it, without what is as by default.
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = Field::ALL.iter().zip(&self.names).filter_map(|(field, name)| {
+            let is_ts = *field == Field::Ts && self.unit != TimeUnit::default();
+            let unit = if is_ts { format!(":{}", self.unit) } else { String::new() };
+            let is_default = field.name() == name && unit.is_empty();
+            (!is_default).then(|| format!("{}={name}{unit}", field.name()))
+        });
+        let attributes = self.attributes.iter().map(|(field, name)| format!("{field}={name}"));
+        f.write_str(&fields.chain(attributes).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -202,6 +217,9 @@ mod tests {
         assert_eq!(map.unit(), TimeUnit::Rfc3339);
         assert_eq!(map.name(Field::Type), None);
         assert_eq!(map.name(Field::UserId), Some("user_id"));
+        let text = "event_id=id,type=,ts=created_at:rfc3339,caption=text";
+        assert_eq!((map.to_string().as_str(), text.parse()), (text, Ok(map)));
+        assert_eq!(Mapping::default().to_string(), "");
     }
 
     #[test]

@@ -63,11 +63,17 @@ pub enum Bug {
     SyncRepeated,
     /// A manifest is created without asking whether its records are of the topic read so far.
     Unconfirmed,
+    /// A record is refused for what it holds in a field that nobody reads.
+    UnreadFieldSpoils,
+    /// Stream time is the wall clock although no event was accepted.
+    AsOfBeforeFirstEvent,
+    /// A restart forgets how long ago the largest event time was read.
+    ReadTimeForgotten,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -96,6 +102,9 @@ impl Bug {
         Self::RetryDropsSegment,
         Self::SyncRepeated,
         Self::Unconfirmed,
+        Self::UnreadFieldSpoils,
+        Self::AsOfBeforeFirstEvent,
+        Self::ReadTimeForgotten,
     ];
 
     /// Its name on the command line.

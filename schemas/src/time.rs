@@ -1,6 +1,7 @@
 //! Times and durations as users write them. Internally, times are milliseconds since 1970 in UTC.
 
 use std::fmt;
+use std::num::IntErrorKind;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -65,7 +66,8 @@ impl FromStr for TimeUnit {
 }
 
 impl TimeUnit {
-    /// Parses a time of this unit as milliseconds; finer fractions are cut off.
+    /// Parses a time of this unit as milliseconds; finer fractions are cut off. Numbers may have an
+    /// exponent.
     ///
     /// ```
     /// use schemas::time::TimeUnit;
@@ -75,10 +77,7 @@ impl TimeUnit {
     pub fn parse(self, text: &str) -> Result<i64, TimeError> {
         let unreadable = || TimeError::Unreadable(text.chars().take(40).collect(), self);
         let ms = match self {
-            Self::Rfc3339 => {
-                let time: jiff::Timestamp = text.parse().map_err(|_| unreadable())?;
-                Some(time.as_millisecond())
-            }
+            Self::Rfc3339 => rfc3339(text),
             Self::Millis => decimal(text, 0),
             Self::Seconds => decimal(text, 3),
             Self::Micros => decimal(text, -3),
@@ -92,29 +91,59 @@ impl TimeUnit {
     }
 }
 
-/// Parses a decimal number times `10^shift`, truncated to an integer.
-fn decimal(text: &str, shift: i32) -> Option<i64> {
+/// Parses a time whose seconds have any number of digits: RFC 3339 sets no limit, the library does.
+fn rfc3339(text: &str) -> Option<i64> {
+    const DIGITS_MAX: usize = 9;
+    let parse = |text: &str| Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond());
+    parse(text).or_else(|| {
+        let (before, rest) = text.split_once('.')?;
+        let end = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let fraction = rest.get(..DIGITS_MAX).filter(|_| end > DIGITS_MAX)?;
+        parse(&format!("{before}.{fraction}{}", &rest[end..]))
+    })
+}
+
+/// Parses a number times `10^shift`, cut off to an integer. One that is too large gives the largest.
+fn decimal(text: &str, shift: i64) -> Option<i64> {
     let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    if shift == 0 && all_digits(text) {
+    if shift == 0 && text.len() <= 18 && all_digits(text) {
         return text.parse().ok();
     }
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let (negative, digits) = whole.strip_prefix('-').map_or((false, whole), |d| (true, d));
-    if !all_digits(digits) || !all_digits(fraction) {
+    let (number, exponent) = match text.split_once(['e', 'E']) {
+        Some((number, written)) => (number, exponent(written)?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let (negative, whole) = whole.strip_prefix('-').map_or((false, whole), |w| (true, w));
+    if !all_digits(whole) || !all_digits(fraction) {
         return None;
     }
-    let number: i64 = digits.parse().ok()?;
-    let scale = 10_i64.pow(shift.unsigned_abs());
-    let value = if shift < 0 {
-        number / scale
-    } else {
-        let mut part = 0;
-        for i in 0..shift as usize {
-            part = part * 10 + fraction.as_bytes().get(i).map_or(0, |d| i64::from(d - b'0'));
+    let mut digits = whole.bytes().chain(fraction.bytes()).map(|b| i64::from(b - b'0'));
+    let mut value: i64 = 0;
+    // The point moves as the exponent says; the digits before it are the integer.
+    for _ in 0..exponent.saturating_add(shift).saturating_add(whole.len() as i64) {
+        let next = digits.next();
+        if next.is_none() && value == 0 {
+            break;
         }
-        number.checked_mul(scale)?.checked_add(part)?
-    };
+        match value.checked_mul(10).and_then(|tens| tens.checked_add(next.unwrap_or(0))) {
+            Some(more) => value = more,
+            None => return Some(if negative { i64::MIN } else { i64::MAX }),
+        }
+    }
     Some(if negative { -value } else { value })
+}
+
+/// An exponent. One that is too large gives the largest.
+fn exponent(text: &str) -> Option<i64> {
+    text.parse().map_or_else(
+        |error: std::num::ParseIntError| match error.kind() {
+            IntErrorKind::PosOverflow => Some(i64::MAX),
+            IntErrorKind::NegOverflow => Some(i64::MIN),
+            _ => None,
+        },
+        Some,
+    )
 }
 
 /// Parses a duration such as `90s`, `10m`, `24h` or `7d` as milliseconds, at least one.
@@ -172,11 +201,58 @@ mod tests {
         assert_eq!(TimeUnit::Seconds.parse("1700000000"), Ok(1_700_000_000_000));
         assert_eq!(TimeUnit::Seconds.parse("1700000000.1239"), Ok(1_700_000_000_123));
         assert_eq!(TimeUnit::Rfc3339.parse("2023-11-15T00:13:20.25+02:00"), Ok(1_700_000_000_250));
-        for bad in ["", "x", "1e3", "1.", ".5", "+1", "0x1", "99999999999999999999"] {
+        for bad in ["", "x", "1.", ".5", "+1", "0x1", "1e", "e3", "1e+", "1e+-3", "1e0.5", "--1"] {
             assert!(matches!(TimeUnit::Millis.parse(bad), Err(TimeError::Unreadable(..))), "{bad}");
         }
-        for outside in ["-1", "4102444800000"] {
-            assert!(matches!(TimeUnit::Millis.parse(outside), Err(TimeError::OutOfRange(_))));
+        for outside in ["-1", "4102444800000", "99999999999999999999", "1e99999999999999999999"] {
+            let parsed = TimeUnit::Millis.parse(outside);
+            assert!(matches!(parsed, Err(TimeError::OutOfRange(_))), "{outside}");
+        }
+    }
+
+    #[test]
+    fn number_with_an_exponent_is_exactly_that_number() {
+        let ms = |unit: TimeUnit, text: &str| unit.parse(text).unwrap();
+        for (text, want) in [
+            ("1.7672544e12", 1_767_254_400_000),
+            ("1.767254400123E+12", 1_767_254_400_123),
+            ("17672544001239e-1", 1_767_254_400_123),
+            ("0.00000000000001767254400123e26", 1_767_254_400_123),
+            ("1.767254400123999999999999999999e12", 1_767_254_400_123),
+            ("1e-99999999999999999999", 0),
+            ("0e99999999999999999999", 0),
+            ("0.0", 0),
+        ] {
+            assert_eq!(ms(TimeUnit::Millis, text), want, "{text}");
+        }
+        // A double would give 1767254400122.
+        assert_eq!(ms(TimeUnit::Seconds, "1767254400.123"), 1_767_254_400_123);
+        assert_eq!(ms(TimeUnit::Seconds, "1.7672544001239e9"), 1_767_254_400_123);
+        assert_eq!(ms(TimeUnit::Micros, "1.767254400123999e15"), 1_767_254_400_123);
+        let zeros = "0".repeat(60_000);
+        assert_eq!(ms(TimeUnit::Millis, &format!("0.{zeros}17e60002")), 17);
+        assert_eq!(ms(TimeUnit::Millis, &format!("17{zeros}e-60000")), 17);
+    }
+
+    #[test]
+    fn seconds_of_rfc_3339_have_any_number_of_digits() {
+        let zeros = "0".repeat(20_000);
+        for (fraction, want) in [
+            ("", 0),
+            (".1", 100),
+            (".123456789", 123),
+            (".1239999999", 123),
+            (".123999999999999999999999999999", 123),
+            (&format!(".5{zeros}1"), 500),
+        ] {
+            for zone in ["Z", "z", "+00:00", "-00:00"] {
+                let parsed =
+                    TimeUnit::Rfc3339.parse(&format!("2026-01-01T08:00:00{fraction}{zone}"));
+                assert_eq!(parsed, Ok(1_767_254_400_000 + want), "{fraction:.40}{zone}");
+            }
+        }
+        for bad in ["2026-01-01T08:00:00.Z", "2026-01-01T08:00:00.1234567891", "x.1234567891Z"] {
+            assert!(TimeUnit::Rfc3339.parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -72,6 +72,31 @@ pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Viol
     Ok(())
 }
 
+/// C4, the part about event times: there is no time before the first event, and while all clocks are
+/// right, no restart forgets when the largest event time was read.
+pub(crate) fn remembers_largest(
+    before: &Manifest,
+    next: &Manifest,
+    clocks: Clocks,
+) -> Result<(), Violation> {
+    let commit = next.header.commit;
+    let (was, is) = (&before.body, &next.body);
+    if is.as_of_ms.is_some() && is.largest_ts_ms.is_none() {
+        let what = format!("commit {commit} has a time, but no event");
+        return violated(Check::Rises, what);
+    }
+    let (Some(was_ms), Some(is_ms)) = (was.largest_read_ms, is.largest_read_ms) else {
+        return Ok(());
+    };
+    let is_same = was.largest_ts_ms == is.largest_ts_ms && clocks.off_ms == (0, 0);
+    if is_same && (was_ms - is_ms).abs() > 1000 {
+        let what =
+            format!("the largest time of commit {commit} was read at {was_ms}, then {is_ms}");
+        return violated(Check::Rises, what);
+    }
+    Ok(())
+}
+
 /// The time, and how far off the slowest and the fastest clock have been.
 #[derive(Clone, Copy)]
 pub(crate) struct Clocks {

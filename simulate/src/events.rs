@@ -7,6 +7,9 @@ const TAGS: [&str; 16] = [
     "ice", "dew", "hail", "haze",
 ];
 const REGIONS: [&str; 3] = ["us", "eu", "mars"];
+/// Fields that nobody reads.
+const ODD: [&str; 3] =
+    [r#","by":"\ud83d""#, r#","score":-1e400"#, r#","seen":[{"\udc4d":[1e-999]}]"#];
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
@@ -51,8 +54,9 @@ impl Producer {
             25..30 => None,
             _ => Some(late(rng, 60_000)),
         };
+        let odd = rng.chance(10).then(|| *rng.pick(&ODD));
         let bytes = match (ts_ms, dice) {
-            (Some(ts_ms), _) => event(id, ts_ms, &caption, region),
+            (Some(ts_ms), _) => event(id, ts_ms, &caption, region, odd),
             (None, 25) => format!("{{\"event_id\":\"e{id}\",\"ts\":{now_ms}"),
             (None, 26) => format!("{{\"ts\":{now_ms},\"caption\":\"#lost\"}}"),
             (None, 27) => "[".repeat(200),
@@ -67,7 +71,7 @@ impl Producer {
             22..25 => Some("event ahead"),
             28 => Some("unsupported event"),
             25..30 => Some("broken event"),
-            _ => None,
+            _ => odd.map(|_| "odd field"),
         };
         (record, wrong)
     }
@@ -82,7 +86,7 @@ impl Producer {
         let (id, caption, region) = (self.sent.len(), caption(rng), rng.pick(&REGIONS));
         let old_ms = if rng.chance(25) { 4 * HOUR_MS } else { MINUTE_MS };
         let ts_ms = now_ms - rng.below(old_ms as u64) as i64;
-        let bytes = event(id, ts_ms, &caption, region).into_bytes();
+        let bytes = event(id, ts_ms, &caption, region, None).into_bytes();
         let elsewhere = *region == REGIONS[2];
         let record = ProducedRecord { bytes, ts_ms: Some(ts_ms), elsewhere };
         // It may be sent later as well.
@@ -103,8 +107,9 @@ fn caption(rng: &mut Rng) -> String {
     tags.collect::<Vec<_>>().join(" ")
 }
 
-fn event(id: usize, ts_ms: i64, caption: &str, region: &str) -> String {
+fn event(id: usize, ts_ms: i64, caption: &str, region: &str, odd: Option<&str>) -> String {
+    let odd = odd.unwrap_or("");
     format!(
-        "{{\"event_id\":\"e{id}\",\"ts\":{ts_ms},\"caption\":\"{caption}\",\"region\":\"{region}\"}}"
+        "{{\"event_id\":\"e{id}\",\"ts\":{ts_ms},\"caption\":\"{caption}\",\"region\":\"{region}\"{odd}}}"
     )
 }

@@ -7,7 +7,7 @@ use sinks::commits::{CommitError, load, open_table, visible};
 
 use crate::checks::{
     Check, Clocks, CommitContent, Violation, counts, decisions, held_back, never_falls, refused,
-    violated,
+    remembers_largest, violated,
 };
 use crate::rng::Rng;
 use crate::wire::{Wire, Write};
@@ -55,6 +55,8 @@ impl World<'_> {
             if let Some((_, before)) = self.manifests.range(..header.commit).next_back() {
                 never_falls(before, &manifest)?;
                 held_back(before, &manifest)?;
+                let clocks = Clocks { now_ms: self.time.now_ms(), off_ms: self.clocks_off_ms };
+                remembers_largest(before, &manifest, clocks)?;
             }
             self.first_own_commit(&manifest)?;
             self.versions.insert(header.version, header.commit);

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use dataflow::Status;
 use dataflow::lockstep::Lockstep;
-use recount::Rules;
-use schemas::event::Decoder;
+use recount::{Reader, Rules};
 use schemas::manifest::{Header, Manifest};
 use schemas::mapping::Mapping;
 use sinks::commits::Follower;
@@ -35,7 +34,7 @@ pub(crate) struct Job {
 /// Everything that a simulation consists of.
 pub(crate) struct World<'p> {
     pub(crate) plan: &'p Plan,
-    pub(crate) decoder: Decoder,
+    pub(crate) reader: Reader,
     pub(crate) scopes: Vec<(String, Vec<String>)>,
     pub(crate) time: Time,
     pub(crate) topic: Topic,
@@ -76,7 +75,7 @@ impl<'p> World<'p> {
         let [wire, new] = [0, 1].map(|i| Wire::new(Faults::default(), plan.seed ^ i << 60));
         Self {
             plan,
-            decoder: Decoder::new(Mapping::default(), &["region".to_owned()]),
+            reader: Reader::new(&Mapping::default(), &["region".to_owned()]),
             scopes: vec![("region".to_owned(), REGIONS.map(str::to_owned).to_vec())],
             time: Time::default(),
             topic: Topic::default(),
@@ -116,7 +115,7 @@ impl<'p> World<'p> {
     /// The rules of a recount.
     pub(crate) fn rules<'r>(&'r self, refused: &'r Refused) -> Rules<'r> {
         Rules {
-            decoder: &self.decoder,
+            reader: &self.reader,
             scopes: &self.scopes,
             horizon_ms: Some(HORIZON_MS),
             count_beyond: self.plan.count_beyond,

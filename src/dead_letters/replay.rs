@@ -1,6 +1,7 @@
 //! `tagflow dead-letters replay`: delivers refused records to the job again, each once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use schemas::mapping::Mapping;
 use schemas::printable::{counted, shown};
 use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters, Redelivery};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use sinks::commits::open_table;
 
 use super::replayed::{kept, reasons, replayed};
@@ -67,12 +68,14 @@ pub(super) struct Args {
 
 /// A line of the file of repaired records.
 #[derive(Deserialize)]
-struct Repaired {
+struct Repaired<'l> {
     #[serde(default = "only_input")]
     input: String,
     partition: String,
     position: u64,
-    record: Value,
+    /// As it is written: a generic value would round large numbers and drop repeated fields.
+    #[serde(borrow)]
+    record: &'l RawValue,
 }
 
 fn only_input() -> String {
@@ -230,17 +233,32 @@ fn is_counted(row: &DeadLetterRow<'_>) -> bool {
 fn read(file: &Path) -> Result<Records, CliError> {
     let name = shown(file);
     let text = fs::read_to_string(file).map_err(CliError::io(format!("cannot read {name}")))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let record = |(i, line): (usize, &str)| {
-        let Repaired { input, partition, position, record } = serde_json::from_str(line)
-            .map_err(|error| CliError::Failed(format!("{name}, line {}: {error}", i + 1)))?;
-        let record = match record {
-            Value::String(text) => text,
-            other => other.to_string(),
+    let mut records = Records::new();
+    let mut lines_of = BTreeMap::new();
+    for (line, content) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |why: &dyn Display| CliError::Failed(format!("{name}, line {line}: {why}"));
+        let Repaired { input, partition, position, record } =
+            serde_json::from_str(content).map_err(|error| wrong(&error))?;
+        let record = match record.get() {
+            text if text.starts_with('"') => {
+                serde_json::from_str(text).map_err(|error| wrong(&error))?
+            }
+            written => written.to_owned(),
         };
-        Ok(((input, partition, position), record))
-    };
-    lines.map(record).collect()
+        let place = place(&input, &partition, position);
+        let key = (input, partition, position);
+        if let Some(first) = lines_of.insert(key.clone(), line) {
+            return Err(wrong(&format!(
+                "{place} has a record on line {first} already; leave one of them out"
+            )));
+        }
+        records.insert(key, record);
+    }
+    Ok(records)
+}
+
+fn place(input: &str, partition: &str, position: u64) -> String {
+    format!("position {position} of {partition} (input {input})")
 }
 
 /// Checks that every repaired record replaces a refused one.
@@ -252,7 +270,7 @@ fn all_refused<'r>(
     match repaired.keys().find(|key| !refused.contains(*key)) {
         None => Ok(()),
         Some((input, partition, position)) => {
-            let place = format!("position {position} of {partition} (input {input})");
+            let place = place(input, partition, *position);
             Err(CliError::Failed(format!("no record at {place} was refused")))
         }
     }

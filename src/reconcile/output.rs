@@ -54,7 +54,7 @@ impl Print for Report {
         let mut lines = vec![format!("commit {commit}{after}: {checked}")];
         if let (Some(commit), 1..) = (read_otherwise, drift) {
             lines.push(format!(
-                "records up to commit {commit} were read with another mapping or horizon"
+                "records up to commit {commit} were read with another mapping or horizon, or by an older version"
             ));
         }
         if *copies > 0 {

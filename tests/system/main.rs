@@ -22,6 +22,7 @@ mod messages;
 mod oracle;
 mod read_modes;
 mod reconcile;
+mod records;
 mod refused_login;
 mod repair;
 mod replay;

@@ -5,8 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use recount::{Counted, Key, Row, Rules, differing, recount};
-use schemas::event::Decoder;
+use recount::{Counted, Key, Reader, Row, Rules, differing, recount};
 use schemas::mapping::Mapping;
 
 use super::harness::Summary;
@@ -35,7 +34,7 @@ pub(crate) fn count(input: &Input<'_>, as_of: i64, of: Option<&Key>) -> Counted 
     let attributes: Vec<String> = scopes.iter().map(|(name, _)| name.clone()).collect();
     let names: Vec<&str> = attributes.iter().map(String::as_str).collect();
     let rules = Rules {
-        decoder: &Decoder::new(Mapping::parse(input.mapping, &names).unwrap(), &attributes),
+        reader: &Reader::new(&Mapping::parse(input.mapping, &names).unwrap(), &attributes),
         scopes: &scopes,
         horizon_ms: None,
         count_beyond: false,
@@ -55,7 +54,7 @@ pub(crate) fn count_records<'l>(
     as_of: i64,
 ) -> Counted {
     let rules = Rules {
-        decoder: &Decoder::new(Mapping::parse("", &[]).unwrap(), &[]),
+        reader: &Reader::new(&Mapping::parse("", &[]).unwrap(), &[]),
         scopes: &[],
         horizon_ms: None,
         count_beyond: false,
@@ -66,10 +65,18 @@ pub(crate) fn count_records<'l>(
 }
 
 /// The k-th largest event time, counting from 1.
-pub(crate) fn largest(counted: &Counted, k: usize) -> i64 {
+fn largest(counted: &Counted, k: usize) -> i64 {
     let mut times = counted.times.clone();
     times.sort_unstable();
     times[times.len() - k]
+}
+
+/// Where the windows of a bounded run end if its log time is the k-th largest event time: at the
+/// largest that lies no more than a day ahead of it.
+pub(crate) fn last_plausible(counted: &Counted, k: usize) -> i64 {
+    let log_time = largest(counted, k);
+    let plausible = counted.times.iter().filter(|ts| **ts - log_time <= 86_400_000);
+    *plausible.max().unwrap()
 }
 
 /// Compares an export with a count of `input`. Names the first key that differs, with its events.

@@ -22,7 +22,7 @@ impl Cuts {
             &context.start.body,
             context.plan.inputs.clone(),
             context.read_inputs().iter().map(|input| input.name.clone()),
-            context.started_us,
+            context.largest(),
         );
         Self { time, workers: workers as u64 }
     }

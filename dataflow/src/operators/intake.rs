@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use schemas::config::{Beyond, LogTimeSource};
-use schemas::event::{Event, Kind, RECORD_BYTES_MAX, Reject};
+use schemas::event::{Attribute, Event, Kind, RECORD_BYTES_MAX, Reject, Survey};
 use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
@@ -22,6 +22,7 @@ use crate::decisions::{Decision, PartitionDecisions};
 use crate::key_cache::KeyCache;
 use crate::limits::{FLOOR_SLACK_MS, TURN_BYTES};
 use crate::process::ProcessShared;
+use crate::reasons::{Reasons, RefusedRecord};
 use crate::records::{Origin, Post, PostBatches, Route, TagUse};
 use crate::settings::{Input, Settings};
 use crate::sources::Record;
@@ -35,11 +36,17 @@ pub(crate) struct Intake {
     warned: bool,
     pub(crate) counters: Counters,
     pub(crate) dead: Refusals,
+    /// What was refused since it was last taken, by reason.
+    pub(crate) reasons: Reasons,
+    /// By input, how many more records to look at, and what those looked at show.
+    pub(crate) surveys: Vec<(u64, Survey)>,
 }
 
 /// The partition that a record comes from, as far as decoding depends on it.
 pub(crate) struct Feed<'p> {
     pub(crate) input: &'p Input,
+    /// The input's index.
+    pub(crate) index: usize,
     pub(crate) salt: u64,
     pub(crate) partition: &'p str,
     pub(crate) log_time: &'p mut LogTime,
@@ -59,12 +66,13 @@ impl Feed<'_> {
 }
 
 impl Intake {
-    /// For the records of `commit` and later ones.
+    /// For the records of `commit` and later ones, of so many inputs.
     pub(crate) fn new(
         settings: Arc<Settings>,
         hasher: Hasher,
         process: Arc<ProcessShared>,
         commit: u64,
+        inputs: usize,
     ) -> Self {
         Self {
             settings,
@@ -73,6 +81,8 @@ impl Intake {
             warned: false,
             counters: Counters::default(),
             dead: Refusals::new(process, commit),
+            reasons: Reasons::default(),
+            surveys: vec![(Survey::RECORDS_MAX, Survey::default()); inputs],
         }
     }
 
@@ -90,6 +100,11 @@ impl Intake {
         } else {
             feed.input.decoder.decode(record.bytes)
         };
+        let (left, survey) = &mut self.surveys[feed.index];
+        if *left > 0 {
+            *left -= 1;
+            survey.add(&feed.input.decoder, record.bytes, &decoded);
+        }
         let event = match decoded {
             Ok(event) if event.kind == Kind::PostPublished => event,
             Ok(_) => {
@@ -227,7 +242,7 @@ impl Intake {
     fn plain(&self, event: &Event<'_>) -> String {
         let named = self.settings.scopes.iter().zip(&event.attributes);
         let attributes =
-            named.filter_map(|(scope, value)| Some((&*scope.attribute, value.as_ref()?)));
+            named.filter_map(|(scope, value)| Some((&*scope.attribute, value.as_ref()?.text()?)));
         let mut record: serde_json::Map<_, _> =
             attributes.map(|(name, value)| (name.to_owned(), json!(value))).collect();
         record.insert("event_id".to_owned(), json!(event.event_id));
@@ -237,13 +252,20 @@ impl Intake {
     }
 
     /// Leaves a dead letter. Counting it is up to the caller.
-    fn refuse(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &str, detail: &str) {
+    fn refuse(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &'static str, detail: &str) {
         // A line ending that is no part of the record is part of its size.
         let is_whole = record.size <= record.bytes.len() as u64 + 1;
         let bytes = if is_whole { record.bytes.len() as u64 } else { record.size };
         let (input, partition, position) = (&*feed.input.name, feed.partition, record.position);
         let refused = Refused { input, partition, position, raw: record.bytes, bytes };
         self.dead.add(refused, reason, detail);
+        self.reasons.add(reason, || RefusedRecord {
+            input: input.to_owned(),
+            partition: partition.to_owned(),
+            position,
+            detail: detail.to_owned(),
+            raw: record.bytes.to_vec(),
+        });
     }
 
     /// Sends an event to the worker that owns its id.
@@ -282,8 +304,12 @@ impl Intake {
     fn scopes(&mut self, event: &Event<'_>) -> Box<[u16]> {
         let mut scopes: SmallVec<[u16; 4]> = SmallVec::new();
         for (i, value) in event.attributes.iter().enumerate() {
-            let Some(value) = value else { continue };
-            match self.settings.scopes[i].allow.iter().position(|allowed| *allowed == **value) {
+            let text = match value {
+                None | Some(Attribute::Null) => continue,
+                Some(value) => value.text(),
+            };
+            let allow = &self.settings.scopes[i].allow;
+            match text.and_then(|text| allow.iter().position(|allowed| allowed == text)) {
                 Some(value) => scopes.push(self.settings.scope_index(i, value)),
                 None => self.counters.scope_overflow += 1,
             }
@@ -314,7 +340,7 @@ mod tests {
             Memory::default(),
             Arc::default(),
         );
-        let mut intake = Intake::new(Arc::default(), hasher.clone(), process.into(), 1);
+        let mut intake = Intake::new(Arc::default(), hasher.clone(), process.into(), 1, 1);
         let decoder = Decoder::new(Mapping::default(), &[]);
         let mut batches = PostBatches::new(1);
         for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {

@@ -77,6 +77,7 @@ impl ManifestBuilder {
             as_of_ms: cut.as_of_ms,
             floor_ms: cut.floor_ms,
             largest_ts_ms: cut.largest_ts_ms,
+            largest_read_ms: cut.largest_read_ms,
             mappings,
             read_otherwise,
             finished,
@@ -125,8 +126,14 @@ fn reading(context: &Context) -> Reading {
     // If only repairs are applied, a redelivery may use a mapping that no input is read with.
     for Input { name, decoder, log_time, .. } in context.read_inputs() {
         let now = settings::read_with(decoder, *log_time, horizon_ms, beyond);
-        let Some(before) = mappings.insert(name.clone(), now.clone()) else { continue };
-        let other = differing(&before, &now);
+        let before = mappings.insert(name.clone(), now.clone());
+        // An older build may have read the input without saying how.
+        let before = before.or_else(|| body.inputs.contains_key(name).then(BTreeMap::new));
+        let Some(before) = before else { continue };
+        let mut other = differing(&before, &now);
+        if other.is_empty() && settings::decoded_otherwise(&before) {
+            "an older version, which refused other records".clone_into(&mut other);
+        }
         if !other.is_empty() {
             read_otherwise.insert(name.clone(), header.commit);
             tracing::warn!(
@@ -174,6 +181,7 @@ mod tests {
             as_of_ms: None,
             floor_ms: None,
             largest_ts_ms: None,
+            largest_read_ms: None,
             hash_key: HashKey::new(0),
             rules: 1,
             windows: Windows::default(),
@@ -196,9 +204,15 @@ mod tests {
 
     fn cut(commit: u64, floor_ms: Option<i64>, last: Option<Last>) -> Ack {
         let tick = Tick { commit, wall_ms: 2000, mono_us: 5, last };
-        let (as_of_ms, largest_ts_ms, clocks_agree) = (Some(9), Some(9), true);
-        let inputs = Inputs::new();
-        Ack::Cut(Box::new(Cut { tick, as_of_ms, floor_ms, largest_ts_ms, clocks_agree, inputs }))
+        Ack::Cut(Box::new(Cut {
+            tick,
+            as_of_ms: Some(9),
+            floor_ms,
+            largest_ts_ms: Some(9),
+            largest_read_ms: Some(2000),
+            clocks_agree: true,
+            inputs: Inputs::new(),
+        }))
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::intake::{Feed, Intake};
 use super::last_line::LastLine;
 use crate::context::Context;
 use crate::error::RunError;
-use crate::limits::AGREE_MS;
+use crate::largest::{Largest, latest_clock_ms};
 use crate::low_watermark::{Aligned, AlignedPartition, Alignment, align};
 use crate::plan::{BlockPart, OrderedPart, Unfinished};
 use crate::records::{Order, PartitionProgress, PartitionUpdate, PostBatches, Route};
@@ -33,8 +33,7 @@ struct Ordered {
     salt: u64,
     reader: Box<dyn Reader>,
     log_time: LogTime,
-    /// The largest accepted event time, and the monotonic time when it was read.
-    largest: Option<(i64, u64)>,
+    largest: Option<Largest>,
     /// What the last read returned, until it is time to look again.
     next: Next,
     last_line: LastLine,
@@ -124,6 +123,7 @@ impl Partitions {
                 hasher,
                 Arc::clone(&context.process),
                 first,
+                context.inputs.len(),
             ),
             ordered: Vec::new(),
             block: None,
@@ -299,6 +299,7 @@ impl Partitions {
         let input = &self.context.inputs[block.part.input];
         let mut feed = Feed {
             input,
+            index: block.part.input,
             salt: block.salt,
             partition: &block.part.partition,
             log_time: &mut block.part.state.times,
@@ -383,8 +384,25 @@ impl Partitions {
         let taken = self.controls.as_mut().map(Controls::close);
         counters.superseded += taken.map_or(0, |(_, superseded)| superseded);
         let control = taken.map(|(next, _)| next);
+        self.report_records();
         self.report_troubles();
         Ok(Ended { updates, counters, dead: self.intake.dead.close(), control })
+    }
+
+    /// Reports what was refused, and what the first records show of their mapping.
+    fn report_records(&mut self) {
+        let Context { status, inputs, settings, .. } = &self.context;
+        status.refused(std::mem::take(&mut self.intake.reasons));
+        for (input, (_, survey)) in inputs.iter().zip(&mut self.intake.surveys) {
+            if survey.records() == 0 {
+                continue;
+            }
+            let remarks = status.surveyed(&input.name, &input.decoder, std::mem::take(survey));
+            // A run that ends says so at its end.
+            for remark in remarks.iter().filter(|_| settings.live) {
+                tracing::warn!(input = input.name, "{remark}");
+            }
+        }
     }
 
     fn report_troubles(&self) {
@@ -436,6 +454,7 @@ fn read_ordered(
         (context.settings.decisions.as_deref(), &context.inputs[ordered.part.input]);
     let mut feed = Feed {
         input,
+        index: ordered.part.input,
         salt: ordered.salt,
         partition: &ordered.part.partition,
         log_time: &mut ordered.log_time,
@@ -456,37 +475,9 @@ fn read_ordered(
         ordered.last_line.was_read(read, ordered.next, mono_us);
     }
     if let Some(ts) = largest
-        && ordered.largest.is_none_or(|(known, _)| ts > known)
+        && ordered.largest.is_none_or(|known| ts > known.ts_ms)
     {
-        ordered.largest = Some((ts, mono_us));
+        ordered.largest = Some(Largest { ts_ms: ts, read_us: mono_us.cast_signed() });
     }
     Ok(read)
-}
-
-/// The latest that the present time can be: the wall clock, unless accepted events show that it has
-/// fallen behind.
-///
-/// While both agree only the wall clock counts. Otherwise events that are each a little ahead of
-/// the one before could push the limit further and further.
-fn latest_clock_ms(wall_ms: i64, largest: Option<(i64, u64)>, mono_us: u64) -> i64 {
-    let by_events = largest
-        .map(|(ts, at)| ts.saturating_add_unsigned(mono_us.saturating_sub(at) / 1000))
-        .filter(|by_events| *by_events > wall_ms.saturating_add(AGREE_MS));
-    by_events.unwrap_or(wall_ms)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wall_clock_counts_unless_it_has_fallen_behind() {
-        let minute = 60_000;
-        let now = 1_700_000_000_000;
-        assert_eq!(latest_clock_ms(now, None, 0), now);
-        assert_eq!(latest_clock_ms(now, Some((now + 5 * minute, 7)), 7), now);
-        assert_eq!(latest_clock_ms(now, Some((now - 60 * minute, 7)), 7), now);
-        let ahead = now + 6 * minute;
-        assert_eq!(latest_clock_ms(now, Some((ahead, 1_000_000)), 3_000_000), ahead + 2000);
-    }
 }

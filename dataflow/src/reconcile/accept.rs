@@ -216,7 +216,7 @@ fn accepted(rules: &Rules, salt: u64, event: Event<'_>, skip_dedup: bool) -> Acc
     });
     let values = rules.scopes.iter().zip(&event.attributes);
     let scopes = values.filter_map(|(scope, value)| {
-        let value = value.as_deref().filter(|v| scope.allow.iter().any(|a| a == v))?;
+        let value = value.as_ref()?.text().filter(|v| scope.allow.iter().any(|a| a == v))?;
         Some(format!("{}={value}", scope.attribute))
     });
     Accepted {

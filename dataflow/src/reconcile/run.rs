@@ -21,6 +21,7 @@ use super::program::{Copies, END, Event, Fact, Time, drift, share};
 use super::{
     Findings, PARTS, Part, Progress, ReconcileError, Report, Request, Selection, copies, stored,
 };
+use crate::settings::decoded_otherwise;
 
 /// Checks a commit against its log.
 pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Findings, ReconcileError> {
@@ -31,8 +32,10 @@ pub fn reconcile(request: Request, progress: &Arc<Progress>) -> Result<Findings,
     let Manifest { header, body } = &check.request.snapshot.manifest;
     let (commit, events) = (header.commit, body.counters.events);
     let since = check.request.since.as_ref().map(|since| since.manifest.header.commit);
-    let read_otherwise = body.read_otherwise.values().max().copied();
-    let read_otherwise = read_otherwise.filter(|_| since.is_none());
+    let read_otherwise = body.read_otherwise.values().max().copied().filter(|_| since.is_none());
+    let is_older =
+        body.inputs.keys().any(|input| body.mappings.get(input).is_none_or(decoded_otherwise));
+    let read_otherwise = if is_older { Some(commit) } else { read_otherwise };
     let mut report = Report { commit, since, read_otherwise, events, ..Report::default() };
     let mut facts = Vec::new();
     for part in parts {

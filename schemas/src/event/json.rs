@@ -1,196 +1,185 @@
-//! Reading the JSON values that an event needs: texts and numbers exactly as written. Invariant:
-//! other values are skipped without descending deeper than allowed.
+//! Reading the JSON values that an event needs: texts and numbers exactly as written.
+//!
+//! Invariant: of all other values only the grammar and the depth matter. They may hold half of a
+//! surrogate pair, a number beyond any type, or bytes that are not UTF-8.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::Attribute;
 use super::reject::{DEPTH_MAX, ID_BYTES_MAX, Reject};
 
-/// Reads an id: a text, or an integer as its digits. `null` and `""` give `None`.
-pub(super) fn id<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
-    let bad = |why: &str| Err(Reject::Field { field: key.to_owned(), why: why.to_owned() });
-    let is_number = !raw.get().starts_with('"');
-    match scalar(key, raw)? {
-        Some(value) if is_number && value.contains(['.', 'e', 'E']) => {
-            bad("an id is a text or an integer")
-        }
-        Some(value) if value.len() > ID_BYTES_MAX => bad("an id has at most 1024 bytes"),
-        value => Ok(value.filter(|v| !v.is_empty())),
-    }
+/// The value of a field, `None` for `null`, or what is wrong with it.
+pub(super) type Read<'r> = Result<Option<Cow<'r, str>>, String>;
+
+/// A record's text, and its members.
+pub(super) struct Record<'t> {
+    members: Vec<(&'t RawValue, &'t RawValue)>,
+    /// Stands for bytes that are not UTF-8.
+    mark: Option<char>,
 }
 
-/// Reads the text of a string, or the digits of a number exactly as written. `null` gives `None`.
-pub(super) fn scalar<'r>(key: &str, raw: &'r RawValue) -> Result<Option<Cow<'r, str>>, Reject> {
-    let json = raw.get();
-    let bad = |why: String| Reject::Field { field: key.to_owned(), why };
-    match json.as_bytes().first() {
-        Some(b'"') => match serde_json::from_str::<Text>(json) {
-            Ok(Text(Some(Value::Text(text)))) => Ok(Some(text)),
-            Ok(_) => Err(bad("a text or a number is needed".to_owned())),
-            Err(error) => Err(bad(error.to_string())),
-        },
-        Some(b'0'..=b'9' | b'-') => Ok(Some(Cow::Borrowed(json))),
-        Some(b'n') => Ok(None),
-        _ => Err(bad("a text or a number is needed".to_owned())),
-    }
+/// A value as it is written.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'t> {
+    json: &'t str,
+    is_utf8: bool,
 }
 
-pub(super) fn text<'r>(
-    key: &str,
-    value: Option<Value<'r>>,
-) -> Result<Option<Cow<'r, str>>, Reject> {
-    match value {
-        None => Ok(None),
-        Some(Value::Text(text)) => Ok(Some(text)),
-        Some(Value::Other) => {
-            Err(Reject::Field { field: key.to_owned(), why: "a text is needed".to_owned() })
+impl<'t> Record<'t> {
+    /// Reads a record, in which `mark` stands for bytes that are not UTF-8.
+    pub(super) fn read(text: &'t str, mark: Option<char>) -> Result<Self, Reject> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let members = Members::deserialize(&mut json);
+        match members.and_then(|Members(members)| json.end().map(|()| members)) {
+            Ok(members) if members.iter().any(|(_, value)| depth(value.get()) >= DEPTH_MAX) => {
+                Err(Reject::TooDeep)
+            }
+            Ok(members) => Ok(Self { members, mark }),
+            Err(error) if error.classify() != Category::Data => {
+                Err(Reject::NotJson(error.to_string()))
+            }
+            Err(_) => match serde_json::from_str::<&RawValue>(text) {
+                Ok(_) => Err(Reject::NotAnObject),
+                Err(error) => Err(Reject::NotJson(error.to_string())),
+            },
         }
     }
+
+    /// The members with their names. No field has a name that is no text.
+    pub(super) fn members(&self) -> impl Iterator<Item = (Cow<'t, str>, Value<'t>)> + '_ {
+        let is_utf8 = |json: &str| self.mark.is_none_or(|mark| !json.contains(mark));
+        self.members.iter().filter(move |(name, _)| is_utf8(name.get())).filter_map(
+            move |(name, value)| {
+                let value = Value { json: value.get(), is_utf8: is_utf8(value.get()) };
+                Some((string(name.get()).ok()?, value))
+            },
+        )
+    }
 }
 
-/// A field's name, borrowed unless it contains escapes.
-pub(super) struct Key<'r>(pub(super) Cow<'r, str>);
+/// A record that is not UTF-8 as a text: a character that it does not hold stands for each run of
+/// bytes that is none.
+pub(super) fn marked(record: &[u8]) -> (String, char) {
+    let private = '\u{f0000}'..='\u{ffffd}';
+    let chunks = || record.utf8_chunks();
+    let held: HashSet<char> =
+        chunks().flat_map(|c| c.valid().chars()).filter(|c| private.contains(c)).collect();
+    let mark = private.clone().find(|c| !held.contains(c));
+    let mark = mark.unwrap_or_else(|| {
+        unreachable!("{} bytes hold all private characters: checked by `decode`", record.len())
+    });
+    let mut text = String::with_capacity(record.len() + 8);
+    for chunk in chunks() {
+        text.push_str(chunk.valid());
+        text.extend((!chunk.invalid().is_empty()).then_some(mark));
+    }
+    (text, mark)
+}
 
-impl<'r> serde::Deserialize<'r> for Key<'r> {
-    fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
-        match Text::deserialize(json)? {
-            Text(Some(Value::Text(text))) => Ok(Self(text)),
-            Text(_) => Err(serde::de::Error::custom("a field's name is a text")),
+/// How deep lists and objects lie within each other in a valid value.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth -= 1,
+            b'"' => {
+                while let Some(byte) = bytes.next().filter(|byte| *byte != b'"') {
+                    if byte == b'\\' {
+                        bytes.next();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The text of a string.
+fn string(json: &str) -> Result<Cow<'_, str>, String> {
+    match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Ok(Cow::Borrowed(plain)),
+        _ => serde_json::from_str::<String>(json).map(Cow::Owned).map_err(|e| e.to_string()),
+    }
+}
+
+impl<'t> Value<'t> {
+    /// An id: a text, or an integer as its digits. `""` is as if absent.
+    pub(super) fn id(self) -> Read<'t> {
+        let is_number = !self.json.starts_with('"');
+        match self.scalar()? {
+            Some(value) if is_number && value.contains(['.', 'e', 'E']) => {
+                Err("an id is a text or an integer".to_owned())
+            }
+            Some(value) if value.len() > ID_BYTES_MAX => {
+                Err("an id has at most 1024 bytes".to_owned())
+            }
+            value => Ok(value.filter(|v| !v.is_empty())),
+        }
+    }
+
+    /// A text, or a number exactly as written.
+    pub(super) fn scalar(self) -> Read<'t> {
+        match self.json.as_bytes().first() {
+            Some(b'0'..=b'9' | b'-') => Ok(Some(Cow::Borrowed(self.json))),
+            Some(b'"' | b'n') => self.text(),
+            _ => Err("a text or a number is needed".to_owned()),
+        }
+    }
+
+    /// A text.
+    pub(super) fn text(self) -> Read<'t> {
+        match self.json.as_bytes().first() {
+            Some(b'"') if !self.is_utf8 => Err("it is not UTF-8".to_owned()),
+            Some(b'"') => string(self.json).map(Some),
+            Some(b'n') => Ok(None),
+            _ => Err("a text is needed".to_owned()),
+        }
+    }
+
+    /// What an attribute holds, which refuses no record.
+    pub(super) fn attribute(self) -> Attribute<'t> {
+        match self.json {
+            "true" | "false" => Attribute::Text(Cow::Borrowed(self.json)),
+            _ => self.scalar().map_or(Attribute::Other, Attribute::of),
         }
     }
 }
 
-pub(super) enum Value<'r> {
-    Text(Cow<'r, str>),
-    Other,
-}
+/// The names and values of an object.
+struct Members<'t>(Vec<(&'t RawValue, &'t RawValue)>);
 
-/// A JSON value of which only text is used. `null` gives `None`.
-pub(super) struct Text<'r>(pub(super) Option<Value<'r>>);
-
-impl<'r> serde::Deserialize<'r> for Text<'r> {
-    fn deserialize<D: Deserializer<'r>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_any(TextVisitor).map(Self)
+impl<'t> Deserialize<'t> for Members<'t> {
+    fn deserialize<D: Deserializer<'t>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(MembersVisitor).map(Self)
     }
 }
 
-struct TextVisitor;
+struct MembersVisitor;
 
-impl<'r> Visitor<'r> for TextVisitor {
-    type Value = Option<Value<'r>>;
+impl<'t> Visitor<'t> for MembersVisitor {
+    type Value = Vec<(&'t RawValue, &'t RawValue)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
+        f.write_str("an object")
     }
 
-    fn visit_borrowed_str<E>(self, text: &'r str) -> Result<Self::Value, E> {
-        Ok(Some(Value::Text(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(Value::Text(Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Some(Value::Other))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Other))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Other))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Some(Value::Other))
-    }
-
-    fn visit_seq<A: SeqAccess<'r>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Some(Value::Other))
-    }
-
-    fn visit_map<A: MapAccess<'r>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Some(Value::Other))
-    }
-}
-
-/// Skips a value at `depth`, down to [`DEPTH_MAX`].
-pub(super) struct Skip<'d> {
-    pub(super) depth: usize,
-    pub(super) too_deep: &'d mut bool,
-}
-
-impl<'r> DeserializeSeed<'r> for Skip<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'r>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl Skip<'_> {
-    fn below<E: serde::de::Error>(&mut self) -> Result<usize, E> {
-        if self.depth > DEPTH_MAX {
-            *self.too_deep = true;
-            return Err(E::custom("too deep"));
+    fn visit_map<M: MapAccess<'t>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
         }
-        Ok(self.depth + 1)
-    }
-}
-
-impl<'r> Visitor<'r> for Skip<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'r>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        let depth = self.below()?;
-        while seq.next_element_seed(Skip { depth, too_deep: self.too_deep })?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'r>>(mut self, mut map: A) -> Result<(), A::Error> {
-        let depth = self.below()?;
-        while map.next_key::<IgnoredAny>()?.is_some() {
-            map.next_value_seed(Skip { depth, too_deep: self.too_deep })?;
-        }
-        Ok(())
+        Ok(members)
     }
 }

@@ -1,25 +1,30 @@
 //! Post events as JSON records: decoding, limits, and why a record is rejected.
 //!
-//! Invariant: decoding never panics and never guesses. A record gives an [`Event`], or a [`Reject`]
-//! that names the field.
+//! Invariants: decoding never panics and never guesses. A record gives an [`Event`], or a [`Reject`]
+//! that names the field. What becomes of it depends neither on the order of its fields nor on what
+//! its other fields hold.
 
 mod fast;
+mod guess;
 mod json;
 mod reject;
+mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use json::{Key, Skip, Text, id, scalar, text};
+pub use guess::guess;
+use json::{Record, Value, marked};
 pub use reject::{DEPTH_MAX, ID_BYTES_MAX, RECORD_BYTES_MAX, Reject};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
+pub use survey::{Remark, Survey};
 
 use crate::mapping::{Field, Mapping};
-use crate::time::{TimeError, TimeUnit};
+use crate::planted::{Bug, planted};
+use crate::time::TimeUnit;
 
 /// What happened to a post.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,8 +72,66 @@ pub struct Event<'r> {
     pub ts_ms: i64,
     /// The text of the post, empty if it has none.
     pub caption: Cow<'r, str>,
-    /// The values of the decoder's attributes, in the same order.
-    pub attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
+    /// What the record has of the decoder's attributes, in the same order.
+    pub attributes: Attributes<'r>,
+}
+
+type Attributes<'r> = SmallVec<[Option<Attribute<'r>>; 2]>;
+
+/// What a record has as an attribute. Nothing in it refuses a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute<'r> {
+    /// `null` or `""`, which are as if absent.
+    Null,
+    /// A text, a number as it is written, or `true` or `false`.
+    Text(Cow<'r, str>),
+    /// What no scope can have: a list, an object, or a text that is too long or no Unicode.
+    Other,
+}
+
+impl<'r> Attribute<'r> {
+    fn of(value: Option<Cow<'r, str>>) -> Self {
+        match value {
+            Some(value) if value.len() > ID_BYTES_MAX => Self::Other,
+            Some(value) if !value.is_empty() => Self::Text(value),
+            _ => Self::Null,
+        }
+    }
+
+    /// Its text, by which it belongs to a scope.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Null | Self::Other => None,
+        }
+    }
+
+    fn into_owned(self) -> Attribute<'static> {
+        match self {
+            Self::Null => Attribute::Null,
+            Self::Text(text) => Attribute::Text(owned(text)),
+            Self::Other => Attribute::Other,
+        }
+    }
+}
+
+fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
+    Cow::Owned(text.into_owned())
+}
+
+impl Event<'_> {
+    /// The event with texts of its own.
+    fn into_owned<'s>(self) -> Event<'s> {
+        let Self { event_id, kind, post_id, ts_ms, caption, attributes } = self;
+        Event {
+            event_id: owned(event_id),
+            kind,
+            post_id: owned(post_id),
+            ts_ms,
+            caption: owned(caption),
+            attributes: attributes.into_iter().map(|a| a.map(Attribute::into_owned)).collect(),
+        }
+    }
 }
 
 /// Decodes the records of one input.
@@ -123,30 +186,91 @@ impl Decoder {
         if record.is_empty() {
             return Err(Reject::Empty);
         }
+        let spoils = || serde_json::from_slice::<serde_json::Value>(record).is_err();
+        if planted(Bug::UnreadFieldSpoils) && spoils() {
+            return Err(Reject::NotJson("planted".to_owned()));
+        }
         self.decode_fast(record).map_or_else(|| self.decode_full(record), Ok)
     }
 
     /// Decodes any record, and finds out what is wrong with one that is not an event.
     fn decode_full<'r>(&self, record: &'r [u8]) -> Result<Event<'r>, Reject> {
-        let mut json = serde_json::Deserializer::from_slice(record);
-        let mut parts = self.no_parts();
-        let read = RecordSeed { decoder: self, parts: &mut parts }
-            .deserialize(&mut json)
-            .and_then(|()| json.end());
-        if let Some(reject) = parts.reject.take() {
-            return Err(reject);
+        if let Ok(text) = std::str::from_utf8(record) {
+            return self.decode_text(text, None);
         }
-        if let Err(error) = read {
-            return Err(match error.classify() {
-                serde_json::error::Category::Data => Reject::NotAnObject,
-                _ => Reject::NotJson(error.to_string()),
-            });
+        let (text, mark) = marked(record);
+        self.decode_text(&text, Some(mark)).map(Event::into_owned)
+    }
+
+    /// Decodes a text, in which `mark` stands for bytes that are not UTF-8.
+    fn decode_text<'r>(&self, text: &'r str, mark: Option<char>) -> Result<Event<'r>, Reject> {
+        let record = Record::read(text, mark)?;
+        let (mut parts, mut wrong) = (self.no_parts(), None);
+        for (name, value) in record.members() {
+            let Some(target) = self.target(&name) else { continue };
+            match self.read(target, value, &mut parts) {
+                Some(Ok(())) => {}
+                // Before anything else that is wrong with a field.
+                None => return Err(Reject::Twice(name.into_owned())),
+                Some(Err(why)) => {
+                    wrong.get_or_insert(Reject::Field { field: name.into_owned(), why });
+                }
+            }
         }
-        self.event(parts)
+        wrong.map_or_else(|| self.event(parts), Err)
+    }
+
+    /// Reads a value into its part, or says why that is not possible. `None` if the part has been
+    /// read before.
+    fn read<'r>(
+        &self,
+        target: Target,
+        value: Value<'r>,
+        parts: &mut Parts<'r>,
+    ) -> Option<Result<(), String>> {
+        /// A value that cannot be used is there all the same.
+        fn put<T>(
+            part: &mut Part<T>,
+            value: Result<Option<T>, String>,
+        ) -> Option<Result<(), String>> {
+            let (value, read) = value.map_or_else(|why| (None, Err(why)), |v| (v, Ok(())));
+            set(part, value).map(|()| read)
+        }
+        let time = |text: Cow<'_, str>| self.mapping.unit().parse(&text).map_err(|e| e.to_string());
+        match target {
+            Target::EventId => put(&mut parts.event_id, value.id()),
+            Target::PostId => put(&mut parts.post_id, value.id()),
+            Target::Caption => put(&mut parts.caption, value.text()),
+            Target::Type => put(&mut parts.kind, value.text()),
+            Target::Ts => {
+                let read = value.scalar().and_then(|text| text.map(time).transpose());
+                put(&mut parts.ts_ms, read)
+            }
+            Target::Attribute(i) => set(&mut parts.attributes[i], value.attribute()).map(Ok),
+        }
     }
 
     fn no_parts<'r>(&self) -> Parts<'r> {
         Parts { attributes: smallvec::smallvec![None; self.attributes.len()], ..Parts::default() }
+    }
+
+    /// Whether a field of an event or an attribute has this name in records, read or not.
+    fn names_field(&self, name: &str) -> bool {
+        let is_field = Field::ALL.iter().any(|field| self.mapping.name(*field) == Some(name));
+        is_field || self.attributes.iter().any(|attribute| attribute == name)
+    }
+
+    /// The fields and attributes that records should have by this mapping, each with its name in
+    /// them: the text, the attributes, and what may be missing if it was mapped.
+    fn looked_for(&self) -> Vec<(String, String)> {
+        let named = |field: Field| self.mapping.name(field).map(|name| (field.name(), name));
+        let optional = [Field::Type, Field::PostId, Field::UserId, Field::ImageId];
+        let mapped = optional.into_iter().filter_map(named);
+        let mapped = mapped.filter(|(field, name)| field != name);
+        let fields = named(Field::Caption).into_iter().chain(mapped);
+        let attributes = self.attributes.iter().map(|name| (name.as_str(), name.as_str()));
+        let all = fields.chain(attributes);
+        all.map(|(of, name)| (of.to_owned(), name.to_owned())).collect()
     }
 
     /// What the member `name` of a record means for an event, if anything.
@@ -161,9 +285,9 @@ impl Decoder {
             Some(name) => Reject::Missing(name.to_owned()),
             None => unreachable!("{} is always mapped: checked by `Mapping`", field.name()),
         };
-        let event_id = parts.event_id.ok_or_else(|| missing(Field::EventId))?;
-        let ts_ms = parts.ts_ms.ok_or_else(|| missing(Field::Ts))?;
-        let kind = match &parts.kind {
+        let event_id = parts.event_id.flatten().ok_or_else(|| missing(Field::EventId))?;
+        let ts_ms = parts.ts_ms.flatten().ok_or_else(|| missing(Field::Ts))?;
+        let kind = match &parts.kind.flatten() {
             None => Kind::default(),
             Some(kind) => Kind::NAMES
                 .iter()
@@ -172,11 +296,11 @@ impl Decoder {
                 .ok_or_else(|| Reject::Type(kind.chars().take(60).collect()))?,
         };
         Ok(Event {
-            post_id: parts.post_id.unwrap_or_else(|| event_id.clone()),
+            post_id: parts.post_id.flatten().unwrap_or_else(|| event_id.clone()),
             event_id,
             kind,
             ts_ms,
-            caption: parts.caption.unwrap_or_default(),
+            caption: parts.caption.flatten().unwrap_or_default(),
             attributes: parts.attributes,
         })
     }
@@ -203,185 +327,21 @@ impl Target {
     ];
 }
 
+/// A part of an event: `None` before it was read, `Some(None)` if it holds nothing.
+type Part<T> = Option<Option<T>>;
+
 /// What has been read from a record so far.
 #[derive(Default)]
 struct Parts<'r> {
-    event_id: Option<Cow<'r, str>>,
-    kind: Option<Cow<'r, str>>,
-    post_id: Option<Cow<'r, str>>,
-    ts_ms: Option<i64>,
-    caption: Option<Cow<'r, str>>,
-    attributes: SmallVec<[Option<Cow<'r, str>>; 2]>,
-    /// Set if reading stopped for another reason than bad JSON.
-    reject: Option<Reject>,
+    event_id: Part<Cow<'r, str>>,
+    kind: Part<Cow<'r, str>>,
+    post_id: Part<Cow<'r, str>>,
+    ts_ms: Part<i64>,
+    caption: Part<Cow<'r, str>>,
+    attributes: Attributes<'r>,
 }
 
-struct RecordSeed<'d, 'p, 'r> {
-    decoder: &'d Decoder,
-    parts: &'p mut Parts<'r>,
-}
-
-impl<'r> DeserializeSeed<'r> for RecordSeed<'_, '_, 'r> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'r>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'r> Visitor<'r> for RecordSeed<'_, '_, 'r> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'r>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some(Key(key)) = map.next_key()? {
-            if let Err(stop) = self.decoder.field(&key, &mut map, self.parts)? {
-                self.parts.reject = Some(stop);
-                // This error only stops the parser; the reject above is what counts.
-                return Err(serde::de::Error::custom("rejected"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Decoder {
-    /// Reads the value of the member `key`. The outer error is bad JSON, the inner one a bad event.
-    fn field<'r, M: MapAccess<'r>>(
-        &self,
-        key: &str,
-        map: &mut M,
-        parts: &mut Parts<'r>,
-    ) -> Result<Result<(), Reject>, M::Error> {
-        let raw = |map: &mut M| map.next_value::<&'r RawValue>();
-        let texts = |map: &mut M| map.next_value().map(|Text(value)| text(key, value));
-        Ok(match self.target(key) {
-            Some(Target::EventId) => {
-                id(key, raw(map)?).and_then(|v| set(key, &mut parts.event_id, v))
-            }
-            Some(Target::Ts) => {
-                self.time(key, raw(map)?).and_then(|v| set(key, &mut parts.ts_ms, Some(v)))
-            }
-            Some(Target::Caption) => texts(map)?.and_then(|v| set(key, &mut parts.caption, v)),
-            Some(Target::Type) => texts(map)?.and_then(|v| set(key, &mut parts.kind, v)),
-            Some(Target::PostId) => {
-                id(key, raw(map)?).and_then(|v| set(key, &mut parts.post_id, v))
-            }
-            Some(Target::Attribute(i)) => {
-                id(key, raw(map)?).and_then(|v| set(key, &mut parts.attributes[i], v))
-            }
-            None => {
-                let mut too_deep = false;
-                match map.next_value_seed(Skip { depth: 2, too_deep: &mut too_deep }) {
-                    Err(_) if too_deep => Err(Reject::TooDeep),
-                    other => return other.map(Ok),
-                }
-            }
-        })
-    }
-
-    fn time(&self, key: &str, raw: &RawValue) -> Result<i64, Reject> {
-        let value = scalar(key, raw)?;
-        let value = value.ok_or_else(|| Reject::Missing(key.to_owned()))?;
-        let bad = |why: TimeError| Reject::Field { field: key.to_owned(), why: why.to_string() };
-        self.mapping.unit().parse(&value).map_err(bad)
-    }
-}
-
-fn set<T>(key: &str, slot: &mut Option<T>, value: Option<T>) -> Result<(), Reject> {
-    if slot.is_some() {
-        return Err(Reject::Twice(key.to_owned()));
-    }
-    *slot = value;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn decode(json: &str) -> Result<Event<'_>, Reject> {
-        Decoder::default().decode(json.as_bytes())
-    }
-
-    fn code(json: &str) -> &'static str {
-        decode(json).map_or_else(|r| r.code(), |_| "ok")
-    }
-
-    #[test]
-    fn post_has_defaults() {
-        let event = decode(r##"{"x":[1,{"y":null}],"event_id":"e","ts":1,"caption":"a \"#b\""}"##);
-        let event = event.unwrap();
-        assert_eq!((event.kind, &*event.post_id), (Kind::PostPublished, "e"));
-        assert_eq!(event.caption, "a \"#b\"");
-    }
-
-    #[test]
-    fn numbers_and_texts_make_equal_ids() {
-        let id = |json: &str| decode(json).unwrap().event_id.into_owned();
-        assert_eq!(id(r#"{"event_id":12,"ts":1}"#), id(r#"{"event_id":"12","ts":1}"#));
-        let big = r#"{"event_id":123456789012345678901234567890,"ts":1}"#;
-        assert_eq!(id(big), "123456789012345678901234567890");
-        assert_eq!(code(r#"{"event_id":1.0,"ts":1}"#), "bad_field");
-        assert_eq!(code(r#"{"event_id":"1.0","ts":1}"#), "ok");
-    }
-
-    #[test]
-    fn rejects_have_a_code() {
-        assert_eq!(code(r#"{"ts":1}"#), "missing_field");
-        assert_eq!(code(r#"{"event_id":"","ts":1}"#), "missing_field");
-        assert_eq!(code(r#"{"event_id":null,"ts":1}"#), "missing_field");
-        assert_eq!(code(r#"{"event_id":"a"}"#), "missing_field");
-        assert_eq!(code(r#"{"event_id":"a","ts":null}"#), "missing_field");
-        assert_eq!(code(r#"{"event_id":{},"ts":1}"#), "bad_field");
-        assert_eq!(code(r#"{"event_id":"a","ts":-1}"#), "bad_field");
-        assert_eq!(code(r#"{"event_id":"a","ts":1,"caption":7}"#), "bad_field");
-        assert_eq!(code(r#"{"event_id":"a","ts":1,"ts":2}"#), "duplicate_field");
-        assert_eq!(code(r#"{"event_id":"a","ts":1,"type":"poked"}"#), "bad_type");
-        assert_eq!(code(r#"{"event_id":"a","ts":1} x"#), "not_json");
-        assert_eq!(code("[]"), "not_an_object");
-        assert_eq!(code(""), "empty");
-        assert_eq!(code(" "), "not_json");
-        assert_eq!(code("{"), "not_json");
-        assert_eq!(code(&format!("\"{}\"", "x".repeat(RECORD_BYTES_MAX))), "too_large");
-    }
-
-    #[test]
-    fn depth_is_limited() {
-        let nested = |levels: usize| {
-            let inner = levels - 1;
-            format!(r#"{{"event_id":"a","ts":1,"x":{}{}}}"#, "[".repeat(inner), "]".repeat(inner))
-        };
-        assert_eq!(code(&nested(DEPTH_MAX)), "ok");
-        assert_eq!(code(&nested(DEPTH_MAX + 1)), "too_deep");
-        assert_eq!(code(&nested(20_000)), "too_deep");
-    }
-
-    #[test]
-    fn every_kind_and_attribute_is_read() {
-        for (name, kind) in Kind::NAMES {
-            let json = format!(r#"{{"event_id":"a","ts":1,"type":"{name}"}}"#);
-            assert_eq!(decode(&json).unwrap().kind, kind);
-        }
-        let decoder = Decoder::new(Mapping::default(), &["region".into(), "lang".into()]);
-        let event = decoder.decode(br#"{"event_id":"a","ts":1,"lang":"de"}"#).unwrap();
-        assert_eq!(event.attributes.as_slice(), [None, Some("de".into())]);
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Decoder::default().decode(&bytes);
-        }
-
-        #[test]
-        fn json_like_text_never_panics(text in r#"[{}\[\]":,a-z0-9\\ue. -]{0,80}"#) {
-            let _ = Decoder::default().decode(text.as_bytes());
-        }
-    }
+/// Fills a part. `None` if it has been read before.
+fn set<T>(part: &mut Option<T>, value: T) -> Option<()> {
+    part.is_none().then(|| *part = Some(value))
 }

@@ -185,6 +185,7 @@ mod tests {
             as_of_ms: None,
             floor_ms: None,
             largest_ts_ms: None,
+            largest_read_ms: None,
             hash_key: HashKey::new(0),
             rules: 1,
             windows: Windows::default(),

@@ -149,6 +149,7 @@ fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
             as_of_ms: None,
             floor_ms: None,
             largest_ts_ms: None,
+            largest_read_ms: None,
             hash_key: claimant.hash_key.clone(),
             rules: RULES_VERSION,
             windows: claimant.windows.clone(),
@@ -163,11 +164,21 @@ fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
             segments: Vec::new(),
         },
         |before| {
+            let largest_read_ms = largest_read_ms(&before);
             let scopes = claimant.scopes.clone().or(before.body.scopes);
-            Body { finished: None, clean: false, scopes, ..before.body }
+            Body { finished: None, clean: false, scopes, largest_read_ms, ..before.body }
         },
     );
     Manifest { header, body }
+}
+
+/// When the largest event time of a commit was read, by the wall clock. An older build did not record
+/// it, but stream time has gone on since then.
+fn largest_read_ms(commit: &Manifest) -> Option<i64> {
+    let Manifest { header, body } = commit;
+    let largest_ts_ms = body.largest_ts_ms?;
+    let since_ms = body.as_of_ms.map_or(0, |as_of_ms| (as_of_ms - largest_ts_ms).max(0));
+    body.largest_read_ms.or(Some(header.wall_ms - since_ms))
 }
 
 /// Makes a commit with the content of `before`, the newest one, and a version above `above`, so

@@ -1,12 +1,15 @@
 //! The oracle: counts an input record by record, in one thread and one map.
 //!
-//! It shares only record types and tag rules with the job. Two decisions about an event do not
+//! It shares only the mapping and the tag rules with the job, and reads records itself. Two decisions about an event do not
 //! follow from the input, because they depend on a clock and on when commits end. The oracle takes
 //! them from the dead letters and checks that they are possible.
 
+mod json;
+mod record;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use schemas::event::{Decoder, Event, Kind};
+pub use record::{Event, Reader};
 use schemas::tags::{key, limited};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +24,8 @@ pub type Key = (String, String);
 
 /// The settings of the job.
 pub struct Rules<'r> {
-    /// Decodes records, with the attributes of `scopes` in their order.
-    pub decoder: &'r Decoder,
+    /// Reads records, with the attributes of `scopes` in their order.
+    pub reader: &'r Reader,
     /// The attributes by which counts are grouped, and their allowed values.
     pub scopes: &'r [(String, Vec<String>)],
     /// How long ids are remembered; `None` means for ever.
@@ -99,12 +102,12 @@ pub fn recount<'l, R: AsRef<[u8]>>(
         let at = (partition.to_owned(), position);
         let reason = rules.refused.and_then(|refused| refused.get(&at)).map(String::as_str);
         used.extend(reason.map(|_| at.clone()));
-        let event = match rules.decoder.decode(record.as_ref()) {
-            Err(reject) if rules.refused.is_some() && reason != Some(reject.code()) => {
-                return Err(format!("{partition}@{position}: {reject}, but refused as {reason:?}"));
+        let event = match rules.reader.read(record.as_ref()) {
+            Err(code) if rules.refused.is_some() && reason != Some(code) => {
+                return Err(format!("{partition}@{position}: {code}, but refused as {reason:?}"));
             }
-            Ok(event) if event.kind == Kind::PostPublished && reason != Some("future") => event,
-            Ok(event) if event.kind != Kind::PostPublished => {
+            Ok(event) if event.counts && reason != Some("future") => event,
+            Ok(event) if !event.counts => {
                 counted.unsupported += 1;
                 continue;
             }
@@ -130,7 +133,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
                 }
                 _ => continue,
             }
-        } else if !seen.insert(event.event_id.to_string()) {
+        } else if !seen.insert(event.event_id.clone()) {
             counted.duplicates += 1;
             continue;
         } else {
@@ -138,7 +141,7 @@ pub fn recount<'l, R: AsRef<[u8]>>(
         }
         for key in count(&mut counted.rows, &event, rules, as_of_ms) {
             if of == Some(&key) {
-                counted.evidence.push((at.clone(), event.event_id.to_string(), event.ts_ms));
+                counted.evidence.push((at.clone(), event.event_id.clone(), event.ts_ms));
             }
         }
     }
@@ -150,12 +153,12 @@ pub fn recount<'l, R: AsRef<[u8]>>(
 /// Adds an event to the rows of its tags; returns their keys.
 fn count(
     rows: &mut BTreeMap<Key, Row>,
-    event: &Event<'_>,
+    event: &Event,
     rules: &Rules<'_>,
     as_of_ms: i64,
 ) -> Vec<Key> {
     let mut scopes = vec![String::new()];
-    for (value, (attribute, allowed)) in event.attributes.iter().zip(rules.scopes) {
+    for (value, (attribute, allowed)) in event.values.iter().zip(rules.scopes) {
         let value = value.as_deref().filter(|value| allowed.iter().any(|a| a == value));
         scopes.extend(value.map(|value| format!("{attribute}={value}")));
     }

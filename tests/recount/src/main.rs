@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use recount::{Counted, Key, Refused, Row, Rules, differing, recount};
-use schemas::event::Decoder;
+use recount::{Counted, Key, Reader, Refused, Row, Rules, differing, recount};
 use schemas::mapping::Mapping;
 use serde_json::{Value, json};
 
@@ -98,7 +97,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     let names: Vec<&str> = attributes.iter().map(String::as_str).collect();
     let refused = args.dead_letters.as_deref().map(refused).transpose()?;
     let rules = Rules {
-        decoder: &Decoder::new(Mapping::parse(&args.map, &names)?, &attributes),
+        reader: &Reader::new(&Mapping::parse(&args.map, &names)?, &attributes),
         scopes: &scopes,
         horizon_ms: args.horizon_ms,
         count_beyond: args.count_beyond,

@@ -21,7 +21,6 @@ impl Partitions {
         let skip = u64::from(part.offset > 0 && planted(Bug::OffsetByOne));
         let log = &self.context.inputs[part.input].log;
         let reader = log.open_on(self.worker.index(), &part.partition, part.offset + skip)?;
-        let start = &self.context.start;
         let since_us = self.context.clock.mono_us();
         let rotated = part.former_name.as_ref().map(|_| Rotated { end: None, since_us });
         self.ordered.push(Ordered {
@@ -29,7 +28,7 @@ impl Partitions {
             log_time: part.log_time.clone(),
             part,
             reader,
-            largest: start.body.largest_ts_ms.map(|ts| (ts, self.context.started_us)),
+            largest: self.context.largest(),
             next: Next::More,
             last_line: LastLine::default(),
             end_before: None,
