@@ -37,7 +37,7 @@ fn missing_input_is_an_error_not_a_result() {
 }
 
 /// Changes the visible manifest of a state.
-fn change(state: &Path, change: impl FnOnce(&mut Manifest)) {
+pub(crate) fn change(state: &Path, change: impl FnOnce(&mut Manifest)) {
     let storage = DiskStorage::open_existing(state).unwrap();
     let mut manifest = load(&storage, visible(&storage).unwrap().unwrap()).unwrap();
     change(&mut manifest);

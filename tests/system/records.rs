@@ -7,7 +7,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::harness::{export, fails, folder, ok, run};
+use super::inconclusive::change;
 use super::oracle::{Input, check};
+use super::reconcile::no_drift;
 
 struct Files {
     _folder: TempDir,
@@ -209,4 +211,36 @@ fn bounded_run_ends_at_its_last_plausible_post_and_says_so() {
     let text = ok(&format!("{} --bounded", files.line("run")));
     let told = "windows end at 2026-01-01T08:19:00Z; 3 records are dated later";
     assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn invisible_twins_are_one_tag_and_an_older_state_keeps_its_rules() {
+    let captions =
+        ["#foo", "#foo\u{200c}", "#foo\u{200d}", "#foo\u{fe0f}", "#\u{3164}", "#\u{34f}"];
+    let line = |(i, caption): (usize, &&str)| {
+        format!("{{\"event_id\":{i},\"ts\":1767254400000,\"caption\":\"{caption}\"}}\n")
+    };
+    let lines: Vec<String> = captions.iter().enumerate().map(line).collect();
+    let files = files(lines.concat());
+    ok(&format!("{} --bounded", files.line("run")));
+    let totals = || {
+        let rows = export(&files.state, "").0;
+        rows.into_values().map(|row| (row.key, row.total)).collect::<Vec<_>>()
+    };
+    assert_eq!(totals(), [("foo".to_owned(), 4)]);
+    no_drift(&format!("{} --json", files.line("reconcile")));
+    // A state of the first rules counts on by those.
+    fs::remove_dir_all(&files.state).unwrap();
+    fs::write(&files.input, "").unwrap();
+    ok(&format!("{} --bounded", files.line("run")));
+    change(&files.state, |manifest| manifest.body.rules = 1);
+    fs::write(&files.input, lines.concat()).unwrap();
+    ok(&format!("{} --bounded", files.line("run")));
+    assert_eq!(totals().len(), 6, "{:?}", totals());
+    no_drift(&format!("{} --json", files.line("reconcile")));
+    // One of rules that this build does not know is refused.
+    change(&files.state, |manifest| manifest.body.rules = 9);
+    fs::write(&files.input, lines.concat() + &lines[0].replace(":0,", ":99,")).unwrap();
+    let error = fails(&format!("{} --bounded", files.line("run")), 1);
+    assert!(error.contains("tag rules 9"), "{error}");
 }

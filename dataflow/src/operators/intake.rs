@@ -12,7 +12,7 @@ use schemas::hash::Hasher;
 use schemas::log_time::LogTime;
 use schemas::manifest::Counters;
 use schemas::rows::{BEYOND_HORIZON, BelowFloor, FUTURE};
-use schemas::tags::limited;
+use schemas::tags::TagRules;
 use serde_json::json;
 use smallvec::SmallVec;
 
@@ -31,6 +31,7 @@ use crate::sources::Record;
 pub(crate) struct Intake {
     settings: Arc<Settings>,
     hasher: Hasher,
+    tags: TagRules,
     keys: KeyCache,
     /// Whether it has warned that a log does not stamp its records.
     warned: bool,
@@ -70,6 +71,7 @@ impl Intake {
     pub(crate) fn new(
         settings: Arc<Settings>,
         hasher: Hasher,
+        tags: TagRules,
         process: Arc<ProcessShared>,
         commit: u64,
         inputs: usize,
@@ -78,6 +80,7 @@ impl Intake {
             settings,
             keys: KeyCache::new(hasher.clone()),
             hasher,
+            tags,
             warned: false,
             counters: Counters::default(),
             dead: Refusals::new(process, commit),
@@ -280,7 +283,7 @@ impl Intake {
         let batch = batches.of(id);
         let (start, texts) = (batch.tags.len(), batch.spellings.bytes());
         let hash_of = |tag| self.keys.hash(tag);
-        let dropped = limited(&event.caption, hash_of, |o, hash, first| {
+        let dropped = self.tags.limited(&event.caption, hash_of, |o, hash, first| {
             if first {
                 batch.tags.push(TagUse { hash: *hash, spelling: batch.spellings.push(o.tag) });
             } else if let Some(kept) = batch.tags[start..].iter_mut().find(|t| t.hash == *hash)
@@ -340,7 +343,8 @@ mod tests {
             Memory::default(),
             Arc::default(),
         );
-        let mut intake = Intake::new(Arc::default(), hasher.clone(), process.into(), 1, 1);
+        let mut intake =
+            Intake::new(Arc::default(), hasher.clone(), TagRules::NEWEST, process.into(), 1, 1);
         let decoder = Decoder::new(Mapping::default(), &[]);
         let mut batches = PostBatches::new(1);
         for caption in ["#sun #moon", "#Tea #Sun #TEA #tea #SUN", "#Sun"] {

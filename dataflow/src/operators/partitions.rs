@@ -13,6 +13,7 @@ use schemas::manifest::{Counters, Partition, Position};
 use schemas::planted::{Bug, planted};
 use schemas::rows::DeadLetters;
 use schemas::segment::Rows;
+use schemas::tags::TagRules;
 
 use super::controls::Controls;
 use super::intake::{Feed, Intake};
@@ -116,11 +117,15 @@ impl Partitions {
         let start = &context.start;
         let hasher = start.body.hash_key.hasher();
         let first = context.first_commit();
+        let Some(tags) = TagRules::of(start.body.rules) else {
+            unreachable!("tag rules {}: checked by the takeover", start.body.rules);
+        };
         let mut partitions = Self {
             context: context.clone(),
             intake: Intake::new(
                 Arc::clone(&context.settings),
                 hasher,
+                tags,
                 Arc::clone(&context.process),
                 first,
                 context.inputs.len(),

@@ -11,7 +11,7 @@ use schemas::hash::{Hasher, KeyHash};
 use schemas::log_time;
 use schemas::rows::{BEYOND_HORIZON, DeadLetters, FUTURE, partition_hash, record_hash};
 use schemas::segment::Segment;
-use schemas::tags::{key, limited};
+use schemas::tags::{TagRules, key};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::splits::Split;
@@ -100,6 +100,8 @@ pub(super) struct Rules {
     pub(super) input: String,
     pub(super) decoder: Decoder,
     pub(super) log_time: Option<LogTimeSource>,
+    /// Those of the commit.
+    pub(super) tags: TagRules,
     pub(super) hasher: Hasher,
     pub(super) scopes: Arc<[Scope]>,
     pub(super) horizon_ms: Option<i64>,
@@ -207,7 +209,7 @@ pub(super) fn redelivered_event(
 
 fn accepted(rules: &Rules, salt: u64, event: Event<'_>, skip_dedup: bool) -> Accepted {
     let mut tags: Vec<(String, String)> = Vec::new();
-    limited(&event.caption, key, |o, key, _| {
+    rules.tags.limited(&event.caption, key, |o, key, _| {
         match tags.iter_mut().find(|(known, _)| *known == *key) {
             Some((_, least)) if o.tag < least.as_str() => o.tag.clone_into(least),
             Some(_) => {}

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use schemas::hash::{Hasher, KeyHash};
 use schemas::mapping::Mapping;
 use schemas::rows::{DeadLetters, Ids, Redelivery, Repairs};
+use schemas::tags::TagRules;
 use sinks::commits::{OpenSegment, Snapshot, open_table};
 use sinks::difference::RecordPosition;
 
@@ -233,6 +234,10 @@ fn open_logs(
             input: input.name.clone(),
             decoder: opened.decoder,
             log_time: opened.log_time,
+            tags: TagRules::of(body.rules).ok_or(ReconcileError::Rules {
+                commit: manifest.header.commit,
+                rules: body.rules,
+            })?,
             hasher: body.hash_key.hasher(),
             scopes: settings.scopes.clone().into(),
             // A state without a floor never had a horizon.

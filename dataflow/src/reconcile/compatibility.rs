@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use schemas::manifest::{Body, Manifest, Partitions};
 use schemas::mapping::differing;
-use schemas::tags::RULES_VERSION;
+use schemas::tags::TagRules;
 
 use super::accept::Rules;
 use super::splits::Split;
@@ -15,11 +15,11 @@ use super::{ReconcileError, Request};
 use crate::settings::read_with;
 use crate::sources::Log;
 
-/// Checks that every input of the commit was named, and that the tag rules are the commit's.
+/// Checks that every input of the commit was named, and that the commit's tag rules are known.
 pub(super) fn check_inputs(request: &Request) -> Result<(), ReconcileError> {
     let Manifest { header, body } = &request.snapshot.manifest;
     let (commit, rules) = (header.commit, body.rules);
-    if rules != RULES_VERSION {
+    if TagRules::of(rules).is_none() {
         return Err(ReconcileError::Rules { commit, rules });
     }
     let unnamed = |input: &&String| request.inputs.iter().all(|spec| spec.name != **input);

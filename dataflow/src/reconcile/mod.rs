@@ -30,7 +30,7 @@ pub use run::reconcile;
 use schemas::control::Control;
 use schemas::hash::KeyHash;
 use schemas::printable;
-use schemas::tags::RULES_VERSION;
+use schemas::tags::TagRules;
 use serde::Serialize;
 use sinks::commits::{CommitError, Snapshot};
 use sinks::difference::Difference;
@@ -202,8 +202,9 @@ pub enum ReconcileError {
     },
     /// Tags would be extracted by other rules than the job's.
     #[error(
-        "commit {commit} was made with tag rules {rules}, and this build has {RULES_VERSION}; \
-         use the build that made it, or count the log again with `tagflow replay`"
+        "commit {commit} was made with tag rules {rules}, and this build has rules up to {newest}; \
+         use the build that made it, or count the log again with `tagflow replay`",
+        newest = TagRules::NEWEST.version()
     )]
     Rules {
         /// The commit.

@@ -85,9 +85,43 @@ pub fn is_letter(c: char) -> bool {
     bits(c) & LETTER != 0
 }
 
+/// Whether nobody sees `c` (`Default_Ignorable_Code_Point` of Unicode).
+pub fn is_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ignorable_characters_are_those_of_unicode() {
+        let ranges = ranges(r"\p{Default_Ignorable_Code_Point}");
+        for c in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let within = ranges.iter().any(|(start, end)| (*start..=*end).contains(&u32::from(c)));
+            assert_eq!(is_ignorable(c), within, "U+{:04X}", u32::from(c));
+        }
+        assert!((0..0x80_u8).all(|b| !is_ignorable(char::from(b))));
+    }
 
     #[test]
     fn known_characters_are_classified() {

@@ -14,9 +14,6 @@ use caseless::Caseless;
 use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
-/// The version of the tag rules and their Unicode tables, which every manifest records.
-pub const RULES_VERSION: u32 = 1;
-
 /// A character that is its own key in any text.
 const STABLE: u8 = 1;
 /// A character that folds to stable characters in any text.
@@ -89,7 +86,7 @@ fn push_key(tag: &str, out: &mut String) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::alphabet::{in_tag, is_letter};
+    use super::super::alphabet::{in_tag, is_ignorable, is_letter};
     use super::*;
 
     /// The definition.
@@ -104,6 +101,8 @@ mod tests {
             assert_eq!(key(&once), once, "U+{:04X}", c as u32);
             assert!(once.chars().all(|k| in_tag(k) || k == '~'), "U+{:04X} {once}", c as u32);
             assert!(!is_letter(c) || once.chars().any(is_letter), "U+{:04X} {once}", c as u32);
+            let ends = |text: &str| text.chars().next_back().is_some_and(is_ignorable);
+            assert_eq!(ends(&once), is_ignorable(c), "U+{:04X} {once}", c as u32);
         }
     }
 

@@ -1,17 +1,20 @@
 //! Tag rules: finding the hashtags in a text, and the key that spellings of one tag share.
 //!
-//! Extraction follows twitter-text 3.1.0. Invariant: it takes one pass, allocates nothing for a
+//! Extraction follows twitter-text 3.1.0, but for characters at the end of a tag that nobody sees
+//! (UAX #31, default-ignorable code points). Invariant: it takes one pass, allocates nothing for a
 //! text without a sign, and never panics.
 
 pub mod alphabet;
 mod key;
 mod name;
+mod rules;
 mod urls;
 
 use std::ops::Range;
 
-pub use key::{RULES_VERSION, key};
+pub use key::key;
 pub use name::{Name, NameError};
+pub use rules::TagRules;
 use smallvec::SmallVec;
 
 /// Longer tags, in code points, are dropped.
@@ -24,22 +27,26 @@ pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// One hashtag in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occurrence<'t> {
-    /// The tag as written, without its sign.
+    /// The tag as written, without its sign and without invisible characters at its end.
     pub tag: &'t str,
     /// The byte offset of the sign.
     pub start: usize,
-    /// The byte offset of the end of the tag.
+    /// The byte offset of the end of the tag, behind those characters.
     pub end: usize,
 }
 
-/// Calls `found` with every hashtag of `text`, in order and without limits.
+/// Calls `found` with every hashtag of `text`, in order and without limits, by the newest rules.
 ///
 /// ```
 /// let mut tags = Vec::new();
 /// schemas::tags::occurrences("a #Tag, not#this #2nd #1", |o| tags.push(o.tag));
 /// assert_eq!(tags, ["Tag", "2nd"]);
 /// ```
-pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
+pub fn occurrences<'t>(text: &'t str, found: impl FnMut(Occurrence<'t>)) {
+    TagRules::NEWEST.occurrences(text, found);
+}
+
+fn by_rules<'t>(rules: TagRules, text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
     let mut links: Option<SmallVec<[Range<usize>; 4]>> = None;
     let mut last = 0;
     // 0xEF begins the fullwidth sign U+FF03. Most other characters it begins fail the next test.
@@ -49,6 +56,7 @@ pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
             continue;
         }
         let Some(end) = run(text, body) else { continue };
+        let Some(tag) = rules.visible(&text[body..end]) else { continue };
         last = end;
         let rest = &text[end..];
         if rest.starts_with(['#', '＃']) || rest.starts_with("://") {
@@ -56,7 +64,7 @@ pub fn occurrences<'t>(text: &'t str, mut found: impl FnMut(Occurrence<'t>)) {
         }
         let links = links.get_or_insert_with(|| link_spans(text));
         if !links.iter().any(|link| link.contains(&start)) {
-            found(Occurrence { tag: &text[body..end], start, end });
+            found(Occurrence { tag, start, end });
         }
     }
 }
@@ -126,9 +134,37 @@ pub struct Dropped {
     pub truncated: bool,
 }
 
-/// Calls `found(occurrence, key, first)` for every occurrence within the limits. `key_of` decides
-/// which spellings are one tag, as [`key`] does. `first` is true for the first occurrence of a key
-/// in the text, which is the one that counts.
+impl TagRules {
+    /// [`occurrences`] by these rules.
+    pub fn occurrences<'t>(self, text: &'t str, found: impl FnMut(Occurrence<'t>)) {
+        by_rules(self, text, found);
+    }
+
+    /// [`limited`] by these rules.
+    pub fn limited<'t, K: PartialEq>(
+        self,
+        text: &'t str,
+        key_of: impl FnMut(&'t str) -> K,
+        found: impl FnMut(Occurrence<'t>, &K, bool),
+    ) -> Dropped {
+        limited_by(self, text, key_of, found)
+    }
+
+    /// What belongs to a tag of what is written as one: `None` if there is no letter in it.
+    #[inline]
+    fn visible(self, written: &str) -> Option<&str> {
+        if self == Self::First || written.as_bytes().last().is_none_or(u8::is_ascii) {
+            return Some(written);
+        }
+        let tag = written.trim_end_matches(alphabet::is_ignorable);
+        let is_tag = tag.len() == written.len() || tag.chars().any(alphabet::is_letter);
+        is_tag.then_some(tag)
+    }
+}
+
+/// Calls `found(occurrence, key, first)` for every occurrence within the limits, by the newest
+/// rules. `key_of` decides which spellings are one tag, as [`key`] does. `first` is true for the
+/// first occurrence of a key in the text, which is the one that counts.
 ///
 /// ```
 /// use schemas::tags::{key, limited};
@@ -138,6 +174,15 @@ pub struct Dropped {
 /// ```
 pub fn limited<'t, K: PartialEq>(
     text: &'t str,
+    key_of: impl FnMut(&'t str) -> K,
+    found: impl FnMut(Occurrence<'t>, &K, bool),
+) -> Dropped {
+    limited_by(TagRules::NEWEST, text, key_of, found)
+}
+
+fn limited_by<'t, K: PartialEq>(
+    rules: TagRules,
+    text: &'t str,
     mut key_of: impl FnMut(&'t str) -> K,
     mut found: impl FnMut(Occurrence<'t>, &K, bool),
 ) -> Dropped {
@@ -145,7 +190,7 @@ pub fn limited<'t, K: PartialEq>(
     let mut seen: SmallVec<[K; 16]> = SmallVec::new();
     let read = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
     dropped.truncated = read.len() < text.len();
-    occurrences(read, |o| {
+    rules.occurrences(read, |o| {
         // A tag cut off by the limit would be counted under a name that nobody wrote.
         if dropped.truncated && o.end == read.len() {
             return;
@@ -185,6 +230,59 @@ mod tests {
         assert_eq!(tags("##a"), ["a"]);
         assert_eq!(tags("#a/#b"), ["a", "b"]);
         assert_eq!(tags("＃ａ"), ["ａ"]);
+    }
+
+    /// The default-ignorable characters that a tag may hold.
+    fn invisible() -> impl Iterator<Item = char> {
+        (0..=0x10_ffff)
+            .filter_map(char::from_u32)
+            .filter(|c| alphabet::is_ignorable(*c) && alphabet::in_tag(*c))
+    }
+
+    #[test]
+    fn invisible_characters_at_the_end_make_no_other_tag() {
+        let mut number = 0;
+        for c in invisible() {
+            number += 1;
+            let code = u32::from(c);
+            let at_end = format!("a #foo{c} #foo{c}{c}, #日本{c}");
+            assert_eq!(tags(&at_end), ["foo", "foo", "日本"], "U+{code:04X}");
+            assert_eq!(tags(&format!("#{c} #{c}{c}, #1{c}")), Vec::<&str>::new(), "U+{code:04X}");
+            let inside = format!("#fo{c}o");
+            assert_eq!(tags(&inside), [&inside[1..]], "U+{code:04X} inside a word");
+            // The older rules, by which older states go on.
+            let mut old = Vec::new();
+            TagRules::First.occurrences(&at_end, |o| old.push(o.tag.to_owned()));
+            assert_eq!(old, [format!("foo{c}"), format!("foo{c}{c}"), format!("日本{c}")]);
+        }
+        assert!(number > 250, "{number} such characters");
+        assert_eq!(tags("#foo\u{200b} #\u{3164} #\u{34f} #\u{115f}"), ["foo"]);
+        assert_eq!(tags("#foo\u{200d}#bar"), Vec::<&str>::new(), "it still touches the next one");
+    }
+
+    #[test]
+    fn end_of_a_tag_lies_behind_its_invisible_characters() {
+        let mut ends = Vec::new();
+        occurrences("#a\u{200d} #b", |o| ends.push((o.tag, o.start, o.end)));
+        assert_eq!(ends, [("a", 0, 5), ("b", 6, 8)]);
+        // One that is cut off within them may go on.
+        let cut = format!("{}#a\u{200d}b", " ".repeat(TEXT_BYTES_MAX - 5));
+        let mut kept = 0;
+        limited(&cut, key, |_, _, _| kept += 1);
+        assert_eq!(kept, 0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn key_does_not_depend_on_invisible_characters_at_the_end(
+            tag in "[a-zA-Zß日か\u{3099}\u{115f}\u{3164}\u{200c}]{0,4}[a-z日]",
+            end in "[\u{200c}\u{200d}\u{fe0e}\u{fe0f}\u{34f}\u{3164}\u{115f}\u{1160}\u{ffa0}\u{e0100}]{0,4}",
+        ) {
+            let text = format!("#{tag}{end}");
+            let mut keys = Vec::new();
+            occurrences(&text, |o| keys.push(key(o.tag).into_owned()));
+            proptest::prop_assert_eq!(keys, vec![key(&tag).into_owned()]);
+        }
     }
 
     #[test]

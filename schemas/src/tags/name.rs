@@ -31,9 +31,11 @@ pub enum NameError {
 }
 
 impl Name {
-    /// Parses a name. A leading sign is ignored, and the rest is normalized to its key.
+    /// Parses a name. A leading sign and invisible characters at the end are ignored, and the rest is
+    /// normalized to its key.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         let bare = raw.strip_prefix(['#', '＃']).unwrap_or(raw);
+        let bare = bare.trim_end_matches(alphabet::is_ignorable);
         let length = bare.chars().count();
         if length > TAG_CODE_POINTS_MAX {
             return Err(NameError::TooLong(length));
@@ -80,6 +82,9 @@ mod tests {
         assert_eq!(Name::parse("12"), Err(NameError::NoLetter));
         assert_eq!(Name::parse("a/b"), Err(NameError::Character('/')));
         assert_eq!(Name::parse("a b"), Err(NameError::Character(' ')));
+        let unseen = "#foo\u{200b}\u{200d}";
+        assert_eq!(Name::parse(unseen).map(|n| n.key().to_owned()), Ok("foo".to_owned()));
+        assert_eq!(Name::parse("\u{3164}"), Err(NameError::Empty));
         assert_eq!(Name::parse("##a"), Err(NameError::Character('#')));
         assert_eq!(Name::parse(&"a".repeat(101)), Err(NameError::TooLong(101)));
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use schemas::hash::HashKey;
 use schemas::manifest::{Body, Counters, Header, Manifest};
-use schemas::tags::RULES_VERSION;
+use schemas::tags::TagRules;
 use schemas::windows::Windows;
 use thiserror::Error;
 
@@ -62,7 +62,9 @@ pub enum TakeoverError {
     },
     /// The state was made with other tag rules.
     #[error(
-        "the state was made with tag rules {0}, and this build has {RULES_VERSION}. Use a new state folder"
+        "the state was made with tag rules {0}, and this build has rules up to {newest}. Use the build that \
+         made it, or a new state folder",
+        newest = TagRules::NEWEST.version()
     )]
     Rules(u32),
 }
@@ -124,7 +126,7 @@ fn check(before: &Manifest, claimant: &Claimant) -> Result<(), TakeoverError> {
         };
         return Err(TakeoverError::Scopes { state: names(state), requested: names(requested) });
     }
-    if before.body.rules != RULES_VERSION {
+    if TagRules::of(before.body.rules).is_none() {
         return Err(TakeoverError::Rules(before.body.rules));
     }
     Ok(())
@@ -151,7 +153,7 @@ fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
             largest_ts_ms: None,
             largest_read_ms: None,
             hash_key: claimant.hash_key.clone(),
-            rules: RULES_VERSION,
+            rules: TagRules::NEWEST.version(),
             windows: claimant.windows.clone(),
             scopes: claimant.scopes.clone(),
             mappings: BTreeMap::new(),
