@@ -15,6 +15,7 @@ pub mod printable;
 pub mod rotation;
 pub mod rows;
 pub mod segment;
+mod segment_meta;
 pub mod suggest;
 pub mod tags;
 pub mod time;

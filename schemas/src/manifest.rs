@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64;
 
 pub use crate::counters::Counters;
 use crate::hash::HashKey;
 use crate::log_time::LogTime;
 use crate::rows::TableName;
+pub use crate::segment_meta::{SegmentMeta, checksum};
 use crate::windows::Windows;
 
 /// The version of this format, and of the tables that manifests name. Since version 2 dead letters
@@ -228,34 +228,6 @@ impl Fingerprint {
     }
 }
 
-/// A file of a commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SegmentMeta {
-    /// The file's name.
-    pub name: String,
-    /// The table whose rows it holds.
-    pub table: TableName,
-    /// The first commit whose rows it holds.
-    pub first_commit: u64,
-    /// The last commit whose rows it holds.
-    pub last_commit: u64,
-    /// The number of rows.
-    pub rows: u64,
-    /// The size of the file.
-    pub bytes: u64,
-    /// [`checksum`] of the file.
-    pub xxh3: String,
-    /// The last hour that any of its rows expires with, for tables whose rows expire. A commit
-    /// drops the file once the horizon has passed that hour.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub last_hour: Option<u32>,
-}
-
-/// The checksum of files: 64 bits of XXH3, in hexadecimal.
-pub fn checksum(bytes: &[u8]) -> String {
-    format!("{:016x}", xxh3_64(bytes))
-}
-
 /// Why these bytes are not a valid manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ManifestError {
@@ -286,7 +258,7 @@ fn check_numbers(header: &Header, body: Option<&Body>) -> Result<(), ManifestErr
         ("wall_ms", header.wall_ms.unsigned_abs(), NUMBER_MAX),
     ];
     if let Some(body) = body {
-        let times = [body.as_of_ms, body.floor_ms, body.largest_ts_ms];
+        let times = [body.as_of_ms, body.floor_ms, body.largest_ts_ms, body.largest_read_ms];
         let times = times.into_iter().flatten().map(i64::unsigned_abs);
         numbers.extend(times.map(|ms| ("time", ms, NUMBER_MAX)));
         numbers.push(("control", body.control, COMMIT_MAX));

@@ -103,7 +103,8 @@ fn rfc3339(text: &str) -> Option<i64> {
     })
 }
 
-/// Parses a number times `10^shift`, cut off to an integer. One that is too large gives the largest.
+/// Parses a number times `10^shift`, cut off to an integer. One that is too large gives the
+/// largest.
 fn decimal(text: &str, shift: i64) -> Option<i64> {
     let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if shift == 0 && text.len() <= 18 && all_digits(text) {

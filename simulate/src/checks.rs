@@ -72,8 +72,8 @@ pub(crate) fn never_falls(before: &Manifest, next: &Manifest) -> Result<(), Viol
     Ok(())
 }
 
-/// C4, the part about event times: there is no time before the first event, and while all clocks are
-/// right, no restart forgets when the largest event time was read.
+/// C4, the part about event times: there is no time before the first event, and while all clocks
+/// are right, no restart forgets when the largest event time was read.
 pub(crate) fn remembers_largest(
     before: &Manifest,
     next: &Manifest,

@@ -68,8 +68,8 @@ const NAMES: [(Field, &[&str]); 3] = [
 /// Earlier times are more likely of another unit.
 const YEAR_2000_MS: i64 = 946_684_800_000;
 
-/// The mapping, as `--map` takes it, by which `record` is an event although it is none by `mapping`.
-/// `None` if none can be guessed.
+/// The mapping, as `--map` takes it, by which `record` is an event although it is none by
+/// `mapping`. `None` if none can be guessed.
 pub fn guess(mapping: &Mapping, record: &[u8]) -> Option<String> {
     let (text, mark) = match std::str::from_utf8(record) {
         Ok(text) => (Cow::Borrowed(text), None),

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::Attribute;
+use super::attribute::Attribute;
 use super::reject::{DEPTH_MAX, ID_BYTES_MAX, Reject};
 
 /// The value of a field, `None` for `null`, or what is wrong with it.

@@ -1,9 +1,10 @@
 //! Post events as JSON records: decoding, limits, and why a record is rejected.
 //!
-//! Invariants: decoding never panics and never guesses. A record gives an [`Event`], or a [`Reject`]
-//! that names the field. What becomes of it depends neither on the order of its fields nor on what
-//! its other fields hold.
+//! Invariants: decoding never panics and never guesses. A record gives an [`Event`], or a
+//! [`Reject`] that names the field. What becomes of it depends neither on the order of its fields
+//! nor on what its other fields hold.
 
+mod attribute;
 mod fast;
 mod guess;
 mod json;
@@ -16,6 +17,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use attribute::Attribute;
+use attribute::owned;
 pub use guess::guess;
 use json::{Record, Value, marked};
 pub use reject::{DEPTH_MAX, ID_BYTES_MAX, RECORD_BYTES_MAX, Reject};
@@ -77,47 +80,6 @@ pub struct Event<'r> {
 }
 
 type Attributes<'r> = SmallVec<[Option<Attribute<'r>>; 2]>;
-
-/// What a record has as an attribute. Nothing in it refuses a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attribute<'r> {
-    /// `null` or `""`, which are as if absent.
-    Null,
-    /// A text, a number as it is written, or `true` or `false`.
-    Text(Cow<'r, str>),
-    /// What no scope can have: a list, an object, or a text that is too long or no Unicode.
-    Other,
-}
-
-impl<'r> Attribute<'r> {
-    fn of(value: Option<Cow<'r, str>>) -> Self {
-        match value {
-            Some(value) if value.len() > ID_BYTES_MAX => Self::Other,
-            Some(value) if !value.is_empty() => Self::Text(value),
-            _ => Self::Null,
-        }
-    }
-
-    /// Its text, by which it belongs to a scope.
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Null | Self::Other => None,
-        }
-    }
-
-    fn into_owned(self) -> Attribute<'static> {
-        match self {
-            Self::Null => Attribute::Null,
-            Self::Text(text) => Attribute::Text(owned(text)),
-            Self::Other => Attribute::Other,
-        }
-    }
-}
-
-fn owned(text: Cow<'_, str>) -> Cow<'static, str> {
-    Cow::Owned(text.into_owned())
-}
 
 impl Event<'_> {
     /// The event with texts of its own.

@@ -127,8 +127,10 @@ impl Survey {
     pub fn remarks(&self, decoder: &Decoder) -> Vec<Remark> {
         let mut remarks = Vec::new();
         if self.early * 2 > self.events {
-            let field = decoder.mapping.name(Field::Ts).unwrap_or_default().to_owned();
-            remarks.push(Remark::Seconds { events: self.events, field });
+            let Some(field) = decoder.mapping.name(Field::Ts) else {
+                unreachable!("ts is always mapped: checked by `Mapping`");
+            };
+            remarks.push(Remark::Seconds { events: self.events, field: field.to_owned() });
         }
         let is_absent = |name: &str| self.records > 0 && !self.having.contains_key(name);
         for (of, field) in decoder.looked_for() {

@@ -31,8 +31,8 @@ pub enum NameError {
 }
 
 impl Name {
-    /// Parses a name. A leading sign and invisible characters at the end are ignored, and the rest is
-    /// normalized to its key.
+    /// Parses a name. A leading sign and invisible characters at the end are ignored, and the rest
+    /// is normalized to its key.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         let bare = raw.strip_prefix(['#', '＃']).unwrap_or(raw);
         let bare = bare.trim_end_matches(alphabet::is_ignorable);

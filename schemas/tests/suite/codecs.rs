@@ -131,7 +131,7 @@ fn bodies() -> impl Strategy<Value = Body> {
             as_of_ms,
             floor_ms,
             largest_ts_ms,
-            largest_read_ms: largest_ts_ms.or(until_ms),
+            largest_read_ms: largest_ts_ms,
             hash_key: HashKey::new(seed),
             rules,
             windows: Windows::default(),

@@ -62,8 +62,8 @@ pub enum TakeoverError {
     },
     /// The state was made with other tag rules.
     #[error(
-        "the state was made with tag rules {0}, and this build has rules up to {newest}. Use the build that \
-         made it, or a new state folder",
+        "the state was made with tag rules {0}, and this build has rules up to {newest}. \
+         Use the build that made it, or a new state folder",
         newest = TagRules::NEWEST.version()
     )]
     Rules(u32),
@@ -174,8 +174,8 @@ fn takeover(before: Option<Manifest>, claimant: &Claimant) -> Manifest {
     Manifest { header, body }
 }
 
-/// When the largest event time of a commit was read, by the wall clock. An older build did not record
-/// it, but stream time has gone on since then.
+/// When the largest event time of a commit was read, by the wall clock. An older build did not
+/// record it, but stream time has gone on since then.
 fn largest_read_ms(commit: &Manifest) -> Option<i64> {
     let Manifest { header, body } = commit;
     let largest_ts_ms = body.largest_ts_ms?;

@@ -1,14 +1,16 @@
 //! The oracle: counts an input record by record, in one thread and one map.
 //!
-//! It shares only the mapping and the tag rules with the job, and reads records itself. Two decisions about an event do not
-//! follow from the input, because they depend on a clock and on when commits end. The oracle takes
-//! them from the dead letters and checks that they are possible.
+//! It shares only the mapping and the tag rules with the job, and reads records itself. Two
+//! decisions about an event do not follow from the input, because they depend on a clock and on
+//! when commits end. The oracle takes them from the dead letters and checks that they are possible.
 
 mod json;
+mod log_time;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use log_time::LogTime;
 pub use record::{Event, Reader};
 use schemas::tags::{key, limited};
 use serde::{Deserialize, Serialize};
@@ -67,24 +69,6 @@ pub struct Counted {
     pub evidence: Vec<(RecordPosition, String, i64)>,
     /// The times of all posts.
     pub times: Vec<i64>,
-}
-
-/// The log time of a partition: the k-th largest time so far, k = 1 + min(63, n / 2).
-#[derive(Default)]
-struct LogTime {
-    largest: Vec<i64>,
-    seen: usize,
-    value_ms: Option<i64>,
-}
-
-impl LogTime {
-    fn observe(&mut self, ts_ms: i64) {
-        self.largest.insert(self.largest.partition_point(|time| *time <= ts_ms), ts_ms);
-        self.seen += 1;
-        self.largest.drain(..self.largest.len().saturating_sub(64));
-        let kth = self.largest.len().checked_sub(1 + (self.seen / 2).min(63));
-        self.value_ms = self.value_ms.max(kth.map(|at| self.largest[at]));
-    }
 }
 
 /// Counts `records` (partition, position, bytes), which are in order within each partition, with
