@@ -20,6 +20,8 @@ use crate::forwarded::is_trusted;
 use crate::limits::PROBES_MAX;
 use crate::metrics::Metrics;
 
+/// What connections of a trusted proxy count for until it has named a client. They make room last.
+const EXEMPT: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// For how long a look at the files that are open holds.
 const LOOK: Duration = Duration::from_millis(900);
 /// Below this many connections, users may be turned away, and the log says so.
@@ -39,8 +41,8 @@ pub(crate) enum Phase {
 }
 
 struct Client {
-    /// The address that it counts for. Unknown if a trusted proxy has named no client yet.
-    address: Option<IpAddr>,
+    /// The address that it counts for.
+    address: IpAddr,
     phase: Phase,
     /// Its place in the order of what happened.
     since: u64,
@@ -92,7 +94,7 @@ impl Table {
     /// Takes a connection out of its group.
     fn leave_group(&mut self, id: u64) {
         let Some(client) = self.clients.get(&id) else { return };
-        let Some(address) = client.address else { return };
+        let address = client.address;
         let Some(group) = self.groups.get_mut(&address) else {
             unreachable!("an address that has connections has a group")
         };
@@ -106,8 +108,7 @@ impl Table {
     /// Puts a connection into the group of its address.
     fn join_group(&mut self, id: u64) {
         let Some(client) = self.clients.get(&id) else { return };
-        let Some(address) = client.address else { return };
-        let group = self.groups.entry(address).or_default();
+        let group = self.groups.entry(client.address).or_default();
         group.size += 1;
         if client.phase != Phase::Answering {
             let before = group.may_go.insert((client.phase, client.since), id);
@@ -133,15 +134,16 @@ impl Table {
     /// Who makes room: of the addresses with most connections, the one that has been slow or idle
     /// for the longest time.
     fn victim(&self, patience: Duration) -> Option<u64> {
-        let rank = |group: &Group| {
+        let rank = |(address, group): (&IpAddr, &Group)| {
             let first = group.may_go.first_key_value()?;
             // Its request may be on the way.
             let new = self.clients[first.1].at.elapsed() < patience;
             let other = group.may_go.range((Phase::Sending, 0)..).next().filter(|_| new);
             let ((phase, since), id) = other.unwrap_or(first);
-            Some((Reverse(group.size), new && other.is_none(), *phase, *since, *id))
+            let last = (*address == EXEMPT, Reverse(group.size), new && other.is_none());
+            Some((last, *phase, *since, *id))
         };
-        self.groups.values().filter_map(rank).min().map(|(.., id)| id)
+        self.groups.iter().filter_map(rank).min().map(|(.., id)| id)
     }
 }
 
@@ -216,7 +218,7 @@ impl Room {
             self.evict(&mut table, victim);
         }
         table.tick += 1;
-        let (id, address) = (table.tick, (!trusted).then(|| counted(peer)));
+        let (id, address) = (table.tick, if trusted { EXEMPT } else { counted(peer) });
         let (phase, at) = (Phase::Silent, Instant::now());
         let client = Client { address, phase, since: id, at, end: None };
         let probes_only = table.clients.len() >= places;
@@ -296,7 +298,7 @@ impl Seat {
 
     /// Says whose request a trusted proxy passed on.
     pub(crate) fn is_for(&self, client: Option<IpAddr>) {
-        let address = client.map(counted);
+        let address = client.map_or(EXEMPT, counted);
         self.room.table.lock().change(self.id, |client| client.address = address);
     }
 }

@@ -109,6 +109,10 @@ fn a_trusted_proxy_is_exempt_and_its_clients_count_for_themselves() {
     let new: Vec<Seat> = (1..4).map(|i| enter(&room, &format!("192.0.2.{i}"))).collect();
     assert!(new.iter().all(here));
     assert_eq!(proxy.iter().map(here).collect::<Vec<_>>(), [false, true, true, true]);
+    // Where there is nobody else, the oldest of a proxy's makes room.
+    let room = self::room(2, &["10.0.0.0/8"]);
+    let [first, second, third] = ["10.0.0.1"; 3].map(|ip| enter(&room, ip));
+    assert!(!here(&first) && here(&second) && here(&third));
 }
 
 #[test]
