@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use schemas::manifest::Fingerprint;
+use schemas::printable::shown;
 
 use super::lines::Lines;
 use super::marks::{MARK_BYTES, read_at};
@@ -131,7 +132,7 @@ impl ArchiveReader {
             self.said = true;
             tracing::warn!(
                 "{}: its compressed data is not complete, after {read} bytes; the rest is waited for",
-                self.path.display()
+                shown(&self.path)
             );
         }
         Ok(())

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use schemas::config::{FileOptions, Follow};
 use schemas::manifest::{Fingerprint, Partition, Partitions};
+use schemas::printable::shown;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::archive::{ArchiveReader, Manner};
@@ -28,6 +29,9 @@ use super::{Discovered, Log, LogError, Moved, Reader, Shape};
 /// A compressed file that is new and incomplete may be a copy of one that was read. This long after
 /// it was last changed it is read all the same.
 const ARRIVES: Duration = Duration::from_secs(10);
+
+/// How many files an error names.
+const NAMED_MAX: usize = 5;
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,13 @@ impl FileLog {
     fn names(&self) -> Result<Vec<String>, LogError> {
         let names = self.files.names()?;
         if names.is_empty() && self.is_bounded() {
-            return Err(LogError::Empty(self.files.folder().root().display().to_string()));
+            let folder = shown(self.files.folder().root());
+            let mut passed_over = self.files.folder().passed_over();
+            passed_over.truncate(NAMED_MAX);
+            if passed_over.is_empty() {
+                return Err(LogError::Empty(folder));
+            }
+            return Err(LogError::Unreadable { folder, passed_over });
         }
         Ok(names)
     }
@@ -71,7 +81,7 @@ impl FileLog {
         if let Mode::Follow(_) = mode {
             let meta = fs::metadata(&path).map_err(failed)?;
             if !meta.is_file() {
-                return Err(LogError::NotRegular(path.display().to_string()));
+                return Err(LogError::NotRegular(shown(&path)));
             }
             return Ok(Shape::Ordered { bytes: Some(meta.len()).filter(|_| !is_packed) });
         }
@@ -195,7 +205,7 @@ impl Log for FileLog {
         match same {
             // Whoever reads it waits until it can be.
             Err(LogError::Io { .. }) if !self.is_bounded() => Ok(()),
-            Ok(false) => Err(LogError::Changed(path.display().to_string())),
+            Ok(false) => Err(LogError::Changed(shown(&path))),
             other => other.map(|_| ()),
         }
     }
@@ -272,7 +282,7 @@ impl Log for FileLog {
                 let changed = fs::metadata(&path).and_then(|meta| meta.modified());
                 let age = changed.ok().and_then(|changed| changed.elapsed().ok());
                 let is_old = age.is_some_and(|age| age >= ARRIVES);
-                if is_old { Ok(0) } else { Err(LogError::Arriving(path.display().to_string())) }
+                if is_old { Ok(0) } else { Err(LogError::Arriving(shown(&path))) }
             }
             other => other.map_err(|e| LogError::io(&path, e)),
         }

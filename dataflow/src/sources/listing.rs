@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use schemas::config::FileOptions;
+use schemas::printable::shown;
 
 use super::LogError;
 use super::packed::Packing;
@@ -111,7 +112,7 @@ impl Folder {
     /// Notes that a file is not read.
     pub(super) fn pass_over(&self, path: PathBuf, reason: String) {
         let mut passed_over = self.passed_over.lock();
-        let text = format!("{}: {reason}", path.display());
+        let text = format!("{}: {reason}", shown(&path));
         if passed_over.known.len() < TOLD_MAX && passed_over.known.insert((path, reason)) {
             passed_over.new.push(text);
         }
@@ -263,7 +264,7 @@ fn open(path: &Path, within: Option<&Path>) -> Result<File, LogError> {
         let file = file.map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
         if !meta.is_file() {
-            return Err(LogError::NotRegular(path.display().to_string()));
+            return Err(LogError::NotRegular(shown(path)));
         }
         let Some(folder) = within else { return Ok(file) };
         let home = fs::canonicalize(folder).map_err(|error| LogError::io(folder, error))?;

@@ -32,6 +32,7 @@ pub use generator::GeneratorLog;
 use kafka::TopicError;
 pub use schemas::manifest::BLOCK_BYTES;
 use schemas::manifest::{Fingerprint, Partition, Partitions};
+use schemas::printable::shown;
 pub(crate) use span::SpanLog;
 pub use span::{Beginning, Span};
 pub use stdin::StdinLog;
@@ -53,6 +54,14 @@ pub enum LogError {
         "{0} holds no input; name an NDJSON file (.ndjson, .jsonl or .json, also with .gz or .zst)"
     )]
     Empty(String),
+    /// None of the files that there are can be read.
+    #[error("{folder} holds no input that can be read: {}", passed_over.join("; "))]
+    Unreadable {
+        /// The folder.
+        folder: String,
+        /// Some of what was passed over, with the reasons.
+        passed_over: Vec<String>,
+    },
     /// Not a regular file: it may never end, or block before its first byte.
     #[error("{0} is not a regular file; read it through standard input, `--input stdin:`")]
     NotRegular(String),
@@ -166,7 +175,7 @@ impl LogError {
 impl LogError {
     /// The operating system's error `source` about the file at `path`.
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { file: path.display().to_string(), source }
+        Self::Io { file: shown(path), source }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use schemas::manifest::Fingerprint;
+use schemas::printable::shown;
 
 use super::archive::now;
 use super::decoders::Decoders;
@@ -152,7 +153,7 @@ impl Reader for PatientReader {
         }
         let was_in_trouble = |trouble: Trouble| !trouble.said.is_empty();
         if (next == Next::End || now > before) && self.trouble.take().is_some_and(was_in_trouble) {
-            tracing::info!("{} is read again", self.path.display());
+            tracing::info!("{} is read again", shown(&self.path));
         }
         Ok(next)
     }

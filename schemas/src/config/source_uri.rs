@@ -57,22 +57,6 @@ pub enum SourceError {
 
 text!(SourceUri, "^(kafka://.+/.+|file:.+|stdin:|generator:([?].*)?|[^:/]+|[^:/]*/.*)$");
 
-#[cfg(feature = "clap")]
-impl clap::builder::ValueParserFactory for SourceUri {
-    type Parser = clap::builder::ValueParser;
-
-    fn value_parser() -> Self::Parser {
-        use clap::builder::TypedValueParser as _;
-
-        let parse = |text: std::ffi::OsString| match text.into_string() {
-            Ok(text) => text.parse(),
-            // A path need not be text.
-            Err(path) => Ok(Self::File(path.into())),
-        };
-        clap::builder::OsStringValueParser::new().try_map(parse).into()
-    }
-}
-
 impl FromStr for SourceUri {
     type Err = SourceError;
 
