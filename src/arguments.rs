@@ -6,7 +6,8 @@
 
 use std::error::Error as _;
 use std::ffi::OsStr;
-use std::fmt::{Display, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write as _};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use schemas::config::{SourceUri, hide_credentials};
 use schemas::printable::{printable, shortened};
 use schemas::time::TimeUnit;
 
+use crate::output;
 use crate::say::{self, Voice};
 
 /// The most characters of an argument that a message repeats.
@@ -68,11 +70,16 @@ pub(crate) fn refuse(error: Error) -> ExitCode {
         // It was asked for, though what was not understood may come before it.
         say::start(Voice { json: true, quiet: false });
         say::error(&[first_paragraph(&error.render().to_string())]);
-    } else {
-        // Nobody may be there to read it.
-        let _ = error.print();
+        return code;
     }
-    code
+    match error.print().and_then(|()| io::stdout().flush()) {
+        // A mistake is one, whether or not anybody reads what it is; help is a result.
+        Err(source) if !error.use_stderr() && source.kind() != io::ErrorKind::BrokenPipe => {
+            say::error(&[output::error()(source).to_string()]);
+            ExitCode::FAILURE
+        }
+        _ => code,
+    }
 }
 
 /// The mistake alone, in one line: usage and hints follow in paragraphs of their own.

@@ -19,10 +19,9 @@ use sinks::store::CommitView;
 use crate::error::CliError;
 use crate::host::{host_name, worker_default};
 use crate::inputs::started_ms;
-use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::say;
-use crate::service::{ListenArgs, Listeners};
+use crate::service::{ListenArgs, Listeners, print_addresses};
 use crate::signals::on_stop;
 
 /// How many top tags the live line names.
@@ -84,13 +83,7 @@ fn demo(args: &Args, state: PathBuf) -> Result<(), CliError> {
     let Started::Running(job) = start(spec)? else { return Ok(()) };
     let mut registry = Registry::with_prefix("tagflow");
     job.status().register(&mut registry);
-    let mut output = Output::new();
-    output.line(&listeners.url)?;
-    if let Some(url) = &listeners.metrics_url {
-        output.line(format!("{url}/metrics"))?;
-    }
-    output.flush()?;
-    drop(output);
+    print_addresses(&listeners.url, listeners.metrics_url.as_deref());
     say::note(format!("open {} and watch counts rise; Ctrl-C stops", listeners.url));
     let (service, follower) = listeners.serve_state(&state, registry)?;
     let live = LiveLine::start(job.status(), move || top(&follower));

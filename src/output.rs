@@ -45,6 +45,7 @@ impl Output {
     }
 }
 
-fn error() -> impl FnOnce(io::Error) -> CliError {
+/// What a failed write is.
+pub(crate) fn error() -> impl FnOnce(io::Error) -> CliError {
     CliError::io("cannot write to standard output")
 }

@@ -7,8 +7,7 @@ use std::sync::mpsc::channel;
 use prometheus_client::registry::Registry;
 
 use crate::error::CliError;
-use crate::output::Output;
-use crate::service::{ListenArgs, Listeners};
+use crate::service::{ListenArgs, Listeners, print_addresses};
 use crate::signals::on_stop;
 use crate::state::folder;
 use crate::store_args::StoreArgs;
@@ -37,13 +36,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         Some(store) => listeners.serve_store(store.with_environment()?, registry)?,
         None => listeners.serve_state(&folder(args.state.as_deref(), None)?, registry)?.0,
     };
-    let mut output = Output::new();
-    output.line(url)?;
-    if let Some(url) = metrics_url {
-        output.line(format!("{url}/metrics"))?;
-    }
-    output.flush()?;
-    drop(output);
+    print_addresses(&url, metrics_url.as_deref());
     let (stop, stopped) = channel();
     on_stop(move || {
         // The receiver is gone only once the command is ending anyway.

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::arguments::host_port;
 use crate::error::CliError;
+use crate::output::Output;
 use crate::port::holder;
 use crate::say;
 use crate::signals::runtime;
@@ -173,6 +174,21 @@ fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
             std::thread::park_timeout(FOLLOW);
         }
     })
+}
+
+/// Prints where a service listens. It serves on whether or not anybody reads that.
+pub(crate) fn print_addresses(url: &str, metrics_url: Option<&str>) {
+    let mut output = Output::new();
+    let mut print = || {
+        output.line(url)?;
+        metrics_url.map_or(Ok(()), |url| output.line(format!("{url}/metrics")))?;
+        output.flush()
+    };
+    if let Err(error) = print()
+        && !error.is_broken_pipe()
+    {
+        say::warning(error.to_string());
+    }
 }
 
 fn address(listener: &TcpListener) -> Result<String, CliError> {

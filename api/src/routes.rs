@@ -136,7 +136,9 @@ fn trouble(error: StoreError) -> Problem {
             let said = Problem::new(Kind::UnknownScope, unknown.to_string());
             Problem { scopes: unknown.known, ..said }
         }
-        StoreError::Empty => Problem::new(Kind::Unavailable, error.to_string()),
+        StoreError::Empty | StoreError::NotFollowed => {
+            Problem::new(Kind::Unavailable, error.to_string())
+        }
         // The store logs this itself, once and not for every request.
         StoreError::Unavailable(_) => Problem::new(Kind::Unavailable, "the store does not answer"),
         _ => {

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// says.
     #[error("{0}")]
     Unavailable(String),
+    /// The state folder cannot be followed, for a reason that is logged.
+    #[error("the state folder is gone or cannot be read; the last commit that was is served")]
+    NotFollowed,
     /// A row is damaged.
     #[error("the row of {0:?} is damaged")]
     Row(String),
@@ -310,7 +313,7 @@ impl Store for Follower {
     fn ready(&self) -> Answer<'_, AsOf> {
         Box::pin(async move {
             match self.trouble() {
-                Some(trouble) => Err(StoreError::Unavailable(trouble)),
+                Some(_) => Err(StoreError::NotFollowed),
                 None => self.as_of().await,
             }
         })

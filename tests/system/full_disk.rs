@@ -143,7 +143,7 @@ fn job_waits_while_its_disk_is_full_and_goes_on_by_itself() {
     assert_eq!(newest_commit(&world.state), commit);
     let told = world.logged();
     assert!(told.contains("Nothing is lost") && told.contains("No space left"), "{told}");
-    assert_eq!(told.matches(WAITS).count(), 1, "told once: {told}");
+    assert_eq!(told.matches(&format!("{WAITS}: cannot")).count(), 1, "told once: {told}");
 
     world.disk.free();
     world.until_logged(GOES_ON);
@@ -193,4 +193,31 @@ fn state_on_a_read_only_disk_can_be_read_and_says_why_no_job_can_run() {
     let error = fails(&format!("run --input {input} --state {state}"), 1);
     assert!(error.contains("Read-only file system") && error.contains(&state), "{error}");
     world.check();
+}
+
+#[test]
+fn job_waits_for_file_handles_and_goes_on_when_there_are_some() {
+    let folder = folder();
+    let (state, log) = (folder.path().join("state"), folder.path().join("log"));
+    let line = format!("run --input generator:?rate=1000 --state {}", state.display());
+    let mut job = Job::logged(&line, &log);
+    let pid = job.id().to_string();
+    let limit = |soft: &str| {
+        let limit = format!("--nofile={soft}:");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        set.is_ok_and(|status| status.success())
+    };
+    let logged = |text: &str| fs::read_to_string(&log).unwrap().contains(text).then_some(());
+    eventually("commits", || (newest_commit(&state) > 3).then_some(()));
+    if !limit("3") {
+        return skip(1, "full_disk: limits cannot be set here");
+    }
+    eventually("a lack", || logged("waiting for free file handles"));
+    let commit = newest_commit(&state);
+    assert!(job.lives());
+    assert!(limit("1024"));
+    eventually("commits", || (newest_commit(&state) > commit + 3).then_some(()));
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0));
+    assert!(logged("no longer waiting for free file handles").is_some());
 }

@@ -20,6 +20,7 @@ mod inconclusive;
 mod memory;
 mod messages;
 mod oracle;
+mod outputs;
 mod read_modes;
 mod reconcile;
 mod records;

@@ -130,7 +130,7 @@ fn folder_that_is_removed_under_the_service_is_told() {
     eventually("readiness", || ready(200));
     fs::rename(&state, &elsewhere).unwrap();
     let told = eventually("the trouble", || ready(503));
-    assert!(told.contains("visible"), "{told}");
+    assert!(told.contains("the state folder is gone"), "{told}");
     assert_eq!(get(&served.address, "/").status, 200, "what is counted is served on");
     fs::rename(&elsewhere, &state).unwrap();
     eventually("readiness", || ready(200));

@@ -76,7 +76,7 @@ pub struct Waiting {
 #[derive(Default)]
 struct State {
     /// How many tasks lack each.
-    tasks: [u32; Lack::ALL.len()],
+    tasks: [i32; Lack::ALL.len()],
     end: End,
 }
 
@@ -127,27 +127,33 @@ impl Waiting {
     }
 
     fn lacks(&self, lack: Lack, error: &dyn Error) {
-        let tasks = &mut self.state.lock().tasks[lack as usize];
-        *tasks += 1;
-        if *tasks > 1 {
-            return;
+        if self.count(lack, 1) {
+            let name = lack.name();
+            tracing::warn!(
+                "waiting for {name}: {error}. Nothing is lost; the job goes on by itself as soon \
+                 as it can"
+            );
         }
-        let name = lack.name();
-        tracing::warn!(
-            "waiting for {name}: {error}. Nothing is lost; the job goes on by itself as soon as \
-             it can"
-        );
-        (self.tell)(lack, true);
     }
 
     fn has(&self, lack: Lack) {
-        let tasks = &mut self.state.lock().tasks[lack as usize];
-        assert!(*tasks > 0, "only a task that waits goes on");
-        *tasks -= 1;
-        if *tasks == 0 {
+        if self.count(lack, -1) {
             tracing::warn!("no longer waiting for {}; the job goes on", lack.name());
-            (self.tell)(lack, false);
         }
+    }
+
+    /// Counts a task that begins or ceases to wait. Returns whether it is the first or the last.
+    fn count(&self, lack: Lack, change: i32) -> bool {
+        let mut state = self.state.lock();
+        let tasks = &mut state.tasks[lack as usize];
+        *tasks += change;
+        assert!(*tasks >= 0, "only a task that waits goes on");
+        let begins = change > 0;
+        let is_change = *tasks == i32::from(begins);
+        if is_change {
+            (self.tell)(lack, begins);
+        }
+        is_change
     }
 }
 
