@@ -190,7 +190,7 @@ fn differing_copies_are_ambiguous_and_never_corrected() {
         assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
         if differ > 0 {
             let error = fails(&format!("{line} --repair --why no"), 2);
-            assert!(error.contains("1 events came in copies that differ"), "{error}");
+            assert!(error.contains("1 event came in copies that differ"), "{error}");
         }
     }
     // The same for one number. Which copies of 1 and 3 counted is random.
