@@ -27,6 +27,9 @@ use crate::say::{self, Voice};
 /// The most characters of an argument that a message repeats.
 const ARGUMENT_CHARS: usize = 80;
 
+/// The most characters of a line about a mistake.
+const MISTAKE_CHARS: usize = 400;
+
 /// The commands as `tagflow --help` lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Count and look", &["demo", "run", "serve", "query"]),
@@ -65,7 +68,7 @@ pub(crate) fn laid_out(command: Command) -> Command {
 pub(crate) fn refuse(error: Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     let error = shorter(error);
-    let error = expecting(&error).unwrap_or(error);
+    let error = bounded(expecting(&error).unwrap_or(error));
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--log-json") {
         // It was asked for, though what was not understood may come before it.
         say::start(Voice { json: true, quiet: false });
@@ -80,6 +83,19 @@ pub(crate) fn refuse(error: Error) -> ExitCode {
         }
         _ => code,
     }
+}
+
+/// The error with its lines made printable and no longer than a few values: a parser may repeat all
+/// that it was given.
+fn bounded(error: Error) -> Error {
+    let text = error.render().to_string();
+    let fits = |line: &str| line.chars().count() <= MISTAKE_CHARS && printable(line) == line;
+    if text.lines().all(fits) {
+        return error;
+    }
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let line = |line: &str| printable(&shortened(line, MISTAKE_CHARS)).into_owned() + "\n";
+    Error::raw(error.kind(), text.lines().map(line).collect::<String>())
 }
 
 /// The mistake alone, in one line: usage and hints follow in paragraphs of their own.
@@ -233,6 +249,10 @@ mod tests {
         let long = shorter(error(&["run", "a.yaml", "--workers", &"\x1b[2J9".repeat(9000)]));
         let said = expecting(&long).unwrap_or(long).to_string();
         assert!(said.len() < 400 && said.contains("\\u{1b}[2J"), "{said}");
+        let duration = error(&["run", "a.yaml", "--store-wait", &"x\u{202e}".repeat(9000)]);
+        let said = bounded(shorter(duration)).to_string();
+        assert!(said.len() < 1500 && said.contains("is not a duration"), "{said}");
+        assert!(said.starts_with("error: invalid value") && !said.contains('\u{202e}'), "{said}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::job::{Job, load};
 use crate::output::Output;
 
-/// Explain what the job of a dataflow.yaml does, and how big it gets
+/// Explain what the job of a dataflow.yaml does, and its size
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   tagflow explain dataflow.yaml --posts 144000000 --tags-per-post 8 --distinct-tags 23000000")]
