@@ -210,8 +210,8 @@ pub enum OnTruncate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RotateWait(
-    #[serde(deserialize_with = "Duration::<0, DURATION_MS_MAX>::ms")]
-    #[schemars(with = "Duration<0, DURATION_MS_MAX>")]
+    #[serde(deserialize_with = "Duration::<1, DURATION_MS_MAX>::ms")]
+    #[schemars(with = "Duration<1, DURATION_MS_MAX>")]
     pub i64,
 );
 
