@@ -76,21 +76,21 @@ impl Identity {
     }
 
     /// Looks up the known records of some partitions, so that what was read after them becomes
-    /// known. False if some were not found, but may yet be.
+    /// known. Those that were found are removed from `partitions`; the others may yet be.
     pub(crate) fn confirm(
         &self,
         cluster: &Cluster,
-        partitions: &[(i32, Arc<Partition>, Links)],
-    ) -> Result<bool, TopicError> {
+        partitions: &mut Vec<(i32, Arc<Partition>, Links)>,
+    ) -> Result<(), TopicError> {
         // Retention has removed the others, as it should.
-        let offset = |(_, partition, links): &&(i32, Arc<Partition>, Links)| {
+        let offset = |(_, partition, links): &(i32, Arc<Partition>, Links)| {
             links.known.as_ref()?.at.filter(|at| *at >= partition.low())
         };
-        let wanted = partitions.iter().filter_map(|one| Some((one.0, offset(&one)?)));
+        let wanted = partitions.iter().filter_map(|one| Some((one.0, offset(one)?)));
         let found = self.look_up(cluster, &wanted.collect::<Vec<_>>(), WAIT)?;
-        let mut all = true;
-        for one in partitions {
-            let (number, partition, links) = one;
+        let mut left = Vec::new();
+        for one in partitions.drain(..) {
+            let (number, partition, links) = &one;
             let is_there = match (offset(&one), found.get(number)) {
                 (None, _) => true,
                 (Some(_), None) => false,
@@ -105,10 +105,12 @@ impl Identity {
             if is_there {
                 self.missing.lock().remove(number);
                 partition.chain.confirm(links.clone());
+            } else {
+                left.push(one);
             }
-            all &= is_there;
         }
-        Ok(all)
+        *partitions = left;
+        Ok(())
     }
 
     /// Whether retention removed a record that was not found. Fails if it is missing for long.
@@ -158,59 +160,71 @@ impl Identity {
                 none.insert(config.create_with_context(cluster.handle()).map_err(failed)?)
             }
         };
-        let mut list = TopicPartitionList::with_capacity(wanted.len());
-        for (partition, offset) in wanted {
-            add_partition_at(&mut list, &cluster.settings.topic, *partition, *offset)
-                .map_err(failed)?;
+        consumer.incremental_assign(&list_of(cluster, wanted).map_err(failed)?).map_err(failed)?;
+        let mut found = BTreeMap::new();
+        let done = wait(cluster, consumer, wanted, patience, &mut found);
+        let left = wanted.iter().filter(|(number, _)| !found.contains_key(number));
+        let left = list_of(cluster, left).map_err(failed)?;
+        consumer.incremental_unassign(&left).map_err(failed)?;
+        // Whatever was not found is not in the log, if an answer came for each.
+        if done.map_err(failed)? {
+            for (number, _) in wanted {
+                found.entry(*number).or_insert(Lookup::Nothing);
+            }
         }
-        consumer.assign(&list).map_err(failed)?;
-        let found = wait(cluster, consumer, wanted, patience);
-        consumer.unassign().map_err(failed)?;
-        found.map_err(failed)
+        Ok(found)
     }
 }
 
-/// What assigned partitions have at their offsets.
+/// Partitions at offsets, in the form the client takes.
+fn list_of<'w>(
+    cluster: &Cluster,
+    wanted: impl IntoIterator<Item = &'w (i32, u64)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (number, offset) in wanted {
+        add_partition_at(&mut list, &cluster.settings.topic, *number, *offset)?;
+    }
+    Ok(list)
+}
+
+/// Takes what assigned partitions have at their offsets. A partition that has answered is released,
+/// or it would go on to deliver what follows. Returns whether an answer came for each.
 fn wait(
     cluster: &Cluster,
     consumer: &Consumer,
     wanted: &[(i32, u64)],
     patience: Duration,
-) -> Result<BTreeMap<i32, Lookup>, KafkaError> {
+    found: &mut BTreeMap<i32, Lookup>,
+) -> Result<bool, KafkaError> {
     let deadline = cluster.shared.elapsed() + patience;
-    let mut found = BTreeMap::new();
     // The client does not say of which partition it reports that an offset is not in the log.
     let mut out_of_range = 0;
-    while found.len() + out_of_range < wanted.len() && cluster.shared.elapsed() < deadline {
-        match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                let partition = message.partition();
-                let at = wanted.iter().find(|(number, _)| *number == partition);
-                let Some((_, at)) = at else { continue };
-                // The first one counts; a partition delivers all that follow.
-                found.entry(partition).or_insert_with(|| {
-                    if message.offset().unsigned_abs() == *at {
-                        Lookup::Record(fingerprint(&message))
-                    } else {
-                        Lookup::Nothing
-                    }
-                });
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                found.entry(partition).or_insert(Lookup::Nothing);
-            }
+    while found.len() + out_of_range < wanted.len() {
+        if cluster.shared.elapsed() >= deadline {
+            return Ok(false);
+        }
+        let (number, there) = match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => (message.partition(), Some(message)),
+            Some(Err(KafkaError::PartitionEOF(number))) => (number, None),
             Some(Err(error)) => match kind(&error) {
-                ErrorKind::Transient => {}
-                ErrorKind::OutOfRange => out_of_range += 1,
+                ErrorKind::Transient => continue,
+                ErrorKind::OutOfRange => {
+                    out_of_range += 1;
+                    continue;
+                }
                 _ => return Err(error),
             },
-            None => {}
+            None => continue,
+        };
+        let Some(one) = wanted.iter().find(|(wanted, _)| *wanted == number) else { continue };
+        if found.contains_key(&number) {
+            continue;
         }
+        let there = there.filter(|message| message.offset().unsigned_abs() == one.1);
+        let there = there.map_or(Lookup::Nothing, |record| Lookup::Record(fingerprint(&record)));
+        found.insert(number, there);
+        consumer.incremental_unassign(&list_of(cluster, [one])?)?;
     }
-    if found.len() + out_of_range >= wanted.len() {
-        for (partition, _) in wanted {
-            found.entry(*partition).or_insert(Lookup::Nothing);
-        }
-    }
-    Ok(found)
+    Ok(true)
 }

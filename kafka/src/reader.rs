@@ -122,12 +122,7 @@ impl TopicReader {
     /// Whether all that was read until now is of one topic: false if brokers have not answered.
     /// Fails if the topic was recreated.
     pub fn confirm(&self) -> Result<bool, TopicError> {
-        let partitions = self.topic.cluster.shared.partitions.lock().clone();
-        let unconfirmed = partitions.into_iter().filter_map(|(number, partition)| {
-            let links = partition.chain.unconfirmed()?;
-            Some((number, partition, links))
-        });
-        self.topic.confirm(&unconfirmed.collect::<Vec<_>>())
+        self.topic.confirm_all()
     }
 
     /// Fails if the partition cannot be resumed at offset `read`, with `known` as the last record

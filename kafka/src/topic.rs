@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+
 use crate::chain::Links;
 use crate::client::Partition;
 use crate::cluster::Cluster;
@@ -13,6 +15,8 @@ use crate::settings::KafkaSettings;
 pub(crate) struct Topic {
     pub(crate) cluster: Cluster,
     pub(crate) identity: Identity,
+    /// What is to be confirmed before the next commit, and has not been yet.
+    pending: Mutex<Vec<(i32, Arc<Partition>, Links)>>,
     /// Why nothing more of it can be read.
     ended: OnceLock<TopicError>,
 }
@@ -21,7 +25,8 @@ impl Topic {
     /// The topic of `settings`; connects when it is first asked.
     pub(crate) fn new(settings: KafkaSettings) -> Self {
         let cluster = Cluster::new(settings);
-        Self { cluster, identity: Identity::default(), ended: OnceLock::new() }
+        let (identity, pending) = (Identity::default(), Mutex::default());
+        Self { cluster, identity, pending, ended: OnceLock::new() }
     }
 
     /// Its name.
@@ -29,11 +34,26 @@ impl Topic {
         &self.cluster.settings.topic
     }
 
+    /// Whether all that had been read at the first call is of this topic: false if that must be
+    /// asked again. What is read meanwhile is left for the next commit, so a busy topic is confirmed
+    /// as well.
+    pub(crate) fn confirm_all(&self) -> Result<bool, TopicError> {
+        let mut pending = self.pending.lock();
+        if pending.is_empty() {
+            let partitions = self.cluster.shared.partitions.lock().clone();
+            pending.extend(partitions.into_iter().filter_map(|(number, partition)| {
+                let links = partition.chain.unconfirmed()?;
+                Some((number, partition, links))
+            }));
+        }
+        self.confirm(&mut pending)
+    }
+
     /// Looks up the known records of these partitions, so that what was read after them becomes
-    /// known. False if that must be tried again.
+    /// known, and removes those that were there. False if some are left, to be tried again.
     pub(crate) fn confirm(
         &self,
-        partitions: &[(i32, Arc<Partition>, Links)],
+        partitions: &mut Vec<(i32, Arc<Partition>, Links)>,
     ) -> Result<bool, TopicError> {
         self.check()?;
         match self.identity.confirm(&self.cluster, partitions) {
@@ -41,7 +61,7 @@ impl Topic {
                 self.cluster.shared.trouble(&error.to_string());
                 Ok(false)
             }
-            confirmed => confirmed,
+            confirmed => confirmed.map(|()| partitions.is_empty()),
         }
     }
 

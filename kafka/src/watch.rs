@@ -92,7 +92,7 @@ impl Watch<'_> {
                 return cluster.shared.trouble(&error.to_string());
             }
         }
-        match self.topic.confirm(&[(number, Arc::clone(partition), links)]) {
+        match self.topic.confirm(&mut vec![(number, Arc::clone(partition), links)]) {
             Ok(true) => chain.resolve(doubts),
             Ok(false) => {}
             Err(error) => self.topic.end(error),
