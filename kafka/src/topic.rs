@@ -35,8 +35,8 @@ impl Topic {
     }
 
     /// Whether all that had been read at the first call is of this topic: false if that must be
-    /// asked again. What is read meanwhile is left for the next commit, so a busy topic is confirmed
-    /// as well.
+    /// asked again. What is read meanwhile is left for the next commit, so that a busy topic is
+    /// confirmed as well.
     pub(crate) fn confirm_all(&self) -> Result<bool, TopicError> {
         let mut pending = self.pending.lock();
         if pending.is_empty() {
