@@ -3,7 +3,6 @@
 //! Invariant: the time since it was read only grows, also over a restart.
 
 use schemas::manifest::Body;
-use schemas::planted::{Bug, planted};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::AGREE_MS;
@@ -22,7 +21,7 @@ impl Largest {
     /// monotonic one `mono_us`: while no process ran, time went on by the wall clock.
     pub(crate) fn of(commit: &Body, wall_ms: i64, mono_us: u64) -> Option<Self> {
         let ts_ms = commit.largest_ts_ms?;
-        let read_ms = if planted(Bug::ReadTimeForgotten) { None } else { commit.largest_read_ms };
+        let read_ms = commit.largest_read_ms;
         let since_ms = read_ms.map_or(0, |read| wall_ms.saturating_sub(read).max(0));
         let read_us = mono_us.cast_signed().saturating_sub(since_ms.saturating_mul(1000));
         Some(Self { ts_ms, read_us })

@@ -67,13 +67,11 @@ pub enum Bug {
     UnreadFieldSpoils,
     /// Stream time is the wall clock although no event was accepted.
     AsOfBeforeFirstEvent,
-    /// A restart forgets how long ago the largest event time was read.
-    ReadTimeForgotten,
 }
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 30] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -104,7 +102,6 @@ impl Bug {
         Self::Unconfirmed,
         Self::UnreadFieldSpoils,
         Self::AsOfBeforeFirstEvent,
-        Self::ReadTimeForgotten,
     ];
 
     /// Its name on the command line.
