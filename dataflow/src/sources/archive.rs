@@ -111,7 +111,7 @@ impl ArchiveReader {
     /// Looks at a followed file of which all that is there was read.
     fn look(&mut self) -> Result<(), LogError> {
         let now = self::now();
-        if now.duration_since(self.looked) < LOOK {
+        if !self.follows || now.duration_since(self.looked) < LOOK {
             return Ok(());
         }
         self.looked = now;
@@ -123,7 +123,7 @@ impl ArchiveReader {
             let what = "it was replaced before it was complete";
             return Err(failed(io::Error::other(what)));
         }
-        if own.len() != self.size {
+        if own.len() != self.size || read < own.len() {
             (self.size, self.since) = (own.len(), now);
         } else if now.duration_since(self.since) < QUIET {
         } else if unpacked.is_between() {

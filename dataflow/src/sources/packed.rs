@@ -14,6 +14,8 @@ use zstd::stream::raw::{DParameter, Decoder, Operation};
 use zstd::zstd_safe::get_frame_content_size;
 
 const BUFFER_BYTES: usize = 64 * 1024;
+/// The most compressed bytes that one call reads, however little they unpack to.
+const QUOTA_BYTES: u64 = 16 << 20;
 /// The largest window of files that are only searched.
 const WINDOW_LOG: u32 = 27;
 
@@ -74,8 +76,8 @@ enum Format {
 }
 
 impl Unpacked {
-    /// Unpacks `file`. If it grows, its present end is an error of kind `WouldBlock`. A window of
-    /// zstd has at most `1 << window_log` bytes.
+    /// Unpacks `file`. If it grows, its present end is an error of kind `WouldBlock`, as is the end
+    /// of what one call may read. A window of zstd has at most `1 << window_log` bytes.
     pub(super) fn new(
         file: File,
         packing: Packing,
@@ -87,7 +89,7 @@ impl Unpacked {
             "window log {window_log}: checked with the options"
         );
         let buffer = vec![0; BUFFER_BYTES].into();
-        let input = Input { file, buffer, start: 0, end: 0, read: 0, grows };
+        let input = Input { file, buffer, start: 0, end: 0, read: 0, quota: 0, grows };
         Ok(Self(match packing {
             Packing::Plain => unreachable!("a plain file is not unpacked"),
             Packing::Gzip => Format::Gzip(Gzip { stage: Some(Stage::Between(input)), parts: 0 }),
@@ -142,6 +144,7 @@ impl Read for Unpacked {
         if out.is_empty() {
             return Ok(0);
         }
+        self.input().quota = QUOTA_BYTES;
         match &mut self.0 {
             Format::Gzip(gzip) => gzip.read(out),
             Format::Zstd(zstd) => zstd.read(out),
@@ -170,6 +173,8 @@ struct Input {
     end: usize,
     /// How much of the file was read into the buffer.
     read: u64,
+    /// How much of it this call may still read.
+    quota: u64,
     grows: bool,
 }
 
@@ -183,7 +188,11 @@ impl Input {
 impl BufRead for Input {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end {
+            if self.quota == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let read = self.file.read(&mut self.buffer)?;
+            self.quota = self.quota.saturating_sub(read as u64);
             (self.start, self.end) = (0, read);
             self.read += read as u64;
             if read == 0 && self.grows {
@@ -388,6 +397,27 @@ mod tests {
         ] {
             assert_eq!(read(&bytes, packing).unwrap(), b"abcd");
         }
+    }
+
+    #[test]
+    fn call_ends_though_much_is_read_that_unpacks_to_nothing() {
+        let (mut unpacked, file) = unpacked(&gzip(b"ab"), Packing::Gzip, false);
+        // A hole, which reads as zeros.
+        file.set_len(4 * QUOTA_BYTES).unwrap();
+        let (mut text, mut calls) = (Vec::new(), 0);
+        let mut buffer = [0; 9];
+        loop {
+            match unpacked.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => text.extend_from_slice(&buffer[..read]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            calls += 1;
+            let read = unpacked.compressed();
+            assert!(read <= calls * (QUOTA_BYTES + BUFFER_BYTES as u64), "{read} in {calls} calls");
+        }
+        assert_eq!(text, b"ab");
+        assert!(calls > 3, "{calls} calls");
     }
 
     #[test]
