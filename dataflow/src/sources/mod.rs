@@ -83,9 +83,8 @@ pub enum LogError {
     },
     /// A followed file is not what it was, and lines may be missing.
     #[error(
-        "{file} {how}: it had been read up to byte {read}, and lines written to it after that may be \
-         missing. To count what it holds now from its beginning, start again with \
-         --on-truncate go-on (consumer: {{on_truncate: go-on}})"
+        "{file} {how}: lines after byte {read} may be missing; to count it from its beginning, start \
+         with --on-truncate go-on (consumer: {{on_truncate: go-on}})"
     )]
     Lost {
         /// The file.

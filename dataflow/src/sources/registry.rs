@@ -251,7 +251,7 @@ impl Registry {
             return Ok(Loss::Truncated);
         }
         let file = self.folder.path(name).display().to_string();
-        let how = "was truncated or replaced, and no file next to it is the one that was read";
+        let how = "was truncated or replaced, and what was read is nowhere next to it";
         Err(LogError::Lost { file, read, how })
     }
 
