@@ -232,10 +232,14 @@ impl Walk<'_> {
     }
 
     fn failed(&mut self, relative: &Path, error: &io::Error) {
-        // Whether a link leads nowhere, or something vanished between two looks at it.
+        // What vanished between two looks at it was no input.
         let is_there = fs::symlink_metadata(self.root.join(relative)).is_ok();
-        if is_there {
-            self.pass(relative, &error.to_string());
+        match error.kind() {
+            io::ErrorKind::NotFound if is_there => {
+                self.pass(relative, "it is a link that leads nowhere");
+            }
+            io::ErrorKind::NotFound => {}
+            _ => self.pass(relative, &error.to_string()),
         }
     }
 
