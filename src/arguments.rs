@@ -262,8 +262,8 @@ mod tests {
             ["run", "--state", "s", "--input", "kafka:user:secret@a:1/t"],
             ["run", "--state", "s", "--input", "kafka://a:1/t?sasl.password=secret"],
             ["run", "a.yaml", "kafka://user:secret@a:1/t", "--state", "s"],
-            ["query", "rain", "--store", "scylla://user:secret@a:1/k", "--json"],
-            ["query", "rain", "--store", "user:secret@a:1", "--json"],
+            ["query", "top", "--store", "scylla://user:secret@a:1/k", "--json"],
+            ["query", "top", "--store", "user:secret@a:1", "--json"],
         ] {
             let line = ["tagflow"].iter().chain(&line);
             let error = laid_out(crate::Cli::command()).try_get_matches_from(line).unwrap_err();
