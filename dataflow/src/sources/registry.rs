@@ -251,7 +251,7 @@ impl Registry {
             return Ok(Loss::Truncated);
         }
         let file = self.folder.path(name).display().to_string();
-        let how = "was truncated or replaced, and what was read is nowhere next to it";
+        let how = "was truncated or replaced since it was read";
         Err(LogError::Lost { file, read, how })
     }
 
