@@ -194,7 +194,7 @@ fn explain_estimates_memory_closely() {
     for (count, mean, vocabulary, zipf) in [(30_000, 7, 100_000, 1.05), (100_000, 2, 20_000, 0.8)] {
         ok(&format!(
             "generate --posts {count} --tags-mean {mean} --vocabulary {vocabulary} --zipf {zipf} \
-             --span 20h --out {}",
+             --span 20h --force --out {}",
             posts.display()
         ));
         let state = folder.path().join(format!("state-{mean}"));
