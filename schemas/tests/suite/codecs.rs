@@ -91,9 +91,13 @@ fn partitions() -> impl Strategy<Value = Partition> {
     )
 }
 
+/// The numbers that a manifest can hold.
+const NUMBERS: std::ops::Range<u64> = 0..1 << 43;
+const TIMES: std::ops::Range<i64> = -1 << 53..1 << 53;
+
 fn segments() -> impl Strategy<Value = SegmentMeta> {
     let table = proptest::sample::select(TableName::ALL.to_vec());
-    (TEXT, table, any::<[u64; 4]>(), any::<Option<u32>>()).prop_map(
+    (TEXT, table, [NUMBERS; 4], any::<Option<u32>>()).prop_map(
         |(name, table, [first_commit, last_commit, rows, bytes], last_hour)| {
             let xxh3 = checksum(name.as_bytes());
             SegmentMeta { name, table, first_commit, last_commit, rows, bytes, xxh3, last_hour }
@@ -102,7 +106,7 @@ fn segments() -> impl Strategy<Value = SegmentMeta> {
 }
 
 fn headers() -> impl Strategy<Value = Header> {
-    (any::<[u64; 3]>(), TEXT, any::<bool>(), any::<[i64; 2]>()).prop_map(
+    ([NUMBERS; 3], TEXT, any::<bool>(), [TIMES; 2]).prop_map(
         |([commit, history, generation], owner, takeover, [version, wall_ms])| Header {
             commit,
             history,
@@ -116,9 +120,9 @@ fn headers() -> impl Strategy<Value = Header> {
 }
 
 fn bodies() -> impl Strategy<Value = Body> {
-    let times = any::<[Option<i64>; 4]>();
+    let times = [0; 4].map(|_| proptest::option::of(TIMES));
     let inputs = btree_map(TEXT, btree_map(TEXT, partitions(), 0..3), 0..3);
-    let counters = any::<[u64; 3]>().prop_map(|[events, duplicates, scope_overflow]| Counters {
+    let counters = [NUMBERS; 3].prop_map(|[events, duplicates, scope_overflow]| Counters {
         events,
         duplicates,
         scope_overflow,
