@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::archive::{ArchiveReader, Manner};
 use super::block::BlockReader;
 use super::listing::Folder;
-use super::marks::{MARK_BYTES, Tail, has, read_at};
+use super::marks::{MARK_BYTES, Tail, has_packed, read_at};
 use super::packed::Packing;
 use super::patient::{PatientReader, Shared};
 use super::plain::PlainReader;
@@ -201,7 +201,8 @@ impl Log for FileLog {
             return Ok(());
         }
         let file = self.files.folder().open(&path);
-        let same = file.and_then(|file| has(&file, known).map_err(|e| LogError::io(&path, e)));
+        let same = file
+            .and_then(|file| has_packed(&path, &file, known).map_err(|e| LogError::io(&path, e)));
         match same {
             // Whoever reads it waits until it can be.
             Err(LogError::Io { .. }) if !self.is_bounded() => Ok(()),

@@ -81,6 +81,12 @@ pub(super) fn has(file: &File, mark: &Fingerprint) -> io::Result<bool> {
         && Fingerprint { at: mark.at, ..Fingerprint::of(&bytes) } == *mark)
 }
 
+/// The same of the file at `path`, which may have been packed since `mark` was made.
+pub(super) fn has_packed(path: &Path, file: &File, mark: &Fingerprint) -> io::Result<bool> {
+    let unpacked = Marks { head: Some(mark.clone()), tail: None, position: mark.bytes };
+    Ok(has(file, mark)? || furthest(path, [&unpacked])?.is_some())
+}
+
 /// The largest position of `marks` up to which the file at `path` is one of those that they were
 /// taken of, unpacked where its name says that it is packed.
 pub(super) fn furthest<'m>(

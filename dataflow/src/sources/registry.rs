@@ -177,17 +177,17 @@ impl Registry {
     pub(super) fn locate(&self, known: &Partitions) -> Result<Vec<Moved>, LogError> {
         let mut files = self.files.lock();
         files.know(known);
+        // These come first: what they are found as is not taken for anything else.
+        for (name, state) in known.iter().filter(|(_, state)| !state.done) {
+            if let Some(former) = &state.former_name {
+                let place = search(&self.folders(former), &Marks::of(state));
+                files.places.extend(place.map(|place| (name.clone(), place)));
+            }
+        }
         let mut moved = Vec::new();
-        for (name, state) in known {
-            match &state.former_name {
-                Some(former) if !state.done => {
-                    let place = search(&self.folders(former), &Marks::of(state));
-                    files.places.extend(place.map(|place| (name.clone(), place)));
-                }
-                None if self.follow.is_some() => {
-                    moved.extend(self.look_for(name, state, &mut files, known)?);
-                }
-                _ => {}
+        for (name, state) in known.iter().filter(|(_, state)| state.former_name.is_none()) {
+            if self.follow.is_some() {
+                moved.extend(self.look_for(name, state, &mut files, known)?);
             }
         }
         Ok(moved)
