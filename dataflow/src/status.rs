@@ -155,7 +155,7 @@ const REMARKED: u64 = 100;
 
 /// A gauge for each counter of the manifest, since those continue over restarts.
 #[derive(Debug, Default)]
-struct Counted([Gauge; 16]);
+struct Counted([Gauge; 17]);
 
 impl Status {
     /// Registers all metrics.

@@ -11,6 +11,8 @@ pub struct Counters {
     pub events: u64,
     /// Events with an id that had been accepted before.
     pub duplicates: u64,
+    /// Duplicates whose time lies in another hour than the latest that copies before them claimed.
+    pub copies_differ: u64,
     /// Events older than the horizon, whether they were counted or not.
     pub beyond_horizon: u64,
     /// Records that became dead letters for other reasons.
@@ -43,10 +45,11 @@ pub struct Counters {
 
 impl Counters {
     /// Every counter with its name.
-    pub fn named(&self) -> [(&'static str, u64); 16] {
+    pub fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("events", self.events),
             ("duplicates", self.duplicates),
+            ("copies_differ", self.copies_differ),
             ("beyond_horizon", self.beyond_horizon),
             ("dead_letters", self.dead_letters),
             ("unsupported", self.unsupported),
@@ -79,6 +82,7 @@ impl std::ops::AddAssign for Counters {
     fn add_assign(&mut self, more: Self) {
         self.events += more.events;
         self.duplicates += more.duplicates;
+        self.copies_differ += more.copies_differ;
         self.beyond_horizon += more.beyond_horizon;
         self.dead_letters += more.dead_letters;
         self.unsupported += more.unsupported;

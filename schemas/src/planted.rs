@@ -55,6 +55,8 @@ pub enum Bug {
     AgainForgotten,
     /// A reader serves a promoted keyspace before it knows the job's row there.
     ShownTooEarly,
+    /// An event counts once in every hour that its copies claim.
+    CountedEachHour,
     /// A promotion takes its version from its host's clock, even if an earlier one is higher.
     PromotedByClock,
     /// A segment that the disk has no room for counts as written.
@@ -71,7 +73,7 @@ pub enum Bug {
 
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Increment,
         Self::ManifestBeforeSegments,
         Self::AppliedEarly,
@@ -96,6 +98,7 @@ impl Bug {
         Self::RepairUnsaid,
         Self::AgainForgotten,
         Self::ShownTooEarly,
+        Self::CountedEachHour,
         Self::PromotedByClock,
         Self::RetryDropsSegment,
         Self::SyncRepeated,

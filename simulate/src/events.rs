@@ -27,20 +27,51 @@ pub(crate) struct ProducedRecord {
     pub(crate) elsewhere: bool,
 }
 
+/// An event whose copies claim different times.
+struct Varied {
+    number: usize,
+    partition: usize,
+    caption: String,
+    region: &'static str,
+    /// The latest time that a copy claims.
+    latest_ms: i64,
+}
+
+impl Varied {
+    /// The copy that claims this time.
+    fn at(&self, ts_ms: i64) -> ProducedRecord {
+        let id = format!("{VARIED}{}", self.number);
+        let bytes = event_of(&id, ts_ms, &self.caption, self.region, "").into_bytes();
+        ProducedRecord { bytes, ts_ms: Some(ts_ms), elsewhere: self.region == REGIONS[2] }
+    }
+}
+
+/// Another copy follows within this time: it must be read before the floor passes the latest hour.
+const NEAR_MS: i64 = 50 * 60_000;
+/// How far back such a copy may claim to be.
+const VARIED_MS: u64 = 90 * 60_000;
+/// The ids of such events begin with this.
+pub(crate) const VARIED: &str = "v";
+
 /// Makes records, and remembers them so that some are repeated.
 #[derive(Default)]
 pub(crate) struct Producer {
     sent: Vec<ProducedRecord>,
+    varied: Vec<Varied>,
 }
 
 impl Producer {
-    /// The next record at time `now_ms`, and what is wrong with it, if anything.
+    /// The next record of a partition at time `now_ms`, and what is wrong with it, if anything.
     pub(crate) fn record(
         &mut self,
         rng: &mut Rng,
+        partition: usize,
         now_ms: i64,
     ) -> (ProducedRecord, Option<&'static str>) {
         let dice = rng.below(100);
+        if (30..38).contains(&dice) {
+            return self.varied(rng, partition, now_ms);
+        }
         if dice < 16 && !self.sent.is_empty() {
             return (rng.pick(&self.sent).clone(), Some("repeated event"));
         }
@@ -76,6 +107,38 @@ impl Producer {
         (record, wrong)
     }
 
+    /// A copy of an event whose copies claim different times, or the first one. Which copy counts
+    /// is defined only within a partition, and that it counts once only until the floor passes the
+    /// latest hour that was claimed; so all are in one partition, and later ones follow soon.
+    fn varied(
+        &mut self,
+        rng: &mut Rng,
+        partition: usize,
+        now_ms: i64,
+    ) -> (ProducedRecord, Option<&'static str>) {
+        let is_near = |event: &&mut Varied| {
+            event.partition == partition && now_ms - event.latest_ms < NEAR_MS
+        };
+        let mut near: Vec<_> = self.varied.iter_mut().filter(is_near).collect();
+        let at = rng.below(near.len() as u64 + 1) as usize;
+        let (event, wrong) = if at < near.len() {
+            let event = near.swap_remove(at);
+            let back_ms = if rng.chance(50) { 60_000 } else { VARIED_MS };
+            let (before_ms, ts_ms) = (event.latest_ms, now_ms - rng.below(back_ms) as i64);
+            event.latest_ms = before_ms.max(ts_ms);
+            let is_other = before_ms / HOUR_MS != ts_ms / HOUR_MS;
+            (event.at(ts_ms), is_other.then_some("copy in another hour"))
+        } else {
+            let (number, latest_ms) = (self.varied.len(), now_ms - rng.below(60_000) as i64);
+            let (caption, region) = (caption(rng), *rng.pick(&REGIONS));
+            let event = Varied { number, partition, caption, region, latest_ms };
+            let first = event.at(latest_ms);
+            self.varied.push(event);
+            (first, None)
+        };
+        (event, wrong)
+    }
+
     /// The repaired form of a refused record: a new event, or one that was sent as well.
     pub(crate) fn repaired(&mut self, rng: &mut Rng, now_ms: i64) -> ProducedRecord {
         let posts: Vec<&ProducedRecord> =
@@ -108,8 +171,11 @@ fn caption(rng: &mut Rng) -> String {
 }
 
 fn event(id: usize, ts_ms: i64, caption: &str, region: &str, odd: Option<&str>) -> String {
-    let odd = odd.unwrap_or("");
+    event_of(&format!("e{id}"), ts_ms, caption, region, odd.unwrap_or(""))
+}
+
+fn event_of(id: &str, ts_ms: i64, caption: &str, region: &str, odd: &str) -> String {
     format!(
-        "{{\"event_id\":\"e{id}\",\"ts\":{ts_ms},\"caption\":\"{caption}\",\"region\":\"{region}\"{odd}}}"
+        "{{\"event_id\":\"{id}\",\"ts\":{ts_ms},\"caption\":\"{caption}\",\"region\":\"{region}\"{odd}}}"
     )
 }

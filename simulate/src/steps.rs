@@ -35,7 +35,7 @@ impl World<'_> {
             Act::Produce { partition, records } => {
                 for _ in 0..records {
                     let at_ms = self.time.now_ms();
-                    let (record, wrong) = self.producer.record(rng, at_ms);
+                    let (record, wrong) = self.producer.record(rng, partition, at_ms);
                     wrong.into_iter().for_each(|wrong| self.count(wrong));
                     self.topic.produce(partition, Retained { record, at_ms });
                 }
@@ -102,7 +102,11 @@ impl World<'_> {
         let mut other = Vec::new();
         for length in lengths {
             let more = 1 + rng.below(12) as usize;
-            let record = |_| Retained { record: self.producer.record(rng, at_ms).0, at_ms };
+            // No copy in the topic follows one that is only here.
+            let record = |_| {
+                let (record, _) = self.producer.record(rng, usize::MAX, at_ms);
+                Retained { record, at_ms }
+            };
             other.push((0..length + more).map(record).collect());
         }
         self.topic.replace(other);

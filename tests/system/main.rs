@@ -8,6 +8,7 @@ mod checkpoints;
 mod cli;
 mod clients;
 mod config;
+mod copies;
 mod counts;
 mod crash;
 mod devtools;

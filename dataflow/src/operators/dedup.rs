@@ -1,7 +1,8 @@
 //! Dedup: lets the first event of each id pass, exactly once through crashes.
 //!
-//! Invariants: an id is in the set from its first accepted event until the floor passes its hour;
-//! the rows of a commit are the ids accepted or forgotten in it, one row for each id.
+//! Copies of an event may claim different times. Invariants: an id is in the set from its first
+//! accepted event until the floor passes the latest hour that its copies have claimed; the rows of
+//! a commit are the ids accepted, moved to a later hour or forgotten in it, one row for each id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,26 +43,24 @@ pub(crate) struct Dedup {
     accepted: Rows<Ids>,
     dead: Refusals,
     counters: Counters,
-    /// Ids that were forgotten in the commit under way and not accepted since, and their hours.
-    forgotten: HashMap<KeyHash, u32>,
+    /// The rows of ids that have changed again in the commit under way: they replace those in
+    /// `accepted`.
+    changed: HashMap<KeyHash, IdRow>,
     audit: Audit,
 }
 
-/// For an id that was once forgotten, keeps only what its newest row says: it may have been
-/// accepted again, in another hour. `rows` are all rows of the id, the newest first.
-fn keep_newest(ids: &mut IdSet, rows: impl Iterator<Item = IdRow>) {
-    let mut kept = None;
-    for (age, row) in rows.enumerate() {
-        if age == 0 && !row.forgotten {
-            kept = Some(row.hour);
-        }
-        if kept != Some(row.hour) {
-            ids.remove(row.hour, row.hash);
-        }
+/// For an id that was once forgotten, keeps only what its newest row says.
+fn keep_newest(ids: &mut IdSet, newest: Option<IdRow>) {
+    let Some(IdRow { hash, hour, forgotten }) = newest else {
+        unreachable!("an id was forgotten by a row of it");
+    };
+    ids.remove(hash);
+    if !forgotten {
+        ids.insert(hour, hash);
     }
 }
 
-/// One bin in this many is sampled to estimate how many ids an hour has.
+/// One bin in this many is sampled to estimate how many ids there are.
 const SAMPLED_ONE_IN: usize = 16;
 
 /// The origin, for a dead letter, of an event that the source sent without one because it took the
@@ -93,18 +92,18 @@ impl Dedup {
                 .flat_map(move |segment| mine.clone().flat_map(move |bin| segment.rows.bin(*bin)));
             rows.filter(|(_, row)| row.hour >= floor)
         };
-        // Bins are about equally full, so a sample shows how many ids an hour has.
+        // Bins are about equally full, so a sample shows how many ids there are.
         let times = bins.len().div_ceil(bins.len().div_ceil(SAMPLED_ONE_IN).max(1));
-        let some = rows(SAMPLED_ONE_IN).map(|(_, row)| row.hour);
-        dedup.ids = IdSet::with_room(worker.peers(), some, times);
+        dedup.ids = IdSet::with_room(worker.peers(), rows(SAMPLED_ONE_IN).count() * times);
+        dedup.ids.forget_before(floor);
         for (id, row) in rows(1) {
             once_forgotten.extend(row.forgotten.then_some(id));
             dedup.ids.insert(row.hour, id);
         }
         // The newest row of an id says whether it is remembered.
         for id in once_forgotten {
-            let rows = segments.iter().rev().filter_map(|segment| segment.rows.get(id));
-            keep_newest(&mut dedup.ids, rows);
+            let newest = segments.iter().rev().find_map(|segment| segment.rows.get(id));
+            keep_newest(&mut dedup.ids, newest);
         }
         Ok(dedup)
     }
@@ -125,14 +124,14 @@ impl Dedup {
             dead: Refusals::new(Arc::clone(&process), commit),
             process,
             counters: Counters::default(),
-            forgotten: HashMap::new(),
+            changed: HashMap::new(),
             audit: Audit::default(),
         }
     }
 
     /// Removes from `batch` the posts that do not count.
     pub(super) fn filter(&mut self, batch: &mut Posts) {
-        batch.posts.iter().for_each(|post| self.ids.prefetch(hour_of(post.ts_ms), post.id));
+        batch.posts.iter().for_each(|post| self.ids.prefetch(post.id));
         batch.posts.retain_mut(|post| {
             let below_floor = self.floor_ms.is_some_and(|floor| post.ts_ms < floor);
             match &post.route {
@@ -170,11 +169,11 @@ impl Dedup {
         let hour = hour_of(post.ts_ms);
         let redelivery = if below_floor {
             Redelivery::CountedBelowFloor
-        } else if self.ids.insert(hour, post.id) {
-            self.remember(post.id, hour);
-            Redelivery::Counted
         } else {
-            Redelivery::Duplicate
+            match self.insert(post.id, hour) {
+                None => Redelivery::Counted,
+                Some(_) => Redelivery::Duplicate,
+            }
         };
         let kind = redelivery.kind();
         let (scope, name, before, after) = (&**input, &**partition, &**refused, &**record);
@@ -184,13 +183,31 @@ impl Dedup {
         redelivery != Redelivery::Duplicate
     }
 
-    /// Adds the row of an id that is remembered from now on.
-    fn remember(&mut self, id: KeyHash, hour: u32) {
-        // There is hardly ever one, and a look-up costs a hash.
-        if !self.forgotten.is_empty() {
-            self.forgotten.remove(&id);
+    /// Remembers an id with the hour that a copy claims. Returns the latest hour that copies
+    /// claimed before, if it was remembered.
+    fn insert(&mut self, id: KeyHash, hour: u32) -> Option<u32> {
+        let id = if planted(Bug::CountedEachHour) {
+            KeyHash { lo: id.lo ^ (u64::from(hour) << 32), ..id }
+        } else {
+            id
+        };
+        let known = self.ids.insert(hour, id);
+        let row = IdRow { hash: id, hour, forgotten: false };
+        match known {
+            // There is hardly ever one, and a look-up costs a hash.
+            None if self.changed.is_empty() || !self.changed.contains_key(&id) => {
+                self.accepted.push(id, &row);
+            }
+            Some(before) if before >= hour => {}
+            None | Some(_) => self.change(row),
         }
-        self.accepted.push(id, &IdRow { hash: id, hour, forgotten: false });
+        known
+    }
+
+    /// Notes that an id changes that may have a row in this commit.
+    fn change(&mut self, row: IdRow) {
+        self.changed.insert(row.hash, row);
+        self.process.budget.hold(self.commit, size_of::<(KeyHash, IdRow)>());
     }
 
     /// Remembers or forgets an id on request.
@@ -204,12 +221,15 @@ impl Dedup {
         let Id { hash, text, hour } = id;
         let remembers = matches!(order.control, Control::Remember(_));
         let kind = if remembers { "remember" } else { "forget" };
-        if remembers && self.ids.insert(*hour, *hash) {
-            self.remember(*hash, *hour);
-        } else if !remembers && self.ids.remove(*hour, *hash) {
-            self.forgotten.insert(*hash, *hour);
+        if remembers {
+            if self.insert(*hash, *hour).is_some() {
+                return;
+            }
         } else {
-            return;
+            let Some(known) = self.ids.remove(*hash) else { return };
+            // Not before the rows that it hides expire.
+            let hour = known.max(*hour);
+            self.change(IdRow { hash: *hash, hour, forgotten: true });
         }
         let [was, is] = [!remembers, remembers].map(|is| format!(r#"{{"remembered":{is}}}"#));
         let done = Done { kind, scope: "", name: text, before: &was, after: &is };
@@ -217,16 +237,26 @@ impl Dedup {
         self.audit.counters.corrected += 1;
     }
 
+    /// Gives each id that has changed in the commit its one row.
+    fn settle(&mut self) {
+        if !self.changed.is_empty() {
+            let changed = std::mem::take(&mut self.changed);
+            self.accepted.remove(|id| changed.contains_key(&id));
+            changed.iter().for_each(|(id, row)| self.accepted.push(*id, row));
+        }
+    }
+
     /// Whether this is the first event of its id.
     fn first(&mut self, id: KeyHash, hour: u32) -> bool {
-        let first = self.ids.insert(hour, id);
-        if first {
-            self.counters.events += 1;
-            self.remember(id, hour);
-        } else {
-            self.counters.duplicates += 1;
+        let known = self.insert(id, hour);
+        match known {
+            None => self.counters.events += 1,
+            Some(before) => {
+                self.counters.duplicates += 1;
+                self.counters.copies_differ += u64::from(before != hour);
+            }
         }
-        first
+        known.is_none()
     }
 
     /// Records that the floor decided about an event. The floor depends on when commits end, so the
@@ -267,9 +297,7 @@ impl PerCommit for Dedup {
 
     /// Writes what was accepted and refused, and forgets the ids below the floor.
     fn close(&mut self, close: Close, acker: &mut Acker) -> Vec<()> {
-        for (id, hour) in self.forgotten.drain() {
-            self.accepted.push(id, &IdRow { hash: id, hour, forgotten: true });
-        }
+        self.settle();
         let (repairs, repaired) = self.audit.close();
         self.counters += repaired;
         acker.count(std::mem::take(&mut self.counters));
@@ -296,6 +324,9 @@ impl PerCommit for Dedup {
 
 #[cfg(test)]
 mod tests {
+    use schemas::control::Author;
+    use schemas::segment::Segment;
+
     use super::*;
     use crate::budget::Memory;
     use crate::plan::BlockQueue;
@@ -341,25 +372,70 @@ mod tests {
     #[test]
     fn newest_row_tells_whether_a_forgotten_id_is_remembered() {
         let hash = KeyHash { hi: 1, lo: 1 };
-        let row = |hour: u32, forgotten: bool| IdRow { hash, hour, forgotten };
         // Rows in the order of their commits, and the hour that is remembered at the end.
         let cases: [(&[(u32, bool)], Option<u32>); 5] = [
             (&[(1, false), (1, true)], None),
             (&[(1, false), (1, true), (1, false)], Some(1)),
             (&[(1, false), (1, true), (3, false)], Some(3)),
             (&[(1, false), (1, true), (3, false), (3, true)], None),
-            (&[(3, false), (3, true), (1, false), (1, true), (3, false)], Some(3)),
+            (&[(3, false), (3, true), (1, false)], Some(1)),
         ];
         for (rows, kept) in cases {
             let mut ids = IdSet::new(1);
             for (hour, _) in rows {
                 ids.insert(*hour, hash);
             }
-            keep_newest(&mut ids, rows.iter().rev().map(|(hour, gone)| row(*hour, *gone)));
-            for hour in [1, 3] {
-                assert_eq!(!ids.insert(hour, hash), kept == Some(hour), "{rows:?} in {hour}");
-            }
+            let newest = rows.last().map(|(hour, forgotten)| IdRow {
+                hash,
+                hour: *hour,
+                forgotten: *forgotten,
+            });
+            keep_newest(&mut ids, newest);
+            assert_eq!(ids.insert(0, hash), kept, "{rows:?}");
         }
+    }
+
+    /// The rows that a commit would write, by id.
+    fn rows(dedup: &mut Dedup) -> Vec<(u64, u32, bool)> {
+        dedup.settle();
+        let mut out = Vec::new();
+        std::mem::take(&mut dedup.accepted).encode(&mut out).unwrap();
+        let segment = Segment::<Ids>::open(out.into()).unwrap();
+        segment.iter().map(|(hash, row)| (hash.hi, row.hour, row.forgotten)).collect()
+    }
+
+    #[test]
+    fn copies_in_other_hours_count_once_and_move_the_id_to_the_latest() {
+        let mut dedup = Dedup::new(Beyond::DeadLetter, process(), 1, WorkerId::new(0, 1));
+        let at = |id, hour| post(id, hour * HOUR_MS, Route::Once);
+        assert_eq!(apply(&mut dedup, [at(1, 100), at(2, 100), at(1, 103)]), [1, 2]);
+        assert_eq!(rows(&mut dedup), [(1, 103, false), (2, 100, false)], "one row for each id");
+        assert_eq!(apply(&mut dedup, [at(1, 99), at(2, 100), at(2, 101), at(2, 101)]), [0_u64; 0]);
+        assert_eq!(rows(&mut dedup), [(2, 101, false)], "only what has changed");
+        let Counters { events, duplicates, copies_differ, .. } = dedup.counters;
+        assert_eq!((events, duplicates, copies_differ), (2, 5, 3));
+        // The floor has passed the first hour that was claimed, but not the latest.
+        dedup.ids.forget_before(101);
+        assert_eq!(apply(&mut dedup, [at(1, 104), at(2, 102)]), [0_u64; 0]);
+        dedup.ids.forget_before(105);
+        assert_eq!(apply(&mut dedup, [at(1, 105), at(2, 105)]), [1, 2], "too far apart");
+    }
+
+    #[test]
+    fn id_that_is_forgotten_in_the_commit_of_its_event_has_one_row() {
+        let mut dedup = Dedup::new(Beyond::DeadLetter, process(), 1, WorkerId::new(0, 1));
+        let order = |control| {
+            let (who, why) = (String::new(), String::new());
+            let author = Author { who, when_ms: 0, why, base: 9, history: 0 };
+            let route = Route::Order(Box::new(Order { request: 1, author, control }));
+            post(1, 0, route)
+        };
+        let id = |hour| Id { hash: KeyHash { hi: 1, lo: 1 }, text: String::new(), hour };
+        let event = || post(1, 100 * HOUR_MS, Route::Once);
+        assert_eq!(apply(&mut dedup, [event(), order(Control::Forget(id(99)))]), [1]);
+        assert_eq!(rows(&mut dedup), [(1, 100, true)]);
+        assert_eq!(apply(&mut dedup, [event(), order(Control::Forget(id(100))), event()]), [1, 1]);
+        assert_eq!(rows(&mut dedup), [(1, 100, false)]);
     }
 
     #[test]

@@ -132,9 +132,14 @@ impl Check {
         self.splits.iter().map(|split| split.end.saturating_sub(split.begin)).sum()
     }
 
+    /// The hour until which the earlier commit remembers the id of this event.
+    pub(super) fn hour_before(&self, event: &Accepted) -> Option<i64> {
+        self.since.as_ref()?.hour_of(event.id?)
+    }
+
     /// Whether the earlier commit has counted this event.
     pub(super) fn is_known(&self, event: &Accepted) -> bool {
-        self.since.as_ref().zip(event.id).is_some_and(|(since, id)| since.remembers(id))
+        self.hour_before(event).is_some()
     }
 
     /// How the records of an input are read.

@@ -57,11 +57,12 @@ pub(super) struct Differences {
 
 impl Differences {
     /// Groups facts by key; a fact counted 1 is only stored, one counted -1 only recomputed. Also
-    /// returns the ids of the ambiguous events.
+    /// returns the ids of the ambiguous events. Whether one is remembered whose copies claim
+    /// different hours proves nothing.
     pub(super) fn new(facts: impl IntoIterator<Item = (Fact, isize)>) -> (Self, BTreeSet<KeyHash>) {
         let mut keys = BTreeMap::<KeyHash, KeyFacts>::new();
         // Several passes may report the same one.
-        let mut ambiguous = BTreeSet::new();
+        let (mut ambiguous, mut in_many_hours) = (BTreeSet::new(), BTreeSet::new());
         for (fact, number) in facts {
             debug_assert!(number == 1 || number == -1, "{fact:?} counts {number}");
             let is_stored = number > 0;
@@ -78,9 +79,15 @@ impl Differences {
                 }
                 Fact::Id(id) => keys.entry(id).or_default().id = Some(is_stored),
                 Fact::Misnamed(key) => keys.entry(key).or_default().misnamed = true,
-                Fact::Ambiguous(id) => drop(ambiguous.insert(id)),
+                Fact::Ambiguous { id, in_hours } => {
+                    ambiguous.insert(id);
+                    if in_hours {
+                        in_many_hours.insert(id);
+                    }
+                }
             }
         }
+        keys.retain(|key, of| of.id.is_none() || !in_many_hours.contains(key));
         (Self { keys }, ambiguous)
     }
 

@@ -24,6 +24,7 @@ use super::Part;
 pub(super) type Time = u64;
 /// The number of shares, and the time of the result.
 pub(super) const END: Time = 32;
+const HOUR_MS: i64 = 3_600_000;
 /// A collection of this program.
 pub(super) type Collection<'s, D> = VecCollection<'s, Time, D, isize>;
 
@@ -46,11 +47,19 @@ pub(super) struct Event {
     pub(super) uses: Box<[(KeyHash, Box<str>)]>,
 }
 
-/// The copies of an event: the least one, and whether any other differs from it.
+/// The copies of an event: the least one, whether any other differs from it, and the latest time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Copies {
     pub(super) event: Event,
     pub(super) differ: bool,
+    pub(super) last_ms: i64,
+}
+
+impl Copies {
+    /// Whether they claim different hours. The least copy is the earliest.
+    fn in_hours(&self) -> bool {
+        self.event.ts_ms / HOUR_MS != self.last_ms / HOUR_MS
+    }
 }
 
 impl IsZero for Copies {
@@ -62,6 +71,7 @@ impl IsZero for Copies {
 impl Semigroup for Copies {
     fn plus_equals(&mut self, more: &Self) {
         self.differ |= more.differ || more.event != self.event;
+        self.last_ms = self.last_ms.max(more.last_ms);
         if more.event < self.event {
             self.event.clone_from(&more.event);
         }
@@ -80,7 +90,13 @@ pub(super) enum Fact {
     /// A tag's row whose scope and key do not have its hash. Never recomputed.
     Misnamed(KeyHash),
     /// An event whose copies differ.
-    Ambiguous(KeyHash),
+    Ambiguous {
+        /// Its id.
+        id: KeyHash,
+        /// Whether the copies claim different hours: until when it is remembered then depends on
+        /// which of them were read before it was forgotten.
+        in_hours: bool,
+    },
 }
 
 /// A tag's posts: their number, the first with its spelling, and the last.
@@ -138,9 +154,9 @@ impl Kept {
             .unwrap_or_else(|| unreachable!("window {number} does not exist: see Kept::buckets"))
     }
 
-    /// Whether the id of an event at `ts_ms` is remembered.
+    /// Whether the id of an event is remembered, if the latest copy claims `ts_ms`.
     fn is_remembered(&self, id: KeyHash, ts_ms: i64) -> bool {
-        self.part.has(id) && ts_ms.max(0) / 3_600_000 >= self.first_hour
+        self.part.has(id) && ts_ms.max(0) / HOUR_MS >= self.first_hour
     }
 }
 
@@ -167,7 +183,7 @@ pub(super) fn drift<'s>(
     let first = sums(events).delay(|_| END);
     let ambiguous = first.clone().filter(|(_, copies)| copies.differ);
     let remember = kept.clone();
-    let ids = first.clone().filter(move |(id, of)| remember.is_remembered(*id, of.event.ts_ms));
+    let ids = first.clone().filter(move |(id, of)| remember.is_remembered(*id, of.last_ms));
     let counted = first.map(|(_, copies)| copies.event).concat(no_dedup);
 
     let uses = counted.flat_map(|Event { ts_ms, uses, .. }| {
@@ -197,7 +213,7 @@ pub(super) fn drift<'s>(
         }
         _ => None,
     });
-    let ids_before = before.filter(|fact| matches!(fact, Fact::Id(_)));
+    let ids_before = sums(before.filter(|fact| matches!(fact, Fact::Id(_)))).map(|(fact, _)| fact);
 
     let tallies = tallies.as_collection().concat(tallies_before.as_collection());
     let rows = sums(tallies).map(|(key, tally)| {
@@ -210,7 +226,8 @@ pub(super) fn drift<'s>(
     });
     let ids = ids.map(|(id, _)| Fact::Id(id)).concat(ids_before);
     let recomputed = rows.concat(buckets).concat(ids);
-    let ambiguous = ambiguous.map(|(id, _)| Fact::Ambiguous(id));
+    let ambiguous =
+        ambiguous.map(|(id, copies)| Fact::Ambiguous { id, in_hours: copies.in_hours() });
     stored.concat(recomputed.negate()).concat(ambiguous).consolidate()
 }
 
@@ -269,11 +286,12 @@ mod tests {
         }
         let (mut facts, mut ambiguous) = (BTreeSet::new(), BTreeSet::new());
         for (number, copies) in copies {
+            let (first, last) = (copies.first().unwrap(), copies.last().unwrap());
             if copies.len() > 1 {
-                ambiguous.insert(Fact::Ambiguous(id(number)));
+                let in_hours = first.ts_ms / HOUR != last.ts_ms / HOUR;
+                ambiguous.insert(Fact::Ambiguous { id: id(number), in_hours });
             }
-            let first = copies.first().unwrap();
-            if number < 6 && first.ts_ms / HOUR >= kept.first_hour {
+            if number < 6 && last.ts_ms / HOUR >= kept.first_hour {
                 facts.insert(Fact::Id(id(number)));
             }
             counted.push(first);
@@ -331,7 +349,9 @@ mod tests {
                     let event = event.clone();
                     match number.map(id) {
                         Some(id) => {
-                            events_in.update_at(id, share(id), Copies { event, differ: false });
+                            let last_ms = event.ts_ms;
+                            let copy = Copies { event, differ: false, last_ms };
+                            events_in.update_at(id, share(id), copy);
                         }
                         None => no_dedup_in.insert(event),
                     }
@@ -386,6 +406,7 @@ mod tests {
         let copy = |ts_ms| Copies {
             event: Event { ts_ms, digest: 0, uses: Box::default() },
             differ: false,
+            last_ms: ts_ms,
         };
         let sum = |times: &[i64]| {
             let (mut sum, rest) = (copy(times[0]), &times[1..]);

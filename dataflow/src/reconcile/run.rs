@@ -122,6 +122,8 @@ fn pass(check: Check) -> Result<Check, ReconcileError> {
     check.failure.take().map_or(Ok(check), Err)
 }
 
+const HOUR_MS: i64 = 3_600_000;
+
 /// One worker's inputs of the program.
 struct Sessions {
     events: InputSession<Time, KeyHash, Copies>,
@@ -209,11 +211,22 @@ fn insert(event: &Accepted, check: &Check, rules: &Rules, sessions: &mut Session
             uses.push((key, spelling.into()));
         }
     }
+    if let Some((id, hour)) = event.id.zip(check.hour_before(event)) {
+        // A copy with a later time prolongs what the earlier commit remembers.
+        let first = check.kept.first_hour;
+        if part.has(id) && hour < first && event.ts_ms.max(0) / HOUR_MS >= first {
+            sessions.before.insert(Fact::Id(id));
+        }
+        return;
+    }
     let copy = Event { ts_ms: event.ts_ms, digest: all, uses: uses.into() };
     match event.id {
-        Some(_) if check.is_known(event) => {}
         Some(id) if part.has(id) || !copy.uses.is_empty() => {
-            sessions.events.update_at(id, share(id), Copies { event: copy, differ: false });
+            sessions.events.update_at(
+                id,
+                share(id),
+                Copies { event: copy, differ: false, last_ms: event.ts_ms },
+            );
         }
         None if !copy.uses.is_empty() => sessions.no_dedup.insert(copy),
         _ => {}

@@ -32,10 +32,11 @@ impl Since {
         Ok(Self { ids: open_table(storage, &snapshot.manifest)?, snapshot, first_hour })
     }
 
-    /// Whether it remembers an event with this id.
-    pub(super) fn remembers(&self, id: KeyHash) -> bool {
-        let newest = self.ids.iter().rev().find_map(|segment| segment.rows.get(id));
-        newest.is_some_and(|row| !row.forgotten && i64::from(row.hour) >= self.first_hour)
+    /// The hour of an id that it remembers.
+    pub(super) fn hour_of(&self, id: KeyHash) -> Option<i64> {
+        let newest = self.ids.iter().rev().find_map(|segment| segment.rows.get(id))?;
+        let hour = i64::from(newest.hour);
+        (!newest.forgotten && hour >= self.first_hour).then_some(hour)
     }
 
     /// Calls `each` with its facts about the keys that `mine` selects, as a later commit keeps

@@ -16,7 +16,7 @@ pub struct Ids;
 pub struct IdRow {
     /// The keyed hash of (input, event id).
     pub hash: KeyHash,
-    /// The hour of its `ts`, since 1970.
+    /// The latest hour that its copies claim in `ts`, since 1970.
     pub hour: u32,
     /// Whether a repair took it back: the newest row of an id says whether it is remembered.
     pub forgotten: bool,

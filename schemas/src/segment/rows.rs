@@ -113,6 +113,23 @@ impl<T: Table> Rows<T> {
     }
 }
 
+impl<T: Table<Builder = Vec<u32>>> Rows<T> {
+    /// Removes the rows of some keys. For a table of one column of numbers.
+    pub fn remove(&mut self, is_removed: impl Fn(KeyHash) -> bool) {
+        let Self { hi, lo, builder, .. } = self;
+        let mut kept = 0;
+        for i in 0..hi.len() {
+            if !is_removed(KeyHash { hi: hi[i], lo: lo[i] }) {
+                (hi[kept], lo[kept], builder[kept]) = (hi[i], lo[i], builder[i]);
+                kept += 1;
+            }
+        }
+        hi.truncate(kept);
+        lo.truncate(kept);
+        builder.truncate(kept);
+    }
+}
+
 /// Rows in their final order, which can be written more than once: a disk may be full at first.
 pub struct SealedRows {
     parts: Parts,
