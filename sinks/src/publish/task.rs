@@ -393,3 +393,16 @@ impl Round {
         check(Invariant::Committed, changed <= commit, what)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_ends_once_its_rows_take_enough_bytes_and_has_at_least_one() {
+        for (sizes, taken) in [(vec![5, 5, 5], 2), (vec![50, 1], 1), (vec![1; 20], 9)] {
+            let rows = sizes.iter().take_while(page(9, |size: &&usize| **size));
+            assert_eq!(rows.count(), taken, "{sizes:?}");
+        }
+    }
+}
