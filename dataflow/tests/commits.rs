@@ -338,3 +338,17 @@ fn threads_of_a_dropped_job_have_ended_and_its_last_commit_is_made() {
     assert_eq!(Arc::strong_count(&storage), 1, "no thread holds the storage");
     assert!(newest(&*storage).unwrap().unwrap().body.clean);
 }
+
+#[test]
+fn commit_with_enough_to_write_ends_before_its_interval() {
+    let clock = TestClock::default();
+    let log = Flows(vec![Flow::Endless], clock.clone());
+    let memory = dataflow::Memory { commit_bytes: 3000, ..dataflow::Memory::default() };
+    let settings = Settings { every_ms: EVERY_MS, memory, ..Settings::default() };
+    let mut job = start(Origin::Log(Arc::new(log)), settings, 1, &clock);
+    (0..10 * EVERY_MS).for_each(|_| pass(&mut job, &clock));
+    let newest = job.latest().current().manifest.clone();
+    let made = newest.header.commit - job.takeover().header.commit;
+    let events = newest.body.counters.events;
+    assert!(made > 20 && events > 50 * made, "{made} commits of {events} events");
+}
