@@ -58,7 +58,7 @@ fn odd_records_are_counted_as_the_oracle_reads_them() {
         br##"{"event_id":"15","ts":1767254400000,"caption":"#b","x":01}"##,
         b"[1e400]",
     ];
-    let files = files(records.join(&b'\n'));
+    let files = files([records.join(&b'\n'), vec![b'\n']].concat());
     let (code, printed, error) = files.bounded("--scope lang=true,1.5");
     assert_eq!((code, &printed["scope_overflow"]), (Some(0), &3.into()), "{error}");
     let (rows, summary) = export(&files.state, "");
