@@ -99,10 +99,10 @@ impl Summary {
             };
             lines.push(format!("refused in this run: {why}"));
             lines.push(printable(&format!("  {partition} at {position}: {detail}")).into_owned());
-            let map = refused.map.iter();
-            lines.extend(
-                map.map(|map| printable(&format!("  --map {map} reads that record")).into_owned()),
-            );
+            lines.extend(refused.map.as_deref().map(|map| match map {
+                "" => "  without --map that record is read".to_owned(),
+                map => printable(&format!("  --map {map} reads that record")).into_owned(),
+            }));
         }
         lines.extend(self.remarks.iter().map(|remark| printable(remark).into_owned()));
         lines

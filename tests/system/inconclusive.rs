@@ -239,8 +239,11 @@ fn broken_pipe_keeps_exit_code() {
         }
     }
     let other = self::folder();
-    state_of(other.path(), 20, "--map ts=nothing");
-    let state = other.path().join("state");
+    let [input, state] = ["posts.ndjson", "state"].map(|name| other.path().join(name));
+    ok(&format!("generate --posts 20 --out {}", input.display()));
+    let refused = format!("run --input {} --state {}", input.display(), state.display());
+    let error = fails(&format!("{refused} --bounded --map ts=nothing"), 1);
+    assert!(error.contains("no record was accepted"), "{error}");
     let (code, error) =
         unread(&format!("dead-letters replay --state {} --map ts=no", state.display()));
     assert_eq!((code, error.contains("20 records are refused again")), (Some(1), true), "{error}");
