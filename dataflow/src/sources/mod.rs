@@ -130,9 +130,8 @@ pub enum LogError {
     Recreated(Box<Recreated>),
     /// A job was stopped while brokers did not answer.
     #[error(
-        "input {0}: before it stopped, no broker confirmed that the topic is still the one that \
-         was read. What was read after the last commit is not counted; the next start reads it \
-         again"
+        "no broker has confirmed that the topic of input {0} is still the one that was read. What \
+         was read after the last commit is not counted; the next start reads it again"
     )]
     Unconfirmed(String),
 }
