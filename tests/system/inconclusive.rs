@@ -23,8 +23,12 @@ fn missing_input_is_an_error_not_a_result() {
     let error = fails(&line, 2);
     assert!(error.contains("posts.ndjson") && error.contains("cannot tell"), "{error}");
     fs::remove_file(&input).unwrap();
-    fs::write(folder.path().join("other.ndjson"), &text).unwrap();
-    let error = fails(&line.replace("posts.ndjson", "other.ndjson"), 2);
+    // By another name it is the same file; with another content it is not.
+    let (other, line_of_other) = ("other.ndjson", line.replace("posts.ndjson", "other.ndjson"));
+    fs::write(folder.path().join(other), &text).unwrap();
+    no_drift(&line_of_other);
+    fs::write(folder.path().join(other), &text[text.len() / 2..]).unwrap();
+    let error = fails(&line_of_other, 2);
     assert!(error.contains("posts.ndjson"), "{error}");
     let state = folder.path().join("state");
     let error = fails(&format!("reconcile --input - --state {}", state.display()), 2);
