@@ -31,7 +31,14 @@ struct Files {
     /// Those that have lost their names, and which names.
     former: BTreeMap<String, String>,
     /// Where files that have lost their names were found.
-    places: BTreeMap<String, PathBuf>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a file was found. Its name there may change as well.
+#[derive(Clone, Debug)]
+struct Place {
+    path: PathBuf,
+    id: FileId,
 }
 
 /// The files of one input.
@@ -58,8 +65,16 @@ impl Registry {
 
     /// Where the file is that is called `partition`.
     pub(super) fn path(&self, partition: &str) -> PathBuf {
-        let place = self.files.lock().places.get(partition).cloned();
-        place.unwrap_or_else(|| self.folder.path(partition))
+        let mut files = self.files.lock();
+        let former = files.former.get(partition).map_or(partition, String::as_str).to_owned();
+        let Some(place) = files.places.get_mut(partition) else {
+            return self.folder.path(partition);
+        };
+        if FileId::at(&place.path) != Some(place.id) {
+            let moved = with_id(&self.folders(&former), place.id);
+            place.path = moved.unwrap_or_else(|| place.path.clone());
+        }
+        place.path.clone()
     }
 
     /// The names that there are, without those of files that are read under another one.
@@ -80,8 +95,8 @@ impl Registry {
             let has_lost_its_name = |(open, is): (&String, &FileId)| {
                 Some(*is) == id && FileId::at(&self.folder.path(open)) != id
             };
-            let is_path = |place: &PathBuf| *place == path;
-            !files.open.iter().any(has_lost_its_name) && !files.places.values().any(is_path)
+            let is_place = |place: &Place| Some(place.id) == id;
+            !files.open.iter().any(has_lost_its_name) && !files.places.values().any(is_place)
         };
         Ok(names.into_iter().filter(|name| self.follow.is_none() || is_free(name)).collect())
     }
@@ -144,7 +159,7 @@ impl Registry {
         let path = self.folder.path(of);
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
         let mut known: Vec<FileId> = files.open.values().copied().collect();
-        known.extend(files.places.values().chain([&path]).filter_map(|path| FileId::at(path)));
+        known.extend(files.places.values().map(|place| place.id).chain(FileId::at(&path)));
         for (place, meta) in later(&self.folders(of), name, since) {
             let id = FileId::of(&meta);
             let is_whole = |end: u64| end >= meta.len() && Packing::of(&place) == Packing::Plain;
@@ -157,7 +172,7 @@ impl Registry {
                 );
                 known.push(id);
                 let rotated = files.rotate(of);
-                files.places.insert(rotated, place);
+                files.places.insert(rotated, Place { path: place, id });
             }
         }
     }
@@ -181,7 +196,7 @@ impl Registry {
         for (name, state) in known.iter().filter(|(_, state)| !state.done) {
             if let Some(former) = &state.former_name {
                 let place = search(&self.folders(former), &Marks::of(state));
-                files.places.extend(place.map(|place| (name.clone(), place)));
+                files.found(name, place);
             }
         }
         let mut moved = Vec::new();
@@ -223,7 +238,7 @@ impl Registry {
         };
         let to = files.rotate(name);
         let since = place.as_deref().and_then(changed);
-        files.places.extend(place.map(|place| (to.clone(), place)));
+        files.found(&to, place);
         if let Some(since) = since {
             self.find_between(files, name, since);
         }
@@ -238,7 +253,7 @@ impl Registry {
             let (marks, former) = (Marks::of(state), state.former_name.as_ref());
             if former.is_some() || !self.is_there(name, &marks)? {
                 let place = search(&self.folders(former.unwrap_or(name)), &marks);
-                files.places.extend(place.map(|place| (name.clone(), place)));
+                files.found(name, place);
             }
         }
         Ok(())
@@ -288,6 +303,12 @@ impl Registry {
     }
 }
 
+/// The file of `folders` with this id.
+fn with_id(folders: &[PathBuf], id: FileId) -> Option<PathBuf> {
+    let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    entries.flatten().map(|entry| entry.path()).find(|path| FileId::at(path) == Some(id))
+}
+
 /// When the file at `path` was changed.
 fn changed(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
@@ -299,6 +320,12 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 impl Files {
+    /// A file was found at `place`, if anywhere.
+    fn found(&mut self, name: &str, place: Option<PathBuf>) {
+        let place = place.and_then(|path| Some(Place { id: FileId::at(&path)?, path }));
+        self.places.extend(place.map(|place| (name.to_owned(), place)));
+    }
+
     /// Takes note of what a commit has read.
     fn know(&mut self, known: &Partitions) {
         for (name, state) in known {

@@ -392,4 +392,10 @@ fn files_of_rotations_that_nobody_saw_are_read_as_well() {
     let log = follow(&path, OnTruncate::Stop);
     assert_eq!(log.locate(&known, false).unwrap()[0].to, "a.ndjson@1");
     assert_eq!(names(&log), ["a.ndjson", "a.ndjson@1", "a.ndjson@2"]);
+    // It knows them by what they are, not by the names that it found them under.
+    folder.rename("a.ndjson.2", "a.ndjson.4");
+    folder.rename("a.ndjson.1", "a.ndjson.2");
+    let Position::Offset(offset) = known["a.ndjson"].position else { panic!() };
+    folder.append("a.ndjson.4", "line 1\n");
+    assert_eq!(read(&mut *log.open("a.ndjson@1", offset).unwrap()), numbers(1..2));
 }
