@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-/// The most that the decoders of an input take together, but for the one that was used last.
+/// The most that the decoders of an input take together, but for those of files that were read far.
 const BYTES_MAX: u64 = 256 << 20;
 /// A file that was read no further than this is soon unpacked again.
 const NEAR: u64 = 8 << 20;
@@ -41,8 +41,13 @@ impl Decoders {
         position < NEAR && open.bytes() > BYTES_MAX && bytes < open.bytes()
     }
 
-    /// Whether the decoder of `file` is to be closed: those used after it leave no room.
-    pub(super) fn is_in_the_way(&self, file: &Path) -> bool {
+    /// Whether the decoder of `file`, read up to `position`, is to be closed: those used after it
+    /// leave no room. One that was read far stays open, since unpacking it again would take longer
+    /// than what it takes is worth.
+    pub(super) fn is_in_the_way(&self, file: &Path, position: u64) -> bool {
+        if position >= NEAR {
+            return false;
+        }
         let open = self.0.lock();
         let Some((used, bytes)) = open.decoders.get(file) else { return false };
         let later = open.decoders.values().filter(|(other, _)| other > used);
@@ -72,17 +77,20 @@ mod tests {
         for file in ["a", "b", "c", "a"] {
             assert!(!decoders.used(Path::new(file), 80 << 20, 2 * NEAR));
         }
-        assert!(!["a", "b", "c"].iter().any(|file| decoders.is_in_the_way(Path::new(file))));
+        assert!(!["a", "b", "c"].iter().any(|file| decoders.is_in_the_way(Path::new(file), 5)));
         assert!(!decoders.used(Path::new("d"), 80 << 20, 2 * NEAR), "it was read far");
-        assert!(decoders.is_in_the_way(Path::new("b")));
-        assert!(!["a", "c", "d"].iter().any(|file| decoders.is_in_the_way(Path::new(file))));
+        assert!(decoders.is_in_the_way(Path::new("b"), 5));
+        assert!(!["a", "c", "d"].iter().any(|file| decoders.is_in_the_way(Path::new(file), 5)));
+        assert!(!decoders.is_in_the_way(Path::new("b"), NEAR), "unpacking it again takes long");
         decoders.closed(Path::new("b"));
         assert!(decoders.used(Path::new("e"), 80 << 20, 5), "it is soon unpacked again");
         decoders.closed(Path::new("e"));
-        assert!(!["a", "c", "d"].iter().any(|file| decoders.is_in_the_way(Path::new(file))));
+        assert!(!["a", "c", "d"].iter().any(|file| decoders.is_in_the_way(Path::new(file), 5)));
         // One that is larger than all the room there is.
         assert!(!decoders.used(Path::new("f"), 2 << 30, 2 * NEAR));
-        assert!(!decoders.is_in_the_way(Path::new("f")) && decoders.is_in_the_way(Path::new("d")));
+        assert!(
+            !decoders.is_in_the_way(Path::new("f"), 5) && decoders.is_in_the_way(Path::new("d"), 5)
+        );
         ["a", "c", "d"].iter().for_each(|file| decoders.closed(Path::new(file)));
         assert!(!decoders.used(Path::new("f"), 2 << 30, 5), "nothing else is open");
     }

@@ -141,7 +141,9 @@ impl Reader for PatientReader {
             self.close();
         } else if let bytes @ 1.. = reader.decoder_bytes()
             && self.shared.decoders.used(&self.path, bytes, now)
+            && now > before
         {
+            // Not while it is only unpacked up to where it was, which would never end.
             self.close();
             if next == Next::Wait {
                 let (pause, said) = (PAUSE, String::new());
@@ -163,7 +165,7 @@ impl Reader for PatientReader {
     }
 
     fn end(&mut self) -> Result<Option<u64>, LogError> {
-        if self.shared.decoders.is_in_the_way(&self.path) {
+        if self.shared.decoders.is_in_the_way(&self.path, self.position()) {
             self.close();
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
