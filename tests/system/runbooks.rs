@@ -58,7 +58,7 @@ fn runbook_for_changed_rules_shows_the_difference() {
     ok(&format!("run --input {input} --state {state} --bounded"));
     let arguments = format!("{input} {state} {new} -- --scope region=eu");
     let printed = ends("tag-rules-changed", &arguments, 0);
-    assert!(printed.contains("in region=eu: total null |"), "{printed}");
+    assert!(printed.contains("in region=eu: only in B, total "), "{printed}");
     let eu = ok(&format!("query tag harbour --scope region=eu --state {new}"));
     assert!(eu.starts_with("#Harbour in region=eu"), "{eu}");
     // The new job continues after the replay and finds nothing to read.
