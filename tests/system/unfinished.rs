@@ -22,7 +22,9 @@ fn bounded(input: &Path, state: &Path, more: &str) -> (Option<i32>, serde_json::
 }
 
 fn total(state: &Path, tag: &str) -> i64 {
-    if !state.join("visible").exists() {
+    let Ok(mut pointers) = fs::read_dir(state.join("visible")) else { return 0 };
+    let is_pointer = |name: &OsStr| name.to_str().is_some_and(|name| name.parse::<u64>().is_ok());
+    if !pointers.any(|entry| is_pointer(&entry.unwrap().file_name())) {
         return 0;
     }
     export(state, "").0.get(&(String::new(), tag.to_owned())).map_or(0, |row| row.total)
