@@ -27,6 +27,12 @@ impl Largest {
         Some(Self { ts_ms, read_us })
     }
 
+    /// The same, as if it was read now. A wall clock that was wrong while no process ran must not
+    /// move the limit beyond which events are refused.
+    pub(crate) fn as_if_read_at(self, mono_us: u64) -> Self {
+        Self { read_us: mono_us.cast_signed(), ..self }
+    }
+
     /// The time since it was read.
     pub(crate) fn since_ms(self, mono_us: u64) -> i64 {
         mono_us.cast_signed().saturating_sub(self.read_us).max(0) / 1000

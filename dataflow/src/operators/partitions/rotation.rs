@@ -28,7 +28,7 @@ impl Partitions {
             log_time: part.log_time.clone(),
             part,
             reader,
-            largest: self.context.largest(),
+            largest: self.context.largest().map(|l| l.as_if_read_at(self.context.started_us)),
             next: Next::More,
             last_line: LastLine::default(),
             end_before: None,
