@@ -20,7 +20,7 @@ use simulate::seeds::each_seed;
 const SEEDS: u64 = 3000;
 const FAULTS_MIN: u64 = 100;
 /// The number of kinds of faults. A kind that never strikes would be missing in the sums.
-const FAULT_KINDS: usize = 32;
+const FAULT_KINDS: usize = 33;
 const CHECKS_MIN: u64 = 1000;
 /// Per seed: kills, records, and writes to the store that go wrong.
 const KILLS_MIN: f64 = 1.5;
