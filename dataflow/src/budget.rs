@@ -15,7 +15,7 @@ pub struct Memory {
     /// A commit ends, or takes no more records, once what it has to write takes this many bytes.
     pub commit_bytes: u64,
     /// The records of a commit's dead letters are kept whole up to this many bytes, of the others
-    /// only the first [`HEAD_BYTES`].
+    /// only the first KiB.
     pub raw_bytes: u64,
 }
 
