@@ -261,7 +261,7 @@ fn log_start(job: &Job, began: &Manifest) {
     let how = if before.body.clean {
         "it goes on after a job that ended"
     } else {
-        "it took the state over from a job that was killed, or is superseded now"
+        "it took the state over from a job that did not end cleanly"
     };
     tracing::info!(commit, generation, "{how}");
 }

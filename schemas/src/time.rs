@@ -66,8 +66,8 @@ impl FromStr for TimeUnit {
 }
 
 impl TimeUnit {
-    /// Parses a time of this unit as milliseconds; finer fractions are cut off. Numbers may have an
-    /// exponent.
+    /// Parses a time of this unit as milliseconds; finer fractions are cut off, but a time before
+    /// 1970 stays before it. Numbers may have an exponent.
     ///
     /// ```
     /// use schemas::time::TimeUnit;
@@ -94,7 +94,10 @@ impl TimeUnit {
 /// Parses a time whose seconds have any number of digits: RFC 3339 sets no limit, the library does.
 fn rfc3339(text: &str) -> Option<i64> {
     const DIGITS_MAX: usize = 9;
-    let parse = |text: &str| Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond());
+    let parse = |text: &str| {
+        let ns = text.parse::<jiff::Timestamp>().ok()?.as_nanosecond();
+        i64::try_from(ns.div_euclid(1_000_000)).ok()
+    };
     parse(text).or_else(|| {
         let (before, rest) = text.split_once('.')?;
         let end = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -103,8 +106,8 @@ fn rfc3339(text: &str) -> Option<i64> {
     })
 }
 
-/// Parses a number times `10^shift`, cut off to an integer. One that is too large gives the
-/// largest.
+/// Parses a number times `10^shift`, cut off to an integer; one below zero stays below. One that is
+/// too large gives the largest.
 fn decimal(text: &str, shift: i64) -> Option<i64> {
     let all_digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if shift == 0 && text.len() <= 18 && all_digits(text) {
@@ -119,6 +122,7 @@ fn decimal(text: &str, shift: i64) -> Option<i64> {
     if !all_digits(whole) || !all_digits(fraction) {
         return None;
     }
+    let negative = negative && whole.bytes().chain(fraction.bytes()).any(|b| b != b'0');
     let mut digits = whole.bytes().chain(fraction.bytes()).map(|b| i64::from(b - b'0'));
     let mut value: i64 = 0;
     // The point moves as the exponent says; the digits before it are the integer.
@@ -132,7 +136,7 @@ fn decimal(text: &str, shift: i64) -> Option<i64> {
             None => return Some(if negative { i64::MIN } else { i64::MAX }),
         }
     }
-    Some(if negative { -value } else { value })
+    Some(if negative { (-value).min(-1) } else { value })
 }
 
 /// An exponent. One that is too large gives the largest.
@@ -208,6 +212,26 @@ mod tests {
         for outside in ["-1", "4102444800000", "99999999999999999999", "1e99999999999999999999"] {
             let parsed = TimeUnit::Millis.parse(outside);
             assert!(matches!(parsed, Err(TimeError::OutOfRange(_))), "{outside}");
+        }
+    }
+
+    #[test]
+    fn time_before_1970_is_refused_however_little_before() {
+        let numbers = ["-0.5", "-0.0001", "-1e-9", "-1e-99999999999999999999", "-999e-3", "-1"];
+        for unit in [TimeUnit::Millis, TimeUnit::Seconds, TimeUnit::Micros] {
+            for text in numbers {
+                let parsed = unit.parse(text);
+                assert!(matches!(parsed, Err(TimeError::OutOfRange(_))), "{text} {unit}");
+            }
+            for zero in ["-0", "-0.0", "-0.000e5", "-0e-9", "-0e99999999999999999999"] {
+                assert_eq!(unit.parse(zero), Ok(0), "{zero} {unit}");
+            }
+            assert_eq!(unit.parse("1e-9"), Ok(0), "{unit}");
+        }
+        for digits in [1, 3, 4, 9, 10, 50] {
+            let text = format!("1969-12-31T23:59:59.{}Z", "9".repeat(digits));
+            let parsed = TimeUnit::Rfc3339.parse(&text);
+            assert!(matches!(parsed, Err(TimeError::OutOfRange(_))), "{text}");
         }
     }
 

@@ -118,6 +118,16 @@ fn with_log_json_every_line_of_standard_error_is_an_object() {
     fs::write(&posts, fs::read_to_string(&posts).unwrap() + post + "\n").unwrap();
     let took_over = String::from_utf8(run(&bounded).stderr).unwrap();
     assert!(took_over.contains("it goes on after a job that ended"), "{took_over}");
+    // One that stopped at an error was not killed.
+    let (damaged, state) = (folder.path().join("damaged.gz"), folder.path().join("third"));
+    fs::write(&damaged, b"\x1f\x8b\x08\0\0\0\0\0\0\xff\xff\xffdamaged").unwrap();
+    let fails = format!("run --input {} --state {}", damaged.display(), state.display());
+    let said = [(); 2].map(|()| {
+        let failed = run(&format!("{fails} --bounded"));
+        assert_eq!(failed.status.code(), Some(1));
+        String::from_utf8(failed.stderr).unwrap()
+    });
+    assert!(said[1].contains("from a job that did not end cleanly"), "{}", said[1]);
 }
 
 #[test]

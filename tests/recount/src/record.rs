@@ -137,7 +137,8 @@ fn time_ms(text: &str, unit: TimeUnit) -> Option<i64> {
     ms.filter(|ms| (0..YEAR_2100_MS).contains(ms)).and_then(|ms| i64::try_from(ms).ok())
 }
 
-/// A number times a power of ten, without what is behind its point.
+/// A number times a power of ten, without what is behind its point: -1 if it is negative, whatever
+/// its size.
 fn scaled(text: &str, power: i128) -> Option<i128> {
     let lower = text.to_ascii_lowercase();
     let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
@@ -160,6 +161,9 @@ fn scaled(text: &str, power: i128) -> Option<i128> {
     let all = format!("{whole}{fraction}");
     let digits = all.trim_start_matches('0');
     let point = whole.len() as i128 - (all.len() - digits.len()) as i128 + exponent + power;
+    if mantissa.starts_with('-') && !digits.is_empty() {
+        return Some(-1);
+    }
     if digits.is_empty() || point <= 0 {
         return Some(0);
     }
@@ -169,8 +173,7 @@ fn scaled(text: &str, power: i128) -> Option<i128> {
     }
     let integer: String =
         digits.chars().chain(std::iter::repeat('0')).take(point as usize).collect();
-    let integer: i128 = integer.parse().ok()?;
-    Some(if mantissa.starts_with('-') { -integer } else { integer })
+    integer.parse().ok()
 }
 
 /// A time such as `2023-11-14T22:13:20.5+01:00`.

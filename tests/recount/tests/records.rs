@@ -21,7 +21,7 @@ const NAMES: [&[u8]; 10] = [
     b"\\ud83d",
     b"\xe9",
 ];
-const VALUES: [&[u8]; 46] = [
+const VALUES: [&[u8]; 49] = [
     b"null",
     b"true",
     b"false",
@@ -30,6 +30,9 @@ const VALUES: [&[u8]; 46] = [
     b"-1",
     b"0",
     b"-0",
+    b"-0.0",
+    b"-0.5",
+    b"-1e-9",
     b"01",
     b"1.5",
     b"1.",
