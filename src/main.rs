@@ -30,6 +30,7 @@ mod serve;
 mod service;
 mod signals;
 mod state;
+mod stderr;
 mod store;
 mod store_args;
 mod summary;
@@ -85,15 +86,18 @@ fn main() -> ExitCode {
         Err(error) => return arguments::refuse(error),
     };
     api::raise_open_files();
+    signals::outlive_size_limit();
     let done = logging::start(&cli.logging).and_then(|()| run(cli.command));
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             say::error(&error.lines());
             ExitCode::from(error.code())
         }
-    }
+    };
+    say::end();
+    code
 }
 
 fn run(command: Command) -> Result<(), CliError> {

@@ -29,7 +29,7 @@ use crate::output::Output;
 use crate::progress::LiveLine;
 use crate::say;
 use crate::service::{ListenArgs, Listeners};
-use crate::signals::on_stop;
+use crate::signals::on_stop_of_job;
 use crate::state::{folder, open};
 use crate::store_args::StoreArgs;
 use crate::summary::{Summary, nothing_accepted};
@@ -200,6 +200,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 /// Runs a job. `ends`: it is bounded, so what the store lacks at its end is an error.
 pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
     let listeners = job.listen.as_ref().map(Listeners::bind).transpose()?;
+    let stop_job = on_stop_of_job();
     let running = match start(job.spec(args.take_over)?)? {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
@@ -207,12 +208,15 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
             return print_summary(job, &manifest, None, args.json);
         }
         Started::Publishing(manifest, publication) => {
+            let stop = publication.stop();
+            let _ = stop_job.set(Box::new(move || stop.set()));
             return publish(job, &manifest, publication, args.json);
         }
     };
-    log_start(job, running.began());
     let stop = running.stop();
-    on_stop(move || stop.set());
+    // Only this function sets it, and once.
+    let _ = stop_job.set(Box::new(move || stop.set()));
+    log_start(job, running.began());
     let serve = |listeners: Listeners| {
         let mut registry = Registry::with_prefix("tagflow");
         running.status().register(&mut registry);
@@ -274,8 +278,7 @@ fn publish(
     json: bool,
 ) -> Result<(), CliError> {
     say::note("this run was already finished; no event was read");
-    let (stop, status) = (publication.stop(), publication.status());
-    on_stop(move || stop.set());
+    let status = publication.status();
     let live = LiveLine::start(Arc::clone(&status), String::new);
     let done = publication.wait();
     drop(live);

@@ -1,24 +1,25 @@
 //! What a command says on standard error beside its result: notes, warnings, errors, logs and the
 //! live line.
 //!
-//! Invariants: saying something can neither fail nor end anything. Every line is free of control
-//! characters and of credentials in addresses; with `--log-json` it is one JSON object, with
-//! `--quiet` a warning or an error.
+//! Invariants: saying something can neither fail, hold up nor end anything. Every line is free of
+//! control characters and of credentials in addresses; with `--log-json` it is one JSON object,
+//! with `--quiet` a warning or an error.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, LazyLock};
 
 use dataflow::clock::{Clock, SystemClock};
 use parking_lot::Mutex;
 use schemas::config::hide_all_credentials;
-use schemas::printable::{printable_json, printable_line, shortened};
+use schemas::printable::{counted, printable_json, printable_line, shortened};
 use schemas::time::format_ms;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::stderr::{self, CLEAR, Kind, Queue};
+
 /// The most characters of a line of text: no message needs more, and quoted values may have any.
 pub(crate) const LINE_CHARS: usize = 2000;
-/// Clears the line that a terminal shows.
-const CLEAR: &str = "\r\x1b[2K";
 
 /// How to say things.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +31,7 @@ pub(crate) struct Voice {
 }
 
 static VOICE: Mutex<Voice> = Mutex::new(Voice { json: false, quiet: false });
-/// Whether the terminal's last line is a live line.
-static LIVE: Mutex<bool> = Mutex::new(false);
+static STDERR: LazyLock<Option<Arc<Queue>>> = LazyLock::new(|| Queue::start(lost));
 
 /// Sets how to say things.
 pub(crate) fn start(voice: Voice) {
@@ -61,13 +61,29 @@ pub(crate) fn error(lines: &[String]) {
     }
 }
 
+/// Waits a moment for what was said to be written, before the command ends.
+pub(crate) fn end() {
+    stderr::flush(&STDERR);
+}
+
+/// What to say of `lines` that were not written.
+fn lost(lines: u64) -> String {
+    let lines = counted(lines, "line", "lines");
+    let text = format!("standard error was not read; {lines} could not be written to it");
+    said("WARN", "warning: ", &text) + "\n"
+}
+
 fn say(level: &str, prefix: &str, text: &str) {
+    line(&said(level, prefix, text));
+}
+
+fn said(level: &str, prefix: &str, text: &str) -> String {
     let text = hide_all_credentials(text);
     let text = shortened(&text, LINE_CHARS);
     if voice().json {
-        line(&object(level, &json!({ "message": text })));
+        object(level, &json!({ "message": text }))
     } else {
-        line(&printable_line(&format!("{prefix}{text}")));
+        printable_line(&format!("{prefix}{text}")).into_owned()
     }
 }
 
@@ -91,15 +107,9 @@ fn line(text: &str) {
     write(format!("{text}\n").as_bytes());
 }
 
-/// Writes whole lines. Nobody may be there to read them, or the disk of a log may be full: neither
-/// ends the command.
+/// Writes whole lines.
 fn write(lines: &[u8]) {
-    let mut live = LIVE.lock();
-    let mut error = io::stderr().lock();
-    if std::mem::take(&mut *live) {
-        let _ = error.write_all(CLEAR.as_bytes());
-    }
-    let _ = error.write_all(lines);
+    stderr::write(&STDERR, Kind::Lines, lines);
 }
 
 /// Shows progress as `text`: a terminal shows it in place, cut to its width. With `--log-json` it
@@ -113,9 +123,7 @@ pub(crate) fn progress(text: &str, progress: &impl Serialize) {
             let text = printable_line(text);
             // The last column stays free: some terminals wrap when it is filled.
             let text = cut(&text, usize::from(width.0).saturating_sub(1));
-            let mut live = LIVE.lock();
-            let _ = io::stderr().lock().write_all(format!("{CLEAR}{text}").as_bytes());
-            *live = true;
+            stderr::write(&STDERR, Kind::Live, format!("{CLEAR}{text}").as_bytes());
         }
         _ => line(&printable_line(text)),
     }

@@ -1,6 +1,6 @@
 //! The HTTP service of a state folder or a database: the API and the metrics, on a separate thread.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,21 +159,24 @@ impl Service {
 fn follow(follower: Arc<Follower>, stopped: Arc<AtomicBool>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let clock = SystemClock::default();
-        let mut logged: Option<(String, u64)> = None;
+        let mut told_us: Option<u64> = None;
         while !stopped.load(Ordering::Acquire) {
-            // The last good commit stays visible; each trouble is logged once a minute.
-            let trouble = follower.step().err().map(|error| error.to_string());
-            let now_us = clock.mono_us();
-            logged = trouble.map(|trouble| match logged.take() {
-                Some((told, at_us)) if told == trouble && now_us - at_us < TELL_US => (told, at_us),
-                _ => {
-                    tracing::error!("{trouble}");
-                    (trouble, now_us)
-                }
-            });
+            // The last good commit stays visible. Under a shortage troubles come and go.
+            if let Err(trouble) = follower.step() {
+                told_us = tell(&trouble, told_us, clock.mono_us());
+            }
             std::thread::park_timeout(FOLLOW);
         }
     })
+}
+
+/// Logs a trouble, unless one was logged less than a minute before. Returns when one was last.
+fn tell(trouble: &impl Display, told_us: Option<u64>, now_us: u64) -> Option<u64> {
+    if told_us.is_some_and(|told_us| now_us - told_us < TELL_US) {
+        return told_us;
+    }
+    tracing::error!("{trouble}");
+    Some(now_us)
 }
 
 /// Prints where a service listens. It serves on whether or not anybody reads that.
@@ -220,4 +223,17 @@ async fn bind_loopback(address: &str) -> Result<TcpListener, CliError> {
     Err(CliError::Usage(format!(
         "--metrics {address}: use a loopback address; metrics are not served on others"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_logged_once_a_minute_whatever_it_is() {
+        let first = tell(&"no file handle for a", None, 5);
+        assert_eq!(first, Some(5));
+        assert_eq!(tell(&"no file handle for b", first, TELL_US), first);
+        assert_eq!(tell(&"no file handle for a", first, TELL_US + 5), Some(TELL_US + 5));
+    }
 }

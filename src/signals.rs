@@ -1,11 +1,45 @@
-//! Ctrl-C and SIGTERM: the first signal stops cleanly, the second exits at once.
+//! Ctrl-C and SIGTERM: the first signal stops cleanly, the second exits at once. Invariant: no
+//! other signal that comes of a limit ends a command without a word.
 
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::say;
+
 /// The exit code after a second signal, by the convention of shells.
 const INTERRUPTED: i32 = 130;
+
+/// A file would grow beyond the limit of file sizes; Linux, macOS and the BSDs share the number.
+const SIGXFSZ: i32 = 25;
+
+type StopJob = Box<dyn Fn() + Send + Sync>;
+
+/// Has a write beyond the limit of file sizes fail, with the name of the file, instead of ending
+/// the process.
+pub(crate) fn outlive_size_limit() {
+    let Ok(runtime) = runtime() else { return };
+    let _entered = runtime.enter();
+    // A signal that was listened to once no longer ends the process.
+    let _ = signal(SignalKind::from_raw(SIGXFSZ));
+}
+
+/// Handles signals from now on. Returns where to put how to stop the job once it has begun; before
+/// that, the first signal ends the command, as a kill would but with a word.
+pub(crate) fn on_stop_of_job() -> Arc<OnceLock<StopJob>> {
+    let job = Arc::new(OnceLock::<StopJob>::new());
+    let begun = Arc::clone(&job);
+    on_stop(move || match begun.get() {
+        Some(stop) => stop(),
+        None => {
+            say::warning("stopped before the job had begun; nothing was counted");
+            say::end();
+            std::process::exit(0);
+        }
+    });
+    job
+}
 
 /// Calls `stop` at the first signal. Returns once signals are handled.
 pub(crate) fn on_stop(stop: impl FnOnce() + Send + 'static) {
@@ -21,8 +55,9 @@ pub(crate) fn on_stop(stop: impl FnOnce() + Send + 'static) {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
         };
-        tracing::info!(signal, "stopping; a second signal exits at once");
+        // First: nothing, not even a log, may come before it.
         stop();
+        tracing::info!(signal, "stopping; a second signal exits at once");
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         // Commits survive a kill at any point, so this loses only the work since the last one.
         std::process::exit(INTERRUPTED);

@@ -169,6 +169,16 @@ fn job_that_is_stopped_on_a_full_disk_says_what_is_not_durable() {
     let told = world.logged();
     let last = format!("commit {commit} is its last");
     assert!(told.contains("No space left") && told.contains(&last), "{told}");
+    assert!(!told.contains(GOES_ON), "it does not go on: {told}");
+
+    // A start that waits can be stopped.
+    fs::write(&world.log, "").unwrap();
+    let job = world.run("");
+    world.until_logged(WAITS);
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0));
+    let told = world.logged();
+    assert!(told.contains("stopped before the job had begun"), "{told}");
 
     // It starts although the disk is still full, and waits again.
     fs::write(&world.log, "").unwrap();

@@ -2,9 +2,9 @@
 //! ends anything; a result that cannot be written is an error, unless nobody reads it.
 
 use std::fs::{self, File};
-use std::io::pipe;
+use std::io::{Read, Write, pipe};
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use super::harness::{
     append, command, eventually, export, folder, newest_commit, now_ms, ok, post, run,
@@ -134,4 +134,44 @@ fn job_goes_on_when_its_messages_go_nowhere() {
         }
         assert_eq!(export(&state, "").1.events, 1);
     }
+}
+
+#[test]
+fn job_goes_on_and_ends_when_its_messages_are_not_read() {
+    let folder = folder();
+    let (input, state) = (folder.path().join("a.ndjson"), folder.path().join("state"));
+    append(&input, post(1, now_ms(), "x"));
+    let (mut reader, mut writer) = pipe().unwrap();
+    // As much as the pipe holds; its reader lives, and reads nothing.
+    writer.write_all(&vec![b'-'; 1 << 16]).unwrap();
+    let line = format!("run --input {} --state {}", input.display(), state.display());
+    let mut job = command(&line).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+    let commits = |more: u64| {
+        let commit = newest_commit(&state);
+        eventually("commits", || (newest_commit(&state) > commit + more).then_some(()));
+    };
+    eventually("commits", || state.join("visible").exists().then_some(()));
+    commits(3);
+    let sent = Command::new("kill").args(["-TERM", &job.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let status = eventually("its end", || job.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.chars().all(|c| c == '-'), "{text}");
+    assert_eq!(export(&state, "").1.events, 1);
+}
+
+#[test]
+fn file_beyond_the_limit_of_sizes_is_an_error_with_its_name() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let line = format!("run --input generator:?rate=20000 --state {}", state.display());
+    let mut shell = Command::new("sh");
+    // In blocks of 512 bytes, or of 1024 in some shells.
+    shell.args(["-c", "ulimit -f 20; exec \"$@\"", "sh", super::harness::TAGFLOW]);
+    let output = shell.args(line.split_whitespace()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("File too large") && error.contains("cannot write"), "{error}");
 }

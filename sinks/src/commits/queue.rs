@@ -211,7 +211,7 @@ impl CommitTask {
         match self.commit(&request.manifest) {
             Err(error) if self.patience.outlasts(&error) => self.again = Some(request),
             done => {
-                self.patience.goes_on();
+                self.patience.waits_no_more(done.is_ok());
                 self.failed = done.is_err();
                 (request.reply)(done);
             }

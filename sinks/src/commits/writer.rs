@@ -176,6 +176,7 @@ impl SegmentWriter {
             }
             // One report ends the job.
             Err(error) => {
+                self.patience.waits_no_more(false);
                 if let Some(job) = written.pop() {
                     (job.reply)(Err(error.into()));
                 }
@@ -189,6 +190,7 @@ impl SegmentWriter {
     /// An attempt has failed: the segment is written again, or the job ends.
     fn failed(&mut self, mut job: WriteJob, error: WriteError) {
         if !self.patience.outlasts(&error) {
+            self.patience.waits_no_more(false);
             return (job.reply)(Err(error));
         }
         if planted(Bug::RetryDropsSegment) {

@@ -136,8 +136,8 @@ impl Waiting {
         }
     }
 
-    fn has(&self, lack: Lack) {
-        if self.count(lack, -1) {
+    fn has(&self, lack: Lack, goes_on: bool) {
+        if self.count(lack, -1) && goes_on {
             tracing::warn!("no longer waiting for {}; the job goes on", lack.name());
         }
     }
@@ -220,8 +220,13 @@ impl Patience {
 
     /// A try has succeeded.
     pub fn goes_on(&mut self) {
+        self.waits_no_more(true);
+    }
+
+    /// It no longer waits: as a try has succeeded, which is said, or since its work has failed.
+    pub(crate) fn waits_no_more(&mut self, goes_on: bool) {
         if let Some(lack) = self.lack.take() {
-            self.waiting.has(lack);
+            self.waiting.has(lack, goes_on);
             self.backoff.reset();
         }
     }
@@ -240,7 +245,7 @@ impl Patience {
             match attempt() {
                 Err(error) if self.outlasts(&error) => self.pause(),
                 done => {
-                    self.goes_on();
+                    self.waits_no_more(done.is_ok());
                     return done;
                 }
             }
@@ -250,7 +255,8 @@ impl Patience {
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        self.goes_on();
+        // The error that ends a task is told instead.
+        self.waits_no_more(false);
     }
 }
 
