@@ -154,10 +154,7 @@ fn state(findings: &mut Findings, job: &Job, take_over: bool) -> Option<Manifest
         }
         Err(error) => findings.error(&about, error),
     }
-    // A start makes it anew, but until then readers see nothing.
-    if let Err(error) = visible(&storage) {
-        findings.add(&about, Level::Warning, error.to_string());
-    }
+    pointer(findings, &about, &storage, job, &newest);
     owner(findings, &about, job, &newest, take_over);
     let scopes = job.settings.scopes_sorted();
     if newest.body.scopes.as_ref().is_some_and(|kept| *kept != scopes) {
@@ -165,6 +162,30 @@ fn state(findings: &mut Findings, job: &Job, take_over: bool) -> Option<Manifest
             .error(&about, "has other scopes than the job; use a new state folder to change them");
     }
     Some(newest)
+}
+
+/// Warns of a pointer that hides commits from readers until the next start makes it anew.
+fn pointer(
+    findings: &mut Findings,
+    about: &str,
+    storage: &DiskStorage,
+    job: &Job,
+    newest: &Manifest,
+) {
+    let commit = newest.header.commit;
+    let what = match visible(storage) {
+        Err(error) => error.to_string(),
+        // A job that runs is about to show it.
+        Ok(shown)
+            if shown < Some(commit) && Lock::holder(&job.state, &newest.header.owner).is_none() =>
+        {
+            let shown =
+                shown.map_or_else(|| "no commit".to_owned(), |shown| format!("commit {shown}"));
+            format!("readers see {shown}, not commit {commit}, until `tagflow run` starts")
+        }
+        Ok(_) => return,
+    };
+    findings.add(about, Level::Warning, what);
 }
 
 /// Warns of a folder that others may read.

@@ -71,15 +71,19 @@ pub enum CommitError {
     Visible(String),
     /// A pointer to a visible commit that no job of this state has written. It would hide all
     /// commits to come.
-    #[error(
-        "{file} does not belong to this state: no job began with commit {generation}. Remove the file"
-    )]
+    #[error("{file} does not belong to this state: {why}. Remove the file")]
     Foreign {
         /// The pointer.
         file: String,
-        /// Its generation.
-        generation: u64,
+        /// How that is known.
+        why: String,
     },
+    /// The folder was removed or replaced while a reader followed it.
+    #[error(
+        "{0} is of another state now than the one that was opened: the folder was removed or \
+         replaced. The last commit of the former one is shown; restart `tagflow serve`"
+    )]
+    Another(String),
 }
 
 fn unreadable(file: &str, error: &ManifestError) -> String {
@@ -253,13 +257,17 @@ pub fn visible(storage: &dyn Storage) -> Result<Option<u64>, CommitError> {
             {
                 removed = Some(generation);
             }
-            other => return other.map(Some),
+            Ok(commit) => {
+                check_named(storage, generation, commit)?;
+                return Ok(Some(commit));
+            }
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// The generations that have a pointer, in ascending order.
-fn generations(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
+pub(super) fn generations(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
     let names = storage.list("visible")?;
     let generation = |name: &String| {
         let generation = name.parse().ok()?;
@@ -270,14 +278,35 @@ fn generations(storage: &dyn Storage) -> Result<Vec<u64>, StorageError> {
     Ok(generations)
 }
 
-/// Refuses a pointer of a generation that never began: its first commit would still exist.
+/// Refuses a pointer of a generation that never began: its takeover would still exist.
 fn check_pointer(storage: &dyn Storage, generation: u64) -> Result<(), CommitError> {
-    match storage.open(&manifest_name(generation)) {
-        Err(error) if error.is_not_found() => Err(CommitError::Foreign {
-            file: storage.display(&visible_name(generation)),
-            generation,
-        }),
-        found => Ok(found.map(drop)?),
+    let began = match load_header(storage, generation) {
+        Ok(header) => header.takeover && header.generation == generation,
+        Err(CommitError::Missing(_)) => false,
+        // A damaged takeover does not hide the good commits after it.
+        Err(CommitError::Manifest { .. }) => true,
+        Err(error) => return Err(error),
+    };
+    if began {
+        return Ok(());
+    }
+    let file = storage.display(&visible_name(generation));
+    Err(CommitError::Foreign { file, why: format!("no job began with commit {generation}") })
+}
+
+/// Refuses a pointer that names a commit of another generation. One that is missing or damaged is
+/// told where it is read.
+fn check_named(storage: &dyn Storage, generation: u64, commit: u64) -> Result<(), CommitError> {
+    match load_header(storage, commit) {
+        Ok(header) if header.generation != generation => {
+            let file = storage.display(&visible_name(generation));
+            let of = header.generation;
+            let why =
+                format!("it names commit {commit}, which the job that began with commit {of} made");
+            Err(CommitError::Foreign { file, why })
+        }
+        Ok(_) | Err(CommitError::Missing(_) | CommitError::Manifest { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use schemas::printable::shown;
 
 use thiserror::Error;
@@ -121,7 +122,16 @@ impl Storage for DiskStorage {
 
     fn open(&self, name: &str) -> Result<Bytes, StorageError> {
         let path = self.path(name);
-        let bytes = File::open(&path).and_then(|file| map::map(&file));
+        // A pipe under a file's name would block for ever.
+        let not_blocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(not_blocking).open(&path);
+        let bytes = file.and_then(|file| {
+            if file.metadata()?.is_file() {
+                map::map(&file)
+            } else {
+                Err(io::Error::other("it is not a regular file, and no part of a state"))
+            }
+        });
         bytes.map_err(|e| error("open", &path, e))
     }
 

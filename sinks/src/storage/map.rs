@@ -2,7 +2,8 @@
 //!
 //! What makes it sound: a file of a state never changes under its final name. Files are written
 //! under a temporary name first, and replaced only by a rename, after which a mapping still shows
-//! the old file.
+//! the old file. A page that the disk cannot read ends the process (SIGBUS): nothing is written
+//! through a mapping, so no commit is harmed.
 
 use std::fs::File;
 use std::io;

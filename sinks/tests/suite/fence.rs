@@ -127,6 +127,49 @@ fn readers_follow_the_pointer_of_the_highest_generation() {
 }
 
 #[test]
+fn pointer_of_a_number_with_a_commit_is_refused_unless_a_job_began_with_it() {
+    let storage = memory();
+    let first = taken(&*storage, 1, 0);
+    for commit in 2..=4 {
+        let header = Header { commit, takeover: false, ..first.header.clone() };
+        create(&*storage, &Manifest { header, ..first.clone() }).unwrap();
+    }
+    make_visible(&*storage, &Header { commit: 4, ..first.header.clone() }).unwrap();
+    assert_eq!(visible(&*storage).unwrap(), Some(4));
+    storage.append("visible/0000000003", b"2\n").unwrap();
+    for error in [
+        visible(&*storage).unwrap_err(),
+        newest(&*storage).unwrap_err(),
+        Follower::new(storage.clone()).step().unwrap_err(),
+        take_over(&*storage, &start(2, 0), |_| None).map_err(commit_error).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("visible/0000000003 does not belong"), "{error}");
+    }
+    storage.unlink("visible/0000000003").unwrap();
+    // The pointer of a job that began, to a commit that it did not make.
+    let second = taken(&*storage, 2, 0);
+    assert_eq!(second.header.commit, 5);
+    storage.append("visible/0000000005", b"3\n").unwrap();
+    let error = visible(&*storage).unwrap_err().to_string();
+    assert!(error.contains("visible/0000000005") && error.contains("commit 3, which"), "{error}");
+    make_visible(&*storage, &second.header).unwrap();
+    assert_eq!(visible(&*storage).unwrap(), Some(5));
+    // Nothing is hidden by a takeover that is only a header, or is damaged.
+    let stripped = encode(&first.header, None).unwrap();
+    storage.damage(&manifest_name(1), |bytes| bytes.clone_from(&stripped));
+    assert_eq!(newest(&*storage).unwrap().unwrap().header.commit, 5);
+    storage.damage(&manifest_name(1), Vec::clear);
+    assert_eq!(newest(&*storage).unwrap().unwrap().header.commit, 5);
+}
+
+fn commit_error(error: TakeoverError) -> CommitError {
+    match error {
+        TakeoverError::Commit(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
 fn pointer_that_is_not_of_this_state_is_refused_by_name() {
     for stray in ["0000000099", "18446744073709551615"] {
         let storage = memory();

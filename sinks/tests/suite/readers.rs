@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::common::{
     Batch, Content, Hooked, Job, Mode, Repeat, Rng, all_files, assert_holds, assert_shows, memory,
-    seeds,
+    seeds, start,
 };
 use parking_lot::Mutex;
 use proptest::collection::{btree_map, vec};
@@ -16,7 +16,7 @@ use schemas::manifest::Manifest;
 use schemas::rows::{Boards, Table, Tags};
 use sinks::commits::{
     CommitError, Follower, Housekeeper, Retention, Snapshot, create, load, make_visible,
-    manifest_name, open_segment,
+    manifest_name, open_segment, rollback,
 };
 use sinks::storage::{DiskStorage, MemoryStorage, Storage};
 
@@ -179,6 +179,43 @@ fn follower_never_goes_back() {
     make_visible(&*storage, &next.header).unwrap();
     assert!(follower.step().unwrap());
     assert_eq!(shown(&follower), Some(4));
+}
+
+#[test]
+fn follower_never_follows_a_state_made_again_in_the_same_folder() {
+    // With fewer commits than were seen, with as many, and with more.
+    for (owner, commits) in [(7, 1), (8, 3), (9, 5)] {
+        let storage = memory();
+        let follower = Follower::new(storage.clone());
+        let (_, _, second) = two_commits(storage.clone());
+        assert!(follower.step().unwrap());
+        assert_eq!(shown(&follower), Some(3));
+        for file in all_files(&*storage) {
+            storage.unlink(&file).unwrap();
+        }
+        let mut again = Job::start(storage.clone(), owner, 0).unwrap();
+        for commit in 1..commits {
+            again.commit(&Batch::of_tags(10 * commit, &[(1, 1)])).unwrap();
+        }
+        let error = (0..40).find_map(|_| follower.step().err()).expect("it is found out");
+        assert!(matches!(error, CommitError::Another(_)), "{error}");
+        again.commit(&Batch::of_tags(90, &[(1, 2)])).unwrap();
+        assert!((0..8).all(|_| matches!(follower.step(), Err(CommitError::Another(_)))));
+        let trouble = follower.trouble().unwrap();
+        assert!(trouble.contains("is of another state now"), "{trouble}");
+        assert_shows(&follower.current().unwrap(), &second);
+    }
+}
+
+#[test]
+fn follower_goes_on_after_a_rollback() {
+    let storage = memory();
+    let follower = Follower::new(storage.clone());
+    two_commits(storage.clone());
+    assert!(follower.step().unwrap());
+    rollback(&*storage, 2, &start(5, 0)).unwrap();
+    assert!((0..4).any(|_| follower.step().unwrap()));
+    assert_eq!((shown(&follower), follower.trouble()), (Some(4), None));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use schemas::manifest::checksum;
 use sinks::storage::{
-    DiskStorage, MemoryStorage, OpenError, Storage, StorageError, StorageWriter, replace,
+    DiskStorage, MemoryStorage, OpenError, Storage, StorageError, StorageWriter, lack, replace,
 };
 
 /// One call of a storage.
@@ -168,4 +168,19 @@ fn mapped_file_outlives_its_removal() {
     let other = disk.open("segments/x").unwrap();
     disk.unlink("segments/x").unwrap();
     assert!(open == content && other == b"other"[..]);
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_by_name_and_blocks_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = DiskStorage::create(folder.path()).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("visible/0000000004"), 0o600.into()).unwrap();
+    std::fs::create_dir(at("visible/0000000005")).unwrap();
+    for name in ["visible/0000000004", "visible/0000000005"] {
+        let error = disk.open(name).unwrap_err();
+        assert!(lack(&error).is_none(), "nobody waits for it: {error}");
+        let error = error.to_string();
+        assert!(error.contains(name) && error.contains("not a regular file"), "{error}");
+    }
 }
