@@ -17,7 +17,7 @@ use schemas::windows::Windows;
 use sinks::commits::Snapshot;
 use sinks::cql::{CqlScan, CqlSettings};
 use sinks::publish::JobRow;
-use sinks::store::evaluate;
+use sinks::store::{UnknownScope, evaluate};
 use tokio::runtime::Runtime;
 
 use crate::arguments::path_or;
@@ -159,6 +159,16 @@ impl Side {
         }
     }
 
+    /// Checks that it counts `scope`: nothing can be said of one that it does not.
+    fn check_scope(&self, name: &str, scope: &str) -> Result<(), CliError> {
+        let known = match self {
+            Self::State(snapshot) => snapshot.manifest.body.scopes.as_deref(),
+            Self::Store(_, _, job) => job.scopes.as_deref(),
+        };
+        UnknownScope::check(scope, known)
+            .map_err(|unknown| CliError::Usage(format!("in {name}, {unknown}")))
+    }
+
     fn windows(&self) -> &Windows {
         match self {
             Self::State(snapshot) => &snapshot.manifest.body.windows,
@@ -220,6 +230,10 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let wanted = Wanted::of(args)?;
     let a = Side::open(&args.a, args.at_a, &args.reach)?;
     let b = Side::open(&args.b, args.at_b, &args.reach)?;
+    if let Some(scope) = &wanted.scope {
+        a.check_scope("A", scope)?;
+        b.check_scope("B", scope)?;
+    }
     let fields = fields(args, &a, &b)?;
     if a.windows() != b.windows() {
         say::note("the windows differ; only windows of the same name are compared");

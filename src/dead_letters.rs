@@ -19,7 +19,7 @@ use crate::state::{StateArg, manifest, open};
 mod replay;
 mod replayed;
 
-use replayed::{Replayed, kept, reasons, replayed};
+use replayed::{Replayed, is_named, kept, key, reasons, replayed};
 
 /// List and show refused records, and count them after all
 #[derive(clap::Args)]
@@ -55,7 +55,7 @@ enum What {
     Show {
         #[command(flatten)]
         state: StateArg,
-        /// The partition
+        /// The partition, as it is or as `ls` prints it
         partition: String,
         /// The position
         position: u64,
@@ -113,8 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         }
         What::Show { state, partition, position, input, raw } => {
             let (segments, replayed) = load(&state)?;
-            let hash: KeyHash = record_hash(partition_hash(&input, &partition), position);
-            let row = segments.iter().find_map(|s| s.rows.get(hash)).ok_or_else(|| {
+            let row = find(&segments, (&input, &partition, position)).ok_or_else(|| {
                 let place = format!("position {position} of {partition} in the input {input:?}");
                 let what =
                     format!("no record at {place} was refused; `dead-letters ls` lists those");
@@ -131,7 +130,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             if row.is_cut() {
                 output.line(format!("{} are kept:", kept(&row)))?;
             }
-            if let Some(commit) = replayed.get(&(input, partition, position)) {
+            if let Some(commit) = replayed.get(&key(&row)) {
                 output.line(format!("replayed in commit {commit}"))?;
             }
             output.line(String::from_utf8_lossy(row.raw))?;
@@ -139,6 +138,20 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         What::Replay(args) => return replay::run(&args),
     }
     output.flush()
+}
+
+/// The record at a place, whose names may be written as they are listed.
+fn find<'s>(
+    segments: &'s [OpenSegment<DeadLetters>],
+    (input, partition, position): (&str, &str, u64),
+) -> Option<DeadLetterRow<'s>> {
+    let hash: KeyHash = record_hash(partition_hash(input, partition), position);
+    let exact = segments.iter().find_map(|s| s.rows.get(hash));
+    let is_listed = |row: &DeadLetterRow<'_>| {
+        row.position == position && is_named(row.input, input) && is_named(row.partition, partition)
+    };
+    let mut rows = segments.iter().flat_map(|s| s.rows.iter()).map(|(_, row)| row);
+    exact.or_else(|| rows.find(is_listed))
 }
 
 fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), CliError> {
@@ -150,7 +163,6 @@ fn load(state: &StateArg) -> Result<(Vec<OpenSegment<DeadLetters>>, Replayed), C
 
 impl<'a> Listed<'a> {
     fn new(row: &DeadLetterRow<'a>, replayed: &Replayed) -> Self {
-        let key = (row.input.to_owned(), row.partition.to_owned(), row.position);
         Self {
             input: row.input,
             partition: row.partition,
@@ -160,7 +172,7 @@ impl<'a> Listed<'a> {
             commit: row.commit,
             bytes: row.size(),
             kept: row.is_cut().then_some(row.raw.len()),
-            replayed: replayed.get(&key).copied(),
+            replayed: replayed.get(&key(row)).copied(),
         }
     }
 }

@@ -7,7 +7,7 @@ use schemas::printable::{counted, printable};
 use schemas::tags::Name;
 use serde::Serialize;
 use sinks::difference::RecordPosition;
-use sinks::store::CommitView;
+use sinks::store::{CommitView, StoreError, UnknownScope};
 
 use crate::error::CliError;
 use crate::log_args::LogArgs;
@@ -51,13 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let parsed = Name::parse(name).map_err(|error| CliError::Name { name: name.clone(), error })?;
     let key = parsed.key();
     let request = log.request(Selection::Tags([key.to_owned()].into()), 1)?;
-    if let Some(scopes) = &request.snapshot.manifest.body.scopes
-        && !scope.is_empty()
-        && !scopes.contains(scope)
-    {
-        let what = format!("the state does not count scope {scope:?}, only {scopes:?}");
-        return Err(CliError::Usage(what));
-    }
+    UnknownScope::check(scope, request.snapshot.manifest.body.scopes.as_deref())
+        .map_err(StoreError::from)?;
     let view = CommitView::new(Arc::clone(&request.snapshot));
     let stored = view.tag(scope, key)?.map_or(0, |tag| tag.total);
     let progress = Arc::new(Progress::default());

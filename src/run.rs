@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataflow::{Publication, Publishing, Settings, Started, StateSize, Status, start};
@@ -12,13 +12,14 @@ use schemas::config::{
     Beyond, FileOptions, Follow, Name, OnLost, OnOpenTransaction, OnTruncate, Position, RotateWait,
     Scope, SourceUri, State, Topic, parse_network,
 };
-use schemas::manifest::Manifest;
+use schemas::manifest::{Counters, Manifest};
 use schemas::mapping::Mapping;
 use schemas::printable::shown;
+use schemas::rows::DeadLetters;
 use schemas::time::{Millis, TimeError};
 use serde::de::value::StrDeserializer;
 use serde::{Deserialize, Serialize};
-use sinks::commits::{Retention, load};
+use sinks::commits::{Retention, load, open_table};
 
 use crate::arguments::{host_port, source, time};
 use crate::error::CliError;
@@ -32,7 +33,7 @@ use crate::service::{ListenArgs, Listeners};
 use crate::signals::on_stop_of_job;
 use crate::state::{folder, open};
 use crate::store_args::StoreArgs;
-use crate::summary::{Summary, nothing_accepted};
+use crate::summary::{OF_THE_JOB, Summary, accepted_none, none_accepted, nothing_accepted};
 
 /// Count the hashtags of an input, in commits that survive crashes
 #[derive(clap::Args)]
@@ -205,7 +206,8 @@ pub(crate) fn go(job: &Job, args: &Args, ends: bool) -> Result<(), CliError> {
         Started::Running(running) => running,
         Started::Finished(manifest) => {
             say::note("this run was already finished; nothing was changed");
-            return print_summary(job, &manifest, None, args.json);
+            print_summary(job, &manifest, None, args.json)?;
+            return accepted_before(&job.state, &manifest);
         }
         Started::Publishing(manifest, publication) => {
             let stop = publication.stop();
@@ -270,6 +272,18 @@ fn log_start(job: &Job, began: &Manifest) {
     tracing::info!(commit, generation, "{how}");
 }
 
+/// Fails for a finished run that never accepted a record, as the run itself did.
+fn accepted_before(state: &Path, manifest: &Manifest) -> Result<(), CliError> {
+    if !accepted_none(&Counters::default(), &manifest.body.counters) {
+        return Ok(());
+    }
+    let segments = open_table::<DeadLetters>(&*open(state)?, manifest)?;
+    let rows = || segments.iter().flat_map(|segment| segment.rows.iter());
+    let of_the_job = rows().filter(|(_, row)| row.reason == OF_THE_JOB).count() as u64;
+    let refused = rows().count() as u64;
+    if refused > of_the_job { Err(CliError::Failed(none_accepted(refused))) } else { Ok(()) }
+}
+
 /// Publishes what the store may lack of a finished run.
 fn publish(
     job: &Job,
@@ -283,7 +297,8 @@ fn publish(
     let done = publication.wait();
     drop(live);
     done?;
-    let printed = print_summary(job, manifest, Some(&status), json);
+    let printed = print_summary(job, manifest, Some(&status), json)
+        .and_then(|()| accepted_before(&job.state, manifest));
     unpublished(&status, manifest.header.commit).map_or(printed, |what| Err(CliError::Failed(what)))
 }
 

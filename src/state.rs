@@ -40,6 +40,12 @@ pub(crate) fn folder(given: Option<&Path>, configured: Option<&Path>) -> Result<
         let what = format!("name the state folder with --state DIR, or set {STATE_VARIABLE}");
         return Err(CliError::Usage(what));
     };
+    for link in folder.ancestors().filter(|path| path.is_symlink()) {
+        // It could not be created: the name is taken.
+        if matches!(link.try_exists(), Ok(false)) {
+            return Err(CliError::Failed(format!("{} is a link that leads nowhere", shown(link))));
+        }
+    }
     match std::fs::metadata(&folder) {
         Ok(found) if !found.is_dir() => {
             let what = format!("{} is no folder, and a state is one", shown(&folder));

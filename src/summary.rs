@@ -5,7 +5,7 @@
 
 use dataflow::{RefusedRecord, Status};
 use schemas::event::guess;
-use schemas::manifest::Manifest;
+use schemas::manifest::{Counters, Manifest};
 use schemas::printable::{counted, printable, shortened};
 use schemas::time::format_ms;
 use serde::Serialize;
@@ -111,20 +111,30 @@ impl Summary {
 
 /// What is wrong with a run that read everything and accepted nothing.
 pub(crate) fn nothing_accepted(manifest: &Manifest, status: &Status) -> Option<String> {
-    let (before, now) = (status.before(), &manifest.body.counters);
+    let reasons = status.reasons();
+    let refused = reasons.records();
+    let is_wrong = manifest.body.finished.is_some()
+        && accepted_none(&status.before(), &manifest.body.counters)
+        && refused > reasons.of(OF_THE_JOB);
+    is_wrong.then(|| none_accepted(refused))
+}
+
+/// A record with a field twice is one of this job, and wrong by itself.
+pub(crate) const OF_THE_JOB: &str = "duplicate_field";
+
+/// Whether no record was accepted between two commits.
+pub(crate) fn accepted_none(before: &Counters, now: &Counters) -> bool {
     let accepted = (now.events - before.events)
         + (now.duplicates - before.duplicates)
         + (now.unsupported - before.unsupported)
         + (now.after_until - before.after_until);
-    let reasons = status.reasons();
-    let refused = reasons.records();
-    // A record with a field twice is one of this job, and wrong by itself.
-    let of_the_job = reasons.of("duplicate_field");
-    let is_wrong = manifest.body.finished.is_some() && accepted == 0 && refused > of_the_job;
-    is_wrong.then(|| {
-        format!(
-            "no record was accepted, {}; `tagflow dead-letters ls` lists them",
-            counted(refused, "was refused", "were refused")
-        )
-    })
+    accepted == 0
+}
+
+/// What is said of a run that accepted none of its records.
+pub(crate) fn none_accepted(refused: u64) -> String {
+    format!(
+        "no record was accepted, {}; `tagflow dead-letters ls` lists them",
+        counted(refused, "was refused", "were refused")
+    )
 }

@@ -9,13 +9,13 @@ use dataflow::{Repair, Settings};
 use schemas::control::Control;
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
-use schemas::printable::{counted, shown};
+use schemas::printable::{counted, printable, shown};
 use schemas::rows::{BelowFloor, DeadLetterRow, DeadLetters, Redelivery};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sinks::commits::open_table;
 
-use super::replayed::{kept, reasons, replayed};
+use super::replayed::{Key, is_named, kept, key, reasons, replayed};
 use crate::error::CliError;
 use crate::inputs::JobInput;
 use crate::job::Job;
@@ -85,7 +85,7 @@ fn only_input() -> String {
 /// How many bytes of records are requested, and waited for, at once.
 const REQUEST_BYTES: usize = 32 << 20;
 
-type Records = BTreeMap<(String, String, u64), String>;
+type Records = BTreeMap<Key, String>;
 
 /// What became of the records.
 #[derive(Default, Serialize)]
@@ -113,13 +113,11 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let state = folder(args.state.as_deref(), configured)?;
     let storage = open(&state)?;
     let base = manifest(&*storage, None)?;
-    let repaired = args.repaired.as_deref().map(read).transpose()?;
     let before = replayed(&*storage, &base)?;
     let segments = open_table::<DeadLetters>(&*storage, &base)?;
     let rows = || segments.iter().flat_map(|segment| segment.rows.iter()).map(|(_, row)| row);
-    if let Some(repaired) = &repaired {
-        all_refused(repaired, rows())?;
-    }
+    let read = |file: &PathBuf| read(file).and_then(|repaired| all_refused(repaired, rows()));
+    let repaired = args.repaired.as_ref().map(read).transpose()?;
     let open = |row: &DeadLetterRow<'_>| {
         let named = repaired.as_ref().is_none_or(|repaired| repaired.contains_key(&key(row)));
         named && !before.contains_key(&key(row)) && !is_counted(row)
@@ -192,8 +190,9 @@ fn end(refused: usize, cut: &[DeadLetterRow<'_>]) -> Result<(), CliError> {
 
 impl Args {
     fn wants(&self, row: &DeadLetterRow<'_>) -> bool {
-        let is = |wanted: &Option<String>, value| wanted.as_deref().is_none_or(|w| w == value);
-        is(&self.reason, row.reason)
+        let is =
+            |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|w| is_named(name, w));
+        self.reason.as_deref().is_none_or(|reason| reason == row.reason)
             && is(&self.input, row.input)
             && is(&self.partition, row.partition)
             && self.from.is_none_or(|from| row.position >= from)
@@ -218,10 +217,6 @@ impl Args {
         let mapping = mapping.map_err(|error| CliError::Usage(format!("--map: {error}")))?;
         Ok(base.body.inputs.keys().map(|name| (name.clone(), mapping.clone())).collect())
     }
-}
-
-fn key(row: &DeadLetterRow<'_>) -> (String, String, u64) {
-    (row.input.to_owned(), row.partition.to_owned(), row.position)
 }
 
 /// Whether the row only records that an event below the floor was counted.
@@ -261,19 +256,24 @@ fn place(input: &str, partition: &str, position: u64) -> String {
     format!("position {position} of {partition} (input {input})")
 }
 
-/// Checks that every repaired record replaces a refused one.
+/// Checks that every repaired record replaces a refused one, and returns them by its names.
 fn all_refused<'r>(
-    repaired: &Records,
+    repaired: Records,
     rows: impl Iterator<Item = DeadLetterRow<'r>>,
-) -> Result<(), CliError> {
+) -> Result<Records, CliError> {
     let refused: BTreeSet<_> = rows.map(|row| key(&row)).collect();
-    match repaired.keys().find(|key| !refused.contains(*key)) {
-        None => Ok(()),
-        Some((input, partition, position)) => {
-            let place = place(input, partition, *position);
-            Err(CliError::Failed(format!("no record at {place} was refused")))
-        }
-    }
+    let listed = |(input, partition, position): &Key| {
+        (printable(input).into_owned(), printable(partition).into_owned(), *position)
+    };
+    let by_listed: BTreeMap<_, _> = refused.iter().map(|key| (listed(key), key)).collect();
+    let named = repaired.into_iter().map(|(key, record)| {
+        let found = refused.get(&key).or_else(|| by_listed.get(&key).copied());
+        found.map(|found| (found.clone(), record)).ok_or_else(|| {
+            let place = place(&key.0, &key.1, key.2);
+            CliError::Failed(format!("no record at {place} was refused"))
+        })
+    });
+    named.collect()
 }
 
 /// The record to deliver for a refused one; `None` if it is not text.

@@ -1,10 +1,12 @@
-//! Why records are refused, how much of them is kept, and which have been delivered again.
+//! What refused records are called, why they are, how much of them is kept, and which have been
+//! delivered again.
 
 use std::collections::BTreeMap;
 
 use clap::builder::PossibleValuesParser;
 use schemas::event::Reject;
 use schemas::manifest::Manifest;
+use schemas::printable::printable;
 use schemas::rows::{BEYOND_HORIZON, DeadLetterRow, FUTURE, Redelivery, Repairs};
 use sinks::commits::{CommitError, open_table};
 use sinks::storage::Storage;
@@ -14,8 +16,20 @@ pub(super) fn reasons() -> PossibleValuesParser {
     Reject::CODES.into_iter().chain([FUTURE, BEYOND_HORIZON]).collect::<Vec<_>>().into()
 }
 
+/// Whether this is a name as it is, or as it is listed, with control characters escaped.
+pub(super) fn is_named(name: &str, given: &str) -> bool {
+    name == given || printable(name) == given
+}
+
+/// What identifies a record: its input, partition and position.
+pub(super) type Key = (String, String, u64);
+
+pub(super) fn key(row: &DeadLetterRow<'_>) -> Key {
+    (row.input.to_owned(), row.partition.to_owned(), row.position)
+}
+
 /// Input, partition and position of a record → the commit in which it was replayed.
-pub(super) type Replayed = BTreeMap<(String, String, u64), u64>;
+pub(super) type Replayed = BTreeMap<Key, u64>;
 
 pub(super) fn replayed(
     storage: &dyn Storage,

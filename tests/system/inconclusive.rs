@@ -205,7 +205,11 @@ fn differing_copies_are_ambiguous_and_never_corrected() {
         assert_eq!(last["ambiguous"].as_u64().unwrap_or_default(), differ, "{tag}: {last}");
     }
     let error = fails(&format!("explain-count a {at} --scope region=eu"), 2);
-    assert!(error.contains("does not count scope \"region=eu\""), "{error}");
+    assert!(error.contains("there is no scope \"region=eu\"; "), "{error}");
+    assert!(!error.contains('['), "{error}");
+    let state = state.display();
+    let error = fails(&format!("compare {state} {state} --scope region=eu"), 2);
+    assert!(error.contains("in A, there is no scope \"region=eu\"; "), "{error}");
     let parts = (0..128).step_by(8).map(|bin| format!("--bins {bin}..{}", bin + 8));
     for part in parts.chain((1..9).map(|n| format!("--sample 1/{n}"))) {
         let output = run(&format!("{line} {part}"));

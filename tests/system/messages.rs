@@ -69,6 +69,14 @@ fn names_and_records_cannot_control_a_terminal() {
     let json: Value = serde_json::from_slice(&printed[3].stdout).unwrap();
     assert_eq!(json["partition"], name, "a JSON text keeps its value");
     assert_eq!(show(&["--raw"]).stdout, record.as_bytes(), "byte for byte");
+    let listed = listed.split('\t').nth(1).unwrap();
+    let show = |name: &str| {
+        command(&format!("dead-letters show --raw --state {at}"))
+            .args([name, "0"])
+            .output()
+            .unwrap()
+    };
+    assert_eq!(show(listed).stdout, record.as_bytes(), "found by the name that is listed");
 }
 
 #[test]

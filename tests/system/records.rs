@@ -128,6 +128,10 @@ fn run_that_accepts_nothing_fails_and_says_what_would_mend_it() {
     let doctor = run(&files.line("doctor"));
     let told = String::from_utf8(doctor.stdout).unwrap();
     assert!(told.contains(&format!("--map {map} reads it")), "{told}");
+    // The same command again reads nothing, and is no success either.
+    let (code, _, again) = files.bounded("");
+    assert_eq!(code, Some(1), "{again}");
+    assert!(again.contains("no record was accepted, 4 were refused"), "{again}");
     // With that mapping all of them count.
     fs::remove_dir_all(&files.state).unwrap();
     let (code, printed, error) = files.bounded(&format!("--map {map}"));

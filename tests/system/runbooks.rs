@@ -71,13 +71,15 @@ fn runbook_for_changed_rules_shows_the_difference() {
 fn runbook_for_a_poison_producer_counts_its_records() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (input, state) = (path("posts.ndjson"), path("state"));
+    let (input, state) = (path("posts"), path("state"));
+    fs::create_dir(&input).unwrap();
     let mut text = String::new();
     for i in 0..20 {
         let id = if i % 4 == 3 { "id" } else { "event_id" };
         text += &format!("{{\"{id}\":{i},\"ts\":1700000000000,\"caption\":\"#a\"}}\n");
     }
-    fs::write(&input, text).unwrap();
+    // A name that needs escapes wherever it is written.
+    fs::write(folder.path().join("posts/a \"b\"\n\\c.ndjson"), text).unwrap();
     ok(&format!("run --input {input} --state {state} --bounded"));
     let total = || ok(&format!("query tag a --state {state}"));
     assert!(total().starts_with("#a: 15 posts"), "{}", total());

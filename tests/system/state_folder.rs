@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::harness::{Job, eventually, fails, folder, newest_commit, ok, run};
 use super::serve::{get, serve};
@@ -106,12 +107,44 @@ fn pointer_of_another_state_is_refused_by_every_command() {
 }
 
 #[test]
+fn pointer_of_a_commit_with_which_no_job_began_is_refused_and_a_pipe_blocks_nothing() {
+    let folder = folder();
+    let (input, state) = finished(folder.path());
+    let stray = state.join("visible/0000000002");
+    let query = format!("query top --state {}", state.display());
+    fs::write(&stray, "1\n").unwrap();
+    let error = fails(&query, 1);
+    assert!(error.contains("no job began with commit 2"), "{error}");
+    let (report, code) = doctor(&input, &state);
+    assert!(report.contains("visible/0000000002") && code == Some(1), "{report}");
+    fs::remove_file(&stray).unwrap();
+    // The pointer of this state, set back.
+    let own = state.join("visible/0000000001");
+    let newest = fs::read_to_string(&own).unwrap();
+    fs::write(&own, "1\n").unwrap();
+    let (report, code) = doctor(&input, &state);
+    let told = format!("readers see commit 1, not commit {}", newest.trim());
+    assert!(report.contains(&told) && code == Some(0), "{report}");
+    fs::remove_file(&own).unwrap();
+    assert!(Command::new("mkfifo").arg(&own).status().unwrap().success());
+    let error = fails(&query, 1);
+    assert!(error.contains("0000000001: it is not a regular file"), "{error}");
+}
+
+#[test]
 fn state_that_cannot_be_read_is_not_taken_for_none() {
     // The system refuses to look: the name is too long.
     let state = "x".repeat(300);
     for line in ["query top", "checkpoint ls", "dead-letters ls", "serve --listen 127.0.0.1:0"] {
         let error = fails(&format!("{line} --state {state}"), 1);
         assert!(error.contains("too long") && !error.contains("no Tagflow state"), "{error}");
+    }
+    let folder = folder();
+    let link = folder.path().join("dang");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    for state in [link.clone(), link.join("below")] {
+        let error = fails(&format!("run --input x --bounded --state {}", state.display()), 1);
+        assert!(error.contains("dang is a link that leads nowhere"), "{error}");
     }
     let error = fails("query top --state nowhere", 1);
     assert!(error.contains("nowhere holds no Tagflow state"), "{error}");
@@ -120,8 +153,9 @@ fn state_that_cannot_be_read_is_not_taken_for_none() {
 #[test]
 fn folder_that_is_removed_under_the_service_is_told() {
     let folder = folder();
-    let (_, state) = finished(folder.path());
-    let elsewhere = folder.path().join("elsewhere");
+    let (input, state) = finished(folder.path());
+    let [elsewhere, again] = ["elsewhere", "again"].map(|name| folder.path().join(name));
+    ok(&format!("run --bounded {}", arguments(&input, &again)));
     let served = serve(&state, "");
     let ready = |status: u16| {
         let answer = get(&served.address, "/readyz");
@@ -134,7 +168,14 @@ fn folder_that_is_removed_under_the_service_is_told() {
     assert_eq!(get(&served.address, "/").status, 200, "what is counted is served on");
     fs::rename(&elsewhere, &state).unwrap();
     eventually("readiness", || ready(200));
+    // Made again, it is another state, however soon.
+    served.job.signal("STOP");
+    fs::rename(&state, &elsewhere).unwrap();
+    fs::rename(&again, &state).unwrap();
+    served.job.signal("CONT");
+    eventually("the trouble", || ready(503));
     served.job.signal("TERM");
     let (code, _, log) = served.job.end();
     assert!(code == Some(0) && log.contains("cannot list"), "{log}");
+    assert!(log.contains("is of another state now"), "{log}");
 }
