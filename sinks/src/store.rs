@@ -26,7 +26,9 @@ pub enum StoreError {
     #[error("{0}")]
     Unavailable(String),
     /// The state folder cannot be followed, for a reason that is logged.
-    #[error("the state folder is gone or cannot be read; the last commit that was is served")]
+    #[error(
+        "the state folder is gone, replaced or unreadable; the last commit read from it is served"
+    )]
     NotFollowed,
     /// A row is damaged.
     #[error("the row of {0:?} is damaged")]
@@ -52,7 +54,7 @@ pub struct UnknownScope {
 impl UnknownScope {
     /// Checks that `asked` is the whole stream or one of the `known` scopes, which are sorted. They
     /// are `None` where an older build wrote the commit; any scope is accepted then.
-    pub(crate) fn check(asked: &str, known: Option<&[String]>) -> Result<(), Self> {
+    pub fn check(asked: &str, known: Option<&[String]>) -> Result<(), Self> {
         let Some(known) = known.filter(|_| !asked.is_empty()) else { return Ok(()) };
         debug_assert!(known.is_sorted(), "scopes are written sorted");
         if known.binary_search_by(|scope| scope.as_str().cmp(asked)).is_ok() {
