@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use super::harness::{Job, append, eventually, export, folder, now_ms, ok, post, run};
+use super::harness::{
+    Job, append, eventually, export, folder, newest_commit, now_ms, ok, post, run,
+};
+use super::serve::get;
 
 #[test]
 fn growing_and_new_files_are_followed_across_restarts() {
@@ -98,4 +101,34 @@ fn demo_on_a_kept_state_continues_its_posts() {
     // Every record is read once. The share of duplicates is that of the generator.
     let share = second.duplicates as f64 / second.events as f64;
     assert!((0.01..0.04).contains(&share), "{second:?}");
+}
+
+#[test]
+fn more_followed_files_than_handles_keep_neither_the_job_nor_its_pages_from_going_on() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let (posts, state, log) = (at("posts"), at("state"), at("log"));
+    fs::create_dir(&posts).unwrap();
+    for number in 0..300 {
+        append(&posts.join(format!("{number}.ndjson")), post(number, now_ms(), "x"));
+    }
+    let (input, at) = (posts.display(), state.display());
+    let line = format!("run --input {input} --state {at} --workers 1 --listen 127.0.0.1:0");
+    let job = Job::with_files(100, &line, &log);
+    let logged = || fs::read_to_string(&log).unwrap();
+    let address = eventually("its address", || {
+        let text = logged();
+        let (_, rest) = text.split_once("serving http://")?;
+        Some(rest.split_once('\n')?.0.to_owned())
+    });
+    let has_files = || (export(&state, "").1.events >= 40).then_some(());
+    eventually("the state", || state.join("visible").exists().then_some(()));
+    eventually("counts", has_files);
+    let commit = newest_commit(&state);
+    eventually("more commits", || (newest_commit(&state) > commit + 3).then_some(()));
+    assert_eq!(get(&address, "/readyz").status, 200);
+    assert_eq!(logged().matches("wait to be read").count(), 1, "{}", logged());
+    assert!(!logged().contains("Too many open files"), "{}", logged());
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0), "{}", logged());
 }

@@ -8,6 +8,7 @@ mod block;
 mod decoders;
 mod files;
 mod generator;
+mod handles;
 mod lines;
 mod listing;
 mod marks;

@@ -14,6 +14,7 @@ use schemas::printable::shown;
 
 use super::archive::now;
 use super::decoders::Decoders;
+use super::handles::{HANDLES, Handle};
 use super::packed::Packing;
 use super::{LogError, Next, Reader, Record};
 
@@ -31,6 +32,8 @@ pub(super) struct PatientReader {
     /// Whether it waits where the file cannot be read.
     follows: bool,
     reader: Option<Box<dyn Reader>>,
+    /// For the reader of a followed file.
+    handle: Option<Handle<'static>>,
     position: u64,
     fingerprint: Option<Fingerprint>,
     trouble: Option<Trouble>,
@@ -62,10 +65,19 @@ impl PatientReader {
         shared: Arc<Shared>,
         open: Open,
     ) -> Result<Self, LogError> {
-        let (reader, fingerprint, trouble, ended) = (None, None, None, None);
-        let mut patient =
-            Self { open, path, follows, reader, position, fingerprint, trouble, shared, ended };
-        if !patient.is_packed() {
+        let mut patient = Self {
+            open,
+            path,
+            follows,
+            reader: None,
+            handle: None,
+            position,
+            fingerprint: None,
+            trouble: None,
+            shared,
+            ended: None,
+        };
+        if !patient.is_packed() && patient.may_open() {
             // At once, since another file may soon have its name.
             match (patient.open)(position, None) {
                 Ok(reader) => patient.reader = Some(reader),
@@ -79,12 +91,28 @@ impl PatientReader {
         Packing::of(&self.path) != Packing::Plain
     }
 
+    /// Whether there is a handle for the file. If there is none, it waits until there is.
+    fn may_open(&mut self) -> bool {
+        if self.follows && self.handle.is_none() {
+            self.handle = HANDLES.take(&self.path);
+            if self.handle.is_none() {
+                let (pause, said) = (PAUSE, String::new());
+                self.trouble = Some(Trouble { pause, again: now() + pause, said });
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits after an error of the operating system; any other ends the job.
     fn wait(&mut self, error: LogError) -> Result<Next, LogError> {
         self.keep();
         if self.is_packed() {
             // What a decoder has taken in may have been something else.
             self.close();
+        }
+        if self.reader.is_none() {
+            self.handle = None;
         }
         if !self.follows || !matches!(error, LogError::Io { .. }) {
             return Err(error);
@@ -103,6 +131,7 @@ impl PatientReader {
     fn close(&mut self) {
         self.keep();
         self.reader = None;
+        self.handle = None;
         self.shared.decoders.closed(&self.path);
     }
 
@@ -121,6 +150,9 @@ impl Reader for PatientReader {
             return Ok(Next::End);
         }
         if self.trouble.as_ref().is_some_and(|trouble| now() < trouble.again) {
+            return Ok(Next::Wait);
+        }
+        if self.reader.is_none() && !self.may_open() {
             return Ok(Next::Wait);
         }
         let reader = match &mut self.reader {
