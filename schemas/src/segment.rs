@@ -260,11 +260,15 @@ impl<'s, T: Table> Merge<'s, T> {
             if let Some(hash) = self.peek(segment)
                 && least.is_none_or(|(found, _)| hash <= found)
             {
-                // Skip an older row of the same key: the later segment wins.
+                // Skip an older row of the same key: the later segment wins, or hardly ever not.
                 if let Some((found, older)) = least
                     && found == hash
                 {
-                    if planted(Bug::MergeKeepsOlder) {
+                    let row = |segment: usize| {
+                        self.row(hash, RowIndex { segment, cursor: self.cursors[segment] })
+                    };
+                    let outlives = T::OUTLIVES.is_some_and(|is| is(&row(older), &row(segment)));
+                    if outlives || planted(Bug::MergeKeepsOlder) {
                         self.advance(segment);
                         continue;
                     }

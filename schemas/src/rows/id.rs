@@ -5,7 +5,7 @@ use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::Field;
 
 use super::column::{Column, UInt32};
-use super::table::{Table, TableName};
+use super::table::{Outlives, Table, TableName};
 use crate::hash::KeyHash;
 
 /// The table of accepted event ids.
@@ -33,6 +33,9 @@ pub fn hour_of(ms: i64) -> u32 {
 
 impl Table for Ids {
     const NAME: TableName = TableName::new("ids");
+    /// Older builds remembered an id once for each hour that its copies claim, in any order.
+    const OUTLIVES: Option<Outlives<Self>> =
+        Some(|older, newer| !older.forgotten && !newer.forgotten && older.hour > newer.hour);
 
     type Columns = UInt32Array;
     type Row<'a> = IdRow;

@@ -39,6 +39,9 @@ pub trait Table: Registered + Sized + 'static {
     /// Set for tables that readers see, in commits or through a database.
     const SERVED: Option<Served<Self>> = None;
 
+    /// Whether an older row of a key is kept instead of a newer one. By default the newer one is.
+    const OUTLIVES: Option<Outlives<Self>> = None;
+
     /// The typed columns of one batch.
     type Columns: Send + Sync;
     /// One row, borrowed from a batch.
@@ -73,6 +76,10 @@ pub trait Table: Registered + Sized + 'static {
         None
     }
 }
+
+/// Tells whether the first row, which is older, is kept instead of the second one.
+pub(super) type Outlives<T> =
+    for<'a, 'b> fn(&<T as Table>::Row<'a>, &<T as Table>::Row<'b>) -> bool;
 
 /// What a rollback needs to know about a table that readers see: it writes every row that has
 /// changed since the older commit again, so that databases and caches replace theirs.

@@ -92,7 +92,10 @@ proptest! {
             let unique: BTreeMap<_, _> = part.iter().copied().collect();
             let rows: Vec<_> = unique.iter().map(|(k, v)| (*k, *v)).collect();
             segments.push(Segment::<Ids>::open(ids(&rows)).unwrap());
-            newest.extend(unique);
+            for (key, hour) in unique {
+                let latest = newest.entry(key).or_insert(hour);
+                *latest = hour.max(*latest);
+            }
         }
         let merge = || Merge::new(segments.iter().collect());
         let walked: Vec<_> = merge().map(|(h, r)| (h.hi, r.hour)).collect();
@@ -109,6 +112,32 @@ proptest! {
         prop_assert_eq!(rows, newest.len());
         let merged: Vec<_> = merged.iter().map(|(h, r)| (h.hi, r.hour)).collect();
         prop_assert_eq!(merged, newest.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn merge_keeps_the_latest_hour_of_an_id_that_is_not_forgotten() {
+    /// An hour, and whether the id is forgotten.
+    type Row = (u32, bool);
+    let hash = KeyHash { hi: 1, lo: 1 };
+    let cases: [(&[Row], Row); 5] = [
+        (&[(1, false), (3, false)], (3, false)),
+        (&[(3, false), (1, false)], (3, false)),
+        (&[(3, false), (1, false), (2, false)], (3, false)),
+        (&[(3, false), (3, true)], (3, true)),
+        (&[(3, false), (3, true), (1, false)], (1, false)),
+    ];
+    for (rows, (hour, forgotten)) in cases {
+        let segment = |(hour, forgotten): &Row| {
+            let mut rows = Rows::<Ids>::default();
+            rows.push(hash, &IdRow { hash, hour: *hour, forgotten: *forgotten });
+            let mut out = Vec::new();
+            rows.encode(&mut out).unwrap();
+            Segment::<Ids>::open(Bytes::from(out)).unwrap()
+        };
+        let segments: Vec<_> = rows.iter().map(segment).collect();
+        let merged: Vec<_> = Merge::new(segments.iter().collect()).map(|(_, row)| row).collect();
+        assert_eq!(merged, [IdRow { hash, hour, forgotten }], "{rows:?}");
     }
 }
 
