@@ -471,7 +471,9 @@ fn print_summary(
     } else {
         output.line(format!("commit {}", header.commit))?;
         for (name, count) in body.counters.named().iter().filter(|(_, count)| *count > 0) {
-            output.line(format!("{name:<16} {count:>12}"))?;
+            let counts = *name == "beyond_horizon" && job.settings.beyond == Beyond::Count;
+            let what = if counts { " (counted)" } else { "" };
+            output.line(format!("{name:<16} {count:>12}{what}"))?;
         }
         if let Some(lines) = unfinished_lines {
             output.line(format!("{:<16} {lines:>12}", "unfinished lines"))?;
