@@ -256,7 +256,10 @@ fn newer_state_of_other_posts_is_refused_and_rebuild_removes_its_rows() {
     let fixture = Fixture::new(&nodes, POSTS);
     fixture.run("state");
     let posts = fixture.path("posts.ndjson");
-    ok(&format!("generate --posts 300 --seed 99 --vocabulary 90 --out {}", posts.display()));
+    ok(&format!(
+        "generate --force --posts 300 --seed 99 --vocabulary 90 --out {}",
+        posts.display()
+    ));
     let store = fixture.store(&fixture.keyspace);
     let other = fixture.path("other");
     let line = format!("run --input {} --state {}", posts.display(), other.display());
