@@ -50,7 +50,7 @@ impl Shape {
     pub(crate) fn generate(&self, tagflow: &Path, posts: u64, out: &Path) -> Command {
         let Self { tags_mean, vocabulary, zipf, hot_tag } = self;
         let words = format!(
-            "generate --seed 1 --duplicates 0.02 --posts {posts} --tags-mean {tags_mean} \
+            "generate --force --seed 1 --duplicates 0.02 --posts {posts} --tags-mean {tags_mean} \
              --vocabulary {vocabulary} --zipf {zipf} --hot-tag {hot_tag} --out"
         );
         let mut command = Command::new(tagflow);
