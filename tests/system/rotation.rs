@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::harness::{Job, Summary, append, eventually, export, folder, now_ms, ok, post, run};
+use super::harness::{
+    Job, Summary, append, eventually, export, fails, folder, now_ms, ok, post, run,
+};
 
 /// A followed input, and the state of the job that follows it.
 struct Followed {
@@ -294,5 +296,6 @@ fn rotated_files_are_found_again_by_a_second_count() {
     fs::write(old, followed.text(7..8)).unwrap();
     let (input, state) = (followed.at("posts.ndjson"), followed.at("state"));
     let line = format!("reconcile --input {} --state {}", input.display(), state.display());
-    assert!(!run(&line).status.success(), "a file that changed is no proof");
+    let error = fails(&line, 2);
+    assert!(error.contains("rotated") && error.contains("--since"), "{error}");
 }

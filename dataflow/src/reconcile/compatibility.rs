@@ -61,6 +61,10 @@ pub(super) fn check_partitions(
         let mut mine = splits.iter().filter(|split| split.input == rules.input);
         if let Some(split) = mine.find(|split| !there.contains(&split.partition)) {
             let (input, partition) = (split.input.clone(), split.partition.clone());
+            let state = read.and_then(|read| read.get(&partition));
+            if let Some(former) = state.and_then(|state| state.former_name.clone()) {
+                return Err(ReconcileError::Rotated { input, former });
+            }
             return Err(ReconcileError::Elsewhere { input, partition });
         }
         for (partition, state) in read.into_iter().flatten() {

@@ -187,6 +187,17 @@ pub enum ReconcileError {
         /// The partition.
         partition: String,
     },
+    /// A file that was rotated or truncated is nowhere to be read again.
+    #[error(
+        "the commit counts {former} of input {input:?} as it was before it was rotated or truncated, \
+         and that file is gone; check what was read since a later commit, with --since COMMIT"
+    )]
+    Rotated {
+        /// The input.
+        input: String,
+        /// The name that it had.
+        former: String,
+    },
     /// Records would be read with another mapping or horizon than the job's.
     #[error(
         "commit {commit} was made from input {input:?} with {differing}; \

@@ -118,6 +118,8 @@ impl FileLog {
             Err(LogError::Io { source, .. })
                 if source.kind() == io::ErrorKind::NotFound
                     && !(folder.is_single() && self.is_bounded()) => {}
+            // Something else has its name for a while.
+            Err(LogError::NotRegular(_)) if !self.is_bounded() && self.files.was_read(former) => {}
             Err(error) if folder.is_single() => return Err(error),
             Err(LogError::Io { source, .. }) => {
                 folder.pass_over(self.files.path(&name), source.to_string());

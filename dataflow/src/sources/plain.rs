@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use schemas::config::OnTruncate;
 use schemas::manifest::Fingerprint;
@@ -32,6 +32,14 @@ fn overwritten() -> io::Error {
 fn is_overwritten(error: &io::Error) -> bool {
     let Some(inner) = error.get_ref() else { return false };
     inner.is::<Overwritten>()
+}
+
+/// The times of files are this exact.
+const TICK: Duration = Duration::from_secs(1);
+
+fn now() -> SystemTime {
+    let since = SystemTime::UNIX_EPOCH.elapsed();
+    since.map_or(SystemTime::UNIX_EPOCH, |since| SystemTime::UNIX_EPOCH + since)
 }
 
 /// A file's bytes from some position on.
@@ -72,6 +80,8 @@ pub(super) struct PlainReader {
     /// Its size, and when it had been changed, when it was last looked at.
     looked_at: Option<u64>,
     changed: SystemTime,
+    /// When it was last seen to have its name.
+    seen: SystemTime,
     /// Whether another file has its name.
     is_rotated: bool,
     /// Set once what was not read can no longer be read, and the job goes on.
@@ -111,6 +121,7 @@ impl PlainReader {
             marks: Marks::default(),
             looked_at: None,
             changed: SystemTime::UNIX_EPOCH,
+            seen: now(),
             is_rotated,
             lost: false,
             truncations: 0,
@@ -133,7 +144,11 @@ impl PlainReader {
     /// unless it was removed.
     fn has_name(&mut self) -> bool {
         match FileId::at(&self.path) {
-            Some(id) => id == self.id,
+            Some(id) if id == self.id => {
+                self.seen = now();
+                true
+            }
+            Some(_) => false,
             None => self.lines.source().file.metadata().is_ok_and(|meta| meta.nlink() > 0),
         }
     }
@@ -248,8 +263,10 @@ impl Reader for PlainReader {
         self.is_rotated = true;
         // Of a file that was overwritten nothing is left under another name.
         let id = (!self.lost).then_some(self.id);
+        // What had the name in between was written after this one was last seen to have it.
+        let since = self.seen.checked_sub(TICK).map_or(self.changed, |seen| seen.max(self.changed));
         let former = self.partition.clone();
-        self.partition = self.input.rotate(&former, id, self.changed);
+        self.partition = self.input.rotate(&former, id, since);
         assert_ne!(self.partition, former, "another file may have the name that this one has lost");
         Some(self.partition.clone())
     }

@@ -125,6 +125,12 @@ impl Registry {
         self.files.lock().former.get(partition).cloned()
     }
 
+    /// Whether a file of this name was ever read.
+    pub(super) fn was_read(&self, name: &str) -> bool {
+        let files = self.files.lock();
+        files.marks.contains_key(name) || files.former.values().any(|former| former == name)
+    }
+
     /// What a file was last recognised by.
     pub(super) fn known(&self, partition: &str) -> Option<Marks> {
         self.files.lock().marks.get(partition).cloned()
@@ -337,7 +343,9 @@ impl Files {
 
     /// Gives another name to a file.
     fn rotate(&mut self, partition: &str) -> String {
-        let numbers = self.former.keys().filter_map(|name| rotation_number(name, partition));
+        // A file may be called so that nobody has rotated.
+        let names = self.former.keys().chain(self.marks.keys()).chain(self.open.keys());
+        let numbers = names.filter_map(|name| rotation_number(name, partition));
         let name = rotated_name(partition, numbers.max().unwrap_or(0) + 1);
         if let Some(marks) = self.marks.remove(partition) {
             self.marks.insert(name.clone(), marks);
@@ -355,7 +363,8 @@ impl Moved {
             let former_name = Some(self.from.clone());
             let done = state.done || self.loss.is_some();
             let state = Partition { former_name, at_end: true, done, ..state };
-            states.insert(self.to.clone(), state);
+            let before = states.insert(self.to.clone(), state);
+            assert!(before.is_none(), "{} is the name of another file", self.to);
         }
     }
 }

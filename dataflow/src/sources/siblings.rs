@@ -22,7 +22,9 @@ pub(super) fn later(
     for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten() {
         let path = entry.path();
         let is_named = entry.file_name().to_str().is_some_and(|other| is_rotation(other, name));
-        let Some(meta) = is_named.then(|| fs::metadata(&path).ok()).flatten() else { continue };
+        // A link leads to a file that nobody named.
+        let meta = is_named.then(|| fs::symlink_metadata(&path).ok()).flatten();
+        let Some(meta) = meta else { continue };
         let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         if meta.is_file() && changed >= since && begins_with_a_record(&path) {
             found.push((changed, path, meta));
@@ -32,13 +34,20 @@ pub(super) fn later(
     found.into_iter().map(|(_, path, meta)| (path, meta)).collect()
 }
 
-/// Whether `other` is `name` with a number or a date behind it, packed or not.
+/// Whether `other` is `name` with a number or a date behind it, or before its extension, packed or
+/// not.
 fn is_rotation(other: &str, name: &str) -> bool {
     let other = [".gz", ".zst"].iter().find_map(|end| other.strip_suffix(end)).unwrap_or(other);
-    let behind = other.strip_prefix(name).and_then(|behind| behind.strip_prefix(['.', '-', '_']));
-    behind.is_some_and(|behind| {
+    let within = name.rfind('.').and_then(|dot| {
+        let (stem, extension) = name.split_at(dot);
+        other.strip_prefix(stem)?.strip_suffix(extension)
+    });
+    [other.strip_prefix(name), within].into_iter().flatten().any(|more| {
         let is_part = |c: char| c.is_ascii_digit() || "-_.:TZ+".contains(c);
-        behind.starts_with(|c: char| c.is_ascii_digit()) && behind.chars().all(is_part)
+        let more = more.strip_prefix(['.', '-', '_']);
+        more.is_some_and(|more| {
+            more.starts_with(|c: char| c.is_ascii_digit()) && more.chars().all(is_part)
+        })
     })
 }
 
@@ -59,12 +68,25 @@ mod tests {
 
     #[test]
     fn rotations_have_a_number_or_a_date_behind_the_name() {
-        for yes in ["a.ndjson.1", "a.ndjson-20260101.gz", "a.ndjson_2026-01-01T00:00.zst"] {
+        for yes in [
+            "a.ndjson.1",
+            "a.ndjson-20260101.gz",
+            "a.ndjson_2026-01-01T00:00.zst",
+            "a-1.ndjson",
+            "a.2026-01-01.ndjson.gz",
+        ] {
             assert!(is_rotation(yes, "a.ndjson"), "{yes}");
         }
-        for no in
-            ["a.ndjson", "a.ndjson.bak", "a.ndjson.gz", "a-1.ndjson", "aa.ndjson.1", "a.ndjson1"]
-        {
+        for no in [
+            "a.ndjson",
+            "a.ndjson.bak",
+            "a.ndjson.gz",
+            "ab-1.ndjson",
+            "a-eu.ndjson",
+            "a1.ndjson",
+            "aa.ndjson.1",
+            "a.ndjson1",
+        ] {
             assert!(!is_rotation(no, "a.ndjson"), "{no}");
         }
     }

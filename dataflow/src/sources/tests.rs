@@ -375,6 +375,9 @@ fn files_of_rotations_that_nobody_saw_are_read_as_well() {
     rotate("a.ndjson.1", 20..30);
     folder.write("a.ndjson.bak", &record(50..60));
     folder.write("a.ndjson.3", "no record");
+    let elsewhere = Folder::new();
+    elsewhere.write("b", &record(60..70));
+    std::os::unix::fs::symlink(elsewhere.at("b"), folder.at("a.ndjson.9")).unwrap();
     let later = std::time::SystemTime::UNIX_EPOCH;
     File::open(folder.at("a.ndjson.7")).unwrap().set_modified(later).unwrap();
     let names = |log: &FileLog| -> Vec<String> {
@@ -398,4 +401,42 @@ fn files_of_rotations_that_nobody_saw_are_read_as_well() {
     let Position::Offset(offset) = known["a.ndjson"].position else { panic!() };
     folder.append("a.ndjson.4", "line 1\n");
     assert_eq!(read(&mut *log.open("a.ndjson@1", offset).unwrap()), numbers(1..2));
+}
+
+#[test]
+fn rotated_file_never_gets_the_name_of_another_one() {
+    let folder = Folder::new();
+    folder.write("a.ndjson", &lines(0..9));
+    let path = folder.at("a.ndjson");
+    let mut known = read_once(&path);
+    // This one was called so by who wrote it.
+    known.insert("a.ndjson@1".to_owned(), Partition { done: true, ..known["a.ndjson"].clone() });
+    folder.rename("a.ndjson", "old");
+    folder.write("a.ndjson", &lines(10..40));
+    let single = known.clone().into_iter().filter(|(name, _)| name == "a.ndjson").collect();
+    let moved = follow(&path, OnTruncate::Stop).locate(&single, false).unwrap();
+    assert_eq!(moved[0].to, "a.ndjson@1");
+    let moved = follow(&path, OnTruncate::Stop).locate(&known, false).unwrap();
+    let mine = moved.iter().find(|moved| moved.from == "a.ndjson").unwrap();
+    assert_eq!(mine.to, "a.ndjson@2");
+    let mut states = known;
+    moved.iter().for_each(|moved| moved.apply(&mut states));
+}
+
+#[test]
+fn folder_that_has_the_name_for_a_while_is_passed_over() {
+    let folder = Folder::new();
+    folder.write("a.ndjson", &lines(0..9));
+    let path = folder.at("a.ndjson");
+    let log = follow(&path, OnTruncate::Stop);
+    let mut old = log.open("a.ndjson", 0).unwrap();
+    read(&mut *old);
+    folder.rename("a.ndjson", "old");
+    fs::create_dir(&path).unwrap();
+    assert_eq!(log.discover().unwrap(), []);
+    assert_eq!(old.rotated().as_deref(), Some("a.ndjson@1"));
+    assert_eq!(log.discover().unwrap(), []);
+    fs::remove_dir(&path).unwrap();
+    folder.write("a.ndjson", &lines(10..40));
+    assert_eq!(log.discover().unwrap().len(), 1);
 }

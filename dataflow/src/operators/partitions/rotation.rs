@@ -124,7 +124,12 @@ impl Partitions {
     pub(super) fn report_moved(&mut self) {
         for Moved { from, to, read, loss } in &self.context.plan.moved {
             match loss {
-                None => tracing::info!(partition = from, now = to, "a file was rotated"),
+                None => tracing::warn!(
+                    partition = from,
+                    now = to,
+                    "a file was rotated while nothing read it; others that had its name in between \
+                     are read if a number or a date behind it says so"
+                ),
                 Some(Loss::Removed) => tracing::warn!(
                     "{from} is gone; lines written to it after byte {read}, if any, are missing"
                 ),
