@@ -24,7 +24,7 @@ pub(crate) const CLEAR: &str = "\r\x1b[2K";
 pub(crate) enum Kind {
     /// Whole lines, or nothing.
     Lines,
-    /// A line that the next piece takes away.
+    /// A line that takes the live line before it away itself, and that the next lines take away.
     Live,
 }
 
@@ -94,7 +94,7 @@ impl Queue {
             let Some((kind, piece)) = state.pieces.pop_front() else { continue };
             drop(state);
             let mut text = Vec::new();
-            if std::mem::replace(&mut live, kind == Kind::Live) {
+            if std::mem::replace(&mut live, kind == Kind::Live) && kind == Kind::Lines {
                 text.extend_from_slice(CLEAR.as_bytes());
             }
             text.extend_from_slice(&piece);
