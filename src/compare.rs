@@ -12,7 +12,7 @@ use std::sync::Arc;
 use schemas::config::StoreUri;
 use schemas::printable::shown;
 use schemas::rows::TagRow;
-use schemas::tags::Name;
+use schemas::tags::{Name, TagRules};
 use schemas::windows::Windows;
 use sinks::commits::Snapshot;
 use sinks::cql::{CqlScan, CqlSettings};
@@ -110,12 +110,16 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(args: &Args) -> Result<Self, CliError> {
-        let key = |name: &String| match Name::parse(name) {
-            Ok(parsed) => Ok(parsed.key().to_owned()),
-            Err(error) => Err(CliError::Name { name: name.clone(), error }),
-        };
-        let keys = args.tags.iter().map(key).collect::<Result<_, _>>()?;
+    /// The tags that the names have by the rules of one side or the other.
+    fn of(args: &Args, sides: [TagRules; 2]) -> Result<Self, CliError> {
+        let mut keys = BTreeSet::new();
+        for name in &args.tags {
+            let parsed = sides.map(|rules| Name::parse(name, rules));
+            if let [Err(error), Err(_)] = parsed {
+                return Err(CliError::Name { name: name.clone(), error });
+            }
+            keys.extend(parsed.into_iter().flatten().map(|name| name.key().to_owned()));
+        }
         Ok(Self { scope: args.scope.clone(), keys })
     }
 
@@ -127,6 +131,14 @@ impl Wanted {
 }
 
 impl Side {
+    /// The rules by which names of its tags are read. A database does not say by which it was made.
+    fn rules(&self) -> TagRules {
+        match self {
+            Self::State(snapshot) => TagRules::for_names(snapshot.manifest.body.rules),
+            Self::Store(..) => TagRules::NEWEST,
+        }
+    }
+
     fn open(target: &StateOrStore, at: Option<CommitAt>, reach: &Reach) -> Result<Self, CliError> {
         match target {
             StateOrStore::State(state) => Ok(Self::State(snapshot(&*open(state)?, at)?)),
@@ -227,9 +239,9 @@ fn fields(args: &Args, a: &Side, b: &Side) -> Result<BTreeSet<String>, CliError>
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let wanted = Wanted::of(args)?;
     let a = Side::open(&args.a, args.at_a, &args.reach)?;
     let b = Side::open(&args.b, args.at_b, &args.reach)?;
+    let wanted = Wanted::of(args, [a.rules(), b.rules()])?;
     if let Some(scope) = &wanted.scope {
         a.check_scope("A", scope)?;
         b.check_scope("B", scope)?;

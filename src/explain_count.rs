@@ -48,7 +48,8 @@ struct Explained<'a> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let Args { name, log, scope, json } = args;
-    let parsed = Name::parse(name).map_err(|error| CliError::Name { name: name.clone(), error })?;
+    let parsed = Name::parse(name, log.rules()?)
+        .map_err(|error| CliError::Name { name: name.clone(), error })?;
     let key = parsed.key();
     let request = log.request(Selection::Tags([key.to_owned()].into()), 1)?;
     UnknownScope::check(scope, request.snapshot.manifest.body.scopes.as_deref())

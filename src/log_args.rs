@@ -11,6 +11,7 @@ use schemas::config::{
 };
 use schemas::manifest::Manifest;
 use schemas::mapping::Mapping;
+use schemas::tags::TagRules;
 use schemas::time::Millis;
 use sinks::commits::Snapshot;
 
@@ -72,6 +73,12 @@ impl LogArgs {
     ) -> Result<Request, CliError> {
         let storage = open(&self.job()?.1)?;
         self.request_at(manifest(&*storage, self.at)?, selection, workers)
+    }
+
+    /// The rules by which names of tags are read in the commit that is named.
+    pub(crate) fn rules(&self) -> Result<TagRules, CliError> {
+        let manifest = manifest(&*open(&self.job()?.1)?, self.at)?;
+        Ok(TagRules::for_names(manifest.body.rules))
     }
 
     /// The check of `manifest`.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use api::{BoardsAnswer, TagAnswer};
 use schemas::printable::counted;
-use schemas::tags::Name;
+use schemas::tags::{Name, TagRules};
 use schemas::time::format_ms;
 use sinks::cql::CqlReader;
-use sinks::store::{AsOf, Board, CommitView, Store, StoreError, Tag};
+use sinks::store::{AsOf, Board, CommitView, Store, Tag};
 
 use crate::error::CliError;
 use crate::output::Output;
@@ -64,8 +64,8 @@ impl Options {
     /// Queries the store if one is given, and otherwise the commit.
     fn query<T>(
         &self,
-        store: impl AsyncFnOnce(&dyn Store) -> Result<T, StoreError>,
-        view: impl FnOnce(&CommitView) -> Result<T, StoreError>,
+        store: impl AsyncFnOnce(&dyn Store) -> Result<T, CliError>,
+        view: impl FnOnce(&CommitView) -> Result<T, CliError>,
     ) -> Result<T, CliError> {
         match self.store.settings() {
             Some(settings) => {
@@ -73,12 +73,12 @@ impl Options {
                 let runtime = runtime().map_err(CliError::io("cannot start"))?;
                 runtime.block_on(async {
                     let reader = CqlReader::open(settings).await?;
-                    Ok(store(&reader).await?)
+                    store(&reader).await
                 })
             }
             None => {
                 let state = folder(self.state.as_deref(), None)?;
-                Ok(view(&CommitView::new(snapshot(&*open(&state)?, self.at)?))?)
+                view(&CommitView::new(snapshot(&*open(&state)?, self.at)?))
             }
         }
     }
@@ -89,13 +89,24 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let mut output = Output::new();
     match args.what {
         What::Tag { name, options } => {
-            let parsed = Name::parse(&name).map_err(|error| CliError::Name { name, error })?;
-            let (scope, key) = (&options.scope, parsed.key());
-            let (at, tag) = options.query(
-                async |store| store.tag(scope, key).await,
-                |view| Ok((view.as_of(), view.tag(scope, key)?)),
+            let scope = &options.scope;
+            let parse = |rules: TagRules| {
+                let parsed = Name::parse(&name, rules);
+                parsed.map_err(|error| CliError::Name { name: name.clone(), error })
+            };
+            let (parsed, (at, tag)) = options.query(
+                async |store| {
+                    let parsed = parse(store.rules())?;
+                    let found = store.tag(scope, parsed.key()).await?;
+                    Ok((parsed, found))
+                },
+                |view| {
+                    let parsed = parse(view.rules())?;
+                    let found = (view.as_of(), view.tag(scope, parsed.key())?);
+                    Ok((parsed, found))
+                },
             )?;
-            let tag = tag.ok_or_else(|| not_found(key, scope))?;
+            let tag = tag.ok_or_else(|| not_found(parsed.key(), scope))?;
             if options.json {
                 output.json(&TagAnswer::new(tag, &at))?;
             } else {
@@ -105,7 +116,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         What::Top { options } => {
             let scope = &options.scope;
             let (at, boards) = options.query(
-                async |store| store.boards(scope).await,
+                async |store| Ok(store.boards(scope).await?),
                 |view| Ok((view.as_of(), view.boards(scope)?)),
             )?;
             if options.json {

@@ -220,13 +220,14 @@ fn selection(args: &Args) -> Result<Selection, CliError> {
     if let Some(one_in) = args.sample {
         return Ok(Selection::Sample(one_in));
     }
-    let key = |name: &String| match Name::parse(name) {
+    if args.tags.is_empty() {
+        return Ok(Selection::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
+    }
+    let rules = args.log.rules()?;
+    let key = |name: &String| match Name::parse(name, rules) {
         Ok(parsed) => Ok(parsed.key().to_owned()),
         Err(error) => Err(CliError::Name { name: name.clone(), error }),
     };
     let tags = args.tags.iter().map(key).collect::<Result<BTreeSet<_>, _>>()?;
-    if tags.is_empty() {
-        return Ok(Selection::Bins { bins: args.bins.clone(), passes: args.passes.unwrap_or(1) });
-    }
     Ok(Selection::Tags(tags))
 }

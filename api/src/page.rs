@@ -6,6 +6,7 @@ use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemas::printable::noun;
 use schemas::rows::BoardEntry;
+use schemas::tags::TagRules;
 use schemas::time::format_ms;
 use sinks::store::{AsOf, Board, Tag};
 
@@ -97,9 +98,10 @@ fn grouped(number: i64) -> String {
 }
 
 /// The front page: the top tags of every window.
-pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf) -> Markup {
-    let link =
-        |entry: &BoardEntry| scoped(&tag_path("/t/", linked(&entry.tag, &entry.display)), scope);
+pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf, rules: TagRules) -> Markup {
+    let link = |entry: &BoardEntry| {
+        scoped(&tag_path("/t/", linked(&entry.tag, &entry.display, rules)), scope)
+    };
     let body = html! {
         header { h1 { "Top hashtags" @if !scope.is_empty() { " in " (scope) } } }
         main class="boards" {
@@ -229,7 +231,7 @@ mod tests {
         let entries =
             vec![BoardEntry { tag: "strasse".into(), display: "Straße".into(), count: 3 }];
         let boards = [Board { window: "1h".into(), entries }];
-        let page = front(&boards, "", &at()).into_string();
+        let page = front(&boards, "", &at(), TagRules::NEWEST).into_string();
         assert!(page.contains("href=\"/t/strasse\""), "{page}");
         assert!(page.contains("http-equiv=\"refresh\""));
         let page = problem(&Problem {
@@ -239,7 +241,7 @@ mod tests {
         let page = page.into_string();
         assert!(page.contains("&lt;script&gt;") && !page.contains("<b>"), "{page}");
         assert!(page.contains("href=\"/?scope=region%3D%3Cb%3E\"") && page.contains("href=\"/\""));
-        let page = front(&boards, "region=us&a", &at()).into_string();
+        let page = front(&boards, "region=us&a", &at(), TagRules::NEWEST).into_string();
         assert!(page.contains("href=\"/t/strasse?scope=region%3Dus%26a\""), "{page}");
     }
 }

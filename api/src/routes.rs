@@ -158,13 +158,14 @@ async fn tag_json(
     encoded: &str,
     store: &dyn Store,
 ) -> Result<Answer, Problem> {
-    let ((_, name), query) = (name(encoded)?, Query::strict(request.uri())?);
+    let rules = store.rules();
+    let ((_, name), query) = (name(encoded, rules)?, Query::strict(request.uri())?);
     let (at, tag) = store.tag(&query.scope, name.key()).await.map_err(trouble)?;
     let tag = tag.ok_or_else(|| unknown(name.key(), &query.scope))?;
     let body = serde_json::to_vec(&TagAnswer::new(tag, &at));
     let body = body.unwrap_or_else(|e| unreachable!("strings and numbers encode: {e}"));
     let mut response = respond::cacheable(request.headers(), respond::json(body), &at);
-    if !name.is_canonical() && leads(name.key(), name.key()) {
+    if !name.is_canonical() && leads(name.key(), name.key(), rules) {
         let path = page::tag_path("/tags/", name.key()) + &query.clean;
         response.headers_mut().insert(CONTENT_LOCATION, respond::header(&path));
     }
@@ -176,10 +177,11 @@ async fn tag_page(
     encoded: &str,
     store: &dyn Store,
 ) -> Result<Answer, Problem> {
-    let ((text, name), query) = (name(encoded)?, Query::of(request.uri())?);
+    let rules = store.rules();
+    let ((text, name), query) = (name(encoded, rules)?, Query::of(request.uri())?);
     let key = name.key();
     // A key may be longer than any name. Such a tag stays at the requested spelling.
-    let other = !name.is_canonical() && leads(key, key);
+    let other = !name.is_canonical() && leads(key, key, rules);
     if other || query.has_more() {
         let path = page::tag_path("/t/", if other { key } else { &text });
         return Ok(respond::moved(&(path + &query.clean)));
@@ -195,7 +197,7 @@ async fn front(request: &Request<Incoming>, store: &dyn Store) -> Result<Answer,
         return Ok(respond::moved(&format!("/{}", query.clean)));
     }
     let (at, boards) = store.boards(&query.scope).await.map_err(trouble)?;
-    let page = respond::html(page::front(&boards, &query.scope, &at));
+    let page = respond::html(page::front(&boards, &query.scope, &at, store.rules()));
     Ok(respond::cacheable(request.headers(), page, &at))
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use hyper::Uri;
 use percent_encoding::percent_decode_str;
-use schemas::tags::Name;
+use schemas::tags::{Name, TagRules};
 
 use crate::problem::{Kind, Problem};
 
@@ -65,23 +65,23 @@ impl Query {
     }
 }
 
-/// The name of a tag in a path.
-pub(crate) fn name(encoded: &str) -> Result<(String, Name), Problem> {
+/// The name of a tag in a path, of a store whose tags were found by `rules`.
+pub(crate) fn name(encoded: &str, rules: TagRules) -> Result<(String, Name), Problem> {
     let bad = |what: String| Problem::new(Kind::BadName, what);
     let text = decoded(encoded).map_err(|why| bad(format!("the name {why}")))?;
-    let name = Name::parse(&text).map_err(|error| bad(error.to_string()))?;
+    let name = Name::parse(&text, rules).map_err(|error| bad(error.to_string()))?;
     Ok((text, name))
 }
 
 /// The text by which a tag is linked: its key, or its spelling if the key is no name, because it is
 /// longer than any.
-pub(crate) fn linked<'a>(key: &'a str, display: &'a str) -> &'a str {
-    if leads(key, key) || !leads(display, key) { key } else { display }
+pub(crate) fn linked<'a>(key: &'a str, display: &'a str, rules: TagRules) -> &'a str {
+    if leads(key, key, rules) || !leads(display, key, rules) { key } else { display }
 }
 
 /// Whether the address of `text` is that of `key`.
-pub(crate) fn leads(text: &str, key: &str) -> bool {
-    Name::parse(text).is_ok_and(|name| name.key() == key)
+pub(crate) fn leads(text: &str, key: &str, rules: TagRules) -> bool {
+    Name::parse(text, rules).is_ok_and(|name| name.key() == key)
 }
 
 /// In a query, `+` is a space.
@@ -133,23 +133,27 @@ mod tests {
         let spellings = ["sun", "Sun", "Straße", &"ß".repeat(60), &"ﷺ".repeat(30), "日本"];
         for display in spellings {
             let key = schemas::tags::key(display).into_owned();
-            assert!(leads(linked(&key, display), &key), "{display}");
+            let rules = TagRules::NEWEST;
+            assert!(leads(linked(&key, display, rules), &key, rules), "{display}");
         }
-        assert_eq!(linked("sun", "Sun"), "sun");
+        assert_eq!(linked("sun", "Sun", TagRules::NEWEST), "sun");
     }
 
     #[test]
-    fn a_link_leads_to_its_tag_whatever_letters_it_has() {
+    fn a_link_leads_to_its_tag_whatever_letters_it_has_by_all_rules() {
         let characters = ('a'..=char::MAX).filter(|c| !c.is_ascii());
-        let text =
-            |c: char| format!("#a{c}b #{} #{}", c.to_string().repeat(3), c.to_string().repeat(100));
+        let text = |c: char| {
+            format!("#a{c}b #a{c} #{} #{}", c.to_string().repeat(3), c.to_string().repeat(100))
+        };
         let mut dead = Vec::new();
         for c in characters {
-            schemas::tags::limited(&text(c), schemas::tags::key, |o, key, _| {
-                if !leads(linked(key, o.tag), key) {
-                    dead.push((o.tag.to_owned(), key.to_string()));
-                }
-            });
+            for rules in [TagRules::First, TagRules::Second] {
+                rules.limited(&text(c), schemas::tags::key, |o, key, _| {
+                    if !leads(linked(key, o.tag, rules), key, rules) {
+                        dead.push((o.tag.to_owned(), key.to_string()));
+                    }
+                });
+            }
         }
         assert!(
             dead.is_empty(),

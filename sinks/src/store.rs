@@ -7,6 +7,7 @@ use std::sync::Arc;
 use schemas::hash::Hasher;
 use schemas::manifest::Manifest;
 use schemas::rows::{BoardEntry, TagRow};
+use schemas::tags::TagRules;
 use schemas::windows::{Buckets, Windows};
 use thiserror::Error;
 
@@ -195,6 +196,8 @@ pub trait Store: Send + Sync {
     fn tag<'a>(&'a self, scope: &'a str, key: &'a str) -> Answer<'a, (AsOf, Option<Tag>)>;
     /// All boards of a scope, from one commit.
     fn boards<'a>(&'a self, scope: &'a str) -> Answer<'a, (AsOf, Vec<Board>)>;
+    /// The rules by which names of tags are read.
+    fn rules(&self) -> TagRules;
     /// The commit that is shown.
     fn as_of(&self) -> Answer<'_, AsOf>;
     /// The same, or an error if commits to come would not be shown.
@@ -256,6 +259,11 @@ impl CommitView {
         AsOf::from(&self.snapshot.manifest)
     }
 
+    /// The rules by which names of its tags are read.
+    pub fn rules(&self) -> TagRules {
+        TagRules::for_names(self.snapshot.manifest.body.rules)
+    }
+
     fn check_scope(&self, scope: &str) -> Result<(), UnknownScope> {
         UnknownScope::check(scope, self.snapshot.manifest.body.scopes.as_deref())
     }
@@ -303,6 +311,11 @@ impl Store for Follower {
             let view = CommitView::new(self.current().ok_or(StoreError::Empty)?);
             Ok((view.as_of(), view.boards(scope)?))
         })
+    }
+
+    fn rules(&self) -> TagRules {
+        let rules = self.current().map(|snapshot| snapshot.manifest.body.rules);
+        rules.map_or(TagRules::NEWEST, TagRules::for_names)
     }
 
     fn as_of(&self) -> Answer<'_, AsOf> {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use schemas::rows::BoardEntry;
+use schemas::tags::TagRules;
 use sinks::store::{Answer, AsOf, Board, Store, StoreError, Tag, UnknownScope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -101,6 +102,10 @@ impl Store for Memory {
                 vec![Board { window: "1h".into(), entries: tags.map(entry).collect() }],
             ))
         })
+    }
+
+    fn rules(&self) -> TagRules {
+        TagRules::NEWEST
     }
 
     fn as_of(&self) -> Answer<'_, AsOf> {

@@ -20,6 +20,12 @@ impl TagRules {
         [Self::First, Self::Second].into_iter().find(|rules| rules.version() == version)
     }
 
+    /// The rules by which names of tags are read in a state of `version`: the newest that this
+    /// build knows, if a later one made it.
+    pub fn for_names(version: u32) -> Self {
+        Self::of(version).unwrap_or(Self::NEWEST)
+    }
+
     /// The version, which every manifest records.
     pub fn version(self) -> u32 {
         self as u32

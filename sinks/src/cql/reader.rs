@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use schemas::rows::TagRow;
+use schemas::tags::TagRules;
 use schemas::windows::Window;
 use scylla::DeserializeRow;
 use scylla::client::session::Session;
@@ -344,6 +345,11 @@ impl Store for CqlReader {
             UnknownScope::check(scope, job.scopes.as_deref())?;
             active.connection.boards(&job, scope).await
         })
+    }
+
+    /// The newest: a database does not say by which rules its tags were found.
+    fn rules(&self) -> TagRules {
+        TagRules::NEWEST
     }
 
     fn as_of(&self) -> Answer<'_, AsOf> {
