@@ -49,6 +49,9 @@ fn host(request: &Request<Incoming>) -> Result<Option<Authority>, Problem> {
 
 /// The target must be a path, or an address whose host is that of the request.
 fn target(request: &Request<Incoming>, host: Option<&Authority>) -> Result<(), Problem> {
+    if request.uri().path() == "*" && request.method() != Method::OPTIONS {
+        return Err(bad("the target * is for OPTIONS alone"));
+    }
     let Some(authority) = request.uri().authority() else { return Ok(()) };
     let default = match request.uri().scheme_str() {
         Some("http") => 80,

@@ -21,6 +21,8 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEAD_BUFFER_BYTES: usize = 2 * HEAD_BYTES_MAX;
 /// Header lines in a request.
 pub const HEADERS_MAX: usize = 64;
+/// Header lines that are read, so that most heads with too many get an answer that says so.
+pub const HEADERS_READ: usize = 1024;
 /// Size of the path and query of a request.
 pub const TARGET_BYTES_MAX: usize = 2048;
 /// Time for the head of a request to arrive, from the start of the connection or the end of the

@@ -10,7 +10,7 @@ use schemas::tags::TagRules;
 use schemas::time::format_ms;
 use sinks::store::{AsOf, Board, Tag};
 
-use crate::limits::FRONT_PAGE_TAGS;
+use crate::limits::{FRONT_PAGE_TAGS, TARGET_BYTES_MAX};
 use crate::problem::{About, Kind, Problem};
 use crate::target::linked;
 
@@ -44,12 +44,13 @@ pub(crate) fn tag_path(prefix: &str, key: &str) -> String {
     format!("{prefix}{}", utf8_percent_encode(key, PATH))
 }
 
-/// The address of a page in a scope.
-fn scoped(path: &str, scope: &str) -> String {
-    match scope {
+/// The address of a page in a scope, unless it is too long to be asked for.
+fn scoped(path: &str, scope: &str) -> Option<String> {
+    let address = match scope {
         "" => path.to_owned(),
         scope => format!("{path}?scope={}", utf8_percent_encode(scope, PATH)),
-    }
+    };
+    Some(address).filter(|address| address.len() <= TARGET_BYTES_MAX)
 }
 
 fn layout(title: &str, refresh_s: Option<u32>, body: &Markup, at: Option<&AsOf>) -> Markup {
@@ -114,7 +115,7 @@ pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf, rules: TagRules) -
                             @for entry in board.entries.iter().take(FRONT_PAGE_TAGS) {
                                 tr {
                                     td {
-                                        a href=(link(entry)) dir="auto" {
+                                        a href=[link(entry)] dir="auto" {
                                             "#" (entry.display)
                                         }
                                     }
@@ -135,7 +136,7 @@ pub(crate) fn front(boards: &[Board], scope: &str, at: &AsOf, rules: TagRules) -
 pub(crate) fn tag(tag: &Tag, at: &AsOf) -> Markup {
     let body = html! {
         header {
-            nav { a href=(scoped("/", &tag.scope)) { "top hashtags" } }
+            nav { a href=[scoped("/", &tag.scope)] { "top hashtags" } }
             h1 dir="auto" { "#" (tag.display) }
             @if !tag.scope.is_empty() { p { "in " (tag.scope) } }
         }
@@ -173,7 +174,7 @@ pub(crate) fn problem(problem: &Problem) -> Markup {
                 h2 { "Scopes" }
                 ul {
                     @for scope in problem.scopes.iter().take(SCOPES_LISTED) {
-                        li { a href=(scoped("/", scope)) { (scope) } }
+                        li { a href=[scoped("/", scope)] { (scope) } }
                     }
                 }
             }
@@ -243,5 +244,21 @@ mod tests {
         assert!(page.contains("href=\"/?scope=region%3D%3Cb%3E\"") && page.contains("href=\"/\""));
         let page = front(&boards, "region=us&a", &at(), TagRules::NEWEST).into_string();
         assert!(page.contains("href=\"/t/strasse?scope=region%3Dus%26a\""), "{page}");
+    }
+    #[test]
+    fn what_could_not_be_asked_for_is_shown_without_a_link() {
+        let (scope, tag) = ("\u{65e5}".repeat(300), "\u{20000}".repeat(100));
+        let page = |scopes| Problem { scopes, ..Problem::new(Kind::UnknownScope, "") };
+        let page = problem(&page(vec![scope.clone(), "a".into()])).into_string();
+        assert!(page.contains(&format!("<li><a>{scope}</a></li>")), "{page}");
+        assert!(page.contains("<a href=\"/?scope=a\">a</a>"), "{page}");
+        let entries = vec![BoardEntry { tag: tag.clone(), display: tag.clone(), count: 1 }];
+        let boards = [Board { window: "1h".into(), entries }];
+        for (letters, linked) in [(0, true), (90, true), (150, false), (300, false)] {
+            let scope: String = scope.chars().take(letters).collect();
+            let page = front(&boards, &scope, &at(), TagRules::NEWEST).into_string();
+            assert!(page.contains(&format!("#{tag}</a>")), "{page}");
+            assert_eq!(page.contains("<a href=\"/t/"), linked, "{letters}");
+        }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     HeadTooLarge,
     Body,
     Method,
+    Precondition,
     Unavailable,
 }
 
@@ -58,7 +59,7 @@ impl Kind {
 }
 
 /// Every kind of error, in the order of docs/api.md.
-const ABOUT: [(Kind, About); 11] = [
+const ABOUT: [(Kind, About); 12] = [
     (
         Kind::UnknownPath,
         about(
@@ -115,7 +116,7 @@ const ABOUT: [(Kind, About); 11] = [
             StatusCode::BAD_REQUEST,
             "bad-request",
             "Unusable request",
-            "the request contradicts itself about which host it is for",
+            "the request has no path, or contradicts itself about which host it is for",
             "send one Host header, and a path as the target",
         ),
     ),
@@ -160,6 +161,16 @@ const ABOUT: [(Kind, About); 11] = [
         ),
     ),
     (
+        Kind::Precondition,
+        about(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition",
+            "Precondition failed",
+            "the answer is not the one that If-Match names",
+            "leave out If-Match, or name the entity tag of the newest answer",
+        ),
+    ),
+    (
         Kind::Unavailable,
         about(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -187,8 +198,7 @@ struct Document<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<&'a str>,
+    advice: &'a str,
 }
 
 impl Problem {
@@ -199,7 +209,7 @@ impl Problem {
 
     /// The document for programs.
     pub(crate) fn json(&self) -> Vec<u8> {
-        document(self.kind, &self.detail, None)
+        document(self.kind, &self.detail)
     }
 }
 
@@ -212,13 +222,12 @@ impl From<Kind> for Problem {
 impl Kind {
     /// What a program finds at the type.
     pub(crate) fn json(self) -> Vec<u8> {
-        let about = self.about();
-        document(self, about.meaning, Some(about.advice))
+        document(self, self.about().meaning)
     }
 }
 
-fn document(kind: Kind, detail: &str, advice: Option<&str>) -> Vec<u8> {
-    let About { status, name, title, .. } = *kind.about();
+fn document(kind: Kind, detail: &str) -> Vec<u8> {
+    let About { status, name, title, advice, .. } = *kind.about();
     let (status, r#type) = (status.as_u16(), format!("/problems/{name}"));
     let body = serde_json::to_vec(&Document { r#type, title, status, detail, advice });
     body.unwrap_or_else(|e| unreachable!("strings and numbers encode: {e}"))

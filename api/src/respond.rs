@@ -14,6 +14,7 @@ use maud::Markup;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sinks::store::AsOf;
 
+use crate::limits::TARGET_BYTES_MAX;
 use crate::problem::{Kind, Problem};
 use crate::{etag, page};
 
@@ -75,16 +76,22 @@ pub(crate) fn options() -> Answer {
     response
 }
 
-/// A permanent redirect to a path.
-pub(crate) fn moved(path: &str) -> Answer {
+/// A permanent redirect to an address.
+pub(crate) fn moved(address: HeaderValue) -> Answer {
     let mut response = plain("");
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    response.headers_mut().insert(LOCATION, header(path));
+    response.headers_mut().insert(LOCATION, address);
     response
 }
 
+/// A path and its query as a header, unless a request for them would be refused. Encoding may have
+/// made them longer than those that were asked for.
+pub(crate) fn address(path: &str) -> Option<HeaderValue> {
+    Some(header(path)).filter(|address| address.len() <= TARGET_BYTES_MAX)
+}
+
 /// A header with text from a request.
-pub(crate) fn header(text: &str) -> HeaderValue {
+fn header(text: &str) -> HeaderValue {
     HeaderValue::try_from(utf8_percent_encode(text, HEADER).to_string())
         .unwrap_or_else(|e| unreachable!("encoded: {e}"))
 }
@@ -102,15 +109,23 @@ pub(crate) fn json(body: Vec<u8>) -> Answer {
 }
 
 /// Makes a response that depends only on the path and the commit cacheable; 304 if the client has
-/// it.
-pub(crate) fn cacheable(request: &HeaderMap, mut response: Answer, at: &AsOf) -> Answer {
+/// it, an error if it wants another.
+pub(crate) fn cacheable(
+    request: &HeaderMap,
+    mut response: Answer,
+    at: &AsOf,
+) -> Result<Answer, Problem> {
     let tag = format!("\"{}-{}\"", at.commit, at.version);
+    if etag::refused(request, &tag) {
+        return Err(Kind::Precondition.into());
+    }
     if etag::known(request, &tag) {
         response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     response.headers_mut().insert(ETAG, header(&tag));
-    with(response, CACHE_CONTROL, "public, max-age=1, s-maxage=5, stale-while-revalidate=30")
+    let cached = "public, max-age=1, s-maxage=5, stale-while-revalidate=30";
+    Ok(with(response, CACHE_CONTROL, cached))
 }
 
 /// An error.

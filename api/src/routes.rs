@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::CONTENT_LOCATION;
 use hyper::{HeaderMap, Method, Request};
 use sinks::store::{Store, StoreError};
@@ -103,7 +103,8 @@ pub(crate) async fn answer(
             (route.name(), answered.unwrap_or_else(|problem| respond::problem(&problem, form)))
         }
     };
-    if route.asks() {
+    // An answer without a body has no form.
+    if route.asks() && !response.body().is_end_stream() {
         response = respond::negotiated(response);
     }
     if !room {
@@ -126,7 +127,7 @@ async fn routed(
         Route::Live => Ok(respond::plain("live\n")),
         Route::Ready => ready(store).await,
         Route::Problem(kind) => Ok(respond::kind(*kind, form)),
-        Route::Unknown => Err(Problem::new(Kind::UnknownPath, Kind::UnknownPath.about().advice)),
+        Route::Unknown => Err(Kind::UnknownPath.into()),
     }
 }
 
@@ -164,10 +165,12 @@ async fn tag_json(
     let tag = tag.ok_or_else(|| unknown(name.key(), &query.scope))?;
     let body = serde_json::to_vec(&TagAnswer::new(tag, &at));
     let body = body.unwrap_or_else(|e| unreachable!("strings and numbers encode: {e}"));
-    let mut response = respond::cacheable(request.headers(), respond::json(body), &at);
+    let mut response = respond::cacheable(request.headers(), respond::json(body), &at)?;
     if !name.is_canonical() && leads(name.key(), name.key(), rules) {
         let path = page::tag_path("/tags/", name.key()) + &query.clean;
-        response.headers_mut().insert(CONTENT_LOCATION, respond::header(&path));
+        if let Some(address) = respond::address(&path) {
+            response.headers_mut().insert(CONTENT_LOCATION, address);
+        }
     }
     Ok(response)
 }
@@ -184,21 +187,25 @@ async fn tag_page(
     let other = !name.is_canonical() && leads(key, key, rules);
     if other || query.has_more() {
         let path = page::tag_path("/t/", if other { key } else { &text });
-        return Ok(respond::moved(&(path + &query.clean)));
+        if let Some(address) = respond::address(&(path + &query.clean)) {
+            return Ok(respond::moved(address));
+        }
     }
     let (at, tag) = store.tag(&query.scope, key).await.map_err(trouble)?;
     let tag = tag.ok_or_else(|| unknown(key, &query.scope))?;
-    Ok(respond::cacheable(request.headers(), respond::html(page::tag(&tag, &at)), &at))
+    respond::cacheable(request.headers(), respond::html(page::tag(&tag, &at)), &at)
 }
 
 async fn front(request: &Request<Incoming>, store: &dyn Store) -> Result<Answer, Problem> {
     let query = Query::of(request.uri())?;
-    if query.has_more() {
-        return Ok(respond::moved(&format!("/{}", query.clean)));
+    if query.has_more()
+        && let Some(address) = respond::address(&format!("/{}", query.clean))
+    {
+        return Ok(respond::moved(address));
     }
     let (at, boards) = store.boards(&query.scope).await.map_err(trouble)?;
     let page = respond::html(page::front(&boards, &query.scope, &at, store.rules()));
-    Ok(respond::cacheable(request.headers(), page, &at))
+    respond::cacheable(request.headers(), page, &at)
 }
 
 async fn ready(store: &dyn Store) -> Result<Answer, Problem> {

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::io::PatientIo;
 use crate::limits::{
     ADMIN_CONNECTIONS_MAX, BACKLOG, CONNECTIONS_MAX, DRAIN_WAIT, FIRST_WAIT, HEAD_BUFFER_BYTES,
-    HEAD_WAIT,
+    HEAD_WAIT, HEADERS_READ,
 };
 use crate::metrics::Metrics;
 use crate::room::{Phase, Room, Seat};
@@ -35,7 +35,8 @@ const LOOK: Duration = Duration::from_secs(1);
 fn builder() -> Builder {
     let mut builder = Builder::new();
     // Without a timer hyper would wait for ever for a silent client.
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(HEAD_BUFFER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT);
+    builder.max_buf_size(HEAD_BUFFER_BYTES).max_headers(HEADERS_READ);
     builder
 }
 
@@ -78,6 +79,8 @@ pub(crate) async fn serve_in(
                     seat.is_for(client);
                 }
                 seat.now(Phase::Answering);
+                // Others get their turn between the requests that a client sends at once.
+                tokio::task::yield_now().await;
                 let (route, response) = routes::answer(request, store, !seat.probes_only).await;
                 metrics.answered(route, response.status().as_u16());
                 seat.now(Phase::Sending);

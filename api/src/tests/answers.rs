@@ -51,7 +51,8 @@ async fn every_answer_is_for_any_origin_and_exposes_its_headers() {
                         assert!(exposed.contains(name), "{what}");
                     }
                     let asks = path.starts_with("/problems/") || path == "/none";
-                    assert_eq!(reply.header("vary"), asks.then_some("accept"), "{what}");
+                    let varies = (asks && reply.status != 204).then_some("accept");
+                    assert_eq!(reply.header("vary"), varies, "{what}");
                     let kept = reply.header("cache-control") != Some("no-store");
                     assert!(!asks || !kept, "{what} may be cached");
                 }
@@ -71,6 +72,7 @@ async fn browsers_may_ask_with_headers_of_their_own() {
         assert_eq!(reply.header("allow"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(reply.header("access-control-allow-methods"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(reply.header("access-control-allow-headers"), Some("*"));
+        assert_eq!(reply.header("vary"), None, "{path}: nothing depends on a header");
     }
 }
 
@@ -107,6 +109,36 @@ async fn the_route_decides_the_form_of_an_error() {
     assert!(page.body.contains("http-equiv=\"refresh\""), "a page that waits comes back by itself");
     let ready = get(served.at, "/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (503, Some(PROBLEM)));
+}
+
+#[tokio::test]
+async fn an_error_says_once_what_is_wrong_and_once_what_to_do() {
+    let served = served(Limits::default()).await;
+    let page = ask(served.at, "GET", "/none", BROWSER).await.body;
+    assert_eq!(page.matches("nothing is served at this path").count(), 1, "{page}");
+    assert_eq!(page.matches("/tags/{name}").count(), 1, "{page}");
+    for path in ["/none", "/tags/nothere", "/tags/a?scope=mars", "/tags/12", "/tags/a?x"] {
+        let body = get(served.at, path).await.body;
+        let document: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let (detail, advice) = (document["detail"].as_str(), document["advice"].as_str());
+        assert!(detail.is_some() && advice.is_some() && detail != advice, "{document}");
+    }
+    // More lines than the parser has room for by default.
+    let lines: String = (0..101).map(|i| format!("X-{i}: 1\r\n")).collect();
+    let reply = ask(served.at, "GET", "/tags/sunset", &lines).await;
+    assert_eq!((reply.status, reply.header("content-type")), (431, Some(PROBLEM)));
+}
+
+#[tokio::test]
+async fn no_answer_names_an_address_that_is_too_long_to_ask_for() {
+    let served = served(Limits::default()).await;
+    // Encoded in the answer, what is sent as it is becomes three times as long.
+    let more = "é".repeat(600);
+    for path in [format!("/t/SUNSET?scope={more}"), format!("/?fbclid=1&scope={more}")] {
+        let reply = get(served.at, &path).await;
+        assert_eq!((reply.status, reply.header("location")), (404, None), "{path}");
+        assert!(reply.body.contains("href=\"/?scope=region%3Deu\""), "{}", reply.body);
+    }
 }
 
 #[tokio::test]
@@ -219,6 +251,14 @@ async fn conditional_requests_follow_rfc_9110() {
         for list in ["\"client,*,tag\"", "\"a, * ,b\"", "\"other\"", "7-9"] {
             assert_eq!(status(list).await, 200, "{list}");
         }
+        for (list, status) in [("*", 200), (tag.as_str(), 200), ("\"other\"", 412), ("7-9", 412)] {
+            let asked = format!("If-Match: {list}\r\nIf-None-Match: \"other\"\r\n");
+            let reply = ask(served.at, "GET", path, &asked).await;
+            assert_eq!(reply.status, status, "{list}");
+            assert_eq!(reply.header("cache-control") == Some("no-store"), status == 412);
+        }
+        let weak = ask(served.at, "GET", path, &format!("If-Match: W/{tag}\r\n")).await;
+        assert_eq!(weak.status, 412, "If-Match compares strongly");
         let head =
             format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIf-None-Match: ");
         let latin1 = [head.as_bytes(), b"\"\xe9t\xe9\", ", tag.as_bytes(), b"\r\n\r\n"].concat();

@@ -235,6 +235,8 @@ fn methods() -> Vec<(&'static str, Vec<u8>, u16)> {
         ("a long method", of(&"A".repeat(5000)), 405),
         ("CONNECT", format!("CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n{CLOSE}").into(), 405),
         ("OPTIONS", of("OPTIONS"), 204),
+        ("GET of everything", format!("GET * HTTP/1.1\r\nHost: x\r\n{CLOSE}").into(), 400),
+        ("HEAD of everything", format!("HEAD * HTTP/1.1\r\nHost: x\r\n{CLOSE}").into(), 400),
         ("OPTIONS of everything", format!("OPTIONS * HTTP/1.1\r\nHost: x\r\n{CLOSE}").into(), 204),
         (
             "POST with a body",
