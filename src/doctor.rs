@@ -336,7 +336,10 @@ impl Sample {
         let position = match state.map(|state| &state.position) {
             Some(Position::Offset(offset)) => *offset,
             Some(Position::Blocks(_)) => 0,
-            None => log.beginning(name, first)?,
+            None => match log.beginning(name, first) {
+                Err(LogError::Arriving(_)) => 0,
+                begin => begin?,
+            },
         };
         let decoder = job.settings.decoder(&topic.mapping);
         let (mut reader, clock) = (log.open(name, position)?, SystemClock::default());

@@ -256,9 +256,7 @@ impl Intake {
 
     /// Leaves a dead letter. Counting it is up to the caller.
     fn refuse(&mut self, feed: &Feed<'_>, record: Record<'_>, reason: &'static str, detail: &str) {
-        // A line ending that is no part of the record is part of its size.
-        let is_whole = record.size <= record.bytes.len() as u64 + 1;
-        let bytes = if is_whole { record.bytes.len() as u64 } else { record.size };
+        let bytes = record.size;
         let (input, partition, position) = (&*feed.input.name, feed.partition, record.position);
         let refused = Refused { input, partition, position, raw: record.bytes, bytes };
         self.dead.add(refused, reason, detail);

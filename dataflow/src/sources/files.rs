@@ -8,7 +8,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use schemas::config::{FileOptions, Follow};
 use schemas::manifest::{Fingerprint, Partition, Partitions};
@@ -18,20 +17,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::archive::{ArchiveReader, Manner};
 use super::block::BlockReader;
 use super::listing::Folder;
-use super::marks::{MARK_BYTES, Tail, has_packed, read_at};
+use super::marks::{MARK_BYTES, Marks, Tail, has_packed, read_at};
 use super::packed::Packing;
-use super::patient::{PatientReader, Shared};
+use super::patient::{PatientReader, Shared, changed_lately};
 use super::plain::PlainReader;
 use super::registry::Registry;
 use super::whole::end_of_records;
 use super::{Discovered, Log, LogError, Moved, Reader, Shape};
-
-/// A compressed file that is new and incomplete may be a copy of one that was read. This long after
-/// it was last changed it is read all the same.
-const ARRIVES: Duration = Duration::from_secs(10);
-
-/// How many files an error names.
-const NAMED_MAX: usize = 5;
 
 /// How files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +57,7 @@ impl FileLog {
         if names.is_empty() && self.is_bounded() {
             let folder = shown(self.files.folder().root());
             let mut passed_over = self.files.folder().passed_over();
-            passed_over.truncate(NAMED_MAX);
+            passed_over.truncate(5);
             if passed_over.is_empty() {
                 return Err(LogError::Empty(folder));
             }
@@ -162,10 +154,15 @@ impl FileLog {
         let open = move |position, known: Option<&Fingerprint>| {
             log.reader(&name, position, known, only_whole)
         };
-        let (path, shared) = (self.files.path(partition), Arc::clone(&self.shared));
-        let follows = !self.is_bounded();
-        let open = Box::new(open);
-        Ok(Box::new(PatientReader::new(path, position, follows, shared, open)?))
+        let (path, shared, follows) =
+            (self.files.path(partition), Arc::clone(&self.shared), !self.is_bounded());
+        let (files, name) = (Arc::clone(&self.files), partition.to_owned());
+        // So a file that is renamed later, or a copy, continues where this one was read to.
+        let seen = move |head, position| {
+            files.read(&name, &Marks { head: Some(head), tail: None, position });
+        };
+        let (open, seen) = (Box::new(open), Box::new(seen));
+        Ok(Box::new(PatientReader::new(path, position, follows, shared, open, seen)?))
     }
 }
 
@@ -279,14 +276,16 @@ impl Log for FileLog {
 
     fn beginning(&self, partition: &str, _first: bool) -> Result<u64, LogError> {
         let path = self.files.path(partition);
+        let is_packed = Packing::of(&path) != Packing::Plain;
+        // Each look at what a compressed file is a copy of may unpack all of it.
+        let looks = !is_packed || self.is_bounded() || !self.files.has_marks();
+        if !looks && !self.shared.stands_still(&path) {
+            return Err(LogError::Arriving(shown(&path)));
+        }
         match self.files.beginning(partition) {
-            Err(_) if self.is_bounded() && Packing::of(&path) != Packing::Plain => Ok(0),
-            Err(_) if !self.is_bounded() => {
-                let changed = fs::metadata(&path).and_then(|meta| meta.modified());
-                let age = changed.ok().and_then(|changed| changed.elapsed().ok());
-                let is_old = age.is_some_and(|age| age >= ARRIVES);
-                if is_old { Ok(0) } else { Err(LogError::Arriving(shown(&path))) }
-            }
+            Err(_) if self.is_bounded() && is_packed => Ok(0),
+            Err(_) if !self.is_bounded() && !changed_lately(&path) => Ok(0),
+            Err(_) if !self.is_bounded() => Err(LogError::Arriving(shown(&path))),
             other => other.map_err(|e| LogError::io(&path, e)),
         }
     }

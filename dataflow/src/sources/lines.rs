@@ -17,6 +17,8 @@ const CHUNKS_MAX: usize = 16;
 /// The byte order mark, which files begin with that some editors and exports write. Where files
 /// were joined it stands at the beginning of a line.
 const MARK: &[u8] = "\u{feff}".as_bytes();
+/// The most of them that are passed over, as where empty files were joined.
+const MARKS_MAX: usize = 64;
 
 /// What the bytes after the last newline are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ struct Long {
     /// Without a byte order mark.
     size: u64,
     mark: u64,
+    /// Whether its last byte so far is a carriage return.
+    returns: bool,
     blank: bool,
     brackets: Brackets,
 }
@@ -47,6 +51,7 @@ impl Long {
             head: head[..=RECORD_BYTES_MAX].to_vec(),
             size: 0,
             mark: (bytes.len() - head.len()) as u64,
+            returns: false,
             blank: true,
             brackets: Brackets::default(),
         };
@@ -61,13 +66,17 @@ impl Long {
 
     fn add(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
+        self.returns = bytes.last().map_or(self.returns, |last| *last == b'\r');
         self.blank &= is_blank(bytes);
         self.brackets.add(bytes);
     }
 }
 
-fn without_mark(line: &[u8]) -> &[u8] {
-    line.strip_prefix(MARK).unwrap_or(line)
+fn without_mark(mut line: &[u8]) -> &[u8] {
+    for _ in 0..MARKS_MAX {
+        line = line.strip_prefix(MARK).unwrap_or(line);
+    }
+    line
 }
 
 fn is_blank(bytes: &[u8]) -> bool {
@@ -248,7 +257,7 @@ impl<R: Read> Lines<R> {
         if let Some(long) = &mut self.long {
             long.add(bytes);
             self.start = self.end;
-        } else if waiting > RECORD_BYTES_MAX + MARK.len() {
+        } else if waiting > RECORD_BYTES_MAX + MARKS_MAX * MARK.len() {
             self.long = Some(Long::new(bytes));
             self.start = self.end;
         }
@@ -263,18 +272,19 @@ impl<R: Read> Lines<R> {
         let position = self.position;
         let (bytes, size, blank) = match &self.long {
             Some(long) => {
-                let blank = long.blank && is_blank(rest);
-                (&*long.head, long.size + rest.len() as u64, blank)
+                let returns = rest.last().map_or(long.returns, |last| *last == b'\r');
+                let size = long.size + rest.len() as u64 - u64::from(returns);
+                (&*long.head, size, long.blank && is_blank(rest))
             }
             None => {
                 let line = without_mark(rest);
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
                 let bytes = &line[..line.len().min(RECORD_BYTES_MAX + 1)];
                 (bytes, line.len() as u64, is_blank(line))
             }
         };
-        let record = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         if !blank {
-            each(Record { position, bytes: record, size, is_null: false, stamp_ms: None });
+            each(Record { position, bytes, size, is_null: false, stamp_ms: None });
         }
         let length = self.long.as_ref().map_or(0, Long::length) + rest.len() as u64;
         self.position += length + newline as u64;
@@ -331,10 +341,10 @@ mod tests {
             for part in text.split_inclusive('\n') {
                 let line = part.strip_suffix('\n').unwrap_or(part);
                 let whole = part.ends_with('\n') || rest == Rest::Record;
-                let line = line.strip_prefix('\u{feff}').unwrap_or(line);
+                let line = line.trim_start_matches('\u{feff}');
                 if whole && !line.trim_ascii().is_empty() {
                     let cut = line.strip_suffix('\r').unwrap_or(line);
-                    want.push((5 + at as u64, cut.as_bytes().to_vec(), line.len() as u64));
+                    want.push((5 + at as u64, cut.as_bytes().to_vec(), cut.len() as u64));
                 }
                 at += if whole { part.len() } else { 0 };
             }
@@ -367,8 +377,26 @@ mod tests {
     }
 
     #[test]
+    fn size_of_a_record_is_that_of_its_bytes_without_its_line_ending() {
+        let marks = "\u{feff}\u{feff}";
+        for length in [RECORD_BYTES_MAX, RECORD_BYTES_MAX + 1, RECORD_BYTES_MAX + 2, 1 << 20] {
+            let record = "x".repeat(length);
+            for text in
+                [format!("{record}\n"), format!("{record}\r\n"), format!("{marks}{record}\r\n")]
+            {
+                for step in [1000, 1 << 20] {
+                    let dribble = Dribble(text.as_bytes(), step);
+                    let (lines, _, position) = all(Lines::new(dribble, 0, true), 10);
+                    assert_eq!((lines[0].2, position), (length as u64, text.len() as u64));
+                    assert_eq!(lines[0].1.len(), length.min(RECORD_BYTES_MAX + 1));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn line_that_begins_with_much_white_space_is_one_record_however_it_is_read() {
-        for spaces in [RECORD_BYTES_MAX + 1, RECORD_BYTES_MAX + MARK.len() + 1, 3 * CHUNK_BYTES] {
+        for spaces in [RECORD_BYTES_MAX + 1, RECORD_BYTES_MAX + 200, 3 * CHUNK_BYTES] {
             let line = format!("{}{{}}", " ".repeat(spaces));
             let text = format!("{line}\n{}\n", " ".repeat(spaces));
             for step in [1000, 100_000, 1 << 20] {

@@ -70,7 +70,10 @@ pub enum LogError {
     #[error("{0} is not complete yet")]
     Arriving(String),
     /// Not the file that was read before.
-    #[error("{0} was replaced: its first bytes are not those that this state has read")]
+    #[error(
+        "{0} was replaced: its first bytes are not those that this state has read; count it with \
+         another --input-name, or in another state folder"
+    )]
     Changed(String),
     /// Shorter than what was read of it.
     #[error("{file} was truncated: it has {bytes} bytes, but {read} bytes of it have been read")]

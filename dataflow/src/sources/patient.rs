@@ -3,18 +3,21 @@
 //! Invariants: what goes wrong with one followed file ends no other; nothing is read twice; a
 //! compressed file that was read to its end is closed.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use schemas::manifest::Fingerprint;
 use schemas::printable::shown;
 
 use super::archive::now;
 use super::decoders::Decoders;
 use super::handles::{HANDLES, Handle};
+use super::marks::FileId;
 use super::packed::Packing;
 use super::{LogError, Next, Reader, Record};
 
@@ -25,9 +28,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Opens a file at a position, if it still is what it was recognised by before.
 type Open = Box<dyn Fn(u64, Option<&Fingerprint>) -> Result<Box<dyn Reader>, LogError> + Send>;
 
+/// Takes note of what a compressed file is recognised by, and how far it was read.
+type Seen = Box<dyn Fn(Fingerprint, u64) + Send>;
+
 /// Reads one file.
 pub(super) struct PatientReader {
     open: Open,
+    seen: Seen,
     path: PathBuf,
     /// Whether it waits where the file cannot be read.
     follows: bool,
@@ -40,6 +47,8 @@ pub(super) struct PatientReader {
     shared: Arc<Shared>,
     /// Its size and what is left of it, once it was read to its end.
     ended: Option<(u64, u64)>,
+    /// Which file that was, by device and inode.
+    id: Option<FileId>,
 }
 
 /// What all readers of an input have in common.
@@ -48,6 +57,41 @@ pub(super) struct Shared {
     decoders: Decoders,
     /// How often a file could not be read.
     pub(super) troubles: AtomicU64,
+    /// New files that change: their sizes, times of change, and how often they were looked at.
+    changing: Mutex<BTreeMap<PathBuf, (u64, SystemTime, u32)>>,
+}
+
+/// A compressed file that is new and incomplete may be a copy of one that was read. This long after
+/// it was last changed it is read all the same.
+const ARRIVES: Duration = Duration::from_secs(10);
+
+/// Whether a file was changed so short a time ago that it may still be arriving, or cannot tell.
+pub(super) fn changed_lately(path: &Path) -> bool {
+    let changed = fs::metadata(path).and_then(|meta| meta.modified());
+    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+    age.is_none_or(|age| age < ARRIVES)
+}
+
+/// A new file that changes at every look is read after this many.
+const LOOKS_MAX: u32 = 60;
+
+impl Shared {
+    /// Whether a new file has not changed since the last call, or changes all the time.
+    pub(super) fn stands_still(&self, path: &Path) -> bool {
+        let now = fs::metadata(path).and_then(|meta| Ok((meta.len(), meta.modified()?)));
+        let Ok((bytes, changed)) = now else { return false };
+        let mut changing = self.changing.lock();
+        let looks = match changing.get(path) {
+            Some((was, at, _)) if (*was, *at) == (bytes, changed) => LOOKS_MAX,
+            Some((_, _, looks)) => looks + 1,
+            None => 0,
+        };
+        changing.insert(path.to_owned(), (bytes, changed, looks));
+        if looks >= LOOKS_MAX {
+            changing.remove(path);
+        }
+        looks >= LOOKS_MAX
+    }
 }
 
 struct Trouble {
@@ -64,9 +108,11 @@ impl PatientReader {
         follows: bool,
         shared: Arc<Shared>,
         open: Open,
+        seen: Seen,
     ) -> Result<Self, LogError> {
         let mut patient = Self {
             open,
+            seen,
             path,
             follows,
             reader: None,
@@ -76,6 +122,7 @@ impl PatientReader {
             trouble: None,
             shared,
             ended: None,
+            id: None,
         };
         if !patient.is_packed() && patient.may_open() {
             // At once, since another file may soon have its name.
@@ -114,8 +161,13 @@ impl PatientReader {
         if self.reader.is_none() {
             self.handle = None;
         }
-        if !self.follows || !matches!(error, LogError::Io { .. }) {
-            return Err(error);
+        let read = self.position;
+        match error {
+            LogError::Io { .. } if self.follows => {}
+            LogError::Changed(file) | LogError::Shorter { file, .. } if self.follows => {
+                return Err(LogError::Lost { file, read, how: "was replaced" });
+            }
+            error => return Err(error),
         }
         self.shared.troubles.fetch_add(1, Ordering::Relaxed);
         let said = error.to_string();
@@ -140,6 +192,9 @@ impl PatientReader {
         if let Some(reader) = &self.reader {
             self.position = reader.position();
             self.fingerprint = reader.fingerprint().or_else(|| self.fingerprint.take());
+            if let (true, Some(fingerprint)) = (self.is_packed(), &self.fingerprint) {
+                (self.seen)(fingerprint.clone(), self.position);
+            }
         }
     }
 }
@@ -170,6 +225,7 @@ impl Reader for PatientReader {
         assert!(now >= before, "a reader went back from {before} to {now}");
         if next == Next::End && Packing::of(&self.path) != Packing::Plain {
             self.ended = Some((reader.packed(), reader.left()));
+            self.id = FileId::at(&self.path);
             self.close();
         } else if let bytes @ 1.. = reader.decoder_bytes()
             && self.shared.decoders.used(&self.path, bytes, now)
@@ -197,6 +253,7 @@ impl Reader for PatientReader {
     }
 
     fn end(&mut self) -> Result<Option<u64>, LogError> {
+        self.keep();
         if self.shared.decoders.is_in_the_way(&self.path, self.position()) {
             self.close();
         }
@@ -244,10 +301,13 @@ impl Reader for PatientReader {
 
     fn goes_on(&mut self) -> bool {
         let Some((packed, _)) = self.ended.filter(|_| self.follows) else { return false };
-        let has_grown = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > packed);
-        if has_grown {
+        // Grown, or another one, which is then found out.
+        let has_changed = fs::metadata(&self.path).is_ok_and(|meta| {
+            meta.len() != packed || self.id.is_some_and(|id| id != FileId::of(&meta))
+        });
+        if has_changed {
             self.ended = None;
         }
-        has_grown
+        has_changed
     }
 }

@@ -136,6 +136,11 @@ impl Registry {
         self.files.lock().marks.get(partition).cloned()
     }
 
+    /// Whether any file was read, which another one may be a copy of.
+    pub(super) fn has_marks(&self) -> bool {
+        self.files.lock().marks.values().any(Marks::tell)
+    }
+
     /// A file was opened. Returns whether it has lost its name.
     pub(super) fn open(&self, partition: &str, id: FileId) -> bool {
         let mut files = self.files.lock();

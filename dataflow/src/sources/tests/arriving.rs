@@ -220,3 +220,48 @@ fn decoders_of_many_files_are_closed_before_they_take_too_much_memory() {
     }
     assert_eq!(counts, vec![500_000; names.len()]);
 }
+
+#[test]
+fn compressed_file_that_is_renamed_or_copied_continues_where_it_was_read() {
+    for name in ["a.ndjson.gz", "a.ndjson.zst"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, packed(name, &lines(0..50))).unwrap();
+        let log = follow(folder.path());
+        let mut reader = log.open(name, 0).unwrap();
+        read_until(&mut *reader, 50, Next::End);
+        let other = format!("b.{name}");
+        fs::rename(&path, folder.path().join(&other)).unwrap();
+        // It is looked at once it stands still.
+        assert!(matches!(log.beginning(&other, false), Err(LogError::Arriving(_))));
+        assert_eq!(log.beginning(&other, false).unwrap(), reader.position());
+    }
+}
+
+#[test]
+fn compressed_file_that_is_replaced_after_it_was_read_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, other) = ("a.ndjson.gz", folder.path().join(".new"));
+    let path = folder.path().join(name);
+    for numbers in [100..102, 100..900] {
+        fs::write(&path, gzip(&lines(0..50))).unwrap();
+        let log = follow(folder.path());
+        let mut reader = log.open(name, 0).unwrap();
+        read_until(&mut *reader, 50, Next::End);
+        // The same once more is no other file.
+        fs::write(&other, gzip(&lines(0..50))).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(reader.goes_on());
+        read_until(&mut *reader, 0, Next::End);
+        fs::write(&other, gzip(&format!("{{}}\n{}", lines(numbers)))).unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(reader.goes_on());
+        let error = loop {
+            match reader.read(3, &mut |_| panic!("a record of another file")) {
+                Ok(next) => assert_ne!(next, Next::End),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains(name) && error.contains("--on-truncate go-on"), "{error}");
+    }
+}
