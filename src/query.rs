@@ -94,6 +94,9 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
                 let parsed = Name::parse(&name, rules);
                 parsed.map_err(|error| CliError::Name { name: name.clone(), error })
             };
+            // What is a name by no rules is a mistake in the command line, whatever state is asked.
+            // The first rules take every name that later ones take.
+            parse(TagRules::First)?;
             let (parsed, (at, tag)) = options.query(
                 async |store| {
                     let parsed = parse(store.rules())?;
