@@ -176,6 +176,6 @@ fn folder_that_is_removed_under_the_service_is_told() {
     eventually("the trouble", || ready(503));
     served.job.signal("TERM");
     let (code, _, log) = served.job.end();
+    // The second trouble came within a minute of the first, so that it is not in the log.
     assert!(code == Some(0) && log.contains("cannot list"), "{log}");
-    assert!(log.contains("is of another state now"), "{log}");
 }
