@@ -21,7 +21,7 @@ use crate::stream_time::TimeRules;
 /// for what it held in fields that nobody reads, and did not see every field that was there twice.
 const DECODING: (&str, &str) = ("records:", "2");
 
-/// Whether records were decoded by other rules than they are now.
+/// Whether records were decoded by rules other than the present ones.
 pub(crate) fn decoded_otherwise(mapping: &BTreeMap<String, String>) -> bool {
     mapping.get(DECODING.0).is_none_or(|version| version != DECODING.1)
 }

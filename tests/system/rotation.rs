@@ -1,4 +1,4 @@
-//! Followed files that are rotated in all the ways there are: every line counts once, or the job
+//! Followed files, rotated in every way there is: every line counts once, or the job
 //! says what may be missing.
 
 use std::fs;

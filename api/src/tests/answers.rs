@@ -123,7 +123,7 @@ async fn an_error_says_once_what_is_wrong_and_once_what_to_do() {
         let (detail, advice) = (document["detail"].as_str(), document["advice"].as_str());
         assert!(detail.is_some() && advice.is_some() && detail != advice, "{document}");
     }
-    // More lines than the parser has room for by default.
+    // More header lines than hyper accepts by default.
     let lines: String = (0..101).map(|i| format!("X-{i}: 1\r\n")).collect();
     let reply = ask(served.at, "GET", "/tags/sunset", &lines).await;
     assert_eq!((reply.status, reply.header("content-type")), (431, Some(PROBLEM)));

@@ -30,7 +30,7 @@ const SKIPPED_MAX: usize = 4 << 20;
 pub(super) struct Manner {
     /// Whether it may still be arriving.
     pub(super) follows: bool,
-    /// Whether a last line that is not whole is left unread.
+    /// Whether an incomplete last line is left unread.
     pub(super) only_whole: bool,
     /// The largest window of zstd, as a power of two.
     pub(super) window_log: u32,
